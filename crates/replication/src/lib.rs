@@ -1,0 +1,18 @@
+//! The pure core of sync-engine: values, changes, origins, version vectors, the hybrid clock, conflict policies and
+//! merge, messages and their codec, and the session state machine.
+//!
+//! Owns: what is decided. Never touches: tokio, SQL, files, sockets, the clock, randomness (`now` and seeds are
+//! arguments). The same inputs give the same outputs, so a failing seed of a simulation replays exactly.
+
+pub mod hybrid_clock;
+pub mod message;
+pub mod origin;
+pub mod row;
+pub mod value;
+pub mod version_vector;
+
+pub use hybrid_clock::{HybridClock, Timestamp};
+pub use origin::{Dot, MAX_SEQUENCE, Origin};
+pub use row::{Admission, Batch, Entry, EntryFlags, RowClock, RowImage, TableRows, TableShape, admit};
+pub use value::Value;
+pub use version_vector::VersionVector;

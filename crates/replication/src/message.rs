@@ -1,0 +1,213 @@
+//! What nodes say to each other. `codec` turns these into bytes and back; nothing else in the workspace is serialized
+//! for the wire, so compatibility is decided here.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::hybrid_clock::Timestamp;
+use crate::origin::Origin;
+use crate::row::{Batch, TableShape};
+use crate::version_vector::VersionVector;
+
+/// The protocol's name as a WebSocket subprotocol.
+pub const SUBPROTOCOL: &str = "sync-engine.v1";
+
+/// The version that `hello` names. A node refuses another one.
+pub const PROTOCOL_VERSION: u32 = 1;
+
+/// A message with its addresses. A session belongs to a remote node, not to a socket: a relay may carry many over one.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Envelope {
+    /// The name of the sending node.
+    pub from: String,
+    /// The name of the receiving node, where the message is meant for one. The first `hello` does not know it.
+    pub to: Option<String>,
+    /// What is said.
+    pub message: Message,
+}
+
+/// What one node says to another.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Message {
+    /// Who speaks and what it has; the first message in each direction, repeated when databases come or go.
+    Hello(Hello),
+    /// A part of a batch of rows.
+    Changes(Changes),
+    /// "Send what I lack": the receiver of a batch found a gap, or starts over.
+    Want(Want),
+    /// What is durable here; also the heartbeat.
+    Ack(Ack),
+    /// What the sender cannot do, and why.
+    Problem(Problem),
+    /// The sender goes away on purpose.
+    Bye(Bye),
+}
+
+/// The opening of a session.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Hello {
+    /// [`PROTOCOL_VERSION`] of the sender.
+    pub protocol: u32,
+    /// Nodes of different clusters refuse each other.
+    pub cluster: String,
+    /// The sender's name.
+    pub node: String,
+    /// A number drawn at each start of the process: tells a node from another of the same name, and from itself.
+    pub incarnation: u64,
+    /// The sender's software version, for people.
+    pub version: String,
+    /// The sender's wall clock, milliseconds since 1970.
+    pub clock_millis: i64,
+    /// The sender's databases by shared name.
+    pub databases: BTreeMap<String, DatabaseHello>,
+}
+
+/// What `hello` says of one database.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct DatabaseHello {
+    /// The origin under which the sender's file issues changes now.
+    pub origin: Origin,
+    /// What the sender knows.
+    pub have: VersionVector,
+    /// How far the sender has come with the receiver's interrupted catch-up, by the origin it was read from.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub received: BTreeMap<Origin, VersionVector>,
+    /// A fingerprint of each synced table's shape.
+    #[serde(default)]
+    pub tables: BTreeMap<String, u64>,
+}
+
+/// One part of a batch: as many rows as fit a message. The parts of a batch follow each other on a link.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Changes {
+    /// The database's shared name.
+    pub database: String,
+    /// Numbers the sender's batches of this database within the session, from 1; all parts of a batch carry one number.
+    pub batch: u64,
+    /// The part's place among the batch's parts, from 0.
+    pub part: u32,
+    /// Whether this is the batch's last part.
+    pub last: bool,
+    /// This part's rows, with the whole batch's source and vectors.
+    pub rows: Batch,
+}
+
+/// A request to start over.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Want {
+    /// The database's shared name.
+    pub database: String,
+    /// What the asking node knows.
+    pub have: VersionVector,
+    /// How far it has come with what this sender sent (see [`Batch`]), if it stands in the middle of a catch-up.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub received: Option<Received>,
+}
+
+/// A receiver's position in a catch-up that is not complete yet.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Received {
+    /// The origin of the database that the batches were read from: the position means nothing for another.
+    pub source: Origin,
+    /// The position after the last batch that is durable.
+    pub position: VersionVector,
+}
+
+/// What is durable at the sender.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Ack {
+    /// The database's shared name.
+    pub database: String,
+    /// The origin under which the sender's file issues changes now.
+    pub origin: Origin,
+    /// What the sender knows, durably.
+    pub have: VersionVector,
+    /// How far it has come with the receiver's catch-up.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub received: Option<Received>,
+    /// The last stamp that the sender's clock gave or saw.
+    pub clock: Timestamp,
+}
+
+/// What goes wrong at the sender.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Problem {
+    /// What kind of thing.
+    pub code: ProblemCode,
+    /// What, where, why and what to do, for people.
+    pub text: String,
+    /// The database it concerns, if one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub database: Option<String>,
+    /// The table it concerns, if one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub table: Option<String>,
+}
+
+/// Kinds of problems. A kind that this version does not know reads as `Other`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ProblemCode {
+    /// The protocol versions differ.
+    ProtocolVersion,
+    /// The clusters differ.
+    Cluster,
+    /// Two running nodes bear the same name.
+    DuplicateNode,
+    /// The two ends are one node.
+    SelfConnection,
+    /// A message that is no message, or that breaks the protocol's rules.
+    Protocol,
+    /// Tables or columns differ.
+    SchemaMismatch,
+    /// A change is stamped further ahead than is allowed.
+    ClockSkew,
+    /// The database cannot be written at the moment.
+    Unavailable,
+    /// Anything else.
+    #[serde(other)]
+    Other,
+}
+
+/// The end of a session.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Bye {
+    /// Why.
+    pub reason: ByeReason,
+}
+
+/// Why a node goes away.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ByeReason {
+    /// The node stops.
+    Shutdown,
+    /// The two nodes have another link already.
+    Duplicate,
+    /// Something was wrong; a `problem` before it says what.
+    Refused,
+    /// Anything else.
+    #[serde(other)]
+    Other,
+}
+
+impl TableShape {
+    /// A fingerprint of the shape that does not depend on the order of its columns: FNV-1a over the sorted names and the
+    /// key's names in order. Equal fingerprints mean that rows of one table fit the other.
+    pub fn fingerprint(&self) -> u64 {
+        let mut names: Vec<&str> = self.columns.iter().map(String::as_str).collect();
+        names.sort_unstable();
+        let key = self.key.iter().filter_map(|index| self.columns.get(usize::from(*index)));
+        let mut hash = 0xcbf2_9ce4_8422_2325_u64;
+        let mut feed = |text: &str| {
+            for byte in text.bytes().chain([0]) {
+                hash = (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3);
+            }
+        };
+        names.into_iter().for_each(&mut feed);
+        feed("");
+        key.map(String::as_str).for_each(&mut feed);
+        hash
+    }
+}

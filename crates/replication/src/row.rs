@@ -1,0 +1,210 @@
+//! Rows as nodes exchange them: content and clock, and the batches that carry them.
+
+use serde::{Deserialize, Serialize};
+
+use crate::hybrid_clock::Timestamp;
+use crate::origin::Dot;
+use crate::value::Value;
+use crate::version_vector::VersionVector;
+
+/// When, by whom and as what a row or column was last written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Entry {
+    /// The stamp. Together with the dot's origin it orders all changes totally.
+    pub timestamp: Timestamp,
+    /// The change that wrote it.
+    pub dot: Dot,
+    /// What kind of change it was.
+    pub flags: EntryFlags,
+}
+
+impl Entry {
+    /// What the plain comparison compares: (timestamp, origin). Two different changes of one row never compare equal.
+    pub fn order(&self) -> (Timestamp, crate::origin::Origin) {
+        (self.timestamp, self.dot.origin)
+    }
+}
+
+/// Marks of a clock entry, one bit each; unknown bits are kept and passed on.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct EntryFlags(u8);
+
+impl EntryFlags {
+    /// The row is deleted: the entry is a tombstone. Only on row entries.
+    pub const DELETED: Self = Self(1);
+    /// The change inserted the row (as against rewriting it). Only on row entries.
+    pub const INSERTED: Self = Self(2);
+    /// The change is a resolution: it was issued by a node that decided a conflict, not by a writer.
+    pub const RESOLUTION: Self = Self(4);
+    /// The deletion took the row out because another row took its unique value. Only on tombstones.
+    pub const DISPLACED: Self = Self(8);
+
+    /// No mark.
+    pub const fn empty() -> Self {
+        Self(0)
+    }
+
+    /// The marks that these bits stand for.
+    pub const fn from_bits(bits: u8) -> Self {
+        Self(bits)
+    }
+
+    /// The marks as bits.
+    pub const fn bits(self) -> u8 {
+        self.0
+    }
+
+    /// Whether all marks of `other` are set.
+    pub const fn contains(self, other: Self) -> bool {
+        self.0 & other.0 == other.0
+    }
+
+    /// These marks and those of `other`.
+    #[must_use]
+    pub const fn with(self, other: Self) -> Self {
+        Self(self.0 | other.0)
+    }
+}
+
+/// The clock of one row: its row entry, and an entry for each column that was last written on its own.
+///
+/// A column's effective entry is its own if it has one, else the row entry. A tombstone has no column entries.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RowClock {
+    /// The insert, whole-row update or deletion that the row rests on.
+    pub row: Entry,
+    /// Column entries, ordered by column: an index into [`TableShape::columns`].
+    pub columns: Vec<(u16, Entry)>,
+}
+
+impl RowClock {
+    /// The clock of a row that one change wrote as a whole.
+    pub const fn whole(row: Entry) -> Self {
+        Self { row, columns: Vec::new() }
+    }
+
+    /// Whether the row is deleted.
+    pub fn is_deleted(&self) -> bool {
+        self.row.flags.contains(EntryFlags::DELETED)
+    }
+
+    /// The entry that speaks for `column`.
+    pub fn effective(&self, column: u16) -> &Entry {
+        match self.columns.binary_search_by_key(&column, |(index, _)| *index) {
+            Ok(found) => &self.columns[found].1,
+            Err(_) => &self.row,
+        }
+    }
+
+    /// All entries, the row entry first.
+    pub fn entries(&self) -> impl Iterator<Item = &Entry> {
+        std::iter::once(&self.row).chain(self.columns.iter().map(|(_, entry)| entry))
+    }
+
+    /// The newest entry by the plain comparison.
+    pub fn newest(&self) -> &Entry {
+        self.entries().max_by_key(|entry| entry.order()).unwrap_or(&self.row)
+    }
+}
+
+/// One row as it stood in the sender's database: its content and its clock.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RowImage {
+    /// All columns of the table's shape in its order; for a deleted row the key columns alone, in the key's order.
+    pub values: Vec<Value>,
+    /// The row's clock.
+    pub clock: RowClock,
+}
+
+impl RowImage {
+    /// The row's key, in the key's order.
+    pub fn key<'a>(&'a self, shape: &'a TableShape) -> Vec<&'a Value> {
+        if self.clock.is_deleted() {
+            self.values.iter().collect()
+        } else {
+            shape.key.iter().map(|index| &self.values[usize::from(*index)]).collect()
+        }
+    }
+
+    /// The number of bytes that this row takes on the wire, to within some ten bytes an entry.
+    pub fn wire_size(&self) -> usize {
+        let values: usize = self.values.iter().map(Value::wire_size).sum();
+        values + 40 + 32 * self.clock.columns.len()
+    }
+}
+
+/// What rows of a table look like in a batch: names only, in the sender's order.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TableShape {
+    /// The table's name on the wire.
+    pub name: String,
+    /// The names of the columns that are sent; at most 65,535.
+    pub columns: Vec<String>,
+    /// The key columns as indices into `columns`, in the key's order.
+    pub key: Vec<u16>,
+}
+
+/// Rows of one table.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TableRows {
+    /// How the rows are to be read.
+    pub shape: TableShape,
+    /// The rows, no key twice.
+    pub rows: Vec<RowImage>,
+}
+
+/// The delta of one snapshot of the sender's database: what a receiver at `from` lacks to be at `to`.
+///
+/// Rows and vectors come from one read transaction. A receiver takes it whole or not at all.
+///
+/// `from` and `to` are *positions*: what of the sender's clock entries the receiver has been sent. A complete batch ends at
+/// the sender's own vector (`to == context`) and lets the receiver raise its vector to it, for all origins together. An
+/// incomplete one carries a bounded part, ordered by origin and sequence; its `to` says only where the next one goes on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Batch {
+    /// The origin of the database that the batch was read from. Positions hold for this origin only.
+    pub source: crate::origin::Origin,
+    /// The position before the batch.
+    pub from: VersionVector,
+    /// The position after it.
+    pub to: VersionVector,
+    /// The sender's version vector at the snapshot: what its rows have taken into account.
+    pub context: VersionVector,
+    /// The rows by table.
+    pub tables: Vec<TableRows>,
+}
+
+impl Batch {
+    /// Whether the receiver may claim the sender's whole vector after this batch.
+    pub fn is_complete(&self) -> bool {
+        self.to == self.context
+    }
+
+    /// The number of rows.
+    pub fn row_count(&self) -> usize {
+        self.tables.iter().map(|table| table.rows.len()).sum()
+    }
+}
+
+/// What a receiver should do with a batch, by the vectors alone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Admission {
+    /// The batch continues what the receiver has: apply it.
+    Apply,
+    /// Everything in it is known already: acknowledge, do nothing.
+    Known,
+    /// It rests on something that the receiver lacks: refuse it and ask for what is missing.
+    Gap,
+}
+
+/// Decides whether a batch fits a receiver that knows `have` and that stands at position `received` with this sender.
+///
+/// A batch is taken or refused as a whole: taking the origins that fit alone would be unsound, because rows move
+/// between origins.
+pub fn admit(have: &VersionVector, received: &VersionVector, batch: &Batch) -> Admission {
+    if have.covers_all(&batch.context) {
+        return Admission::Known;
+    }
+    let position = have.clone().joined(received);
+    if position.covers_all(&batch.from) { Admission::Apply } else { Admission::Gap }
+}
