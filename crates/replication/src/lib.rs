@@ -5,14 +5,20 @@
 //! arguments). The same inputs give the same outputs, so a failing seed of a simulation replays exactly.
 
 pub mod hybrid_clock;
+pub mod merge;
 pub mod message;
 pub mod origin;
+pub mod policy;
 pub mod row;
 pub mod value;
 pub mod version_vector;
 
 pub use hybrid_clock::{HybridClock, Timestamp};
+pub use merge::{Decided, Decision, MergeContext, Merged, Outcome, merge};
 pub use origin::{Dot, MAX_SEQUENCE, Origin};
+pub use policy::{
+    Conflict, ConflictKind, ConflictPolicy, Granularity, LastWriteWins, Resolution, ResolverPolicy, Side,
+};
 pub use row::{Admission, Batch, Entry, EntryFlags, RowClock, RowImage, TableRows, TableShape, admit};
 pub use value::Value;
 pub use version_vector::VersionVector;

@@ -61,11 +61,7 @@ impl VersionVector {
     /// How many sequences of `other` are not covered here: an upper bound on the changes that are missing, since
     /// sequences may have gaps and superseded changes are never sent.
     pub fn behind(&self, other: &Self) -> u64 {
-        other
-            .0
-            .iter()
-            .map(|(origin, sequence)| sequence.saturating_sub(self.get(*origin)))
-            .fold(0, u64::saturating_add)
+        other.0.iter().map(|(origin, sequence)| sequence.saturating_sub(self.get(*origin))).fold(0, u64::saturating_add)
     }
 
     /// Origins and their sequences, ordered by origin.
