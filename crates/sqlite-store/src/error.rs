@@ -1,0 +1,149 @@
+//! What can go wrong in the store, which state it leaves, and what helps.
+
+use std::path::PathBuf;
+
+use rusqlite::ErrorCode;
+
+/// An error of the store.
+///
+/// Every write is one transaction: unless a variant says otherwise, nothing of it is in the file.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// SQLite refused something. The transaction is rolled back. Whether a retry helps: [`StoreError::is_busy`].
+    #[error("{0}")]
+    Sqlite(#[from] rusqlite::Error),
+    /// The database file cannot be opened. Nothing was touched; a retry helps once the file is there and accessible.
+    #[error("cannot open {}: {source}", path.display())]
+    Open {
+        /// The file.
+        path: PathBuf,
+        /// SQLite's reason.
+        source: rusqlite::Error,
+    },
+    /// The SQLite library did not take a setting that we rely on. Nothing was touched; a retry does not help.
+    #[error("SQLite did not take the setting {setting}")]
+    Setting {
+        /// The setting.
+        setting: &'static str,
+    },
+    /// The database was attached by a newer version. Nothing was touched; a retry does not help.
+    #[error("the database has format {found} of sync-engine's tables; this version knows {known}")]
+    Format {
+        /// The format in the file.
+        found: i64,
+        /// The newest format that this version knows.
+        known: i64,
+    },
+    /// The database is not attached. Nothing was touched; attaching helps.
+    #[error("the database is not attached")]
+    NotAttached,
+    /// A clock entry names an origin that `_sync_origin` lacks: our tables were tampered with. Nothing was touched; a
+    /// retry does not help.
+    #[error("the row clocks name origin number {id}, which is not in _sync_origin")]
+    UnknownOrigin {
+        /// The number.
+        id: i64,
+    },
+    /// A table of ours lacks what attach writes into it. Nothing was touched; a retry does not help.
+    #[error("sync-engine's tables in this file are damaged: {what}")]
+    Damaged {
+        /// What is missing or wrong.
+        what: String,
+    },
+    /// A record cannot be put into text. The transaction is rolled back; a retry does not help.
+    #[error("cannot encode a record: {reason}")]
+    Encoding {
+        /// Why.
+        reason: String,
+    },
+    /// The database's thread cannot be started. Nothing was touched; a retry helps once the system has threads again.
+    #[error("cannot start the database's thread: {source}")]
+    Thread {
+        /// The system's reason.
+        source: std::io::Error,
+    },
+    /// The database's thread has ended. What it had committed stands; a retry does not help.
+    #[error("the database's thread has ended")]
+    Closed,
+    /// The state folder cannot be made. Nothing was touched; a retry helps once the folder is writable.
+    #[error("cannot create the state folder {}: {source}", folder.display())]
+    StateFolder {
+        /// The folder.
+        folder: PathBuf,
+        /// The system's reason.
+        source: std::io::Error,
+    },
+    /// The daemon's own state file cannot be read or written. It is as it was; a retry may help.
+    #[error("the state file: {0}")]
+    State(#[from] sqlx::Error),
+    /// The daemon's own state file cannot be brought to this version's form. It is as it was; a retry does not help.
+    #[error("the state file: {0}")]
+    StateMigration(#[from] sqlx::migrate::MigrateError),
+    /// The system cannot watch a folder. Nothing was touched; a retry may help, and polling works without.
+    #[error("cannot watch for changes: {0}")]
+    Watch(#[from] notify::Error),
+}
+
+impl StoreError {
+    /// Whether another connection holds a lock: waiting helps, and nothing is wrong.
+    pub fn is_busy(&self) -> bool {
+        matches!(self.code(), Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked))
+    }
+
+    /// A word for the kind, for the log and the status.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Sqlite(_) | Self::Open { .. } => self.sqlite_kind(),
+            Self::Setting { .. } | Self::Encoding { .. } => "internal",
+            Self::Format { .. } => "format",
+            Self::NotAttached => "not_attached",
+            Self::UnknownOrigin { .. } | Self::Damaged { .. } => "damaged",
+            Self::Thread { .. } | Self::Watch(_) => "resources",
+            Self::Closed => "closed",
+            Self::StateFolder { .. } | Self::State(_) | Self::StateMigration(_) => "state",
+        }
+    }
+
+    /// What to do about it.
+    pub fn remedy(&self) -> &'static str {
+        match self.kind() {
+            "busy" => "nothing: it is tried again when the application lets go of the lock",
+            "full" => "free space on the disk",
+            "read_only" | "permission" => "let the daemon's user write the file and its folder",
+            "missing" => "check the path; the daemon needs to read and write the file and its folder",
+            "corrupt" => "restore the file from a backup; it is not written until then",
+            "not_a_database" => "check the path: the file is not an SQLite database, or it is encrypted",
+            "io" => "check the disk and the file system",
+            "format" => "run the version of sync-engine that attached the file, or a newer one",
+            "not_attached" => "run sync-engine attach on the file",
+            "damaged" => "run sync-engine detach on the file, and attach it again",
+            "resources" => "raise the system's limits (threads, open files, inotify watches)",
+            "closed" => "restart the daemon",
+            "state" => "check the state folder and its permissions",
+            "schema" => "look at the application's schema: SQLite does not accept it",
+            _ => "report it, with the message",
+        }
+    }
+
+    fn code(&self) -> Option<ErrorCode> {
+        match self {
+            Self::Sqlite(error) | Self::Open { source: error, .. } => error.sqlite_error_code(),
+            _ => None,
+        }
+    }
+
+    fn sqlite_kind(&self) -> &'static str {
+        match self.code() {
+            Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => "busy",
+            Some(ErrorCode::DiskFull) => "full",
+            Some(ErrorCode::ReadOnly) => "read_only",
+            Some(ErrorCode::PermissionDenied | ErrorCode::AuthorizationForStatementDenied) => "permission",
+            Some(ErrorCode::CannotOpen) => "missing",
+            Some(ErrorCode::DatabaseCorrupt) => "corrupt",
+            Some(ErrorCode::NotADatabase) => "not_a_database",
+            Some(ErrorCode::SystemIoFailure | ErrorCode::FileLockingProtocolFailed) => "io",
+            Some(ErrorCode::SchemaChanged | ErrorCode::Unknown) => "schema",
+            _ => "internal",
+        }
+    }
+}
