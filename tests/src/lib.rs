@@ -1,1 +1,31 @@
-//! placeholder
+//! The harness of the whole-system tests: real daemons, real files, real writers.
+//!
+//! It owns the life of daemons and writers as processes, and the comparison of the files that they leave. It knows the
+//! commands, the configuration, the log and the HTTP answers of `sync-engine`, and nothing of its insides: no crate of
+//! the workspace is linked here, and no writer shares a process with a daemon.
+//!
+//! A test is a [`scenario`]: it gets a [`Scene`], the folder in which everything happens, makes [`Node`]s in it, lets
+//! Python and the `sqlite3` shell write, and awaits conditions with [`Scene::eventually`].
+
+mod binary;
+mod cluster;
+mod compare;
+mod failure;
+mod http;
+mod node;
+mod node_config;
+mod process;
+mod scene;
+mod writer;
+
+pub use binary::sync_engine;
+pub use cluster::{Cluster, Topology};
+pub use compare::{
+    Cell, Contents, check_integrity, contents, differences, log_is_drained, query, query_text, same_contents,
+};
+pub use failure::{Failure, Result};
+pub use http::{HttpAnswer, get};
+pub use node::Node;
+pub use process::{Finished, Running, Signal, run_to_end};
+pub use scene::{DEADLINE, Scene, scenario};
+pub use writer::{data_file, python, python_code, python_script, shell};

@@ -1,0 +1,58 @@
+//! Programs that write the files: Python's `sqlite3` and the `sqlite3` shell, in processes of their own.
+
+use std::ffi::OsStr;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use crate::{Result, run_to_end};
+
+/// A file of `tests/data`.
+#[must_use]
+pub fn data_file(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("data").join(name)
+}
+
+/// A command that runs a Python script of `tests/data`.
+#[must_use]
+pub fn python_script(name: &str) -> Command {
+    let mut command = Command::new("python3");
+    command.arg("-B").arg(data_file(name));
+    command
+}
+
+/// Runs a Python script of `tests/data` to its end and returns what it printed.
+///
+/// # Errors
+/// It fails.
+#[track_caller]
+pub fn python(name: &str, arguments: &[&dyn AsRef<OsStr>]) -> Result<String> {
+    let mut command = python_script(name);
+    for argument in arguments {
+        command.arg(argument);
+    }
+    run_to_end(&mut command)?.success()
+}
+
+/// Runs Python statements with `db`, a connection to the file in autocommit mode with a busy timeout.
+///
+/// # Errors
+/// They fail.
+#[track_caller]
+pub fn python_code(file: &Path, code: &str) -> Result<String> {
+    let program = format!(
+        "import sqlite3, sys\ndb = sqlite3.connect(sys.argv[1], timeout=30, isolation_level=None)\n{code}\ndb.close()\n"
+    );
+    run_to_end(Command::new("python3").arg("-B").arg("-c").arg(program).arg(file))?.success()
+}
+
+/// Runs SQL in the `sqlite3` shell and returns what it printed.
+///
+/// # Errors
+/// It fails.
+#[track_caller]
+pub fn shell(file: &Path, sql: &str) -> Result<String> {
+    // `-init` with nothing keeps the settings of whoever runs the tests out.
+    let mut command = Command::new("sqlite3");
+    command.args(["-batch", "-bail", "-init", "/dev/null", "-cmd", ".timeout 30000"]).arg(file).arg(sql);
+    run_to_end(&mut command)?.success()
+}
