@@ -10,6 +10,7 @@ pub mod message;
 pub mod origin;
 pub mod policy;
 pub mod row;
+pub mod session;
 pub mod value;
 pub mod version_vector;
 

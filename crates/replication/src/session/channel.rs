@@ -1,0 +1,190 @@
+//! One database within a session: what each side has, what was sent, what came in.
+
+use std::collections::{BTreeSet, VecDeque};
+
+use crate::message::{Ack, DatabaseHello, Message, Received};
+use crate::origin::Origin;
+use crate::row::Batch;
+use crate::session::{LocalState, Output, SessionEvent};
+use crate::version_vector::VersionVector;
+
+/// A batch that was sent and is not acknowledged.
+#[derive(Debug)]
+pub(super) struct InFlight {
+    pub(super) to: VersionVector,
+    pub(super) bytes: usize,
+}
+
+/// A batch of which parts are missing.
+#[derive(Debug)]
+pub(super) struct Assembly {
+    pub(super) number: u64,
+    pub(super) next_part: u32,
+    pub(super) batch: Batch,
+    pub(super) bytes: usize,
+}
+
+/// One database's state in a session.
+#[derive(Debug, Default)]
+pub(super) struct Channel {
+    pub(super) local: Option<LocalState>,
+    pub(super) remote: Option<DatabaseHello>,
+    /// What the peer vouched for.
+    pub(super) peer_have: VersionVector,
+    /// What the peer has or was sent.
+    pub(super) position: VersionVector,
+    pub(super) in_flight: VecDeque<InFlight>,
+    pub(super) reading: bool,
+    /// The database could not be read; it is tried again when its state moves.
+    pub(super) unreadable: bool,
+    pub(super) last_batch: u64,
+    /// The peer said that it cannot take this database now.
+    pub(super) paused_by_peer: bool,
+    pub(super) ack_due: bool,
+    pub(super) assembly: Option<Assembly>,
+    /// Whole batches that wait, the oldest first, with their bytes.
+    pub(super) queue: VecDeque<(Batch, usize)>,
+    /// The source of the batch that is being applied.
+    pub(super) applying: Option<Origin>,
+    /// A `want` is out, and is to be repeated at this time.
+    pub(super) want_repeat: Option<u64>,
+    /// Nothing is taken until this time, or until either side's schema changes.
+    pub(super) held_until: Option<u64>,
+    published: bool,
+    told_differing: Vec<String>,
+    pub(super) catch_up: Option<CatchUp>,
+    caught_up: bool,
+}
+
+/// The first catch-up of a session.
+#[derive(Debug)]
+pub(super) struct CatchUp {
+    target: VersionVector,
+    since: u64,
+    pub(super) rows: u64,
+}
+
+impl Channel {
+    /// Whether both sides have the database.
+    pub(super) fn is_shared(&self) -> bool {
+        self.local.is_some() && self.remote.is_some()
+    }
+
+    pub(super) fn next_timeout(&self) -> Option<u64> {
+        let due = [self.want_repeat, self.held_until].into_iter().flatten().min();
+        due.filter(|_| self.is_shared())
+    }
+
+    /// Takes the peer's word on the database. A new origin, or the first word, starts the conversation over.
+    pub(super) fn greet(&mut self, hello: DatabaseHello) {
+        let known = self.remote.as_ref().is_some_and(|remote| remote.origin == hello.origin);
+        if !known {
+            self.peer_have = VersionVector::new();
+            self.restart(&hello.have);
+            self.assembly = None;
+            self.queue.clear();
+        }
+        self.peer_have.join(&hello.have);
+        self.position.join(&hello.have);
+        if let Some(received) = self.local.as_ref().and_then(|local| hello.received.get(&local.origin)) {
+            self.position.join(received);
+        }
+        self.paused_by_peer = false;
+        self.held_until = None;
+        self.remote = Some(hello);
+    }
+
+    /// Sends from `have` again.
+    pub(super) fn restart(&mut self, have: &VersionVector) {
+        self.position = have.clone();
+        self.in_flight.clear();
+    }
+
+    /// Takes a new local state; true if the peer is to be greeted again.
+    pub(super) fn update_local(&mut self, state: LocalState) -> bool {
+        let Some(old) = &mut self.local else {
+            if let Some(received) = self.remote.as_ref().and_then(|remote| remote.received.get(&state.origin)) {
+                self.position.join(received);
+            }
+            self.local = Some(state);
+            return true;
+        };
+        let other = old.origin != state.origin || old.tables != state.tables;
+        if old.origin != state.origin {
+            // Positions are positions in what the old origin's database would have sent.
+            self.position = self.peer_have.clone();
+            self.in_flight.clear();
+        }
+        if old.tables != state.tables {
+            self.held_until = self.held_until.map(|_| 0);
+        }
+        self.unreadable = false;
+        let moved = old.have != state.have;
+        // News from the store may be older than the answer to an apply.
+        let have = if old.origin == state.origin { state.have.clone().joined(&old.have) } else { state.have.clone() };
+        *old = LocalState { have, ..state };
+        // Peers that need nothing from us learn what we have, so that they do not send it.
+        self.ack_due |= moved && self.is_shared();
+        other
+    }
+
+    /// Acts on a database that both sides have: publishes baselines, compares schemas, notes what is to be caught up.
+    pub(super) fn review(&mut self, name: &str, now: u64, actions: &mut VecDeque<Output>) {
+        let (Some(local), Some(remote)) = (&self.local, &self.remote) else { return };
+        if !self.published {
+            self.published = true;
+            actions.push_back(Output::Publish { database: name.to_owned() });
+        }
+        let names: BTreeSet<&String> = local.tables.keys().chain(remote.tables.keys()).collect();
+        let differing: Vec<String> =
+            names.into_iter().filter(|table| local.tables.get(*table) != remote.tables.get(*table)).cloned().collect();
+        if differing != self.told_differing {
+            self.told_differing.clone_from(&differing);
+            if !differing.is_empty() {
+                let event = SessionEvent::SchemaDiffers { database: name.to_owned(), tables: differing };
+                actions.push_back(Output::Event(event));
+            }
+        }
+        if !self.caught_up && self.catch_up.is_none() && !local.have.covers_all(&remote.have) {
+            self.catch_up = Some(CatchUp { target: remote.have.clone(), since: now, rows: 0 });
+            actions.push_back(Output::Event(SessionEvent::CatchUpStarted { database: name.to_owned() }));
+        }
+    }
+
+    /// Reports the end of the first catch-up, when it has come.
+    pub(super) fn finish_catch_up(&mut self, name: &str, now: u64, actions: &mut VecDeque<Output>) {
+        let (Some(catch_up), Some(local)) = (&self.catch_up, &self.local) else { return };
+        if local.have.covers_all(&catch_up.target) {
+            actions.push_back(Output::Event(SessionEvent::CatchUpComplete {
+                database: name.to_owned(),
+                rows: catch_up.rows,
+                millis: now.saturating_sub(catch_up.since),
+            }));
+            self.catch_up = None;
+            self.caught_up = true;
+        }
+    }
+
+    /// Where this side stands in the peer's catch-up.
+    pub(super) fn received(&self) -> Option<Received> {
+        let source = self.remote.as_ref()?.origin;
+        let position = self.local.as_ref()?.received.get(&source)?.clone();
+        Some(Received { source, position })
+    }
+
+    /// The acknowledgement, if one is due.
+    pub(super) fn due_ack(&mut self, name: &str) -> Option<Message> {
+        if !self.ack_due || !self.is_shared() {
+            return None;
+        }
+        self.ack_due = false;
+        let local = self.local.as_ref()?;
+        Some(Message::Ack(Ack {
+            database: name.to_owned(),
+            origin: local.origin,
+            have: local.have.clone(),
+            received: self.received(),
+            clock: local.clock,
+        }))
+    }
+}

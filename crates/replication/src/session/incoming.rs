@@ -1,0 +1,172 @@
+//! What the peer sends: parts become batches, batches are applied one after the other, gaps are asked for.
+
+use std::collections::VecDeque;
+
+use crate::message::{Changes, Message, Problem, ProblemCode, Want};
+use crate::origin::Origin;
+use crate::row::{Batch, RowImage};
+use crate::session::channel::{Assembly, Channel};
+use crate::session::{AppliedOutcome, Output, Session, SessionEvent};
+use crate::version_vector::VersionVector;
+
+/// How many windows of rows a peer may have waiting here before it counts as not keeping to the protocol.
+const QUEUED_WINDOWS: usize = 4;
+
+/// A part that does not follow the one before.
+struct OutOfOrder;
+
+impl Session {
+    pub(super) fn changes(&mut self, changes: Changes) {
+        let (now, repeat) = (self.now, self.config.repeat);
+        let limit = QUEUED_WINDOWS * self.config.window_bytes.max(self.config.max_batch_bytes);
+        let Some(channel) = self.channels.get_mut(&changes.database).filter(|channel| channel.is_shared()) else {
+            return;
+        };
+        let database = changes.database.clone();
+        // The sender vouches for what its rows have taken into account.
+        channel.peer_have.join(&changes.rows.context);
+        channel.position.join(&changes.rows.context);
+        if channel.held_until.is_some() {
+            return;
+        }
+        let waiting: usize = channel.queue.iter().map(|(_, bytes)| bytes).sum();
+        let assembled = channel.assembly.as_ref().map_or(0, |assembly| assembly.bytes);
+        if waiting > limit || assembled > limit {
+            let text = format!("database {database:?}: more was sent than the window allows");
+            return self.refuse(ProblemCode::Protocol, text);
+        }
+        match channel.assemble(changes) {
+            Ok(Some(whole)) => channel.queue.push_back(whole),
+            Ok(None) => {}
+            Err(OutOfOrder) => {
+                channel.assembly = None;
+                channel.ask_again(&database, now, repeat, &mut self.sends);
+            }
+        }
+    }
+
+    pub(super) fn applied(&mut self, database: &str, outcome: AppliedOutcome) {
+        let (now, repeat) = (self.now, self.config.repeat);
+        let Some(channel) = self.channels.get_mut(database) else { return };
+        let source = channel.applying.take();
+        match outcome {
+            AppliedOutcome::Done { have, received, rows } => {
+                channel.note(&have, source, received);
+                if let Some(catch_up) = &mut channel.catch_up {
+                    catch_up.rows += rows as u64;
+                }
+                channel.ack_due = true;
+                channel.want_repeat = None;
+            }
+            AppliedOutcome::Gap { have, received } => {
+                channel.queue.clear();
+                channel.note(&have, source, received);
+                channel.ask_again(database, now, repeat, &mut self.sends);
+            }
+            AppliedOutcome::Held(problem) => {
+                channel.queue.clear();
+                channel.assembly = None;
+                channel.held_until = Some(now + repeat);
+                let problem = Problem { database: Some(database.to_owned()), ..problem };
+                self.sends.push_back(Message::Problem(problem.clone()));
+                let event = SessionEvent::Held { database: database.to_owned(), problem };
+                self.actions.push_back(Output::Event(event));
+            }
+            AppliedOutcome::Retry { after } => {
+                // What waits here is in the peer's database too; it is asked for again.
+                channel.queue.clear();
+                channel.assembly = None;
+                channel.held_until = Some(now + after);
+            }
+        }
+    }
+}
+
+impl Channel {
+    /// Joins a part to those before it; the whole batch with the last.
+    fn assemble(&mut self, changes: Changes) -> Result<Option<(Batch, usize)>, OutOfOrder> {
+        let bytes: usize = changes.rows.tables.iter().flat_map(|table| &table.rows).map(RowImage::wire_size).sum();
+        let assembly = if changes.part == 0 {
+            // A batch that breaks off and starts anew after a `want` leaves the old one behind.
+            Assembly { number: changes.batch, next_part: 1, batch: changes.rows, bytes }
+        } else {
+            let Some(mut assembly) = self.assembly.take() else { return Err(OutOfOrder) };
+            let same = assembly.number == changes.batch
+                && assembly.next_part == changes.part
+                && assembly.batch.source == changes.rows.source
+                && assembly.batch.from == changes.rows.from
+                && assembly.batch.to == changes.rows.to
+                && assembly.batch.context == changes.rows.context;
+            if !same {
+                return Err(OutOfOrder);
+            }
+            assembly.next_part += 1;
+            assembly.bytes += bytes;
+            assembly.batch.tables.extend(changes.rows.tables);
+            assembly
+        };
+        if changes.last {
+            self.assembly = None;
+            return Ok(Some((assembly.batch, assembly.bytes)));
+        }
+        self.assembly = Some(assembly);
+        Ok(None)
+    }
+
+    /// Applies the next batch, and lets waiting come to an end.
+    pub(super) fn pump_incoming(
+        &mut self,
+        name: &str,
+        now: u64,
+        repeat: u64,
+        actions: &mut VecDeque<Output>,
+        sends: &mut VecDeque<Message>,
+    ) {
+        if self.held_until.is_some_and(|until| now >= until) {
+            self.held_until = None;
+            self.want_repeat = None;
+            self.ask_again(name, now, repeat, sends);
+        }
+        if self.want_repeat.is_some_and(|at| now >= at) {
+            self.want_repeat = None;
+            self.ask_again(name, now, repeat, sends);
+        }
+        while self.applying.is_none() {
+            let Some((batch, _)) = self.queue.pop_front() else { return };
+            let known = self.local.as_ref().is_some_and(|local| local.have.covers_all(&batch.context));
+            if known {
+                self.ack_due = true;
+                continue;
+            }
+            self.applying = Some(batch.source);
+            actions.push_back(Output::Apply { database: name.to_owned(), batch: Box::new(batch) });
+        }
+    }
+
+    /// Takes note of what an apply told about the database, which may be newer than the last word of its state.
+    fn note(&mut self, have: &VersionVector, source: Option<Origin>, received: Option<VersionVector>) {
+        let Some(local) = &mut self.local else { return };
+        local.have.join(have);
+        if let Some(source) = source {
+            match received {
+                Some(position) => {
+                    local.received.insert(source, position);
+                }
+                None => {
+                    local.received.remove(&source);
+                }
+            }
+        }
+    }
+
+    /// Says what is here and asks for what lacks, unless that was just done.
+    fn ask_again(&mut self, name: &str, now: u64, repeat: u64, sends: &mut VecDeque<Message>) {
+        let Some(local) = &self.local else { return };
+        if self.want_repeat.is_some() {
+            return;
+        }
+        let want = Want { database: name.to_owned(), have: local.have.clone(), received: self.received() };
+        self.want_repeat = Some(now + repeat);
+        sends.push_back(Message::Want(want));
+    }
+}

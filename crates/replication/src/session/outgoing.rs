@@ -1,0 +1,122 @@
+//! What the peer lacks: reading it, splitting it into messages, and keeping within the window.
+
+use crate::message::{Ack, Changes, Message, Want};
+use crate::row::{Batch, TableRows};
+use crate::session::channel::{Channel, InFlight};
+use crate::session::{Output, Session};
+use crate::version_vector::VersionVector;
+
+impl Session {
+    /// Starts whatever can be started now, on every database.
+    pub(super) fn pump(&mut self) {
+        let (now, window) = (self.now, self.config.window_bytes);
+        for (name, channel) in &mut self.channels {
+            if !channel.is_shared() {
+                continue;
+            }
+            if let Some(from) = channel.next_read(window) {
+                self.actions.push_back(Output::Read { database: name.clone(), from });
+            }
+            channel.pump_incoming(name, now, self.config.repeat, &mut self.actions, &mut self.sends);
+            channel.finish_catch_up(name, now, &mut self.actions);
+        }
+    }
+
+    pub(super) fn batch_read(&mut self, database: &str, batch: Option<Batch>) {
+        let Some(channel) = self.channels.get_mut(database) else { return };
+        channel.reading = false;
+        let Some(batch) = batch else {
+            // The database tells when it is available again, and its state then moves the session on.
+            channel.unreadable = true;
+            return;
+        };
+        let current = channel.local.as_ref().is_some_and(|local| local.origin == batch.source);
+        // The position moved while the batch was read: it is read again from there.
+        if !current || batch.from != channel.position {
+            return;
+        }
+        channel.position.join(&batch.to);
+        channel.last_batch += 1;
+        channel.ack_due = false;
+        let bytes = batch.tables.iter().flat_map(|table| &table.rows).map(crate::row::RowImage::wire_size).sum();
+        channel.in_flight.push_back(InFlight { to: batch.to.clone(), bytes });
+        let number = channel.last_batch;
+        let parts = split(batch, self.config.part_bytes);
+        let last = parts.len().saturating_sub(1);
+        for (place, rows) in parts.into_iter().enumerate() {
+            let part = u32::try_from(place).unwrap_or(u32::MAX);
+            let changes = Changes { database: database.to_owned(), batch: number, part, last: place == last, rows };
+            self.sends.push_back(Message::Changes(changes));
+        }
+    }
+
+    pub(super) fn want(&mut self, want: Want) {
+        let Some(channel) = self.channels.get_mut(&want.database) else { return };
+        channel.paused_by_peer = false;
+        channel.peer_have.join(&want.have);
+        channel.restart(&want.have);
+        if let (Some(received), Some(local)) = (want.received, &channel.local)
+            && received.source == local.origin
+        {
+            channel.position.join(&received.position);
+        }
+        // Rows of older batches that still wait to be sent would only be refused again.
+        self.sends.retain(|message| !matches!(message, Message::Changes(changes) if changes.database == want.database));
+    }
+
+    pub(super) fn ack(&mut self, ack: Ack) {
+        let Some(channel) = self.channels.get_mut(&ack.database) else { return };
+        channel.peer_have.join(&ack.have);
+        channel.position.join(&ack.have);
+        let mut reached = channel.peer_have.clone();
+        if let (Some(received), Some(local)) = (ack.received, &channel.local)
+            && received.source == local.origin
+        {
+            reached.join(&received.position);
+        }
+        channel.in_flight.retain(|batch| !reached.covers_all(&batch.to));
+    }
+}
+
+impl Channel {
+    /// The position to read from, if there is something to read and room for it.
+    fn next_read(&mut self, window: usize) -> Option<VersionVector> {
+        let local = self.local.as_ref()?;
+        let unsent: usize = self.in_flight.iter().map(|batch| batch.bytes).sum();
+        let full = !self.in_flight.is_empty() && unsent >= window;
+        if self.reading || self.paused_by_peer || self.unreadable || full || self.position.covers_all(&local.have) {
+            return None;
+        }
+        self.reading = true;
+        Some(self.position.clone())
+    }
+}
+
+/// Splits a batch into parts of at most `limit` bytes, to within a row; at least one part, which may hold no row.
+fn split(batch: Batch, limit: usize) -> Vec<Batch> {
+    let Batch { source, from, to, context, tables } = batch;
+    let part = |tables| Batch { source, from: from.clone(), to: to.clone(), context: context.clone(), tables };
+    let mut parts = Vec::new();
+    let mut current: Vec<TableRows> = Vec::new();
+    let mut bytes = 0;
+    for table in tables {
+        let mut rows = Vec::new();
+        for row in table.rows {
+            bytes += row.wire_size();
+            rows.push(row);
+            if bytes >= limit {
+                let full = std::mem::take(&mut rows);
+                current.push(TableRows { shape: table.shape.clone(), rows: full });
+                parts.push(part(std::mem::take(&mut current)));
+                bytes = 0;
+            }
+        }
+        if !rows.is_empty() {
+            current.push(TableRows { shape: table.shape, rows });
+        }
+    }
+    if !current.is_empty() || parts.is_empty() {
+        parts.push(part(current));
+    }
+    parts
+}
