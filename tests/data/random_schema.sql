@@ -1,0 +1,9 @@
+-- One table for each shape of key, and tables whose rows depend on others.
+CREATE TABLE item (id INTEGER PRIMARY KEY, a, b TEXT, c REAL, d BLOB, e INTEGER);
+CREATE TABLE note (name TEXT PRIMARY KEY NOT NULL, body, n INTEGER);
+CREATE TABLE pair (x INTEGER, y TEXT, v, w NUMERIC, PRIMARY KEY (x, y)) WITHOUT ROWID;
+CREATE TABLE label (tag TEXT COLLATE NOCASE PRIMARY KEY NOT NULL, v, n INTEGER);
+CREATE TABLE chunk (hash BLOB PRIMARY KEY NOT NULL, data BLOB, size INTEGER);
+CREATE TABLE account (id INTEGER PRIMARY KEY, email TEXT UNIQUE, balance);
+CREATE TABLE parent (id INTEGER PRIMARY KEY, name TEXT);
+CREATE TABLE child (id INTEGER PRIMARY KEY, parent INTEGER REFERENCES parent (id) ON DELETE CASCADE, v);
