@@ -4,6 +4,7 @@
 //! Owns: what is decided. Never touches: tokio, SQL, files, sockets, the clock, randomness (`now` and seeds are
 //! arguments). The same inputs give the same outputs, so a failing seed of a simulation replays exactly.
 
+pub mod codec;
 pub mod hybrid_clock;
 pub mod merge;
 pub mod message;

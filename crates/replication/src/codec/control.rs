@@ -1,0 +1,96 @@
+//! Control messages as tagged JSON: `{"from": …, "to": …, "type": "hello", …}`.
+
+use serde::{Deserialize, Serialize};
+
+use crate::codec::CodecError;
+use crate::message::{Ack, Bye, Envelope, Hello, Message, Problem, Want};
+use crate::origin::MAX_SEQUENCE;
+use crate::version_vector::VersionVector;
+
+#[derive(Serialize)]
+struct Outgoing<'a> {
+    from: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    to: Option<&'a str>,
+    #[serde(flatten)]
+    control: ControlRef<'a>,
+}
+
+#[derive(Serialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+enum ControlRef<'a> {
+    Hello(&'a Hello),
+    Want(&'a Want),
+    Ack(&'a Ack),
+    Problem(&'a Problem),
+    Bye(&'a Bye),
+}
+
+#[derive(Deserialize)]
+struct Incoming {
+    from: String,
+    #[serde(default)]
+    to: Option<String>,
+    #[serde(flatten)]
+    control: Control,
+}
+
+#[derive(Deserialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+enum Control {
+    Hello(Hello),
+    Want(Want),
+    Ack(Ack),
+    Problem(Problem),
+    Bye(Bye),
+}
+
+pub(super) fn encode(envelope: &Envelope) -> Result<String, CodecError> {
+    let control = match &envelope.message {
+        Message::Hello(hello) => ControlRef::Hello(hello),
+        Message::Want(want) => ControlRef::Want(want),
+        Message::Ack(ack) => ControlRef::Ack(ack),
+        Message::Problem(problem) => ControlRef::Problem(problem),
+        Message::Bye(bye) => ControlRef::Bye(bye),
+        Message::Changes(_) => return Err(CodecError::Unencodable("rows are not a control message")),
+    };
+    let outgoing = Outgoing { from: &envelope.from, to: envelope.to.as_deref(), control };
+    serde_json::to_string(&outgoing).map_err(|_| CodecError::Unencodable("a control message holds what JSON cannot"))
+}
+
+pub(super) fn decode(text: &str) -> Result<Envelope, CodecError> {
+    let incoming: Incoming = serde_json::from_str(text).map_err(|error| CodecError::Control(error.to_string()))?;
+    let message = match incoming.control {
+        Control::Hello(hello) => {
+            for database in hello.databases.values() {
+                check(&database.have)?;
+                database.received.values().try_for_each(check)?;
+            }
+            Message::Hello(hello)
+        }
+        Control::Want(want) => {
+            check(&want.have)?;
+            want.received.iter().try_for_each(|received| check(&received.position))?;
+            Message::Want(want)
+        }
+        Control::Ack(ack) => {
+            check(&ack.have)?;
+            ack.received.iter().try_for_each(|received| check(&received.position))?;
+            if ack.clock.raw() < 0 {
+                return Err(CodecError::Invalid("a timestamp is negative"));
+            }
+            Message::Ack(ack)
+        }
+        Control::Problem(problem) => Message::Problem(problem),
+        Control::Bye(bye) => Message::Bye(bye),
+    };
+    Ok(Envelope { from: incoming.from, to: incoming.to, message })
+}
+
+fn check(vector: &VersionVector) -> Result<(), CodecError> {
+    if vector.iter().all(|(_, sequence)| sequence <= MAX_SEQUENCE) {
+        Ok(())
+    } else {
+        Err(CodecError::Invalid("a sequence is larger than sequences can be"))
+    }
+}

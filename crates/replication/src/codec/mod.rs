@@ -1,0 +1,103 @@
+//! Bytes and messages: the wire format.
+//!
+//! Control messages are tagged JSON, to be read by people. `changes` is binary: a fixed header, then MessagePack rows,
+//! compressed where that helps. Everything decoded is checked: what comes out of here keeps the rules of `row` and
+//! `message`, whatever a peer sent. Nothing allocates more than a small multiple of what was received or of
+//! [`Limits::body`].
+
+mod changes;
+mod control;
+mod reader;
+
+use crate::message::{Envelope, Message};
+
+/// What a decoder accepts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// Bytes of a control message.
+    pub control: usize,
+    /// Bytes of a `changes` body after decompression.
+    pub body: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { control: 4 << 20, body: 256 << 20 }
+    }
+}
+
+/// A message as a link carries it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Encoded {
+    /// A control message.
+    Text(String),
+    /// Rows.
+    Binary(Vec<u8>),
+}
+
+/// Why bytes are no message. Nothing of them was used.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum CodecError {
+    /// The message ends before it is complete, or a length in it reaches beyond its end.
+    #[error("the message is cut off")]
+    Truncated,
+    /// Something follows the message.
+    #[error("{0} bytes follow the message")]
+    Trailing(usize),
+    /// The message is larger than is allowed.
+    #[error("the message has {size} bytes where {limit} are allowed")]
+    TooLarge {
+        /// Its size, or a lower bound of it.
+        size: usize,
+        /// The limit.
+        limit: usize,
+    },
+    /// The binary format is another version's.
+    #[error("the rows are in format {0}, which this version does not know")]
+    Format(u8),
+    /// A control message that is no valid JSON, or not of a known form.
+    #[error("no control message: {0}")]
+    Control(String),
+    /// The compressed body cannot be decompressed.
+    #[error("the rows cannot be decompressed")]
+    Compression,
+    /// A value is not what its place requires.
+    #[error("{0}")]
+    Invalid(&'static str),
+    /// A message that this version cannot put into bytes.
+    #[error("{0}")]
+    Unencodable(&'static str),
+}
+
+/// Puts a message into bytes.
+///
+/// # Errors
+/// [`CodecError::Unencodable`] for what the format cannot hold: a name of more than 4 GiB.
+pub fn encode(envelope: &Envelope) -> Result<Encoded, CodecError> {
+    match &envelope.message {
+        Message::Changes(message) => {
+            changes::encode(&envelope.from, envelope.to.as_deref(), message).map(Encoded::Binary)
+        }
+        _ => control::encode(envelope).map(Encoded::Text),
+    }
+}
+
+/// Reads a control message.
+///
+/// # Errors
+/// The text is no control message, or larger than allowed.
+pub fn decode_text(text: &str, limits: &Limits) -> Result<Envelope, CodecError> {
+    if text.len() > limits.control {
+        return Err(CodecError::TooLarge { size: text.len(), limit: limits.control });
+    }
+    control::decode(text)
+}
+
+/// Reads rows.
+///
+/// # Errors
+/// The bytes are no rows, or break a rule of `row`.
+pub fn decode_binary(bytes: &[u8], limits: &Limits) -> Result<Envelope, CodecError> {
+    changes::decode(bytes, limits)
+}
