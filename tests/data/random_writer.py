@@ -1,13 +1,14 @@
 """Writes seeded random operations: inserts, updates, deletes, replacements, changed keys, in transactions of any size.
 
-usage: random_writer.py FILE SEED OPERATIONS PROGRESS
-The file PROGRESS holds the number of operations that are committed. Which operations are made depends on the seed
+usage: random_writer.py FILE SEED OPERATIONS PROGRESS LIMIT
+The file PROGRESS holds the number of operations that are made, the file LIMIT how many may be: whoever runs this raises it. Which operations are made depends on the seed
 alone, except that those that find no row do nothing; an operation that SQLite refuses counts as made.
 """
 
 import random
 import sqlite3
 import sys
+import time
 
 KEYS = 150
 WIDE = [0, 1, -1, 255, 2**31, -(2**31), 2**53 + 1, 2**63 - 1, -(2**63)]
@@ -34,7 +35,6 @@ class Writer:
         self.random = random.Random(seed)
         self.db = sqlite3.connect(path, timeout=30, isolation_level=None)
         self.db.execute("PRAGMA foreign_keys = ON")
-        self.db.execute("PRAGMA synchronous = OFF")
 
     def value(self):
         """A value of any storage class."""
@@ -118,12 +118,23 @@ class Writer:
         self.db.execute("ROLLBACK" if self.random.randrange(20) == 0 else "COMMIT")
 
 
+def await_permission(limit, done):
+    """Returns once more than `done` operations are permitted."""
+    while True:
+        with open(limit, encoding="ascii") as file:
+            # It may be read while it is being written.
+            if int(file.read().strip() or 0) > done:
+                return
+        time.sleep(0.01)
+
+
 def main():
-    path, seed, operations, progress = sys.argv[1], sys.argv[2], int(sys.argv[3]), sys.argv[4]
+    path, seed, operations, progress, limit = sys.argv[1], sys.argv[2], int(sys.argv[3]), sys.argv[4], sys.argv[5]
     writer = Writer(path, seed)
     done = 0
     while done < operations:
-        size = min(writer.random.choice([1, 1, 2, 5, 10, 40]), operations - done)
+        await_permission(limit, done)
+        size = min(writer.random.choice([1, 1, 1, 2, 5, 10, 40]), operations - done)
         writer.transaction(size)
         done += size
         with open(progress, "w", encoding="ascii") as file:

@@ -25,10 +25,8 @@ fn locate() -> Result<PathBuf> {
     }
     // target/<profile>/deps/<test>
     let test = std::env::current_exe()?;
-    let profile_folder = test
-        .ancestors()
-        .nth(2)
-        .ok_or_else(|| Failure::new(format!("{} is not in a target folder", test.display())))?;
+    let profile_folder =
+        test.ancestors().nth(2).ok_or_else(|| Failure::new(format!("{} is not in a target folder", test.display())))?;
     let binary = profile_folder.join(format!("sync-engine{}", std::env::consts::EXE_SUFFIX));
     if !is_current(&binary) {
         build(profile_folder)?;

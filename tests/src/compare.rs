@@ -79,8 +79,8 @@ impl fmt::Debug for Cell {
 fn open(file: &Path) -> Result<Connection> {
     // Not read-only: a reader of a WAL file may have to make the shared memory file.
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-    let connection =
-        Connection::open_with_flags(file, flags).map_err(|error| Failure::new(format!("{}: {error}", file.display())))?;
+    let connection = Connection::open_with_flags(file, flags)
+        .map_err(|error| Failure::new(format!("{}: {error}", file.display())))?;
     connection.busy_timeout(Duration::from_secs(30))?;
     Ok(connection)
 }
@@ -107,7 +107,8 @@ pub fn contents(file: &Path) -> Result<Contents> {
 }
 
 fn table_rows(connection: &Connection, table: &str) -> Result<Rows> {
-    let mut columns = connection.prepare("SELECT name, pk FROM pragma_table_xinfo(?1) WHERE hidden IN (0, 2, 3) ORDER BY cid")?;
+    let mut columns =
+        connection.prepare("SELECT name, pk FROM pragma_table_xinfo(?1) WHERE hidden IN (0, 2, 3) ORDER BY cid")?;
     let columns = columns
         .query_map([table], |row| Ok((row.get::<_, String>(0)?, row.get::<_, i64>(1)?)))?
         .collect::<rusqlite::Result<Vec<_>>>()?;
@@ -116,9 +117,8 @@ fn table_rows(connection: &Connection, table: &str) -> Result<Rows> {
     let mut found = select.query([])?;
     let mut rows = Rows::new();
     while let Some(row) = found.next()? {
-        let cells = (0..columns.len())
-            .map(|index| row.get_ref(index).map(Cell::of))
-            .collect::<rusqlite::Result<Vec<_>>>()?;
+        let cells =
+            (0..columns.len()).map(|index| row.get_ref(index).map(Cell::of)).collect::<rusqlite::Result<Vec<_>>>()?;
         let mut key: Vec<Cell> =
             cells.iter().zip(&columns).filter(|(_, (_, pk))| *pk > 0).map(|(cell, _)| cell.clone()).collect();
         if key.is_empty() {

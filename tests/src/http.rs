@@ -37,10 +37,18 @@ impl HttpAnswer {
 /// # Errors
 /// Nobody listens, or the answer is not HTTP.
 pub fn get(port: u16, path: &str) -> Result<HttpAnswer> {
+    get_as(port, path, &format!("127.0.0.1:{port}"))
+}
+
+/// Gets a path from a loopback port, calling the server by a name.
+///
+/// # Errors
+/// Nobody listens, or the answer is not HTTP.
+pub fn get_as(port: u16, path: &str, host: &str) -> Result<HttpAnswer> {
     let mut stream = TcpStream::connect_timeout(&SocketAddr::from((Ipv4Addr::LOCALHOST, port)), TIMEOUT)?;
     stream.set_read_timeout(Some(TIMEOUT))?;
     // HTTP/1.0, so that the answer is neither chunked nor kept open.
-    write!(stream, "GET {path} HTTP/1.0\r\nHost: 127.0.0.1:{port}\r\nConnection: close\r\n\r\n")?;
+    write!(stream, "GET {path} HTTP/1.0\r\nHost: {host}\r\nConnection: close\r\n\r\n")?;
     let mut answer = Vec::new();
     stream.read_to_end(&mut answer)?;
     let answer = String::from_utf8_lossy(&answer);

@@ -255,7 +255,10 @@ impl Node {
             .map(|entry| entry.path())
             .collect();
         files.sort();
-        files.iter().map(|file| String::from_utf8_lossy(&std::fs::read(file).unwrap_or_default()).into_owned()).collect()
+        files
+            .iter()
+            .map(|file| String::from_utf8_lossy(&std::fs::read(file).unwrap_or_default()).into_owned())
+            .collect()
     }
 }
 

@@ -22,12 +22,11 @@ pub struct Scene {
 /// # Panics
 /// When the test fails, or its folder cannot be made.
 pub fn scenario(test: impl FnOnce(&Scene) -> Result) {
-    let outcome = tempfile::Builder::new().prefix("sync-engine-test-").tempdir().map_err(Failure::from).and_then(
-        |folder| {
+    let outcome =
+        tempfile::Builder::new().prefix("sync-engine-test-").tempdir().map_err(Failure::from).and_then(|folder| {
             let scene = Scene { folder };
             test(&scene).map_err(|failure| Failure::new(format!("{failure}\n{}", scene.log_tails())))
-        },
-    );
+        });
     if let Err(failure) = outcome {
         panic!("{failure}");
     }

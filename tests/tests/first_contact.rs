@@ -65,7 +65,8 @@ fn files_with_different_rows_become_their_union() {
         let names = "SELECT count(*) FROM stock WHERE name NOT IN ('from a', 'from b')";
         check_equal!(query_text(cluster.file(0), names)?, "0");
         // Rows that only one file had are unchanged.
-        let own = "SELECT count(*) FROM stock WHERE (qty < 4800 AND name = 'from a') OR (qty >= 5000 AND name = 'from b')";
+        let own =
+            "SELECT count(*) FROM stock WHERE (qty < 4800 AND name = 'from a') OR (qty >= 5000 AND name = 'from b')";
         check_equal!(query_text(cluster.file(1), own)?, "5000");
         Ok(())
     });

@@ -19,7 +19,12 @@ const SCHEMA: &str = "
 /// The articles that a search finds, after the index has been compared with the articles.
 fn search(file: &std::path::Path, word: &str) -> Result<String> {
     shell(file, "INSERT INTO article_fts(article_fts, rank) VALUES ('integrity-check', 1)")?;
-    let found = shell(file, &format!("SELECT group_concat(rowid) FROM (SELECT rowid FROM article_fts WHERE article_fts MATCH '{word}' ORDER BY rowid)"))?;
+    let found = shell(
+        file,
+        &format!(
+            "SELECT group_concat(rowid) FROM (SELECT rowid FROM article_fts WHERE article_fts MATCH '{word}' ORDER BY rowid)"
+        ),
+    )?;
     Ok(found.trim().to_owned())
 }
 

@@ -3,9 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use system_tests::{
-    Cluster, Failure, Result, Running, Scene, Topology, check, fail, python_script, scenario, shell,
-};
+use system_tests::{Cluster, Failure, Result, Running, Scene, Topology, check, fail, python_script, scenario, shell};
 
 const NODES: usize = 3;
 /// Operations of each node's writer.
@@ -18,19 +16,22 @@ const DEADLINE: Duration = Duration::from_secs(240);
 const SEED_VARIABLE: &str = "SYNC_ENGINE_TEST_SEED";
 const DEFAULT_SEED: u64 = 20_261_123;
 
-/// One node's writer, and where it tells how far it is.
+/// One node's writer, where it tells how far it is, and where it is told how far it may go.
 struct Writer {
     process: Running,
     progress: PathBuf,
+    limit: PathBuf,
 }
 
 impl Writer {
     fn start(scene: &Scene, file: &Path, node: &str, seed: u64) -> Result<Self> {
         let progress = scene.path(format!("writer-{node}.progress"));
+        let limit = scene.path(format!("writer-{node}.limit"));
+        std::fs::write(&limit, permitted(1).to_string())?;
         let mut command = python_script("random_writer.py");
-        command.arg(file).arg(format!("{seed}-{node}")).arg(OPERATIONS.to_string()).arg(&progress);
+        command.arg(file).arg(format!("{seed}-{node}")).arg(OPERATIONS.to_string()).args([&progress, &limit]);
         let process = Running::start(&mut command, &scene.path(format!("writer-{node}")))?;
-        Ok(Self { process, progress })
+        Ok(Self { process, progress, limit })
     }
 
     /// How many operations are done; what cannot be read counts as none yet.
@@ -42,6 +43,12 @@ impl Writer {
         }
         Ok(std::fs::read_to_string(&self.progress).ok().and_then(|text| text.trim().parse().ok()).unwrap_or(0))
     }
+}
+
+/// How far a writer may go until an interruption is over: beyond its moment, so that all write while it happens, but not
+/// so far that nothing is left to write during the later ones.
+fn permitted(interruption: usize) -> usize {
+    OPERATIONS * (interruption + 1) / (INTERRUPTIONS + 1)
 }
 
 /// The seed of this run, printed so that a failure can be repeated.
@@ -77,6 +84,9 @@ fn interrupt_while_they_write(cluster: &mut Cluster, writers: &mut [Writer], ran
             Ok(())
         })?;
         interrupt(cluster, random)?;
+        for writer in writers.iter() {
+            std::fs::write(&writer.limit, permitted(number + 1).to_string())?;
+        }
     }
     Ok(())
 }

@@ -2,13 +2,12 @@
 
 use std::path::Path;
 
-use system_tests::{
-    Cluster, Result, Scene, Topology, check, check_equal, python_code, query_text, scenario,
-};
+use system_tests::{Cluster, Result, Scene, Topology, check, check_equal, python_code, query_text, scenario};
 
 const SCHEMA: &str = "CREATE TABLE account (id INTEGER PRIMARY KEY, email TEXT UNIQUE, name TEXT); \
     INSERT INTO account VALUES (1, 'one', 'first'), (2, 'two', 'second'), (3, 'three', 'third');";
-const EMAILS: &str = "SELECT group_concat(id || '=' || coalesce(email, '-'), ' ') FROM (SELECT * FROM account ORDER BY id)";
+const EMAILS: &str =
+    "SELECT group_concat(id || '=' || coalesce(email, '-'), ' ') FROM (SELECT * FROM account ORDER BY id)";
 
 /// Two nodes with three accounts, in step.
 fn pair(scene: &Scene) -> Result<Cluster> {

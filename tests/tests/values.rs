@@ -93,7 +93,8 @@ fn typed_columns_keep_what_their_affinity_made() {
         python_code(cluster.file(0), &format!("db.execute(\"INSERT INTO typed VALUES {rows}\")"))?;
         let rows = cluster.settled()?;
         check_equal!(rows.count("typed"), 3);
-        let types = "SELECT group_concat(typeof(i) || typeof(r) || typeof(t) || typeof(b) || typeof(n), ' ') FROM typed";
+        let types =
+            "SELECT group_concat(typeof(i) || typeof(r) || typeof(t) || typeof(b) || typeof(n), ' ') FROM typed";
         check_equal!(cell(cluster.file(1), types)?, cell(cluster.file(0), types)?);
         Ok(())
     });

@@ -1,0 +1,179 @@
+//! Attach and detach, tables that cannot be synced, and schemas that change under the daemon.
+
+use std::path::Path;
+
+use system_tests::{
+    Cluster, Node, Result, Scene, Topology, check, check_equal, query, query_text, run_to_end, scenario, shell,
+};
+
+const SCHEMA: &str = "CREATE TABLE stock (sku TEXT PRIMARY KEY, qty INTEGER); \
+    CREATE TABLE journal (line TEXT, at TEXT);";
+
+/// Everything that an application sees of its schema.
+fn schema(file: &Path) -> Result<Vec<Vec<system_tests::Cell>>> {
+    query(file, "SELECT type, name, tbl_name, sql FROM sqlite_schema ORDER BY type, name")
+}
+
+fn attach_and_detach(node: &Node, file: &Path) -> Result<[String; 2]> {
+    let attached = run_to_end(node.command()?.arg("attach").arg(file))?.success()?;
+    let added = query_text(
+        file,
+        "SELECT count(*) > 0 FROM sqlite_schema WHERE type = 'trigger' AND name LIKE '\\_sync\\_%' ESCAPE '\\'",
+    )?;
+    check_equal!(added, "1");
+    let detached = run_to_end(node.command()?.arg("detach").arg(file))?.success()?;
+    Ok([attached, detached])
+}
+
+#[test]
+fn detach_leaves_the_schema_as_it_was() {
+    scenario(|scene| {
+        let node = Node::new(scene, "a")?;
+        let file = node.path("shop.db");
+        shell(
+            &file,
+            "CREATE TABLE \"odd name\" (\"a \"\"b\" INTEGER PRIMARY KEY, \"select\" TEXT UNIQUE, [x y] BLOB DEFAULT x'00'); \
+             CREATE TABLE pair (x, y, v, PRIMARY KEY (x, y)) WITHOUT ROWID; \
+             CREATE TABLE strict_one (id TEXT PRIMARY KEY NOT NULL, n INT, twice INT AS (n * 2)) STRICT; \
+             CREATE INDEX pair_v ON pair (v) WHERE v > 0; CREATE VIEW seen AS SELECT * FROM pair; \
+             CREATE TRIGGER watch AFTER INSERT ON pair BEGIN UPDATE strict_one SET n = n + 1; END; \
+             CREATE VIRTUAL TABLE words USING fts5(w); INSERT INTO pair VALUES (1, 2, 3);",
+        )?;
+        let before = schema(&file)?;
+        attach_and_detach(&node, &file)?;
+        check_equal!(schema(&file)?, before);
+        shell(&file, "INSERT INTO pair VALUES (2, 2, 3); UPDATE pair SET v = 4; DELETE FROM pair WHERE x = 1")?;
+        system_tests::check_integrity(&file)
+    });
+}
+
+#[test]
+fn attach_tells_what_will_be_synced_and_what_not() {
+    scenario(|scene| {
+        let node = Node::new(scene, "a")?;
+        let file = node.path("shop.db");
+        shell(&file, SCHEMA)?;
+        let [attached, _] = attach_and_detach(&node, &file)?;
+        let line = |table: &str| attached.lines().find(|line| line.contains(table)).map(str::to_owned);
+        check!(line("stock").is_some(), "stock is not named: {attached}");
+        let Some(journal) = line("journal") else { system_tests::fail!("journal is not named: {attached}") };
+        check!(journal.to_lowercase().contains("key"), "no reason: {journal}");
+        // The remedy: what to add to the table.
+        check!(attached.to_uppercase().contains("PRIMARY KEY"), "no remedy: {attached}");
+        Ok(())
+    });
+}
+
+#[test]
+fn a_table_without_a_key_is_named_while_the_others_sync() {
+    scenario(|scene| {
+        let mut cluster = Cluster::new(scene, "shop", 2, Topology::Line)?;
+        cluster.create(SCHEMA)?;
+        cluster.start()?;
+        shell(cluster.file(0), "INSERT INTO journal VALUES ('opened', 'now'); INSERT INTO stock VALUES ('A', 1)")?;
+        scene.eventually("the row with a key arrives", || {
+            check_equal!(query_text(cluster.file(1), "SELECT qty FROM stock WHERE sku = 'A'")?, "1");
+            Ok(())
+        })?;
+        let status = cluster.nodes[0].database_status("shop")?;
+        check_equal!(status["unsynced"][0]["table"], "journal");
+        check!(status["unsynced"][0]["reason"].as_str().is_some_and(|reason| reason.contains("key")), "{status}");
+        check_equal!(query_text(cluster.file(1), "SELECT count(*) FROM journal")?, "0");
+        Ok(())
+    });
+}
+
+/// Two nodes with a filled table, in step.
+fn stocked(scene: &Scene) -> Result<Cluster> {
+    let mut cluster = Cluster::new(scene, "shop", 2, Topology::Line)?;
+    cluster.create("CREATE TABLE stock (sku TEXT PRIMARY KEY, qty INTEGER); CREATE INDEX stock_qty ON stock (qty);")?;
+    cluster.start()?;
+    shell(cluster.file(0), "INSERT INTO stock VALUES ('A', 1), ('B', 2), ('C', 3)")?;
+    cluster.settled()?;
+    Ok(cluster)
+}
+
+/// What migration tools do where ALTER TABLE does not suffice.
+const REBUILD: &str = "BEGIN IMMEDIATE; \
+    CREATE TABLE stock_new (sku TEXT PRIMARY KEY, qty INTEGER NOT NULL DEFAULT 0, place TEXT); \
+    INSERT INTO stock_new (sku, qty) SELECT sku, qty FROM stock; \
+    DROP TABLE stock; ALTER TABLE stock_new RENAME TO stock; COMMIT;";
+
+#[test]
+fn a_rebuilt_table_goes_on_syncing() {
+    scenario(|scene| {
+        let cluster = stocked(scene)?;
+        for file in cluster.files() {
+            shell(file, REBUILD)?;
+        }
+        cluster.settled()?;
+        shell(cluster.file(0), "UPDATE stock SET place = 'shelf' WHERE sku = 'A'")?;
+        shell(cluster.file(1), "DELETE FROM stock WHERE sku = 'B'; INSERT INTO stock VALUES ('D', 4, 'floor')")?;
+        let rows = cluster.settled()?;
+        check_equal!(rows.count("stock"), 3);
+        check_equal!(query_text(cluster.file(1), "SELECT place FROM stock WHERE sku = 'A'")?, "shelf");
+        Ok(())
+    });
+}
+
+#[test]
+fn an_added_column_syncs_once_both_have_it() {
+    scenario(|scene| {
+        let cluster = stocked(scene)?;
+        shell(
+            cluster.file(0),
+            "ALTER TABLE stock ADD COLUMN place TEXT; UPDATE stock SET place = 'here', qty = 10 WHERE sku = 'A'",
+        )?;
+        scene.eventually("what fits arrives", || {
+            check_equal!(query_text(cluster.file(1), "SELECT qty FROM stock WHERE sku = 'A'")?, "10");
+            Ok(())
+        })?;
+        scene.eventually("the difference is told", || {
+            let log = cluster.nodes[1].log();
+            check!(log.contains("schema_mismatch") && log.contains("place"), "not in the log: {log}");
+            Ok(())
+        })?;
+        shell(cluster.file(1), "ALTER TABLE stock ADD COLUMN place TEXT")?;
+        cluster.settled()?;
+        check_equal!(query_text(cluster.file(1), "SELECT place FROM stock WHERE sku = 'A'")?, "here");
+        Ok(())
+    });
+}
+
+#[test]
+fn a_new_table_syncs_without_a_restart() {
+    scenario(|scene| {
+        let cluster = stocked(scene)?;
+        for file in cluster.files() {
+            shell(file, "CREATE TABLE place (id INTEGER PRIMARY KEY, name TEXT)")?;
+        }
+        shell(cluster.file(1), "INSERT INTO place VALUES (1, 'shelf')")?;
+        scene.eventually("the row arrives", || {
+            check_equal!(query_text(cluster.file(0), "SELECT name FROM place")?, "shelf");
+            Ok(())
+        })?;
+        cluster.settled().map(drop)
+    });
+}
+
+#[test]
+fn columns_that_are_dropped_and_renamed_are_migrated_with_the_triggers_lifted() {
+    scenario(|scene| {
+        let mut cluster = stocked(scene)?;
+        cluster.stop()?;
+        for file in cluster.files() {
+            shell(file, "ALTER TABLE stock ADD COLUMN place TEXT")?;
+        }
+        for node in &cluster.nodes {
+            let mut command = node.command()?;
+            command.arg("migrate").arg(node.file()).args(["--", "sqlite3"]).arg(node.file());
+            command.arg("DROP INDEX stock_qty; ALTER TABLE stock RENAME COLUMN qty TO amount; ALTER TABLE stock DROP COLUMN place");
+            run_to_end(&mut command)?.success()?;
+        }
+        cluster.start()?;
+        shell(cluster.file(0), "UPDATE stock SET amount = 7 WHERE sku = 'C'")?;
+        cluster.settled()?;
+        check_equal!(query_text(cluster.file(1), "SELECT amount FROM stock WHERE sku = 'C'")?, "7");
+        Ok(())
+    });
+}
