@@ -1,1 +1,17 @@
-//! placeholder
+//! Everything network: dialing with back-off, taking in upgraded HTTP requests, and links that pump frames both ways.
+//!
+//! Owns: sockets, WebSocket framing, keep-alive, limits. Never touches: SQL, the contents of messages, policies. The
+//! subprotocol and the path are the caller's.
+
+mod backoff;
+mod dial;
+mod error;
+mod link;
+mod pump;
+mod upgrade;
+
+pub use backoff::Backoff;
+pub use dial::{check_url, dial};
+pub use error::{DialError, LinkLost, UpgradeError};
+pub use link::{Direction, Frame, Link, LinkOptions, LinkReceiver, LinkSender, Traffic, over};
+pub use upgrade::{Pending, is_upgrade, upgrade};
