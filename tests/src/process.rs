@@ -1,5 +1,6 @@
 //! Processes that a test starts, and only those.
 
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::Duration;
@@ -138,10 +139,22 @@ impl Drop for Running {
 /// # Errors
 /// It cannot be started.
 pub fn run_to_end(command: &mut Command) -> Result<Finished> {
-    let output = command
-        .stdin(Stdio::null())
-        .output()
+    run_with_input(command, "")
+}
+
+/// Runs a command to its end with a text as its input, which must be small enough to be taken before it prints much.
+pub(crate) fn run_with_input(command: &mut Command, input: &str) -> Result<Finished> {
+    let mut child = command
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
         .map_err(|error| Failure::new(format!("{}: {error}", command.get_program().display())))?;
+    if let Some(mut pipe) = child.stdin.take() {
+        // A command that ends without reading tells more by its exit code than by the broken pipe.
+        let _ = pipe.write_all(input.as_bytes());
+    }
+    let output = child.wait_with_output()?;
     Ok(Finished {
         code: output.status.code(),
         stdout: String::from_utf8_lossy(&output.stdout).into_owned(),

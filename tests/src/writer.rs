@@ -4,6 +4,7 @@ use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use crate::process::run_with_input;
 use crate::{Result, run_to_end};
 
 /// A file of `tests/data`.
@@ -53,6 +54,7 @@ pub fn python_code(file: &Path, code: &str) -> Result<String> {
 pub fn shell(file: &Path, sql: &str) -> Result<String> {
     // `-init` with nothing keeps the settings of whoever runs the tests out.
     let mut command = Command::new("sqlite3");
-    command.args(["-batch", "-bail", "-init", "/dev/null", "-cmd", ".timeout 30000"]).arg(file).arg(sql);
-    run_to_end(&mut command)?.success()
+    command.args(["-batch", "-bail", "-init", "/dev/null", "-cmd", ".timeout 30000"]).arg(file);
+    // The last statement may lack its semicolon.
+    run_with_input(&mut command, &format!("{sql}\n;\n"))?.success()
 }

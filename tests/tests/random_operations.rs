@@ -79,10 +79,14 @@ fn interrupt_while_they_write(cluster: &mut Cluster, writers: &mut [Writer], ran
     for number in 1..=INTERRUPTIONS {
         let mark = NODES * OPERATIONS * number / (INTERRUPTIONS + 1);
         Scene::within(DEADLINE, "the writers go on", || {
-            let done = writers.iter_mut().map(Writer::done).sum::<Result<usize>>()?;
+            // A writer that failed will not go on.
+            let done = match writers.iter_mut().map(Writer::done).sum::<Result<usize>>() {
+                Ok(done) => done,
+                Err(failure) => return Ok(Err(failure)),
+            };
             check!(done >= mark, "{done} operations of {mark}");
-            Ok(())
-        })?;
+            Ok(Ok(()))
+        })??;
         interrupt(cluster, random)?;
         for writer in writers.iter() {
             std::fs::write(&writer.limit, permitted(number + 1).to_string())?;
