@@ -1,0 +1,125 @@
+//! Capture of an application's rows, reading them as batches, and applying batches to another database.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use criterion::{Criterion, Throughput, criterion_group, criterion_main};
+use replication::{Batch, VersionVector};
+use rusqlite::Connection;
+use sqlite_store::{ApplyOutcome, BatchLimits, Database, DatabaseOptions, DatabaseRules, FileWatch, Phase};
+use tempfile::TempDir;
+use tokio::runtime::Runtime;
+use tokio::sync::mpsc;
+
+const ROWS: u64 = 5_000;
+
+struct Node {
+    database: Database,
+    path: PathBuf,
+}
+
+fn start(runtime: &Runtime, folder: &Path, name: &str) -> Node {
+    let path = folder.join(format!("{name}.db"));
+    Connection::open(&path)
+        .unwrap()
+        .execute_batch(
+            "PRAGMA journal_mode = WAL;
+             CREATE TABLE IF NOT EXISTS item (id INTEGER PRIMARY KEY, name TEXT, qty INTEGER, note TEXT)",
+        )
+        .unwrap();
+    let (events, mut heard) = mpsc::channel(64);
+    runtime.spawn(async move { while heard.recv().await.is_some() {} });
+    let options = DatabaseOptions {
+        name: "bench".to_owned(),
+        path: path.clone(),
+        node: name.to_owned(),
+        rules: DatabaseRules::default(),
+        poll_interval: Duration::from_secs(1),
+        max_clock_skew: Duration::from_secs(60),
+        state: None,
+    };
+    runtime.block_on(async {
+        let database = Database::start(options, Arc::new(FileWatch::new().unwrap()), events).unwrap();
+        database.state().wait_for(|state| state.phase == Phase::Attached).await.unwrap();
+        Node { database, path }
+    })
+}
+
+fn insert(conn: &mut Connection, first: u64) {
+    let transaction = conn.transaction().unwrap();
+    for id in first..first + ROWS {
+        transaction
+            .prepare_cached("INSERT INTO item VALUES (?1, ?2, ?3, 'a note of some length')")
+            .unwrap()
+            .execute(rusqlite::params![id.cast_signed(), format!("item {id}"), 7])
+            .unwrap();
+    }
+    transaction.commit().unwrap();
+}
+
+/// Waits until the database has captured `rows` in all.
+fn captured(runtime: &Runtime, node: &Node, rows: u64) {
+    runtime.block_on(async {
+        let mut state = node.database.state();
+        state.wait_for(|state| state.origin.is_some_and(|own| state.have.get(own) >= rows)).await.unwrap();
+    });
+}
+
+fn read_all(runtime: &Runtime, node: &Node) -> Batch {
+    let limits = BatchLimits { rows: usize::MAX, bytes: usize::MAX };
+    runtime.block_on(node.database.read(VersionVector::new(), limits)).unwrap()
+}
+
+fn bench(c: &mut Criterion) {
+    let runtime = Runtime::new().unwrap();
+    let folder = TempDir::new().unwrap();
+    let mut group = c.benchmark_group("store");
+    group.sample_size(10).throughput(Throughput::Elements(ROWS));
+
+    let node = start(&runtime, folder.path(), "capture");
+    let mut conn = Connection::open(&node.path).unwrap();
+    conn.busy_timeout(Duration::from_secs(10)).unwrap();
+    let mut rows = 0;
+    group.bench_function("capture", |b| {
+        b.iter_custom(|times| {
+            let mut spent = Duration::ZERO;
+            for _ in 0..times {
+                insert(&mut conn, rows);
+                rows += ROWS;
+                let begun = Instant::now();
+                captured(&runtime, &node, rows);
+                spent += begun.elapsed();
+            }
+            spent
+        });
+    });
+
+    let source = start(&runtime, folder.path(), "source");
+    insert(&mut Connection::open(&source.path).unwrap(), 0);
+    captured(&runtime, &source, ROWS);
+    group.bench_function("read", |b| b.iter(|| read_all(&runtime, &source)));
+
+    let batch = read_all(&runtime, &source);
+    let mut number = 0;
+    group.bench_function("apply", |b| {
+        b.iter_custom(|times| {
+            let mut spent = Duration::ZERO;
+            for _ in 0..times {
+                number += 1;
+                let target = start(&runtime, folder.path(), &format!("target{number}"));
+                let batch = batch.clone();
+                let begun = Instant::now();
+                let reply = runtime.block_on(target.database.apply(batch, None)).unwrap();
+                spent += begun.elapsed();
+                assert!(matches!(reply.outcome, ApplyOutcome::Applied(_)));
+                runtime.block_on(target.database.close());
+            }
+            spent
+        });
+    });
+    group.finish();
+}
+
+criterion_group!(benches, bench);
+criterion_main!(benches);

@@ -1,0 +1,11 @@
+CREATE TABLE database (
+    path TEXT PRIMARY KEY,
+    origin BLOB NOT NULL,
+    device INTEGER NOT NULL,
+    inode INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE progress (
+    database TEXT PRIMARY KEY,
+    position TEXT NOT NULL
+) STRICT, WITHOUT ROWID;

@@ -1,0 +1,401 @@
+//! One attached database file: its connection, its replica, and the transactions on them.
+//!
+//! Used by the database's thread only. Every write goes through one place: BEGIN IMMEDIATE, schema unchanged, log
+//! captured, then the work; the replica in memory is loaded again whenever a transaction does not commit.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use replication::{Batch, Origin, VersionVector};
+use rusqlite::{Connection, OptionalExtension, params};
+use uuid::Uuid;
+
+use crate::app_triggers;
+use crate::apply::ApplyOutcome;
+use crate::attach::{self, Attached};
+use crate::baseline::{Publishing, bury_rowless};
+use crate::batch_read::{BatchLimits, read_batch};
+use crate::capture::{Captured, capture, has_log};
+use crate::connection;
+use crate::database::{DatabaseEvent, DatabaseOptions, DatabaseState, Phase};
+use crate::error::StoreError;
+use crate::replica::{Replica, wall_millis};
+use crate::schema::{Schema, Unsynced};
+use crate::state::FileIdentity;
+
+/// Log rows captured in one transaction of their own.
+const CAPTURE_ROWS: usize = 20_000;
+
+/// Baseline rows, or deletions of a rebuilt table, in one transaction.
+const PUBLISH_ROWS: usize = 5_000;
+
+/// Snapshots tried without the write lock before one is taken with it.
+const SNAPSHOT_TRIES: u32 = 4;
+
+/// Rows read under the write lock.
+const LOCKED_ROWS: usize = 2_000;
+
+/// What a look found.
+#[derive(Debug, Default)]
+pub(crate) struct Looked {
+    /// Whether applications had changed anything.
+    pub(crate) found: bool,
+    pub(crate) events: Vec<DatabaseEvent>,
+}
+
+/// An open, attached database.
+pub(crate) struct Attachment {
+    options: DatabaseOptions,
+    conn: Connection,
+    replica: Replica,
+    file: FileIdentity,
+    data_version: i64,
+    /// The log was not drained by the last capture.
+    more: bool,
+    publishing: Option<Publishing>,
+    /// Tables, by index, whose clock entries without a row are to become deletions.
+    rebuilt: Vec<usize>,
+    tables: Arc<BTreeMap<String, u64>>,
+    unsynced: Arc<Vec<Unsynced>>,
+    conflicts: u64,
+}
+
+impl Attachment {
+    /// Opens and attaches the file; gives the database a new origin if the file is not the one that the state folder
+    /// remembers.
+    pub(crate) fn open(
+        options: &DatabaseOptions,
+        file: FileIdentity,
+        runtime: &tokio::runtime::Handle,
+    ) -> Result<(Self, Vec<DatabaseEvent>), StoreError> {
+        let mut conn = connection::open(&options.path)?;
+        let mut attached = attach::attach(&mut conn, new_origin(), &options.node)?;
+        let mut events = vec![DatabaseEvent::Attached {
+            created: attached.created,
+            synced: attached.schema.tables.len(),
+            unsynced: attached.schema.unsynced.clone(),
+        }];
+        if let Some(state) = &options.state {
+            let path = std::path::absolute(&options.path).unwrap_or_else(|_| options.path.clone());
+            let path = path.to_string_lossy();
+            let known = runtime.block_on(state.recall(&path))?;
+            if !attached.created && known != Some((attached.origin, file)) {
+                attached.origin = rotate_origin(&conn, &options.node)?;
+                let reason = match known {
+                    None => "this file was attached by another node, or the state folder was lost".to_owned(),
+                    Some(_) => "the file is not the one that was here before".to_owned(),
+                };
+                events.push(DatabaseEvent::NewOrigin { origin: attached.origin, reason });
+            }
+            runtime.block_on(state.remember(&path, attached.origin, file))?;
+        }
+        let mut attachment = Self::over(options.clone(), conn, &attached, file)?;
+        attachment.note_rebuilt(&attached)?;
+        Ok((attachment, events))
+    }
+
+    fn over(
+        options: DatabaseOptions,
+        conn: Connection,
+        attached: &Attached,
+        file: FileIdentity,
+    ) -> Result<Self, StoreError> {
+        conn.set_prepared_statement_cache_capacity(64 + 16 * attached.schema.tables.len());
+        app_triggers::install_temp_copies(&conn, &attached.schema)?;
+        let replica = Replica::load(&conn, &attached.schema, &options.rules)?;
+        let conflicts: i64 =
+            conn.query_row("SELECT count(*) FROM main._sync_conflict WHERE state = 'open'", [], |row| row.get(0))?;
+        let publish: Option<i64> = conn
+            .query_row("SELECT value FROM main._sync_meta WHERE key = 'publish'", [], |row| row.get(0))
+            .optional()?;
+        Ok(Self {
+            options,
+            conn,
+            replica,
+            file,
+            data_version: -1,
+            more: true,
+            publishing: publish.map(|_| Publishing::default()),
+            rebuilt: Vec::new(),
+            tables: Arc::new(fingerprints(&attached.schema)),
+            unsynced: Arc::new(attached.schema.unsynced.clone()),
+            conflicts: conflicts.cast_unsigned(),
+        })
+    }
+
+    /// Rebuilt tables: clock entries without a row become deletions, rows without a clock entry are published anew.
+    fn note_rebuilt(&mut self, attached: &Attached) -> Result<(), StoreError> {
+        self.rebuilt = attached.rebuilt.iter().filter_map(|number| self.replica.table_by_number(*number)).collect();
+        for index in &self.rebuilt {
+            let table = &mut self.replica.tables[*index].table;
+            self.conn.execute("UPDATE main._sync_table SET baseline = 0 WHERE id = ?1", [table.number])?;
+            table.baseline_published = false;
+        }
+        Ok(())
+    }
+
+    pub(crate) fn file(&self) -> FileIdentity {
+        self.file
+    }
+
+    pub(crate) fn replica(&self) -> &Replica {
+        &self.replica
+    }
+
+    /// Whether there is something to do without being asked.
+    pub(crate) fn has_work(&self) -> bool {
+        self.more || !self.rebuilt.is_empty() || self.is_publishing()
+    }
+
+    fn is_publishing(&self) -> bool {
+        self.publishing.is_some() && self.replica.tables.iter().any(|table| !table.table.baseline_published)
+    }
+
+    /// Looks whether applications changed anything, and does one step of whatever there is to do.
+    pub(crate) fn look(&mut self) -> Result<Looked, StoreError> {
+        let mut looked = Looked::default();
+        if self.schema_version()? != self.replica.schema_version {
+            self.reattach(&mut looked.events)?;
+            looked.found = true;
+        }
+        let data_version: i64 =
+            self.conn.prepare_cached("PRAGMA main.data_version")?.query_row([], |row| row.get(0))?;
+        if data_version != self.data_version || self.more {
+            let captured = self.capture_step()?;
+            self.data_version = data_version;
+            looked.found |= captured.log_rows > 0;
+            if captured.null_keys > 0 {
+                looked.events.push(DatabaseEvent::NullKeys { rows: captured.null_keys });
+            }
+        }
+        if let Some(index) = self.rebuilt.last().copied() {
+            let buried = self.write(|conn, replica| {
+                let rows = bury_rowless(conn, replica, index, wall_millis(), PUBLISH_ROWS)?;
+                if rows < PUBLISH_ROWS {
+                    attach::settle_rebuilt(conn, replica.tables[index].table.number)?;
+                }
+                Ok((rows, true))
+            })?;
+            if buried < PUBLISH_ROWS {
+                self.rebuilt.pop();
+            }
+        } else if self.is_publishing() {
+            self.publish_step(&mut looked.events)?;
+        }
+        Ok(looked)
+    }
+
+    fn capture_step(&mut self) -> Result<Captured, StoreError> {
+        if !has_log(&self.conn)? {
+            self.more = false;
+            return Ok(Captured::default());
+        }
+        let captured = self.in_write(|conn, replica| {
+            capture(conn, replica, wall_millis(), CAPTURE_ROWS).map(|captured| (captured, true))
+        })?;
+        self.more = !captured.drained;
+        Ok(captured)
+    }
+
+    fn publish_step(&mut self, events: &mut Vec<DatabaseEvent>) -> Result<(), StoreError> {
+        let mut publishing = self.publishing.take().unwrap_or_default();
+        let step = self.write(|conn, replica| publishing.step(conn, replica, PUBLISH_ROWS).map(|step| (step, true)));
+        // A failed step starts over from the first row without an entry.
+        self.publishing = Some(if step.is_ok() { publishing } else { Publishing::default() });
+        let step = step?;
+        if let Some(table) = step.table.filter(|_| step.rows > 0) {
+            events.push(DatabaseEvent::Publishing { table, rows: step.rows, finished: step.finished });
+        }
+        Ok(())
+    }
+
+    /// From now on baseline rows get dots, also those of tables that come later.
+    pub(crate) fn start_publishing(&mut self) -> Result<(), StoreError> {
+        if self.publishing.is_none() {
+            self.conn
+                .execute("INSERT INTO main._sync_meta (key, value) VALUES ('publish', 1) ON CONFLICT DO NOTHING", [])?;
+            self.publishing = Some(Publishing::default());
+        }
+        Ok(())
+    }
+
+    /// Remembers which node an origin belongs to.
+    pub(crate) fn learn_name(&mut self, origin: Origin, node: &str) -> Result<(), StoreError> {
+        self.replica.learn_name(&self.conn, origin, node)
+    }
+
+    /// One write transaction of its own: everything that applications committed is captured first, in it. The work
+    /// says whether to commit.
+    pub(crate) fn write<T>(
+        &mut self,
+        work: impl FnOnce(&Connection, &mut Replica) -> Result<(T, bool), StoreError>,
+    ) -> Result<T, StoreError> {
+        // A long log is captured in short transactions, so that what is left for the last one is little.
+        while has_log(&self.conn)? {
+            if self.capture_step()?.drained {
+                break;
+            }
+        }
+        self.in_write(|conn, replica| {
+            capture(conn, replica, wall_millis(), usize::MAX)?;
+            work(conn, replica)
+        })
+    }
+
+    fn in_write<T>(
+        &mut self,
+        work: impl FnOnce(&Connection, &mut Replica) -> Result<(T, bool), StoreError>,
+    ) -> Result<T, StoreError> {
+        self.begin_immediate()?;
+        let result = work(&self.conn, &mut self.replica);
+        let result = match result {
+            Ok((value, true)) => match self.conn.execute_batch("COMMIT") {
+                Ok(()) => return Ok(value),
+                Err(error) => Err(error.into()),
+            },
+            Ok((value, false)) => Ok(value),
+            Err(error) => Err(error),
+        };
+        if !self.conn.is_autocommit() {
+            self.conn.execute_batch("ROLLBACK")?;
+        }
+        self.reload()?;
+        result
+    }
+
+    /// The write lock, with the schema that the replica knows.
+    fn begin_immediate(&mut self) -> Result<(), StoreError> {
+        loop {
+            self.conn.execute_batch("BEGIN IMMEDIATE")?;
+            match self.schema_version() {
+                Ok(version) if version == self.replica.schema_version => return Ok(()),
+                other => {
+                    self.conn.execute_batch("ROLLBACK")?;
+                    other?;
+                }
+            }
+            self.reattach(&mut Vec::new())?;
+        }
+    }
+
+    fn schema_version(&self) -> Result<i64, StoreError> {
+        Ok(self.conn.prepare_cached("PRAGMA main.schema_version")?.query_row([], |row| row.get(0))?)
+    }
+
+    /// Follows a changed schema: triggers are put right on a fresh connection, whose TEMP triggers are made anew.
+    fn reattach(&mut self, events: &mut Vec<DatabaseEvent>) -> Result<(), StoreError> {
+        let before = (self.schema_version()?, attach::schema_hash(&self.conn)?);
+        if before.1 == self.replica.schema_hash {
+            // VACUUM and ANALYZE move the version too.
+            self.replica.schema_version = before.0;
+            return Ok(());
+        }
+        let mut conn = connection::open(&self.options.path)?;
+        let attached = attach::attach(&mut conn, new_origin(), &self.options.node)?;
+        let publishing = self.publishing.take();
+        let fresh = Self::over(self.options.clone(), conn, &attached, self.file)?;
+        *self = fresh;
+        self.publishing = publishing.map(|_| Publishing::default());
+        self.note_rebuilt(&attached)?;
+        let rebuilt = self.rebuilt.iter().map(|index| self.replica.tables[*index].shape.name.clone()).collect();
+        events.push(DatabaseEvent::SchemaChanged { rebuilt });
+        Ok(())
+    }
+
+    fn reload(&mut self) -> Result<(), StoreError> {
+        let schema = Schema {
+            tables: self.replica.tables.iter().map(|table| table.table.clone()).collect(),
+            unsynced: self.unsynced.to_vec(),
+            hash: self.replica.schema_hash,
+            version: self.replica.schema_version,
+        };
+        self.replica = Replica::load(&self.conn, &schema, &self.options.rules)?;
+        Ok(())
+    }
+
+    /// What a peer at `from` lacks, from one snapshot in which the log is empty.
+    pub(crate) fn read(&mut self, from: &VersionVector, limits: BatchLimits) -> Result<Batch, StoreError> {
+        for _ in 0..SNAPSHOT_TRIES {
+            self.conn.execute_batch("BEGIN")?;
+            let clean = self.is_clean();
+            let batch = match clean {
+                Ok(true) => Some(read_batch(&self.conn, &self.replica, from, limits)),
+                Ok(false) => None,
+                Err(error) => Some(Err(error)),
+            };
+            self.conn.execute_batch("ROLLBACK")?;
+            if let Some(batch) = batch {
+                return batch;
+            }
+            self.look()?;
+        }
+        // Somebody writes all the time: keep them out for a small batch.
+        let limits = BatchLimits { rows: limits.rows.min(LOCKED_ROWS), ..limits };
+        self.write(|conn, replica| read_batch(conn, replica, from, limits).map(|batch| (batch, true)))
+    }
+
+    fn is_clean(&self) -> Result<bool, StoreError> {
+        Ok(!has_log(&self.conn)? && self.schema_version()? == self.replica.schema_version)
+    }
+
+    /// Counts the conflicts of an applied batch.
+    pub(crate) fn count_conflicts(&mut self, outcome: &ApplyOutcome) {
+        if let ApplyOutcome::Applied(applied) = outcome {
+            self.conflicts += applied.conflicts.len() as u64;
+        }
+    }
+
+    /// What to make known.
+    pub(crate) fn state(&self, old: &DatabaseState, phase: Phase) -> DatabaseState {
+        let tables = if *old.tables == *self.tables { Arc::clone(&old.tables) } else { Arc::clone(&self.tables) };
+        let unsynced =
+            if *old.unsynced == *self.unsynced { Arc::clone(&old.unsynced) } else { Arc::clone(&self.unsynced) };
+        DatabaseState {
+            phase,
+            origin: Some(self.replica.own),
+            have: self.replica.have.clone(),
+            received: self.replica.received.clone(),
+            clock: self.replica.clock.last(),
+            tables,
+            unsynced,
+            conflicts: self.conflicts,
+            backlog: if self.more { self.log_length() } else { 0 },
+        }
+    }
+
+    fn log_length(&self) -> u64 {
+        let sql = "SELECT coalesce(max(seq) - min(seq) + 1, 0) FROM main._sync_log";
+        self.conn.query_row(sql, [], |row| row.get::<_, i64>(0)).map_or(0, i64::cast_unsigned)
+    }
+
+    /// Closes the connection; where it is the file's last, SQLite folds the WAL into it.
+    pub(crate) fn close(self) {
+        // A failure to close loses nothing: what was committed is in the file or its journal.
+        let _ = self.conn.close();
+    }
+}
+
+fn fingerprints(schema: &Schema) -> BTreeMap<String, u64> {
+    schema.tables.iter().map(|table| table.shape()).map(|shape| (shape.name.clone(), shape.fingerprint())).collect()
+}
+
+fn new_origin() -> Origin {
+    Origin::from_bytes(Uuid::now_v7().into_bytes())
+}
+
+/// Gives the database a new origin; what it issued under the old one stays that one's.
+fn rotate_origin(conn: &Connection, node: &str) -> Result<Origin, StoreError> {
+    let origin = new_origin();
+    conn.execute_batch("BEGIN IMMEDIATE")?;
+    conn.execute(
+        "INSERT INTO main._sync_origin (origin, node, seq) VALUES (?1, ?2, 0)",
+        params![origin.as_bytes(), node],
+    )?;
+    let id = conn.last_insert_rowid();
+    conn.execute(
+        "INSERT INTO main._sync_meta (key, value) VALUES ('origin_id', ?1) ON CONFLICT DO UPDATE SET value = excluded.value",
+        [id],
+    )?;
+    conn.execute_batch("COMMIT")?;
+    Ok(origin)
+}

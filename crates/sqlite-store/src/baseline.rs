@@ -1,0 +1,124 @@
+//! Baseline rows: rows that no change since attach has touched. They have no clock entry until a peer needs them.
+//!
+//! On first contact each gets a row entry with a dot of this database and the stamp 0, in short transactions in key
+//! order. From then on baseline rows are ordinary changes, older than every other: they are streamed, resumed, forwarded
+//! and merged by the same rules, and two nodes that publish the same key decide by (0, origin), equal content without a
+//! conflict. A separate exchange of baselines, and a mark for it in the version vector, are not needed.
+
+use replication::{Entry, EntryFlags, Value};
+use rusqlite::Connection;
+
+use crate::bind::{bind_from, values_from};
+use crate::capture::give_row_entry;
+use crate::error::StoreError;
+use crate::replica::Replica;
+use crate::row_clock::{drop_column_entries, put_entry};
+
+/// Where publishing stands.
+#[derive(Debug, Default)]
+pub(crate) struct Publishing {
+    /// Number of the table at work, and the last key that was given an entry.
+    at: Option<(i64, Vec<Value>)>,
+    /// Rows given an entry in this table.
+    rows: u64,
+}
+
+/// What one step of publishing did.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct PublishStep {
+    /// The table; none if all tables are published.
+    pub(crate) table: Option<String>,
+    /// Rows of the table given an entry so far.
+    pub(crate) rows: u64,
+    /// Whether the table is finished.
+    pub(crate) finished: bool,
+}
+
+impl Publishing {
+    /// Gives up to `limit` rows of one table their entries.
+    pub(crate) fn step(
+        &mut self,
+        conn: &Connection,
+        replica: &mut Replica,
+        limit: usize,
+    ) -> Result<PublishStep, StoreError> {
+        let Some(index) = replica.tables.iter().position(|table| !table.table.baseline_published) else {
+            return Ok(PublishStep { table: None, rows: 0, finished: true });
+        };
+        let number = replica.tables[index].table.number;
+        if self.at.as_ref().is_none_or(|(table, _)| *table != number) {
+            self.rows = 0;
+            self.at = None;
+        }
+        let before = replica.have.clone();
+        let after = self.at.as_ref().map(|(_, key)| key.as_slice());
+        let keys = unclocked(conn, replica, index, after, limit)?;
+        for key in &keys {
+            give_row_entry(conn, replica, index, key)?;
+        }
+        self.rows += keys.len() as u64;
+        let finished = keys.len() < limit;
+        if finished {
+            conn.execute("UPDATE main._sync_table SET baseline = 1 WHERE id = ?1", [number])?;
+            replica.tables[index].table.baseline_published = true;
+        }
+        self.at = keys.into_iter().next_back().map(|key| (number, key));
+        replica.save(conn, &before)?;
+        Ok(PublishStep { table: Some(replica.tables[index].shape.name.clone()), rows: self.rows, finished })
+    }
+}
+
+fn unclocked(
+    conn: &Connection,
+    replica: &Replica,
+    index: usize,
+    after: Option<&[Value]>,
+    limit: usize,
+) -> Result<Vec<Vec<Value>>, StoreError> {
+    let table = &replica.tables[index];
+    let width = table.table.key.len();
+    let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+    let mut statement = match after {
+        None => conn.prepare_cached(&table.sql.unclocked)?,
+        Some(_) => conn.prepare_cached(&table.sql.unclocked_after)?,
+    };
+    let key = after.unwrap_or_default();
+    bind_from(&mut statement, 1, key)?;
+    statement.raw_bind_parameter(key.len() + 1, limit)?;
+    collect_keys(&mut statement, width)
+}
+
+fn collect_keys(statement: &mut rusqlite::Statement<'_>, width: usize) -> Result<Vec<Vec<Value>>, StoreError> {
+    let mut rows = statement.raw_query();
+    let mut keys = Vec::new();
+    while let Some(row) = rows.next()? {
+        keys.push(values_from(row, 0, width)?);
+    }
+    Ok(keys)
+}
+
+/// Makes deletions of up to `limit` living clock entries without a row: a migration rebuilt the table without its
+/// triggers, and these rows went meanwhile. Returns how many there were.
+pub(crate) fn bury_rowless(
+    conn: &Connection,
+    replica: &mut Replica,
+    index: usize,
+    now: i64,
+    limit: usize,
+) -> Result<usize, StoreError> {
+    let table = &replica.tables[index];
+    let keys = {
+        let mut statement = conn.prepare_cached(&table.sql.rowless)?;
+        statement.raw_bind_parameter(1, i64::try_from(limit).unwrap_or(i64::MAX))?;
+        collect_keys(&mut statement, table.table.key.len())?
+    };
+    let before = replica.have.clone();
+    for key in &keys {
+        let timestamp = replica.clock.stamp(now, now);
+        let entry = Entry { timestamp, dot: replica.next_dot(), flags: EntryFlags::DELETED };
+        drop_column_entries(conn, &replica.tables[index], key)?;
+        put_entry(conn, replica, index, key, 0, &entry)?;
+    }
+    replica.save(conn, &before)?;
+    Ok(keys.len())
+}

@@ -1,0 +1,168 @@
+//! Reading batches: what a peer at some position lacks, as one snapshot of the database.
+//!
+//! Runs inside one transaction in which the change log is empty; otherwise content newer than its clock would be sent.
+
+use std::collections::HashSet;
+
+use replication::{Batch, Origin, RowImage, TableRows, Value, VersionVector};
+use rusqlite::Connection;
+
+use crate::bind::values_from;
+use crate::error::StoreError;
+use crate::replica::Replica;
+use crate::row_clock::read_image;
+
+/// How much one batch may carry.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct BatchLimits {
+    /// Rows, at least 1.
+    pub rows: usize,
+    /// Bytes on the wire, to within a row.
+    pub bytes: usize,
+}
+
+impl Default for BatchLimits {
+    fn default() -> Self {
+        Self { rows: 20_000, bytes: 8 << 20 }
+    }
+}
+
+/// An entry that the peer lacks: where its row is.
+struct Lacking {
+    sequence: u64,
+    table: usize,
+    key: Vec<Value>,
+}
+
+/// Rows gathered so far.
+struct Gathered {
+    tables: Vec<Vec<RowImage>>,
+    seen: HashSet<(usize, Vec<Value>)>,
+    rows: usize,
+    bytes: usize,
+}
+
+/// Reads what lies between `from` and this replica's version vector, as much as the limits allow.
+pub(crate) fn read_batch(
+    conn: &Connection,
+    replica: &Replica,
+    from: &VersionVector,
+    limits: BatchLimits,
+) -> Result<Batch, StoreError> {
+    let mut gathered = Gathered {
+        tables: (0..replica.tables.len()).map(|_| Vec::new()).collect(),
+        seen: HashSet::new(),
+        rows: 0,
+        bytes: 0,
+    };
+    let mut to = from.clone();
+    let mut whole = true;
+    for (origin, until) in replica.have.iter() {
+        let reached = read_origin(conn, replica, origin, (from.get(origin), until), limits, &mut gathered)?;
+        to.raise(origin, reached);
+        if reached < until {
+            whole = false;
+            break;
+        }
+    }
+    let tables = gathered
+        .tables
+        .into_iter()
+        .zip(&replica.tables)
+        .filter(|(rows, _)| !rows.is_empty())
+        .map(|(rows, table)| TableRows { shape: table.shape.clone(), rows })
+        .collect();
+    let context = replica.have.clone();
+    let to = if whole { context.clone() } else { to };
+    Ok(Batch { source: replica.own, from: from.clone(), to, context, tables })
+}
+
+/// Gathers the rows of one origin's entries; returns the sequence up to which all are gathered.
+fn read_origin(
+    conn: &Connection,
+    replica: &Replica,
+    origin: Origin,
+    (after, until): (u64, u64),
+    limits: BatchLimits,
+    gathered: &mut Gathered,
+) -> Result<u64, StoreError> {
+    let Some(id) = replica.known_id(origin) else { return Ok(until) };
+    if after >= until {
+        return Ok(until);
+    }
+    let room = limits.rows.saturating_sub(gathered.rows).max(1);
+    let (mut lacking, end) = lacking_entries(conn, replica, origin, id, (after, until), room)?;
+    lacking.sort_by_key(|entry| entry.sequence);
+    let mut reached = after;
+    for (place, entry) in lacking.iter().enumerate() {
+        if entry.sequence > end {
+            return Ok(reached);
+        }
+        gather(conn, replica, entry, gathered)?;
+        // A position may only stand between two sequences: entries of one dot go together.
+        let boundary = lacking.get(place + 1).is_none_or(|next| next.sequence > entry.sequence);
+        if boundary {
+            reached = entry.sequence;
+            if gathered.rows >= limits.rows || gathered.bytes >= limits.bytes {
+                let last = place + 1 == lacking.len() && end == until;
+                return Ok(if last { until } else { reached });
+            }
+        }
+    }
+    Ok(end)
+}
+
+/// The first entries of an origin in all tables, at least `room` if there are as many, and the sequence up to which
+/// they are complete.
+fn lacking_entries(
+    conn: &Connection,
+    replica: &Replica,
+    origin: Origin,
+    id: i64,
+    (after, until): (u64, u64),
+    room: usize,
+) -> Result<(Vec<Lacking>, u64), StoreError> {
+    let mut lacking = Vec::new();
+    let mut end = until;
+    for (index, table) in replica.tables.iter().enumerate() {
+        if table.high.get(origin) <= after {
+            continue;
+        }
+        // One more than there is room for tells that more follows.
+        let limit = room + 1;
+        let mut statement = conn.prepare_cached(&table.sql.clock_since)?;
+        let mut rows = statement.query(rusqlite::params![
+            id,
+            after.cast_signed(),
+            until.cast_signed(),
+            i64::try_from(limit).unwrap_or(i64::MAX)
+        ])?;
+        let (mut count, mut last) = (0, after);
+        while let Some(row) = rows.next()? {
+            let sequence = row.get::<_, i64>(0)?.cast_unsigned();
+            count += 1;
+            // One dot may have many entries, but it has one row.
+            if count == 1 || sequence != last {
+                lacking.push(Lacking { sequence, table: index, key: values_from(row, 1, table.table.key.len())? });
+            }
+            last = sequence;
+        }
+        if count == limit {
+            end = end.min(last);
+        }
+    }
+    Ok((lacking, end))
+}
+
+fn gather(conn: &Connection, replica: &Replica, entry: &Lacking, gathered: &mut Gathered) -> Result<(), StoreError> {
+    // Clock tables hold a key in one spelling, so its bytes tell rows apart.
+    if !gathered.seen.insert((entry.table, entry.key.clone())) {
+        return Ok(());
+    }
+    if let Some(image) = read_image(conn, replica, &replica.tables[entry.table], &entry.key)? {
+        gathered.rows += 1;
+        gathered.bytes += image.wire_size();
+        gathered.tables[entry.table].push(image);
+    }
+    Ok(())
+}

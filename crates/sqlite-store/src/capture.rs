@@ -1,0 +1,258 @@
+//! Capture: the change log that triggers wrote becomes stamped clock entries with dots.
+//!
+//! Runs inside a write transaction of the daemon. The log says which rows were touched and in what order, nothing more;
+//! what became of a row is read from the row. Reads all of the log (up to a limit), deletes what it read.
+
+use std::collections::HashMap;
+
+use replication::{Entry, EntryFlags, Granularity, Timestamp, Value};
+use rusqlite::Connection;
+
+use crate::bind::{bind_from, values_from};
+use crate::error::StoreError;
+use crate::replica::{Replica, ReplicaTable};
+use crate::row_clock::{drop_column_entries, put_entry, read_clock};
+use crate::schema::Collation;
+
+/// What the triggers write into the log's `op`.
+pub(crate) mod op {
+    pub(crate) const INSERT: i64 = 1;
+    pub(crate) const UPDATE: i64 = 3;
+    /// A row that a REPLACE may have taken out without a word.
+    pub(crate) const CANDIDATE: i64 = 4;
+}
+
+/// The last bit of the mask; columns from this number on share it.
+const SHARED_BIT: u16 = 61;
+
+/// What one capture did.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Captured {
+    /// Rows that got a new dot.
+    pub(crate) rows: usize,
+    /// Log rows read.
+    pub(crate) log_rows: usize,
+    /// Rows whose key holds NULL: they cannot be named and are not synced.
+    pub(crate) null_keys: usize,
+    /// Whether the log is empty now.
+    pub(crate) drained: bool,
+}
+
+/// What the log says of one row.
+struct Touched {
+    table: usize,
+    key: Vec<Value>,
+    inserted: bool,
+    /// Something other than an update of single columns, or a mere candidate, was logged.
+    whole: bool,
+    /// Only the guards named the row.
+    candidate: bool,
+    mask: i64,
+    millis: i64,
+}
+
+/// Captures up to `limit` rows of the log.
+pub(crate) fn capture(
+    conn: &Connection,
+    replica: &mut Replica,
+    now: i64,
+    limit: usize,
+) -> Result<Captured, StoreError> {
+    let (touched, mut captured) = read_log(conn, replica, limit)?;
+    if captured.log_rows == 0 {
+        return Ok(captured);
+    }
+    let before = replica.have.clone();
+    for row in touched {
+        if row.key.iter().any(Value::is_null) {
+            captured.null_keys += 1;
+        } else if capture_row(conn, replica, &row, now)? {
+            captured.rows += 1;
+        }
+    }
+    replica.save(conn, &before)?;
+    Ok(captured)
+}
+
+/// Whether the log holds rows.
+pub(crate) fn has_log(conn: &Connection) -> Result<bool, StoreError> {
+    Ok(conn.prepare_cached("SELECT EXISTS (SELECT 1 FROM main._sync_log)")?.query_row([], |row| row.get(0))?)
+}
+
+/// Reads and deletes log rows, joining those of one row, in the order in which rows were touched last.
+fn read_log(conn: &Connection, replica: &Replica, limit: usize) -> Result<(Vec<Touched>, Captured), StoreError> {
+    let width = replica.tables.iter().map(|table| table.table.key.len()).max().unwrap_or(1);
+    let keys: String = (0..width).map(|n| format!(", k{n}")).collect();
+    let mut statement =
+        conn.prepare_cached(&format!("SELECT seq, tbl, op, mask, ts{keys} FROM main._sync_log ORDER BY seq LIMIT ?1"))?;
+    let mut rows = statement.query([i64::try_from(limit).unwrap_or(i64::MAX)])?;
+    let mut log = LogReader::default();
+    let mut last = None;
+    let mut captured = Captured::default();
+    while let Some(row) = rows.next()? {
+        last = Some(row.get::<_, i64>(0)?);
+        captured.log_rows += 1;
+        // A table that is gone or no longer synced: its changes have nowhere to go.
+        let Some(index) = replica.table_by_number(row.get(1)?) else { continue };
+        let table = &replica.tables[index];
+        let key = values_from(row, 5, table.table.key.len())?;
+        log.note(index, table, key, row.get(2)?, row.get::<_, Option<i64>>(3)?.unwrap_or(0), row.get(4)?);
+    }
+    drop(rows);
+    captured.drained = captured.log_rows < limit;
+    match last {
+        // Without a condition SQLite drops the pages whole.
+        Some(_) if captured.drained => conn.prepare_cached("DELETE FROM main._sync_log")?.execute([])?,
+        Some(last) => conn.prepare_cached("DELETE FROM main._sync_log WHERE seq <= ?1")?.execute([last])?,
+        None => 0,
+    };
+    Ok((log.touched, captured))
+}
+
+#[derive(Default)]
+struct LogReader {
+    touched: Vec<Touched>,
+    places: HashMap<(usize, Vec<Value>), usize>,
+}
+
+impl LogReader {
+    fn note(&mut self, index: usize, table: &ReplicaTable, key: Vec<Value>, op: i64, mask: i64, millis: i64) {
+        let place = *self.places.entry((index, canonical_key(table, &key))).or_insert_with(|| {
+            self.touched.push(Touched {
+                table: index,
+                key: Vec::new(),
+                inserted: false,
+                whole: false,
+                candidate: true,
+                mask: 0,
+                millis,
+            });
+            self.touched.len() - 1
+        });
+        let row = &mut self.touched[place];
+        row.key = key;
+        row.millis = millis;
+        match op {
+            op::UPDATE => row.mask |= mask,
+            op::CANDIDATE => return,
+            op::INSERT => (row.inserted, row.whole) = (true, true),
+            // A deletion: the row itself tells whether it is still gone.
+            _ => row.whole = true,
+        }
+        row.candidate = false;
+    }
+}
+
+/// Gives one touched row its entries. False if nothing is new.
+fn capture_row(conn: &Connection, replica: &mut Replica, row: &Touched, now: i64) -> Result<bool, StoreError> {
+    let table = &replica.tables[row.table];
+    let exists = {
+        let mut statement = conn.prepare_cached(&table.sql.exists)?;
+        bind_from(&mut statement, 1, &row.key)?;
+        statement.raw_query().next()?.is_some()
+    };
+    if exists && row.candidate {
+        return Ok(false);
+    }
+    let every = all_columns(table);
+    if !exists {
+        write_whole(conn, replica, row, EntryFlags::DELETED, now)?;
+    } else if row.whole {
+        let flags = if row.inserted { EntryFlags::INSERTED } else { EntryFlags::empty() };
+        write_whole(conn, replica, row, flags, now)?;
+    } else if table.rules.granularity == Granularity::Row || row.mask & every == every {
+        write_whole(conn, replica, row, EntryFlags::empty(), now)?;
+    } else {
+        write_columns(conn, replica, row, now)?;
+    }
+    Ok(true)
+}
+
+fn write_whole(
+    conn: &Connection,
+    replica: &mut Replica,
+    row: &Touched,
+    flags: EntryFlags,
+    now: i64,
+) -> Result<(), StoreError> {
+    let entry = Entry { timestamp: replica.clock.stamp(row.millis, now), dot: replica.next_dot(), flags };
+    drop_column_entries(conn, &replica.tables[row.table], &row.key)?;
+    put_entry(conn, replica, row.table, &row.key, 0, &entry)
+}
+
+fn write_columns(conn: &Connection, replica: &mut Replica, row: &Touched, now: i64) -> Result<(), StoreError> {
+    if read_clock(conn, replica, &replica.tables[row.table], &row.key)?.is_none() {
+        give_row_entry(conn, replica, row.table, &row.key)?;
+    }
+    let entry =
+        Entry { timestamp: replica.clock.stamp(row.millis, now), dot: replica.next_dot(), flags: EntryFlags::empty() };
+    let written: Vec<u16> = replica.tables[row.table]
+        .table
+        .columns
+        .iter()
+        .map(|column| column.number)
+        .filter(|number| row.mask & mask_bit(*number) != 0)
+        .collect();
+    for number in written {
+        put_entry(conn, replica, row.table, &row.key, number, &entry)?;
+    }
+    Ok(())
+}
+
+/// Gives a baseline row its row entry: a dot, so that it can travel, and the stamp 0, so that every change since attach
+/// beats it.
+pub(crate) fn give_row_entry(
+    conn: &Connection,
+    replica: &mut Replica,
+    table: usize,
+    key: &[Value],
+) -> Result<Entry, StoreError> {
+    let entry = Entry { timestamp: Timestamp::BASELINE, dot: replica.next_dot(), flags: EntryFlags::INSERTED };
+    put_entry(conn, replica, table, key, 0, &entry)?;
+    Ok(entry)
+}
+
+/// The mask in which every column that is not part of the key differs.
+fn all_columns(table: &ReplicaTable) -> i64 {
+    let columns = table.table.columns.iter().enumerate();
+    columns
+        .filter(|(index, _)| !table.table.key.contains(index))
+        .fold(0, |mask, (_, column)| mask | mask_bit(column.number))
+}
+
+fn mask_bit(column: u16) -> i64 {
+    1 << column.saturating_sub(1).min(SHARED_BIT)
+}
+
+/// The form of a key in which two keys that SQLite holds equal are equal by bytes: integral reals as integers, NOCASE
+/// text in ASCII lower case, RTRIM text without trailing spaces. Triggers log keys after the column's affinity.
+pub(crate) fn canonical_key(table: &ReplicaTable, key: &[Value]) -> Vec<Value> {
+    let columns = table.table.key.iter().map(|index| &table.table.columns[*index]);
+    key.iter().zip(columns).map(|(value, column)| canonical(value, column.collation)).collect()
+}
+
+fn canonical(value: &Value, collation: Collation) -> Value {
+    match value {
+        Value::Real(real) => integral(*real).map_or_else(|| value.clone(), Value::Integer),
+        Value::Text(text) => match collation {
+            Collation::Binary => value.clone(),
+            Collation::NoCase => Value::Text(text.to_ascii_lowercase()),
+            Collation::RTrim => {
+                let kept = text.iter().rposition(|byte| *byte != b' ').map_or(0, |last| last + 1);
+                Value::Text(text[..kept].to_vec())
+            }
+        },
+        _ => value.clone(),
+    }
+}
+
+/// The integer that a real equals exactly, if there is one.
+fn integral(real: f64) -> Option<i64> {
+    const LIMIT: f64 = 9_223_372_036_854_775_808.0;
+    if real.fract() != 0.0 || !(-LIMIT..LIMIT).contains(&real) {
+        return None;
+    }
+    // Exact: integral and within range.
+    #[allow(clippy::cast_possible_truncation)]
+    Some(real as i64)
+}

@@ -1,0 +1,246 @@
+//! The handle of one database: what the rest of the daemon asks of it, and what it tells.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use replication::{Batch, Origin, Timestamp, VersionVector};
+use tokio::sync::{mpsc, oneshot, watch};
+
+use crate::apply::ApplyOutcome;
+use crate::batch_read::BatchLimits;
+use crate::error::StoreError;
+use crate::observer::RowObserver;
+use crate::replica::DatabaseRules;
+use crate::schema::Unsynced;
+use crate::state::StateDatabase;
+use crate::watch::{FileWatch, Wake};
+use crate::worker::{Command, Worker};
+
+/// Commands that may wait for a database's thread.
+const COMMAND_QUEUE: usize = 64;
+
+/// How a database is kept in sync.
+#[derive(Clone)]
+pub struct DatabaseOptions {
+    /// The name that peers know it by.
+    pub name: String,
+    /// The file. It need not exist yet.
+    pub path: PathBuf,
+    /// This node's name.
+    pub node: String,
+    /// How its tables are merged.
+    pub rules: DatabaseRules,
+    /// The pause between looks when no file event comes.
+    pub poll_interval: Duration,
+    /// How far ahead of this machine's clock an incoming stamp may be.
+    pub max_clock_skew: Duration,
+    /// Where identities are kept. Without it a copied file is not told from its original.
+    pub state: Option<StateDatabase>,
+}
+
+/// Where a database stands.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub enum Phase {
+    /// Not looked at yet.
+    #[default]
+    Opening,
+    /// The file does not exist yet; it is waited for.
+    Missing,
+    /// Attached and in sync with its log.
+    Attached,
+    /// Something stands in the way; it is tried again.
+    Failed {
+        /// A word for the kind: `io`, `corrupt`, `busy`, ….
+        kind: &'static str,
+        /// What is wrong.
+        reason: String,
+        /// What to do.
+        remedy: &'static str,
+    },
+}
+
+/// What a database tells, always as a whole and always the newest.
+#[derive(Debug, Clone, Default)]
+pub struct DatabaseState {
+    /// Where it stands.
+    pub phase: Phase,
+    /// The origin under which it issues changes; none until it is attached for the first time.
+    pub origin: Option<Origin>,
+    /// What it knows.
+    pub have: VersionVector,
+    /// Positions in catch-ups that are not complete, by the origin they are read from.
+    pub received: BTreeMap<Origin, VersionVector>,
+    /// The last stamp given or seen.
+    pub clock: Timestamp,
+    /// The synced tables' names and fingerprints.
+    pub tables: Arc<BTreeMap<String, u64>>,
+    /// Tables that are not synced, and why.
+    pub unsynced: Arc<Vec<Unsynced>>,
+    /// Open conflict records.
+    pub conflicts: u64,
+    /// Log rows that wait for capture, as of the last look.
+    pub backlog: u64,
+}
+
+/// Something that happened to a database, for the log.
+#[derive(Debug, Clone)]
+pub enum DatabaseEvent {
+    /// It was attached: triggers and tables are in place.
+    Attached {
+        /// Whether they had to be made for the first time.
+        created: bool,
+        /// Tables that are synced.
+        synced: usize,
+        /// Tables that are not.
+        unsynced: Vec<Unsynced>,
+    },
+    /// It issues changes under a new origin, because the file is not the one it was.
+    NewOrigin {
+        /// The new one.
+        origin: Origin,
+        /// Why.
+        reason: String,
+    },
+    /// The schema changed; tables were looked at again.
+    SchemaChanged {
+        /// Names of tables that had lost their triggers.
+        rebuilt: Vec<String>,
+    },
+    /// Something stands in the way.
+    Failed {
+        /// A word for the kind.
+        kind: &'static str,
+        /// What is wrong.
+        reason: String,
+        /// What to do.
+        remedy: &'static str,
+        /// The pause before the next try.
+        retry_in: Duration,
+    },
+    /// It works again.
+    Recovered,
+    /// The file went away; it is waited for.
+    Missing,
+    /// Rows whose key holds NULL were written; they are not synced.
+    NullKeys {
+        /// How many.
+        rows: usize,
+    },
+    /// Rows that existed before attach are being made known to peers.
+    Publishing {
+        /// The table.
+        table: String,
+        /// How many of its rows so far.
+        rows: u64,
+        /// Whether it is finished.
+        finished: bool,
+    },
+}
+
+/// A batch's fate, and where the database stands after it.
+#[derive(Debug, Clone)]
+pub struct ApplyReply {
+    /// What became of the batch.
+    pub outcome: ApplyOutcome,
+    /// What the database knows now.
+    pub have: VersionVector,
+    /// The position in the batch's source's catch-up, where that is not complete.
+    pub received: Option<VersionVector>,
+}
+
+/// A database under sync. Clones are handles of the same; its thread ends when [`Database::close`] is called or the last
+/// handle is gone.
+#[derive(Debug, Clone)]
+pub struct Database {
+    name: Arc<str>,
+    commands: flume::Sender<Command>,
+    state: watch::Receiver<Arc<DatabaseState>>,
+    thread: Arc<std::sync::Mutex<Option<std::thread::JoinHandle<()>>>>,
+}
+
+impl Database {
+    /// Starts the thread of a database. It opens and attaches the file as soon as it exists; `events` receives what is
+    /// worth a line in the log.
+    ///
+    /// # Errors
+    /// The system gives no thread.
+    pub fn start(
+        options: DatabaseOptions,
+        file_watch: Arc<FileWatch>,
+        events: mpsc::Sender<(Arc<str>, DatabaseEvent)>,
+    ) -> Result<Self, StoreError> {
+        let (sender, receiver) = flume::bounded(COMMAND_QUEUE);
+        let (state_sender, state) = watch::channel(Arc::default());
+        let wake = Wake::new(sender.clone());
+        let name: Arc<str> = options.name.as_str().into();
+        let runtime = tokio::runtime::Handle::current();
+        let label = Arc::clone(&name);
+        let thread = std::thread::Builder::new()
+            .name(format!("db {name}"))
+            .spawn(move || Worker::new(label, options, file_watch, wake, state_sender, events, runtime).run(&receiver))
+            .map_err(|source| StoreError::Thread { source })?;
+        Ok(Self { name, commands: sender, state, thread: Arc::new(std::sync::Mutex::new(Some(thread))) })
+    }
+
+    /// The name that peers know it by.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The newest state, and news of it.
+    pub fn state(&self) -> watch::Receiver<Arc<DatabaseState>> {
+        self.state.clone()
+    }
+
+    /// Reads what a peer at `from` lacks.
+    ///
+    /// # Errors
+    /// The database is not attached at the moment, or cannot be read; nothing changed, and a later try may succeed.
+    pub async fn read(&self, from: VersionVector, limits: BatchLimits) -> Result<Batch, StoreError> {
+        self.ask(|reply| Command::Read { from, limits, reply }).await
+    }
+
+    /// Applies a peer's batch in one transaction.
+    ///
+    /// # Errors
+    /// The database is not attached at the moment, or cannot be written; nothing changed, and a later try may succeed.
+    pub async fn apply(&self, batch: Batch, observer: Option<Arc<dyn RowObserver>>) -> Result<ApplyReply, StoreError> {
+        self.ask(|reply| Command::Apply { batch: Box::new(batch), observer, reply }).await
+    }
+
+    /// Makes the rows that existed before attach known to peers, in the background; nothing happens if they are.
+    pub async fn publish(&self) {
+        self.tell(Command::Publish).await;
+    }
+
+    /// Tells the name of the node that an origin belongs to.
+    pub async fn learn_name(&self, origin: Origin, node: String) {
+        self.tell(Command::LearnName { origin, node }).await;
+    }
+
+    /// Ends the thread after what it is doing, and waits for it.
+    pub async fn close(&self) {
+        self.tell(Command::Close).await;
+        let thread = self.thread.lock().unwrap_or_else(std::sync::PoisonError::into_inner).take();
+        if let Some(thread) = thread {
+            // The thread ends by itself; joining it blocks for as long as its last transaction takes.
+            let _ = tokio::task::spawn_blocking(move || thread.join()).await;
+        }
+    }
+
+    async fn tell(&self, command: Command) {
+        // A closed queue means that the thread has ended, and there is nobody to tell.
+        let _ = self.commands.send_async(command).await;
+    }
+
+    async fn ask<T>(
+        &self,
+        command: impl FnOnce(oneshot::Sender<Result<T, StoreError>>) -> Command,
+    ) -> Result<T, StoreError> {
+        let (reply, answer) = oneshot::channel();
+        self.tell(command(reply)).await;
+        answer.await.unwrap_or(Err(StoreError::Closed))
+    }
+}

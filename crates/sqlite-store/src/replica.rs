@@ -1,0 +1,229 @@
+//! What one attached database knows, in memory: schema, origins, version vector and hybrid clock.
+//!
+//! Invariant: between transactions it equals what the file holds. A write transaction changes both; when one is rolled
+//! back, the replica is loaded again. Nothing else in the process writes `_sync_*` tables.
+
+use std::collections::{BTreeMap, HashMap};
+use std::fmt;
+use std::sync::Arc;
+
+use replication::{
+    ConflictPolicy, Dot, Granularity, HybridClock, LastWriteWins, Origin, TableShape, Timestamp, VersionVector,
+};
+use rusqlite::{Connection, OptionalExtension, params};
+
+use crate::error::StoreError;
+use crate::schema::{Schema, Table};
+use crate::table_sql::TableSql;
+
+/// How one table is merged.
+#[derive(Clone)]
+pub struct MergeRules {
+    /// How finely.
+    pub granularity: Granularity,
+    /// Who decides conflicts.
+    pub policy: Arc<dyn ConflictPolicy>,
+}
+
+impl Default for MergeRules {
+    fn default() -> Self {
+        Self { granularity: Granularity::default(), policy: Arc::new(LastWriteWins) }
+    }
+}
+
+impl fmt::Debug for MergeRules {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?} by {}", self.granularity, self.policy.name())
+    }
+}
+
+/// The merge rules of a database: a default, and tables that differ, by name.
+#[derive(Debug, Clone, Default)]
+pub struct DatabaseRules {
+    /// What tables follow that are not named.
+    pub default: MergeRules,
+    /// Tables of their own.
+    pub tables: HashMap<String, MergeRules>,
+}
+
+impl DatabaseRules {
+    /// The rules of one table.
+    pub fn of(&self, table: &str) -> &MergeRules {
+        self.tables.get(table).unwrap_or(&self.default)
+    }
+}
+
+/// One synced table with its statements.
+#[derive(Debug)]
+pub(crate) struct ReplicaTable {
+    pub(crate) table: Table,
+    pub(crate) sql: TableSql,
+    pub(crate) shape: TableShape,
+    pub(crate) rules: MergeRules,
+    /// For each origin, at least the highest sequence among the table's entries: tables that a peer lacks nothing of are
+    /// passed over without a query.
+    pub(crate) high: VersionVector,
+}
+
+/// The state of one attached database.
+#[derive(Debug)]
+pub(crate) struct Replica {
+    pub(crate) schema_version: i64,
+    pub(crate) schema_hash: u64,
+    pub(crate) tables: Vec<ReplicaTable>,
+    pub(crate) own: Origin,
+    pub(crate) clock: HybridClock,
+    pub(crate) have: VersionVector,
+    /// Positions in catch-ups that are not complete, by the origin they were read from.
+    pub(crate) received: BTreeMap<Origin, VersionVector>,
+    ids: HashMap<Origin, i64>,
+    origins: HashMap<i64, Origin>,
+    names: HashMap<Origin, String>,
+}
+
+impl Replica {
+    /// Reads the state of a database that is attached with this schema.
+    pub(crate) fn load(conn: &Connection, schema: &Schema, rules: &DatabaseRules) -> Result<Self, StoreError> {
+        let own_id: i64 =
+            conn.query_row("SELECT value FROM main._sync_meta WHERE key = 'origin_id'", [], |r| r.get(0))?;
+        let clock: i64 = conn
+            .query_row("SELECT value FROM main._sync_meta WHERE key = 'clock'", [], |r| r.get(0))
+            .optional()?
+            .unwrap_or(0);
+        let mut replica = Self {
+            schema_version: schema.version,
+            schema_hash: schema.hash,
+            tables: Vec::new(),
+            own: Origin::from_bytes([0; 16]),
+            clock: HybridClock::new(Timestamp::from_raw(clock).unwrap_or_default()),
+            have: VersionVector::new(),
+            received: BTreeMap::new(),
+            ids: HashMap::new(),
+            origins: HashMap::new(),
+            names: HashMap::new(),
+        };
+        replica.load_origins(conn, own_id)?;
+        replica.load_received(conn)?;
+        for table in &schema.tables {
+            let sql = TableSql::new(table);
+            let mut high = VersionVector::new();
+            let mut statement = conn.prepare(&sql.clock_high)?;
+            for (id, origin) in &replica.origins {
+                let sequence: Option<i64> = statement.query_row([id], |r| r.get(0))?;
+                high.raise(*origin, sequence.unwrap_or(0).cast_unsigned());
+            }
+            drop(statement);
+            let rules = rules.of(&table.name).clone();
+            replica.tables.push(ReplicaTable { shape: table.shape(), table: table.clone(), sql, rules, high });
+        }
+        Ok(replica)
+    }
+
+    fn load_origins(&mut self, conn: &Connection, own_id: i64) -> Result<(), StoreError> {
+        let mut statement = conn.prepare("SELECT id, origin, seq, node FROM main._sync_origin")?;
+        let mut rows = statement.query([])?;
+        while let Some(row) = rows.next()? {
+            let (id, bytes, sequence): (i64, [u8; 16], i64) = (row.get(0)?, row.get(1)?, row.get(2)?);
+            let origin = Origin::from_bytes(bytes);
+            if id == own_id {
+                self.own = origin;
+            }
+            self.ids.insert(origin, id);
+            self.origins.insert(id, origin);
+            self.have.raise(origin, sequence.cast_unsigned());
+            if let Some(name) = row.get::<_, Option<String>>(3)? {
+                self.names.insert(origin, name);
+            }
+        }
+        Ok(())
+    }
+
+    fn load_received(&mut self, conn: &Connection) -> Result<(), StoreError> {
+        let mut statement = conn.prepare("SELECT source, position FROM main._sync_received")?;
+        let mut rows = statement.query([])?;
+        while let Some(row) = rows.next()? {
+            let source = Origin::from_bytes(row.get(0)?);
+            let position: String = row.get(1)?;
+            // An unreadable position only costs the catch-up a fresh start.
+            if let Ok(position) = serde_json::from_str(&position) {
+                self.received.insert(source, position);
+            }
+        }
+        Ok(())
+    }
+
+    /// The next dot of this database's own origin.
+    pub(crate) fn next_dot(&mut self) -> Dot {
+        let sequence = self.have.get(self.own) + 1;
+        self.have.raise(self.own, sequence);
+        Dot { origin: self.own, sequence }
+    }
+
+    /// The small number that stands for an origin in clock tables; a new origin gets one.
+    pub(crate) fn origin_id(&mut self, conn: &Connection, origin: Origin) -> Result<i64, StoreError> {
+        if let Some(id) = self.ids.get(&origin) {
+            return Ok(*id);
+        }
+        conn.execute("INSERT INTO main._sync_origin (origin, seq) VALUES (?1, 0)", [origin.as_bytes()])?;
+        let id = conn.last_insert_rowid();
+        self.ids.insert(origin, id);
+        self.origins.insert(id, origin);
+        Ok(id)
+    }
+
+    /// The origin that a small number stands for.
+    pub(crate) fn origin(&self, id: i64) -> Result<Origin, StoreError> {
+        self.origins.get(&id).copied().ok_or(StoreError::UnknownOrigin { id })
+    }
+
+    /// The small number of a known origin.
+    pub(crate) fn known_id(&self, origin: Origin) -> Option<i64> {
+        self.ids.get(&origin).copied()
+    }
+
+    /// The node name that an origin is known by; the origin itself where none is known.
+    pub(crate) fn node_name(&self, origin: Origin) -> String {
+        self.names.get(&origin).cloned().unwrap_or_else(|| origin.to_string())
+    }
+
+    /// Remembers which node an origin belongs to.
+    pub(crate) fn learn_name(&mut self, conn: &Connection, origin: Origin, node: &str) -> Result<(), StoreError> {
+        if self.names.get(&origin).is_some_and(|known| known == node) {
+            return Ok(());
+        }
+        let id = self.origin_id(conn, origin)?;
+        conn.execute("UPDATE main._sync_origin SET node = ?2 WHERE id = ?1", params![id, node])?;
+        self.names.insert(origin, node.to_owned());
+        Ok(())
+    }
+
+    /// Writes clock and version vector as they now are; `before` is the vector that the file holds.
+    pub(crate) fn save(&mut self, conn: &Connection, before: &VersionVector) -> Result<(), StoreError> {
+        let raised: Vec<(Origin, u64)> = self.have.iter().filter(|(origin, seq)| before.get(*origin) < *seq).collect();
+        for (origin, sequence) in raised {
+            let id = self.origin_id(conn, origin)?;
+            conn.prepare_cached("UPDATE main._sync_origin SET seq = ?2 WHERE id = ?1")?
+                .execute(params![id, sequence.cast_signed()])?;
+        }
+        conn.prepare_cached("INSERT INTO main._sync_meta (key, value) VALUES ('clock', ?1) ON CONFLICT DO UPDATE SET value = excluded.value")?
+            .execute([self.clock.last().raw()])?;
+        Ok(())
+    }
+
+    /// The index of the table of this number.
+    pub(crate) fn table_by_number(&self, number: i64) -> Option<usize> {
+        self.tables.iter().position(|table| table.table.number == number)
+    }
+
+    /// The index of the table of this wire name.
+    pub(crate) fn table_by_name(&self, name: &str) -> Option<usize> {
+        self.tables.iter().position(|table| table.shape.name == name)
+    }
+}
+
+/// Milliseconds since 1970 by the wall clock.
+pub(crate) fn wall_millis() -> i64 {
+    std::time::SystemTime::now()
+        .duration_since(std::time::UNIX_EPOCH)
+        .map_or(0, |elapsed| i64::try_from(elapsed.as_millis()).unwrap_or(i64::MAX))
+}

@@ -1,0 +1,128 @@
+//! The daemon's own state: one small SQLite file in the state folder, reached through sqlx.
+//!
+//! It remembers under which origin and in which file (device, inode) each database was last seen, so that a copied or
+//! replaced file is told from the file that it came from.
+
+use std::path::Path;
+
+use replication::Origin;
+use sqlx::Row as _;
+use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions};
+
+use crate::error::StoreError;
+
+/// Which file a path was: the file system's number and the file's number in it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct FileIdentity {
+    /// The device.
+    pub device: u64,
+    /// The inode.
+    pub inode: u64,
+}
+
+impl FileIdentity {
+    /// The identity of the file at `path` now, by `stat` alone: opening and closing a database file here would drop
+    /// SQLite's locks on it.
+    ///
+    /// # Errors
+    /// There is no such file, or it cannot be seen.
+    pub fn of(path: &Path) -> std::io::Result<Self> {
+        use std::os::unix::fs::MetadataExt as _;
+        let metadata = std::fs::metadata(path)?;
+        Ok(Self { device: metadata.dev(), inode: metadata.ino() })
+    }
+}
+
+/// The state folder's database.
+#[derive(Debug, Clone)]
+pub struct StateDatabase {
+    pool: SqlitePool,
+}
+
+impl StateDatabase {
+    /// Opens or creates `state.db` in `folder`, which is created if it is missing.
+    ///
+    /// # Errors
+    /// The folder cannot be created, or the file cannot be opened or migrated. Nothing else is changed.
+    pub async fn open(folder: &Path) -> Result<Self, StoreError> {
+        std::fs::create_dir_all(folder)
+            .map_err(|source| StoreError::StateFolder { folder: folder.to_owned(), source })?;
+        let options = SqliteConnectOptions::new()
+            .filename(folder.join("state.db"))
+            .create_if_missing(true)
+            .journal_mode(SqliteJournalMode::Wal);
+        let pool = SqlitePoolOptions::new().max_connections(1).connect_with(options).await?;
+        sqlx::migrate!("./migrations").run(&pool).await?;
+        Ok(Self { pool })
+    }
+
+    /// What is remembered of the database at `path`: its origin, and the file it was.
+    ///
+    /// # Errors
+    /// The state file cannot be read.
+    pub async fn recall(&self, path: &str) -> Result<Option<(Origin, FileIdentity)>, StoreError> {
+        let row = sqlx::query("SELECT origin, device, inode FROM database WHERE path = ?1")
+            .bind(path)
+            .fetch_optional(&self.pool)
+            .await?;
+        Ok(row.and_then(|row| {
+            let origin: [u8; 16] = row.get::<Vec<u8>, _>(0).try_into().ok()?;
+            let identity = FileIdentity {
+                device: row.get::<i64, _>(1).cast_unsigned(),
+                inode: row.get::<i64, _>(2).cast_unsigned(),
+            };
+            Some((Origin::from_bytes(origin), identity))
+        }))
+    }
+
+    /// Remembers the origin and the file of the database at `path`.
+    ///
+    /// # Errors
+    /// The state file cannot be written; what was remembered stands.
+    pub async fn remember(&self, path: &str, origin: Origin, file: FileIdentity) -> Result<(), StoreError> {
+        sqlx::query(
+            "INSERT INTO database (path, origin, device, inode) VALUES (?1, ?2, ?3, ?4) \
+             ON CONFLICT DO UPDATE SET origin = excluded.origin, device = excluded.device, inode = excluded.inode",
+        )
+        .bind(path)
+        .bind(origin.as_bytes().to_vec())
+        .bind(file.device.cast_signed())
+        .bind(file.inode.cast_signed())
+        .execute(&self.pool)
+        .await?;
+        Ok(())
+    }
+
+    /// How far a subscriber has come with a database of its peers, as text that only it understands.
+    ///
+    /// # Errors
+    /// The state file cannot be read.
+    pub async fn progress(&self, database: &str) -> Result<Option<String>, StoreError> {
+        let row = sqlx::query("SELECT position FROM progress WHERE database = ?1")
+            .bind(database)
+            .fetch_optional(&self.pool)
+            .await?;
+        Ok(row.map(|row| row.get(0)))
+    }
+
+    /// Remembers how far a subscriber has come.
+    ///
+    /// # Errors
+    /// The state file cannot be written; what was remembered stands.
+    pub async fn save_progress(&self, database: &str, position: &str) -> Result<(), StoreError> {
+        sqlx::query(
+            "INSERT INTO progress (database, position) VALUES (?1, ?2) \
+             ON CONFLICT DO UPDATE SET position = excluded.position",
+        )
+        .bind(database)
+        .bind(position)
+        .execute(&self.pool)
+        .await?;
+        Ok(())
+    }
+
+    /// Closes the file.
+    pub async fn close(self) {
+        self.pool.close().await;
+    }
+}

@@ -1,0 +1,134 @@
+//! The statements that capture, apply and batch reads use on one table and its clock table, as text.
+//!
+//! Built once per schema from the introspected table; names come from the local schema only, never from a peer.
+
+use crate::identifier::quote;
+use crate::schema::Table;
+
+/// Statement texts of one table. Parameters `?1..` are the key columns in the key's order, unless said otherwise.
+#[derive(Debug, Clone)]
+pub(crate) struct TableSql {
+    /// Entries of a key: (col, ts, origin, seq, flags), the row entry first.
+    pub(crate) clock_entries: String,
+    /// Writes one entry: the key, then col, ts, origin, seq, flags.
+    pub(crate) clock_put: String,
+    /// Removes a key's column entries.
+    pub(crate) clock_drop_columns: String,
+    /// Entries of origin `?1` with sequences above `?2` up to `?3`, at most `?4`: (seq, key columns…), by sequence.
+    pub(crate) clock_since: String,
+    /// The highest sequence of origin `?1`, NULL if none.
+    pub(crate) clock_high: String,
+    /// One line if a row has the key.
+    pub(crate) exists: String,
+    /// All synced columns of the row with a key.
+    pub(crate) row: String,
+    /// The rowid of the row with a key; tables with a rowid only.
+    pub(crate) rowid: Option<String>,
+    /// Inserts a row: all synced columns.
+    pub(crate) insert: String,
+    /// Inserts a row under a given rowid: the rowid, then all synced columns.
+    pub(crate) insert_with_rowid: Option<String>,
+    /// Deletes the row with a key.
+    pub(crate) delete: String,
+    /// Keys of rows without a row entry, in key order, at most `?1`.
+    pub(crate) unclocked: String,
+    /// The same after a key: the key, then the limit.
+    pub(crate) unclocked_after: String,
+    /// Keys of living rows by the clock that have no row in the table, at most `?1`.
+    pub(crate) rowless: String,
+    key_match: String,
+    table: String,
+    columns: Vec<String>,
+}
+
+impl TableSql {
+    pub(crate) fn new(table: &Table) -> Self {
+        let name = format!("main.{}", quote(&table.name));
+        let clock = format!("main.{}", quote(&table.clock));
+        let columns: Vec<String> = table.columns.iter().map(|column| quote(&column.name)).collect();
+        let key: Vec<&str> = table.key.iter().map(|index| columns[*index].as_str()).collect();
+        let width = key.len();
+        let clock_key: Vec<String> = (0..width).map(|n| format!("k{n}")).collect();
+        let conjunction = |names: &[String]| -> String {
+            let parts: Vec<String> = names.iter().enumerate().map(|(n, name)| format!("{name} = ?{}", n + 1)).collect();
+            parts.join(" AND ")
+        };
+        let key_names: Vec<String> = key.iter().map(|name| (*name).to_owned()).collect();
+        let key_match = conjunction(&key_names);
+        let clock_match = conjunction(&clock_key);
+        let clock_list = clock_key.join(", ");
+        let joined = |left: &str, right: &str| -> String {
+            let parts: Vec<String> =
+                key.iter().enumerate().map(|(n, name)| format!("{right}.k{n} = {left}.{name}")).collect();
+            parts.join(" AND ")
+        };
+        let list = columns.join(", ");
+        let key_list = key.iter().map(|name| format!("t.{name}")).collect::<Vec<_>>().join(", ");
+        let unclocked = format!(
+            "SELECT {key_list} FROM {name} AS t WHERE {} NOT EXISTS (SELECT 1 FROM {clock} AS c WHERE {} AND c.col = 0)",
+            key.iter().map(|name| format!("t.{name} IS NOT NULL AND ")).collect::<String>(),
+            joined("t", "c")
+        );
+        let plain = rowid_name(table);
+        Self {
+            clock_entries: format!("SELECT col, ts, origin, seq, flags FROM {clock} WHERE {clock_match} ORDER BY col"),
+            clock_put: format!(
+                "INSERT INTO {clock} ({clock_list}, col, ts, origin, seq, flags) VALUES ({}) \
+                 ON CONFLICT DO UPDATE SET ts = excluded.ts, origin = excluded.origin, seq = excluded.seq, \
+                 flags = excluded.flags",
+                parameters(1, width + 5)
+            ),
+            clock_drop_columns: format!("DELETE FROM {clock} WHERE {clock_match} AND col > 0"),
+            clock_since: format!(
+                "SELECT seq, {clock_list} FROM {clock} WHERE origin = ?1 AND seq > ?2 AND seq <= ?3 ORDER BY seq LIMIT ?4"
+            ),
+            clock_high: format!("SELECT max(seq) FROM {clock} WHERE origin = ?1"),
+            exists: format!("SELECT 1 FROM {name} WHERE {key_match}"),
+            row: format!("SELECT {list} FROM {name} WHERE {key_match}"),
+            rowid: plain.map(|rowid| format!("SELECT {rowid} FROM {name} WHERE {key_match}")),
+            insert: format!("INSERT INTO {name} ({list}) VALUES ({})", parameters(1, columns.len())),
+            insert_with_rowid: plain.map(|rowid| {
+                format!("INSERT INTO {name} ({rowid}, {list}) VALUES ({})", parameters(1, columns.len() + 1))
+            }),
+            delete: format!("DELETE FROM {name} WHERE {key_match}"),
+            unclocked: format!("{unclocked} ORDER BY {key_list} LIMIT ?1"),
+            unclocked_after: format!(
+                "{unclocked} AND ({key_list}) > ({}) ORDER BY {key_list} LIMIT ?{}",
+                parameters(1, width),
+                width + 1
+            ),
+            rowless: format!(
+                "SELECT {clock_list} FROM {clock} AS c WHERE c.col = 0 AND (c.flags & 1) = 0 AND NOT EXISTS \
+                 (SELECT 1 FROM {name} AS t WHERE {}) LIMIT ?1",
+                joined("t", "c")
+            ),
+            key_match,
+            table: name,
+            columns,
+        }
+    }
+
+    /// Updates the columns at these indices: `?1..` is the key of the row as it stands, the new values follow.
+    pub(crate) fn update(&self, changed: &[usize], key_width: usize) -> String {
+        let sets: Vec<String> = changed
+            .iter()
+            .enumerate()
+            .map(|(n, index)| format!("{} = ?{}", self.columns[*index], key_width + n + 1))
+            .collect();
+        format!("UPDATE {} SET {} WHERE {}", self.table, sets.join(", "), self.key_match)
+    }
+}
+
+/// A name that means the rowid in this table and is no column's own; none where the rowid is a column already, or absent.
+fn rowid_name(table: &Table) -> Option<&'static str> {
+    if !table.has_rowid || table.rowid_alias.is_some() {
+        return None;
+    }
+    ["rowid", "_rowid_", "oid"]
+        .into_iter()
+        .find(|name| !table.columns.iter().any(|column| column.name.eq_ignore_ascii_case(name)))
+}
+
+fn parameters(first: usize, count: usize) -> String {
+    (first..first + count).map(|n| format!("?{n}")).collect::<Vec<_>>().join(", ")
+}

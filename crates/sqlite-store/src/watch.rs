@@ -1,0 +1,128 @@
+//! The file watch: one notify watcher for all folders that hold databases. An event means "look again" and carries no
+//! data; whoever is woken looks at the database itself.
+//!
+//! Folders are watched, never files: a watch on a file goes deaf when the file is replaced. Network and overlay file
+//! systems may give no events at all, which the slow poll of each database makes up for.
+
+use std::collections::HashMap;
+use std::ffi::{OsStr, OsString};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use notify::event::{EventKind, ModifyKind};
+use notify::{RecommendedWatcher, RecursiveMode, Watcher as _};
+
+use crate::error::StoreError;
+use crate::worker::Command;
+
+/// Wakes one database's thread.
+#[derive(Debug, Clone)]
+pub(crate) struct Wake {
+    raised: Arc<AtomicBool>,
+    commands: flume::Sender<Command>,
+}
+
+impl Wake {
+    pub(crate) fn new(commands: flume::Sender<Command>) -> Self {
+        Self { raised: Arc::default(), commands }
+    }
+
+    /// Asks for a look. Never blocks: where the queue is full the thread is busy, and looks at the flag afterwards.
+    pub(crate) fn raise(&self) {
+        if !self.raised.swap(true, Ordering::AcqRel) {
+            // A full or closed queue needs no message: the flag is up.
+            let _ = self.commands.try_send(Command::Look);
+        }
+    }
+
+    /// Takes the flag down; true if it was up.
+    pub(crate) fn take(&self) -> bool {
+        self.raised.swap(false, Ordering::AcqRel)
+    }
+}
+
+/// Folders and who is to be woken by which file names in them.
+type Folders = HashMap<PathBuf, Vec<(Vec<OsString>, Wake)>>;
+
+/// Watches the folders of databases.
+#[derive(Debug)]
+pub struct FileWatch {
+    watcher: Mutex<RecommendedWatcher>,
+    folders: Arc<Mutex<Folders>>,
+}
+
+impl FileWatch {
+    /// A watch on nothing yet.
+    ///
+    /// # Errors
+    /// The system gives no watcher, for example because its limit of inotify instances is reached.
+    pub fn new() -> Result<Self, StoreError> {
+        let folders: Arc<Mutex<Folders>> = Arc::default();
+        let shared = Arc::clone(&folders);
+        let watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
+            let folders = shared.lock().unwrap_or_else(PoisonError::into_inner);
+            match event {
+                Ok(event) => dispatch(&folders, &event),
+                // Something was missed: everybody looks.
+                Err(_) => wake_all(&folders),
+            }
+        })?;
+        Ok(Self { watcher: Mutex::new(watcher), folders })
+    }
+
+    /// Wakes `wake` from now on when the database file at `path` or its journals change.
+    ///
+    /// # Errors
+    /// The folder does not exist or cannot be watched; nothing is changed, and a later call may succeed.
+    pub(crate) fn watch(&self, path: &Path, wake: &Wake) -> Result<(), StoreError> {
+        let (Some(folder), Some(name)) = (folder_of(path), path.file_name()) else { return Ok(()) };
+        self.watcher.lock().unwrap_or_else(PoisonError::into_inner).watch(&folder, RecursiveMode::NonRecursive)?;
+        let mut folders = self.folders.lock().unwrap_or_else(PoisonError::into_inner);
+        folders.entry(folder).or_default().push((watched_names(name), wake.clone()));
+        Ok(())
+    }
+}
+
+/// The folder of a path as notify reports it: an absolute path without links.
+fn folder_of(path: &Path) -> Option<PathBuf> {
+    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    parent.canonicalize().ok()
+}
+
+/// The database file and the journals of both modes. The `-shm` file is left out: opening the database ourselves
+/// changes it.
+fn watched_names(name: &OsStr) -> Vec<OsString> {
+    ["", "-wal", "-journal"]
+        .iter()
+        .map(|suffix| {
+            let mut name = name.to_owned();
+            name.push(suffix);
+            name
+        })
+        .collect()
+}
+
+fn dispatch(folders: &Folders, event: &notify::Event) {
+    // Before any look at the paths: a queue overflow has none.
+    if event.need_rescan() {
+        return wake_all(folders);
+    }
+    let says_nothing = matches!(event.kind, EventKind::Access(_) | EventKind::Modify(ModifyKind::Metadata(_)));
+    if says_nothing {
+        return;
+    }
+    for path in &event.paths {
+        let (Some(folder), Some(name)) = (path.parent(), path.file_name()) else { continue };
+        let Some(databases) = folders.get(folder) else { continue };
+        for (names, wake) in databases {
+            if names.iter().any(|watched| watched == name) {
+                wake.raise();
+            }
+        }
+    }
+}
+
+fn wake_all(folders: &Folders) {
+    folders.values().flatten().for_each(|(_, wake)| wake.raise());
+}

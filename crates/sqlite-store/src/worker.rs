@@ -1,0 +1,318 @@
+//! The thread of one database: everything that writes to it or reads its rows happens here, in turn.
+//!
+//! It looks at the file when an event or the poll says so, captures what applications committed, and serves batches. A
+//! file event often comes before the commit that caused it is visible, so a look that finds nothing is repeated after
+//! growing pauses before the thread rests until the next event or poll.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use replication::{Batch, Origin, VersionVector};
+use tokio::sync::{mpsc, oneshot, watch};
+
+use crate::apply::{ApplyOutcome, ApplyRules, apply};
+use crate::attached::Attachment;
+use crate::batch_read::BatchLimits;
+use crate::database::{ApplyReply, DatabaseEvent, DatabaseOptions, DatabaseState, Phase};
+use crate::error::StoreError;
+use crate::observer::RowObserver;
+use crate::replica::wall_millis;
+use crate::state::FileIdentity;
+use crate::watch::{FileWatch, Wake};
+
+/// Pauses between looks after an event: fsync on a slow disk may hold a commit back for a long time; what takes longer
+/// than all of them is found by the poll.
+const RECHECKS: [Duration; 9] = [
+    Duration::from_micros(100),
+    Duration::from_micros(200),
+    Duration::from_micros(500),
+    Duration::from_millis(1),
+    Duration::from_millis(2),
+    Duration::from_millis(5),
+    Duration::from_millis(10),
+    Duration::from_millis(20),
+    Duration::from_millis(50),
+];
+
+/// The longest pause between tries to open a database that failed.
+const RETRY_CAP: Duration = Duration::from_secs(30);
+
+/// What a database's thread is asked.
+pub(crate) enum Command {
+    Look,
+    Read {
+        from: VersionVector,
+        limits: BatchLimits,
+        reply: oneshot::Sender<Result<Batch, StoreError>>,
+    },
+    Apply {
+        batch: Box<Batch>,
+        observer: Option<Arc<dyn RowObserver>>,
+        reply: oneshot::Sender<Result<ApplyReply, StoreError>>,
+    },
+    Publish,
+    LearnName {
+        origin: Origin,
+        node: String,
+    },
+    Close,
+}
+
+/// The thread's state.
+pub(crate) struct Worker {
+    name: Arc<str>,
+    options: DatabaseOptions,
+    file_watch: Arc<FileWatch>,
+    watching: bool,
+    wake: Wake,
+    state: watch::Sender<Arc<DatabaseState>>,
+    events: mpsc::Sender<(Arc<str>, DatabaseEvent)>,
+    runtime: tokio::runtime::Handle,
+    attachment: Option<Attachment>,
+    phase: Phase,
+    /// The next of [`RECHECKS`].
+    recheck: usize,
+    /// Failed tries in a row, and when the next is due.
+    failures: u32,
+    retry_at: Option<Instant>,
+    last_poll: Instant,
+}
+
+impl Worker {
+    pub(crate) fn new(
+        name: Arc<str>,
+        options: DatabaseOptions,
+        file_watch: Arc<FileWatch>,
+        wake: Wake,
+        state: watch::Sender<Arc<DatabaseState>>,
+        events: mpsc::Sender<(Arc<str>, DatabaseEvent)>,
+        runtime: tokio::runtime::Handle,
+    ) -> Self {
+        Self {
+            name,
+            options,
+            file_watch,
+            watching: false,
+            wake,
+            state,
+            events,
+            runtime,
+            attachment: None,
+            phase: Phase::Opening,
+            recheck: RECHECKS.len(),
+            failures: 0,
+            retry_at: None,
+            last_poll: Instant::now(),
+        }
+    }
+
+    /// Serves commands until it is told to close or nobody is left to send one.
+    pub(crate) fn run(mut self, commands: &flume::Receiver<Command>) {
+        self.poll();
+        loop {
+            match commands.recv_timeout(self.pause()) {
+                Ok(Command::Close) | Err(flume::RecvTimeoutError::Disconnected) => break,
+                Ok(command) => self.serve(command),
+                Err(flume::RecvTimeoutError::Timeout) => self.on_timer(),
+            }
+            if self.wake.take() {
+                self.recheck = 0;
+                self.look();
+            }
+        }
+        if let Some(attachment) = self.attachment.take() {
+            attachment.close();
+        }
+    }
+
+    /// How long to wait for a command.
+    fn pause(&self) -> Duration {
+        if self.attachment.as_ref().is_some_and(Attachment::has_work) {
+            return Duration::ZERO;
+        }
+        let poll = self.options.poll_interval.saturating_sub(self.last_poll.elapsed());
+        let retry = self.retry_at.map_or(poll, |at| at.saturating_duration_since(Instant::now()));
+        RECHECKS.get(self.recheck).copied().unwrap_or(poll).min(poll).min(retry)
+    }
+
+    fn serve(&mut self, command: Command) {
+        match command {
+            Command::Look | Command::Close => {}
+            Command::Read { from, limits, reply } => {
+                let result = self.with_attachment(|attachment| attachment.read(&from, limits));
+                // The asker may have gone; it will ask again.
+                let _ = reply.send(result);
+            }
+            Command::Apply { batch, observer, reply } => {
+                let result = self.apply(*batch, observer);
+                let _ = reply.send(result);
+            }
+            Command::Publish => {
+                let result = self.with_attachment(Attachment::start_publishing);
+                self.settle(result);
+            }
+            Command::LearnName { origin, node } => {
+                let result = self.with_attachment(|attachment| attachment.learn_name(origin, &node));
+                self.settle(result);
+            }
+        }
+    }
+
+    fn apply(&mut self, batch: Batch, observer: Option<Arc<dyn RowObserver>>) -> Result<ApplyReply, StoreError> {
+        let max_skew = i64::try_from(self.options.max_clock_skew.as_millis()).unwrap_or(i64::MAX);
+        let source = batch.source;
+        let reply = self.with_attachment(|attachment| {
+            let outcome = attachment.write(|conn, replica| {
+                let rules = ApplyRules { now: wall_millis(), max_skew, observer: observer.as_deref() };
+                let outcome = apply(conn, replica, batch, &rules)?;
+                let keep = matches!(outcome, ApplyOutcome::Applied(_));
+                Ok((outcome, keep))
+            })?;
+            attachment.count_conflicts(&outcome);
+            let received = attachment.replica().received.get(&source).cloned();
+            Ok(ApplyReply { outcome, have: attachment.replica().have.clone(), received })
+        });
+        self.announce();
+        reply
+    }
+
+    fn on_timer(&mut self) {
+        self.recheck = (self.recheck + 1).min(RECHECKS.len());
+        if self.last_poll.elapsed() >= self.options.poll_interval || self.attachment.is_none() {
+            self.poll();
+        } else {
+            self.look();
+        }
+    }
+
+    /// The slow look: also at the file's identity, which file events need not tell.
+    fn poll(&mut self) {
+        self.last_poll = Instant::now();
+        if self.retry_at.is_some_and(|at| at > Instant::now()) {
+            return;
+        }
+        if !self.watching {
+            self.watching = self.file_watch.watch(&self.options.path, &self.wake).is_ok();
+        }
+        if self.attachment.is_some() {
+            self.check_identity()
+        } else {
+            self.open()
+        }
+        self.look();
+    }
+
+    /// A file that was replaced or removed is let go of.
+    fn check_identity(&mut self) {
+        let now = FileIdentity::of(&self.options.path).ok();
+        if self.attachment.as_ref().is_some_and(|attachment| Some(attachment.file()) != now) {
+            self.attachment = None;
+            self.open();
+        }
+    }
+
+    fn open(&mut self) {
+        let Ok(file) = FileIdentity::of(&self.options.path) else {
+            if self.phase != Phase::Missing {
+                self.tell(DatabaseEvent::Missing);
+                self.phase = Phase::Missing;
+                self.announce();
+            }
+            return;
+        };
+        match Attachment::open(&self.options, file, &self.runtime) {
+            Ok((attachment, events)) => {
+                self.attachment = Some(attachment);
+                events.into_iter().for_each(|event| self.tell(event));
+                self.recover();
+                self.announce();
+            }
+            Err(error) => self.fail(&error),
+        }
+    }
+
+    /// Captures what applications committed, if anything, and goes on publishing.
+    fn look(&mut self) {
+        if self.attachment.is_none() {
+            return;
+        }
+        let result = self.with_attachment(Attachment::look);
+        let Ok(looked) = result else { return self.settle(result.map(drop)) };
+        if looked.found {
+            self.recheck = 0;
+        }
+        looked.events.into_iter().for_each(|event| self.tell(event));
+        self.recover();
+        self.announce();
+    }
+
+    fn with_attachment<T>(
+        &mut self,
+        act: impl FnOnce(&mut Attachment) -> Result<T, StoreError>,
+    ) -> Result<T, StoreError> {
+        let attachment = self.attachment.as_mut().ok_or(StoreError::NotAttached)?;
+        act(attachment)
+    }
+
+    fn settle(&mut self, result: Result<(), StoreError>) {
+        match result {
+            Ok(()) => self.recover(),
+            Err(StoreError::NotAttached) => {}
+            Err(error) => self.fail(&error),
+        }
+        self.announce();
+    }
+
+    fn recover(&mut self) {
+        self.failures = 0;
+        self.retry_at = None;
+        if matches!(self.phase, Phase::Failed { .. }) {
+            self.tell(DatabaseEvent::Recovered);
+        }
+        self.phase = Phase::Attached;
+    }
+
+    /// An application that holds the lock is waited for quietly; everything else lets go of the file, so that the next
+    /// try starts from what is there.
+    fn fail(&mut self, error: &StoreError) {
+        if !error.is_busy() {
+            self.attachment = None;
+        }
+        let retry_in = Duration::from_millis(500).saturating_mul(1 << self.failures.min(8)).min(RETRY_CAP);
+        self.failures = self.failures.saturating_add(1);
+        self.retry_at = Some(Instant::now() + retry_in);
+        let (kind, remedy) = (error.kind(), error.remedy());
+        let reason = error.to_string();
+        let phase = Phase::Failed { kind, reason: reason.clone(), remedy };
+        if self.phase != phase {
+            self.phase = phase;
+            self.tell(DatabaseEvent::Failed { kind, reason, remedy, retry_in });
+        }
+        self.announce();
+    }
+
+    fn tell(&self, event: DatabaseEvent) {
+        // The daemon drains its events until it stops; after that nobody listens.
+        let _ = self.events.blocking_send((Arc::clone(&self.name), event));
+    }
+
+    /// Makes the newest state known, if it is new.
+    fn announce(&self) {
+        let old = self.state.borrow().clone();
+        let state = match &self.attachment {
+            Some(attachment) => attachment.state(&old, self.phase.clone()),
+            None => DatabaseState { phase: self.phase.clone(), ..DatabaseState::clone(&old) },
+        };
+        let same = old.phase == state.phase
+            && old.origin == state.origin
+            && old.have == state.have
+            && old.received == state.received
+            && old.conflicts == state.conflicts
+            && old.backlog == state.backlog
+            && Arc::ptr_eq(&old.tables, &state.tables)
+            && Arc::ptr_eq(&old.unsynced, &state.unsynced);
+        if !same {
+            self.state.send_replace(Arc::new(state));
+        }
+    }
+}

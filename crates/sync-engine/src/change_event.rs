@@ -1,0 +1,128 @@
+//! Changes as others see them: the apply callback, the debug log, and later the event streams.
+
+use std::time::{Duration, SystemTime};
+
+use serde::Serialize;
+use serde_json::{Map, Value as Json};
+use sqlite_store::json::{key_json, row_json};
+use sqlite_store::{IncomingRow, RowObserver, RowOperation, RowVerdict};
+
+use crate::telemetry::rfc3339;
+
+/// One change of one row.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct ChangeEvent {
+    /// The change's dot: `origin:sequence`.
+    pub id: String,
+    /// The database's shared name.
+    pub database: String,
+    /// The table.
+    pub table: String,
+    /// `insert`, `update` or `delete`.
+    pub op: &'static str,
+    /// The key columns by name.
+    pub key: Json,
+    /// The row as it is after the change; none for a deletion.
+    pub row: Option<Map<String, Json>>,
+    /// Names of the columns whose values changed.
+    pub changed: Vec<String>,
+    /// The node that wrote the change.
+    pub node: String,
+    /// When, in RFC 3339, UTC.
+    pub timestamp: String,
+    /// Whether this node wrote it.
+    pub local: bool,
+}
+
+impl ChangeEvent {
+    /// The event of a row that is about to be applied.
+    pub(crate) fn incoming(database: &str, row: &IncomingRow<'_>) -> Self {
+        let millis = u64::try_from(row.timestamp.millis()).unwrap_or(0);
+        Self {
+            id: row.dot.to_string(),
+            database: database.to_owned(),
+            table: row.shape.name.clone(),
+            op: row.operation.as_str(),
+            key: key_json(row.shape, row.key),
+            row: row.new.map(|values| row_json(row.shape, values)),
+            changed: row.changed().into_iter().map(|index| row.shape.columns[index].clone()).collect(),
+            node: row.node.to_owned(),
+            timestamp: rfc3339(SystemTime::UNIX_EPOCH + Duration::from_millis(millis)),
+            local: false,
+        }
+    }
+}
+
+/// What an apply callback answers.
+#[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
+pub enum ApplyDecision {
+    /// Write the row.
+    Apply,
+    /// Leave this node's row as it is. It becomes a new change, so that all nodes agree on it.
+    Skip,
+    /// Write this row instead, as a new change that all nodes receive. Columns that it does not name keep the incoming
+    /// value; values are as [`ChangeEvent::row`] has them.
+    Replace(Map<String, Json>),
+    /// Roll the batch back; it is tried again after a pause.
+    Fail(String),
+}
+
+/// Sees each incoming change inside the apply transaction. A panic in it counts as [`ApplyDecision::Fail`].
+pub type ApplyCallback = dyn Fn(&ChangeEvent) -> ApplyDecision + Send + Sync;
+
+/// Connects an apply callback and the debug log to the store.
+pub(crate) struct ChangeObserver {
+    pub(crate) database: String,
+    pub(crate) callback: Option<std::sync::Arc<ApplyCallback>>,
+    pub(crate) events: crate::event::EventSink,
+}
+
+impl RowObserver for ChangeObserver {
+    fn observe(&self, row: &IncomingRow<'_>) -> RowVerdict {
+        let event = ChangeEvent::incoming(&self.database, row);
+        let verdict = match &self.callback {
+            None => RowVerdict::Apply,
+            Some(callback) => match callback(&event) {
+                ApplyDecision::Apply => RowVerdict::Apply,
+                ApplyDecision::Skip => RowVerdict::Skip,
+                ApplyDecision::Fail(reason) => RowVerdict::Fail(reason),
+                ApplyDecision::Replace(columns) => replaced(row, &columns),
+            },
+        };
+        if verdict == RowVerdict::Apply {
+            self.events.change(row.operation, &event);
+        }
+        verdict
+    }
+}
+
+fn replaced(row: &IncomingRow<'_>, columns: &Map<String, Json>) -> RowVerdict {
+    let Some(base) = row.new.or(row.old) else {
+        return RowVerdict::Fail("the apply callback replaced a row that is not there".to_owned());
+    };
+    let mut values = base.to_vec();
+    for (name, value) in columns {
+        let Some(index) = row.shape.columns.iter().position(|column| column == name) else {
+            return RowVerdict::Fail(format!("the apply callback named a column {name:?} that {:?} does not have", row.shape.name));
+        };
+        let is_key = row.shape.key.iter().any(|key| usize::from(*key) == index);
+        match sqlite_store::json::value_from_json(value) {
+            Some(value) if is_key && value != values[index] => {
+                return RowVerdict::Fail(format!("the apply callback changed the key column {name:?}"));
+            }
+            Some(value) => values[index] = value,
+            None => return RowVerdict::Fail(format!("the apply callback gave column {name:?} a value that SQLite has none for")),
+        }
+    }
+    RowVerdict::Replace(values)
+}
+
+/// Whether an operation's event belongs in the log.
+pub(crate) fn event_name(operation: RowOperation) -> crate::event::EventName {
+    match operation {
+        RowOperation::Insert => crate::event::EventName::Insert,
+        RowOperation::Update => crate::event::EventName::Update,
+        RowOperation::Delete => crate::event::EventName::Delete,
+    }
+}

@@ -1,0 +1,107 @@
+//! `sync-engine demo`: two nodes on two sample files in one process, each with an application that writes to it.
+
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use anyhow::Context as _;
+use sqlite_store::sample::{self, Application};
+
+use crate::commands::stop_signal;
+use sync_engine::{ApplyDecision, ChangeEvent, Database, SyncEngine};
+
+/// The two shops.
+const SHOPS: [&str; 2] = ["berlin", "oslo"];
+
+/// The pause between an application's transactions.
+const PACE: Duration = Duration::from_millis(1500);
+
+/// Runs until Ctrl-C.
+pub(crate) async fn run(folder: &Path, listen: &str) -> anyhow::Result<()> {
+    std::fs::create_dir_all(folder).with_context(|| format!("cannot create the folder {}", folder.display()))?;
+    let files = SHOPS.map(|shop| folder.join(format!("{shop}.db")));
+    sample::create(&files[0], true)?;
+    sample::create(&files[1], false)?;
+    let berlin = node(SHOPS[0], &files[0], folder).await?;
+    let oslo = node(SHOPS[1], &files[1], folder).await?;
+    let address = berlin.listen(listen).await?;
+    oslo.connect(&format!("ws://{address}")).await?;
+    explain(&files, &address.to_string());
+    let mut applications = Vec::new();
+    for (shop, file) in SHOPS.iter().zip(&files) {
+        applications.push((*shop, Arc::new(Mutex::new(Application::open(file, shop)?))));
+    }
+    let mut stop = std::pin::pin!(stop_signal());
+    let mut turn = 0_usize;
+    loop {
+        tokio::select! {
+            signal = &mut stop => { signal?; break }
+            () = tokio::time::sleep(PACE) => {}
+        }
+        let (shop, application) = &applications[turn % applications.len()];
+        turn += 1;
+        let application = Arc::clone(application);
+        let done = tokio::task::spawn_blocking(move || {
+            application.lock().unwrap_or_else(PoisonError::into_inner).step()
+        });
+        match done.await? {
+            Ok(done) => say(&format!("{shop:>8} app   {done}")),
+            Err(error) => say(&format!("{shop:>8} app   could not write: {error}")),
+        }
+    }
+    say("stopping …");
+    oslo.stop_realtime_sync().await?;
+    berlin.stop_realtime_sync().await?;
+    say(&format!("stopped; both files are in {}", folder.display()));
+    Ok(())
+}
+
+async fn node(shop: &'static str, file: &Path, folder: &Path) -> anyhow::Result<SyncEngine> {
+    let engine = SyncEngine::builder()
+        .node(shop)
+        .cluster("demo")
+        .state_dir(folder.join(format!("{shop}-state")))
+        .database(Database::open(file).name("shop"))
+        .apply_callback(move |change| {
+            say(&arrival(shop, change));
+            ApplyDecision::Apply
+        })
+        .build()
+        .await?;
+    Ok(engine)
+}
+
+/// One line for a change that arrived at `shop`.
+fn arrival(shop: &str, change: &ChangeEvent) -> String {
+    let mut line = format!("{shop:>8} <-    {} {} {}", change.op, change.table, change.key);
+    if let Some(row) = &change.row {
+        for column in &change.changed {
+            let value = row.get(column).unwrap_or(&serde_json::Value::Null);
+            line.push_str(&format!(" {column}={value}"));
+        }
+    }
+    line.push_str(&format!("  (from {})", change.node));
+    line
+}
+
+fn explain(files: &[PathBuf; 2], address: &str) {
+    say(&format!(
+        "Two nodes, {} and {}, keep these files at the same rows:\n\n    {}\n    {}\n\n\
+         An application writes to each now and then. Write to either yourself, and watch it arrive:\n\n    \
+         sqlite3 {} \"UPDATE stock SET qty = 99 WHERE sku = 'A-1'\"\n    \
+         sqlite3 {} \"SELECT * FROM stock\"\n\n\
+         Status: http://{address}/v1/status      Stop: Ctrl-C\n",
+        SHOPS[0],
+        SHOPS[1],
+        files[0].display(),
+        files[1].display(),
+        files[1].display(),
+        files[0].display(),
+    ));
+}
+
+/// Prints a line; a reader that went away is no reason to stop.
+fn say(line: &str) {
+    let _ = writeln!(std::io::stdout().lock(), "{line}");
+}

@@ -1,0 +1,87 @@
+//! The commands of the binary.
+
+mod config;
+mod databases;
+mod demo;
+mod run;
+mod status;
+
+use std::collections::BTreeMap;
+use std::io::Write as _;
+use std::process::ExitCode;
+
+use sync_engine::EngineError;
+use sync_engine::config::ConfigErrors;
+use tokio::signal::unix::{SignalKind, signal};
+
+use crate::cli::Command;
+
+/// The answer is no: not healthy, not reachable.
+const NO: u8 = 1;
+/// Input or output failed (`EX_IOERR` of sysexits.h).
+const IO: u8 = 74;
+/// The configuration is wrong (`EX_CONFIG`).
+const CONFIG: u8 = 78;
+
+/// Runs one command.
+pub(crate) fn run(command: Command) -> anyhow::Result<ExitCode> {
+    match command {
+        Command::Run(arguments) => asynchronously(run::run(arguments)),
+        Command::Demo(arguments) => asynchronously(demo::run(&arguments.dir, &arguments.listen)),
+        Command::Attach(arguments) => databases::attach(&arguments),
+        Command::Detach(arguments) => databases::detach(&arguments),
+        Command::Status(arguments) => status::run(&arguments),
+        Command::Config(command) => config::run(&command),
+    }
+}
+
+fn asynchronously(work: impl Future<Output = anyhow::Result<ExitCode>>) -> anyhow::Result<ExitCode> {
+    tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(work)
+}
+
+/// The exit code that an error stands for.
+pub(crate) fn exit_code(error: &anyhow::Error) -> ExitCode {
+    for cause in error.chain() {
+        if cause.is::<ConfigErrors>() {
+            return CONFIG.into();
+        }
+        if let Some(error) = cause.downcast_ref::<EngineError>() {
+            return match error {
+                EngineError::Url { .. } | EngineError::NotLoopback { .. } | EngineError::DuplicateDatabase { .. } => CONFIG,
+                _ => IO,
+            }
+            .into();
+        }
+        if cause.is::<std::io::Error>() || cause.is::<sqlite_store::StoreError>() || cause.is::<sync_engine::telemetry::TelemetryError>() {
+            return IO.into();
+        }
+    }
+    NO.into()
+}
+
+/// The process's environment, where it is text.
+fn environment() -> BTreeMap<String, String> {
+    std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?))).collect()
+}
+
+/// Prints a line. A reader that went away ends the output, not the command.
+fn say(line: &str) {
+    let _ = writeln!(std::io::stdout().lock(), "{line}");
+}
+
+/// Waits for SIGTERM or SIGINT; a second one ends the process at once.
+async fn stop_signal() -> std::io::Result<()> {
+    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    tokio::spawn(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+        std::process::exit(130);
+    });
+    Ok(())
+}

@@ -1,0 +1,69 @@
+//! `sync-engine run`: the daemon.
+
+use std::process::ExitCode;
+
+use anyhow::{Context as _, bail};
+use sync_engine::config::{self, Overrides, Settings};
+use sync_engine::{Database, LastWriteWins, SyncEngine, telemetry};
+
+use crate::cli::Run;
+use crate::commands::{environment, say, stop_signal};
+
+/// Runs until a signal.
+pub(crate) async fn run(arguments: Run) -> anyhow::Result<ExitCode> {
+    let overrides = Overrides {
+        databases: arguments.databases,
+        node: arguments.node,
+        listen: arguments.listen,
+        peers: arguments.peers,
+        token_file: arguments.token_file,
+    };
+    let settings = config::load(arguments.config.as_deref(), &overrides, &environment())?;
+    if settings.databases.is_empty() {
+        bail!("no database to sync; name one (sync-engine run inventory.db), or write a [[database]] into sync-engine.toml");
+    }
+    let _log = telemetry::start(&settings.log)?;
+    let signal = stop_signal();
+    let engine = build(&settings).await?;
+    let address = engine.listen(&settings.listen.to_string()).await?;
+    for peer in &settings.peers {
+        engine.connect(peer).await.with_context(|| format!("peer {peer}"))?;
+    }
+    let names: Vec<&str> = settings.databases.iter().map(|database| database.name.as_str()).collect();
+    say(&format!(
+        "sync-engine {} on node {}: {} on {address}, log in {}",
+        env!("CARGO_PKG_VERSION"),
+        settings.node,
+        names.join(", "),
+        settings.log.directory.display()
+    ));
+    // A service manager that does not listen, or none at all, is no reason not to run.
+    let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
+    signal.await?;
+    let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
+    engine.stop_realtime_sync().await?;
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn build(settings: &Settings) -> anyhow::Result<SyncEngine> {
+    let mut builder = SyncEngine::builder()
+        .node(settings.node.as_str())
+        .cluster(settings.cluster.as_str())
+        .state_dir(&settings.state_dir)
+        .poll_interval(settings.poll_interval)
+        .max_clock_skew(settings.max_clock_skew)
+        .shutdown_grace(settings.shutdown_grace)
+        .max_batch_rows(settings.max_batch_rows);
+    for database in &settings.databases {
+        let mut described =
+            Database::open(&database.path).name(database.name.as_str()).granularity(database.granularity);
+        for table in &database.tables {
+            described = described.table(table.name.as_str(), LastWriteWins);
+            if let Some(granularity) = table.granularity {
+                described = described.table_granularity(table.name.as_str(), granularity);
+            }
+        }
+        builder = builder.database(described);
+    }
+    Ok(builder.build().await?)
+}

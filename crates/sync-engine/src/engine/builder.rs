@@ -1,0 +1,253 @@
+//! Building an engine.
+
+use std::collections::{BTreeSet, HashMap};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use replication::{ConflictPolicy, Granularity, Origin};
+use sqlite_store::{BatchLimits, DatabaseOptions, DatabaseRules, FileWatch, MergeRules, StateDatabase};
+use tokio::sync::mpsc;
+use tokio_util::task::TaskTracker;
+
+use crate::change_event::{ApplyCallback, ApplyDecision, ChangeEvent};
+use crate::engine::shared::{Shared, SharedParts};
+use crate::engine::source::Source;
+use crate::engine::{EngineError, SyncEngine, database_events};
+use crate::event::{Event, EventName, EventSink};
+
+/// Log events of databases that may wait to be written.
+const EVENT_QUEUE: usize = 256;
+
+/// One SQLite file to keep in sync.
+#[derive(Debug, Clone)]
+pub struct Database {
+    name: String,
+    path: PathBuf,
+    rules: DatabaseRules,
+}
+
+impl Database {
+    /// The file at `path`, under its file name without extension. It need not exist yet.
+    pub fn open(path: impl AsRef<Path>) -> Self {
+        let path = path.as_ref().to_owned();
+        let name = path.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default();
+        Self { name, path, rules: DatabaseRules::default() }
+    }
+
+    /// The name that peers know the database by.
+    #[must_use]
+    pub fn name(mut self, name: impl Into<String>) -> Self {
+        self.name = name.into();
+        self
+    }
+
+    /// How finely tables are merged that say nothing themselves. All nodes must say the same.
+    #[must_use]
+    pub fn granularity(mut self, granularity: Granularity) -> Self {
+        self.rules.default.granularity = granularity;
+        for rules in self.rules.tables.values_mut() {
+            rules.granularity = granularity;
+        }
+        self
+    }
+
+    /// Who decides conflicts in tables that have no policy of their own.
+    #[must_use]
+    pub fn policy(mut self, policy: impl ConflictPolicy + 'static) -> Self {
+        self.rules.default.policy = Arc::new(policy);
+        self
+    }
+
+    /// Who decides the conflicts of one table.
+    #[must_use]
+    pub fn table(mut self, table: impl Into<String>, policy: impl ConflictPolicy + 'static) -> Self {
+        let rules = MergeRules { policy: Arc::new(policy), ..self.rules.default.clone() };
+        self.rules.tables.insert(table.into(), rules);
+        self
+    }
+
+    /// Replaces the rules of tables by name.
+    #[must_use]
+    pub(crate) fn tables(mut self, tables: HashMap<String, MergeRules>) -> Self {
+        self.rules.tables.extend(tables);
+        self
+    }
+}
+
+/// Collects what an engine is made of.
+pub struct SyncEngineBuilder {
+    node: Option<String>,
+    cluster: String,
+    state_dir: PathBuf,
+    poll_interval: Duration,
+    max_clock_skew: Duration,
+    grace: Duration,
+    limits: BatchLimits,
+    databases: Vec<Database>,
+    callback: Option<Arc<ApplyCallback>>,
+    events: EventSink,
+}
+
+impl Default for SyncEngineBuilder {
+    fn default() -> Self {
+        Self {
+            node: None,
+            cluster: "default".to_owned(),
+            state_dir: PathBuf::from(".sync-engine"),
+            poll_interval: Duration::from_secs(1),
+            max_clock_skew: Duration::from_secs(60),
+            grace: Duration::from_secs(10),
+            limits: BatchLimits::default(),
+            databases: Vec::new(),
+            callback: None,
+            events: EventSink::default(),
+        }
+    }
+}
+
+impl std::fmt::Debug for SyncEngineBuilder {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("SyncEngineBuilder")
+            .field("node", &self.node)
+            .field("databases", &self.databases)
+            .finish_non_exhaustive()
+    }
+}
+
+impl SyncEngineBuilder {
+    /// The node's name, unique among its peers. Default: the host name.
+    #[must_use]
+    pub fn node(mut self, node: impl Into<String>) -> Self {
+        self.node = Some(node.into());
+        self
+    }
+
+    /// The cluster's name: nodes of different clusters refuse each other. Default: `default`.
+    #[must_use]
+    pub fn cluster(mut self, cluster: impl Into<String>) -> Self {
+        self.cluster = cluster.into();
+        self
+    }
+
+    /// Where the engine keeps its own state. Default: `.sync-engine`. Not shared between engines that run at once.
+    #[must_use]
+    pub fn state_dir(mut self, folder: impl Into<PathBuf>) -> Self {
+        self.state_dir = folder.into();
+        self
+    }
+
+    /// The pause between looks at a database when no file event comes. Default: one second.
+    #[must_use]
+    pub fn poll_interval(mut self, interval: Duration) -> Self {
+        self.poll_interval = interval;
+        self
+    }
+
+    /// How far ahead of this machine's clock a peer's stamps may be. Default: 60 seconds.
+    #[must_use]
+    pub fn max_clock_skew(mut self, skew: Duration) -> Self {
+        self.max_clock_skew = skew;
+        self
+    }
+
+    /// How long [`SyncEngine::stop_realtime_sync`] may take. Default: 10 seconds.
+    #[must_use]
+    pub fn shutdown_grace(mut self, grace: Duration) -> Self {
+        self.grace = grace;
+        self
+    }
+
+    /// How many rows a peer applies in one transaction at most. Default: 20,000.
+    #[must_use]
+    pub fn max_batch_rows(mut self, rows: usize) -> Self {
+        self.limits.rows = rows.max(1);
+        self
+    }
+
+    /// Adds a database. Without any the engine is a subscriber: the apply callback sees every change of every database
+    /// that its peers have, and how far it has come is kept in the state folder.
+    #[must_use]
+    pub fn database(mut self, database: Database) -> Self {
+        self.databases.push(database);
+        self
+    }
+
+    /// Shows changes from peers that connect to this node, and from [`SyncEngine::connect`], to a callback.
+    #[must_use]
+    pub fn apply_callback(
+        mut self,
+        callback: impl Fn(&ChangeEvent) -> ApplyDecision + Send + Sync + 'static,
+    ) -> Self {
+        self.callback = Some(Arc::new(callback));
+        self
+    }
+
+    /// Hands every event of the log to a hook. A slow or panicking hook never holds up sync.
+    #[must_use]
+    pub fn log_hook(mut self, hook: impl Fn(&Event) + Send + Sync + 'static) -> Self {
+        self.events = EventSink::with_hook(Arc::new(hook));
+        self
+    }
+
+    /// Opens the state folder and starts the databases.
+    ///
+    /// # Errors
+    /// Two databases bear one name, or the state folder or the file watch cannot be opened. A database file that is missing
+    /// or broken is no error here: it is waited for, and its state tells.
+    pub async fn build(self) -> Result<SyncEngine, EngineError> {
+        let mut names = BTreeSet::new();
+        if let Some(twice) = self.databases.iter().find(|database| !names.insert(database.name.clone())) {
+            return Err(EngineError::DuplicateDatabase { name: twice.name.clone() });
+        }
+        let node = self.node.clone().unwrap_or_else(crate::config::host_name);
+        let state = StateDatabase::open(&self.state_dir).await?;
+        let file_watch = Arc::new(FileWatch::new()?);
+        let (events, heard) = mpsc::channel(EVENT_QUEUE);
+        let mut databases = Vec::with_capacity(self.databases.len());
+        let mut sources = Vec::with_capacity(self.databases.len());
+        for database in self.databases {
+            let path = database.path.clone();
+            let options = DatabaseOptions {
+                name: database.name,
+                path: database.path,
+                node: node.clone(),
+                rules: database.rules,
+                poll_interval: self.poll_interval,
+                max_clock_skew: self.max_clock_skew,
+                state: Some(state.clone()),
+            };
+            let started = sqlite_store::Database::start(options, Arc::clone(&file_watch), events.clone())?;
+            sources.push((Source::File(started.clone()), path));
+            databases.push(started);
+        }
+        drop(events);
+        self.events.emit(
+            Event::new(EventName::SyncStart).field("node", node.as_str()).field("databases", databases.len()),
+        );
+        let subscriber = databases.is_empty().then(|| subscriber_origin(&node));
+        let shared = Arc::new(Shared::new(SharedParts {
+            node,
+            cluster: self.cluster,
+            incarnation: fastrand::u64(..),
+            limits: self.limits,
+            events: self.events,
+            callback: self.callback,
+            state,
+            sources,
+            subscriber,
+        }));
+        let tracker: &TaskTracker = &shared.tracker;
+        tracker.spawn(database_events::report(shared.events.clone(), heard, shared.stop.clone()));
+        Ok(SyncEngine { shared, databases, grace: self.grace })
+    }
+}
+
+/// A subscriber issues no changes; the origin only names it to its peers.
+fn subscriber_origin(node: &str) -> Origin {
+    let mut bytes = [0; 16];
+    for (place, byte) in node.bytes().enumerate() {
+        bytes[place % 16] ^= byte.rotate_left(u32::try_from(place / 16 % 8).unwrap_or(0));
+    }
+    Origin::from_bytes(bytes)
+}

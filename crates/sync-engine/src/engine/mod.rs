@@ -1,0 +1,180 @@
+//! The engine: databases, peers and the listen port of one node, as a library.
+
+mod builder;
+mod database_events;
+mod http;
+mod peering;
+mod registry;
+mod session_driver;
+mod shared;
+mod source;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::net::TcpListener;
+
+pub use builder::{Database, SyncEngineBuilder};
+
+use crate::change_event::{ApplyCallback, ApplyDecision, ChangeEvent};
+use crate::engine::shared::Shared;
+use crate::event::{Event, EventName};
+use crate::status::Status;
+
+/// What keeps an engine from doing what it is asked. Nothing is changed when one is returned.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum EngineError {
+    /// A database, the state folder or the file watch cannot be opened. Trying again helps once the cause is gone.
+    #[error(transparent)]
+    Store(#[from] sqlite_store::StoreError),
+    /// A peer's URL is none, or of a kind that is not spoken. Trying again does not help.
+    #[error("{url:?} cannot be a peer: {reason}")]
+    Url {
+        /// What was given.
+        url: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// The address cannot be listened on.
+    #[error("cannot listen on {address}: {source}; is another program, or another sync-engine, using the port?")]
+    Listen {
+        /// The address.
+        address: String,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// Listening beyond loopback is refused: peers are not authenticated.
+    #[error("refused to listen on {address}: anybody on the network could read and write the databases; listen on 127.0.0.1, and reach other machines through a tunnel or a reverse proxy that authenticates")]
+    NotLoopback {
+        /// The address.
+        address: SocketAddr,
+    },
+    /// Two databases bear the same name. Trying again does not help.
+    #[error("two databases are named {name:?}; give one of them another name")]
+    DuplicateDatabase {
+        /// The name.
+        name: String,
+    },
+    /// The engine was stopped.
+    #[error("the engine is stopped")]
+    Stopped,
+}
+
+/// A running engine. Databases are captured and applied from the moment it is built; peers come by
+/// [`SyncEngine::open_websocket`], [`SyncEngine::connect`] and [`SyncEngine::listen`].
+///
+/// Dropping it stops everything without ceremony, as a crash would: nothing is lost. [`SyncEngine::stop_realtime_sync`]
+/// says goodbye to peers first.
+pub struct SyncEngine {
+    shared: Arc<Shared>,
+    databases: Vec<sqlite_store::Database>,
+    grace: Duration,
+}
+
+impl std::fmt::Debug for SyncEngine {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("SyncEngine").field("node", &self.shared.node).finish_non_exhaustive()
+    }
+}
+
+impl SyncEngine {
+    /// A builder with nothing but defaults.
+    pub fn builder() -> SyncEngineBuilder {
+        SyncEngineBuilder::default()
+    }
+
+    /// Keeps a session with the peer at `url` (`ws://host:port`), from now until the engine stops; a lost link is dialed
+    /// again with growing pauses. Each change that comes from it is shown to `apply_callback` inside the apply
+    /// transaction.
+    ///
+    /// Returns at once; [`SyncEngine::status`] and the log tell when the peer is reached.
+    ///
+    /// # Errors
+    /// The URL cannot be dialed at all, or the engine is stopped.
+    pub async fn open_websocket(
+        &self,
+        url: &str,
+        apply_callback: impl Fn(&ChangeEvent) -> ApplyDecision + Send + Sync + 'static,
+    ) -> Result<(), EngineError> {
+        self.dial(url, Some(Arc::new(apply_callback)))
+    }
+
+    /// Like [`SyncEngine::open_websocket`], with the engine's own apply callback, if it has one.
+    ///
+    /// # Errors
+    /// The URL cannot be dialed at all, or the engine is stopped.
+    pub async fn connect(&self, url: &str) -> Result<(), EngineError> {
+        self.dial(url, self.shared.callback.clone())
+    }
+
+    fn dial(&self, url: &str, callback: Option<Arc<ApplyCallback>>) -> Result<(), EngineError> {
+        if self.shared.stop.is_cancelled() {
+            return Err(EngineError::Stopped);
+        }
+        peer_link::check_url(url)
+            .map_err(|error| EngineError::Url { url: url.to_owned(), reason: error.to_string() })?;
+        let seed = fastrand::u64(..);
+        let task = peering::keep_dialing(Arc::clone(&self.shared), url.to_owned(), callback, seed);
+        self.shared.tracker.spawn(task);
+        Ok(())
+    }
+
+    /// Listens for peers and for HTTP on `address`; returns the address with the port that the system chose for port 0.
+    ///
+    /// # Errors
+    /// The address is none, is not this machine's, is in use, or is beyond loopback.
+    pub async fn listen(&self, address: &str) -> Result<SocketAddr, EngineError> {
+        if self.shared.stop.is_cancelled() {
+            return Err(EngineError::Stopped);
+        }
+        let failed = |source| EngineError::Listen { address: address.to_owned(), source };
+        let resolved = tokio::net::lookup_host(address).await.map_err(failed)?.collect::<Vec<_>>();
+        if let Some(address) = resolved.iter().find(|address| !address.ip().is_loopback()) {
+            return Err(EngineError::NotLoopback { address: *address });
+        }
+        let listener = TcpListener::bind(resolved.as_slice()).await.map_err(failed)?;
+        let local = listener.local_addr().map_err(failed)?;
+        self.shared.tracker.spawn(http::serve(Arc::clone(&self.shared), listener));
+        Ok(local)
+    }
+
+    /// What there is to say of databases and peers now.
+    pub fn status(&self) -> Status {
+        self.shared.status()
+    }
+
+    /// Stops in order: says goodbye to peers, finishes the transactions at work, closes links and databases. Takes at most
+    /// the shutdown grace (10 s unless set); what is not finished by then is rolled back, as after a crash.
+    ///
+    /// # Errors
+    /// None at present.
+    pub async fn stop_realtime_sync(self) -> Result<(), EngineError> {
+        let shared = Arc::clone(&self.shared);
+        shared.stop.cancel();
+        shared.tracker.close();
+        let orderly = async {
+            // Sessions end by themselves; their links close behind them.
+            shared.sessions_ended().await;
+            shared.links.cancel();
+            shared.tracker.wait().await;
+            for database in &self.databases {
+                database.close().await;
+            }
+        };
+        let clean = tokio::time::timeout(self.grace, orderly).await.is_ok();
+        shared.links.cancel();
+        shared.events.emit(Event::new(EventName::SyncComplete).field("node", shared.node.as_str()).field("clean", clean));
+        shared.events.close().await;
+        shared.state.clone().close().await;
+        Ok(())
+    }
+}
+
+impl Drop for SyncEngine {
+    fn drop(&mut self) {
+        self.shared.stop.cancel();
+        self.shared.links.cancel();
+    }
+}

@@ -1,0 +1,367 @@
+//! Drives one session: the pure state machine on one side, a link and the databases on the other.
+//!
+//! The machine is asked for messages only while the link has room, which is the back-pressure: what is not sent stays in
+//! the database.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use futures::future::BoxFuture;
+use futures::stream::{BoxStream, FuturesUnordered, SelectAll, StreamExt as _, unfold};
+use peer_link::{Direction, Link};
+use replication::session::{
+    AppliedOutcome, CloseReason, Input, LocalState, Output, Session, SessionConfig, SessionEvent,
+};
+use replication::message::{ByeReason, Envelope, Problem, ProblemCode};
+use replication::{Batch, VersionVector};
+use sqlite_store::{ApplyOutcome, ApplyReply, DatabaseState, HeldKind, Phase, RowObserver, StoreError};
+
+use crate::change_event::{ApplyCallback, ChangeObserver};
+use crate::engine::registry::Seat;
+use crate::engine::session_events;
+use crate::engine::shared::{Shared, wall_millis};
+use crate::engine::source::Source;
+use crate::status::{PeerDatabaseStatus, PeerStatus};
+use crate::wire;
+
+/// The pause before a batch that could not be written is asked for again.
+const APPLY_RETRY: Duration = Duration::from_millis(500);
+
+/// How a session ended.
+#[derive(Debug)]
+pub(crate) enum SessionEnd {
+    /// There is another link to this node; this one is not needed while that stands.
+    Duplicate { node: String },
+    /// Both ends of the link are this engine.
+    SelfConnection,
+    /// The engine stops.
+    Stopped,
+    /// The link is gone.
+    Lost { reason: String },
+    /// The peer was refused, or refused us.
+    Refused { reason: String },
+}
+
+/// Something that a database was asked and has answered.
+enum Answer {
+    Read { database: String, result: Result<Option<Batch>, StoreError> },
+    Applied { database: String, result: Result<ApplyReply, StoreError> },
+    Done,
+}
+
+/// A database's name and its newest state.
+type StateStream = BoxStream<'static, (String, Arc<DatabaseState>)>;
+
+/// One session at work.
+pub(crate) struct SessionDriver {
+    shared: Arc<Shared>,
+    session: Session,
+    link: Link,
+    callback: Option<Arc<ApplyCallback>>,
+    sources: BTreeMap<String, Source>,
+    states: SelectAll<StateStream>,
+    pending: FuturesUnordered<BoxFuture<'static, Answer>>,
+    seat: Option<Seat>,
+    status: Arc<Mutex<PeerStatus>>,
+    number: u64,
+    /// Since when the peer lacks something, by database.
+    behind: BTreeMap<String, Instant>,
+    closing: Option<CloseReason>,
+}
+
+impl SessionDriver {
+    pub(crate) fn new(
+        shared: Arc<Shared>,
+        link: Link,
+        callback: Option<Arc<ApplyCallback>>,
+        status: Arc<Mutex<PeerStatus>>,
+    ) -> Self {
+        let config = SessionConfig {
+            node: shared.node.clone(),
+            cluster: shared.cluster.clone(),
+            incarnation: shared.incarnation,
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            wall_millis: wall_millis(),
+            max_batch_rows: shared.limits.rows,
+            max_batch_bytes: shared.limits.bytes,
+            ..SessionConfig::default()
+        };
+        let number = shared.next_session();
+        Self {
+            session: Session::new(config, shared.millis()),
+            shared,
+            link,
+            callback,
+            sources: BTreeMap::new(),
+            states: SelectAll::new(),
+            pending: FuturesUnordered::new(),
+            seat: None,
+            status,
+            number,
+            behind: BTreeMap::new(),
+            closing: None,
+        }
+    }
+
+    /// Talks until the session ends; returns the peer's name, if it was the session with that peer, and the end.
+    pub(crate) async fn run(mut self) -> (Option<String>, SessionEnd) {
+        let mut sources_changed = self.shared.sources_changed();
+        self.add_sources();
+        self.handle(Input::Start);
+        let stop = self.shared.stop.clone();
+        let mut stopping = false;
+        loop {
+            self.act().await;
+            if let Some(reason) = self.closing.take() {
+                return self.ended(reason);
+            }
+            self.update_status();
+            let deadline = self.session.next_timeout();
+            let replaced = self.seat.as_ref().map(|seat| seat.replaced.clone());
+            tokio::select! {
+                biased;
+                () = stop.cancelled(), if !stopping => {
+                    stopping = true;
+                    self.handle(Input::Stop);
+                }
+                () = async { if let Some(replaced) = replaced { replaced.cancelled().await } else { std::future::pending().await } } => {
+                    self.handle(Input::Replaced);
+                }
+                Some(answer) = self.pending.next(), if !self.pending.is_empty() => self.take_answer(answer),
+                Some((database, state)) = self.states.next(), if !self.states.is_empty() => self.take_state(database, &state),
+                room = self.link.room(), if self.session.wants_room() => if !room {
+                    return self.lost().await;
+                },
+                frame = self.link.recv() => match frame {
+                    Some(frame) => match wire::decode(frame) {
+                        Ok(envelope) => self.handle(Input::Received(Box::new(envelope))),
+                        Err(error) => self.handle(Input::Malformed(error)),
+                    },
+                    None => return self.lost().await,
+                },
+                changed = sources_changed.changed() => if changed.is_ok() {
+                    self.add_sources();
+                },
+                () = until(&self.shared, deadline) => self.handle(Input::Timeout),
+            }
+        }
+    }
+
+    fn handle(&mut self, input: Input) {
+        self.session.handle(self.shared.millis(), input);
+    }
+
+    /// Does everything that the session wants done and that can be done without waiting for room.
+    async fn act(&mut self) {
+        while let Some(output) = self.session.poll_output(self.link.has_room()) {
+            match output {
+                Output::Send(envelope) => self.send(&envelope).await,
+                Output::Read { database, from } => self.read(database, from),
+                Output::Apply { database, batch } => self.apply(database, *batch),
+                Output::Publish { database } => {
+                    if let Some(source) = self.sources.get(&database).cloned() {
+                        self.pending.push(Box::pin(async move {
+                            source.publish().await;
+                            Answer::Done
+                        }));
+                    }
+                }
+                Output::Event(event) => self.event(event).await,
+                Output::Close(reason) => self.closing = Some(reason),
+            }
+        }
+    }
+
+    async fn send(&mut self, envelope: &Envelope) {
+        match wire::encode(envelope) {
+            // A link that is gone is noticed by the next read from it.
+            Ok(frame) => drop(self.link.send(frame).await),
+            Err(error) => self.handle(Input::Malformed(error)),
+        }
+    }
+
+    fn read(&mut self, database: String, from: VersionVector) {
+        let Some(source) = self.sources.get(&database).cloned() else { return };
+        let limits = self.shared.limits;
+        self.pending.push(Box::pin(async move {
+            let result = source.read(from, limits).await;
+            Answer::Read { database, result }
+        }));
+    }
+
+    fn apply(&mut self, database: String, batch: Batch) {
+        let Some(source) = self.sources.get(&database).cloned() else { return };
+        let wanted = self.callback.is_some() || self.shared.events.wants_changes();
+        let observer = wanted.then(|| -> Arc<dyn RowObserver> {
+            Arc::new(ChangeObserver {
+                database: database.clone(),
+                callback: self.callback.clone(),
+                events: self.shared.events.clone(),
+            })
+        });
+        self.pending.push(Box::pin(async move {
+            let result = source.apply(batch, observer).await;
+            Answer::Applied { database, result }
+        }));
+    }
+
+    fn take_answer(&mut self, answer: Answer) {
+        match answer {
+            Answer::Done => {}
+            Answer::Read { database, result } => {
+                // A database that cannot be read says so itself, and its state moves when it can.
+                self.handle(Input::BatchRead { database, batch: result.ok().flatten() });
+            }
+            Answer::Applied { database, result } => {
+                let outcome = self.outcome(&database, result);
+                self.handle(Input::Applied { database, outcome });
+            }
+        }
+    }
+
+    fn outcome(&self, database: &str, result: Result<ApplyReply, StoreError>) -> AppliedOutcome {
+        let retry = AppliedOutcome::Retry { after: u64::try_from(APPLY_RETRY.as_millis()).unwrap_or(500) };
+        let Ok(ApplyReply { outcome, have, received }) = result else { return retry };
+        match outcome {
+            ApplyOutcome::Applied(applied) => {
+                session_events::conflicts(&self.shared.events, database, &applied.conflicts);
+                AppliedOutcome::Done { have, received, rows: applied.rows }
+            }
+            ApplyOutcome::Known => AppliedOutcome::Done { have, received, rows: 0 },
+            ApplyOutcome::Gap => AppliedOutcome::Gap { have, received },
+            ApplyOutcome::Failed { reason } => {
+                session_events::apply_failed(&self.shared.events, database, &reason, APPLY_RETRY);
+                retry
+            }
+            ApplyOutcome::Held(held) => {
+                let code = match held.kind {
+                    HeldKind::SchemaMismatch => ProblemCode::SchemaMismatch,
+                    HeldKind::ClockSkew => ProblemCode::ClockSkew,
+                    HeldKind::Constraint => ProblemCode::Unavailable,
+                };
+                let text = format!("{}; {}", held.reason, held.remedy);
+                AppliedOutcome::Held(Problem { code, text, database: None, table: held.table })
+            }
+        }
+    }
+
+    async fn event(&mut self, event: SessionEvent) {
+        if let SessionEvent::Opened { node, databases, .. } = &event {
+            let dialed_by = match self.link.direction() {
+                Direction::Dialed => self.shared.node.clone(),
+                Direction::Accepted => node.clone(),
+            };
+            self.seat = self.shared.registry.take(node, self.number, &dialed_by, &self.status);
+            if self.seat.is_none() {
+                return self.handle(Input::Replaced);
+            }
+            let mut status = self.status.lock().unwrap_or_else(PoisonError::into_inner);
+            (status.node, status.state, status.last_error) = (Some(node.clone()), "connected".to_owned(), None);
+            drop(status);
+            for (name, origin) in databases {
+                if let Some(source) = self.sources.get(name) {
+                    source.learn_name(*origin, node.clone()).await;
+                }
+            }
+            if let Err(error) = self.shared.subscribe(databases.keys().cloned()).await {
+                session_events::store_failed(&self.shared.events, &error);
+            }
+        }
+        if let SessionEvent::PeerProblem(problem) | SessionEvent::Held { problem, .. } = &event {
+            let text = problem.text.clone();
+            self.status.lock().unwrap_or_else(PoisonError::into_inner).last_error = Some(text);
+        }
+        let node = self.session.remote_node().unwrap_or_default().to_owned();
+        session_events::tell(&self.shared.events, &node, event);
+    }
+
+    /// Listens to databases that this session does not know yet.
+    fn add_sources(&mut self) {
+        for source in self.shared.sources() {
+            if self.sources.contains_key(source.name()) {
+                continue;
+            }
+            let name = source.name().to_owned();
+            let mut states = source.state();
+            let first = states.borrow_and_update().clone();
+            self.sources.insert(name.clone(), source);
+            self.take_state(name.clone(), &first);
+            let stream = unfold((name, states), |(name, mut states)| async move {
+                states.changed().await.ok()?;
+                let state = states.borrow_and_update().clone();
+                Some(((name.clone(), state), (name, states)))
+            });
+            self.states.push(Box::pin(stream));
+        }
+    }
+
+    fn take_state(&mut self, database: String, state: &DatabaseState) {
+        match (&state.phase, state.origin) {
+            (Phase::Attached, Some(origin)) => {
+                let state = LocalState {
+                    origin,
+                    have: state.have.clone(),
+                    received: state.received.clone(),
+                    clock: state.clock,
+                    tables: (*state.tables).clone(),
+                };
+                self.handle(Input::Local { database, state });
+            }
+            _ => self.handle(Input::LocalGone { database }),
+        }
+    }
+
+    fn update_status(&mut self) {
+        let now = Instant::now();
+        let mut databases = Vec::new();
+        for (name, behind) in self.session.shared_databases() {
+            let since = if behind == 0 {
+                self.behind.remove(name);
+                now
+            } else {
+                *self.behind.entry(name.to_owned()).or_insert(now)
+            };
+            let lag_ms = u64::try_from((now - since).as_millis()).unwrap_or(u64::MAX);
+            databases.push(PeerDatabaseStatus { name: name.to_owned(), behind, lag_ms });
+        }
+        let traffic = self.link.traffic();
+        let mut status = self.status.lock().unwrap_or_else(PoisonError::into_inner);
+        (status.bytes_in, status.bytes_out) = (traffic.bytes_in(), traffic.bytes_out());
+        status.databases = databases;
+    }
+
+    async fn lost(mut self) -> (Option<String>, SessionEnd) {
+        let reason = self.link.lost().await.to_string();
+        (self.seated_node(), SessionEnd::Lost { reason })
+    }
+
+    fn seated_node(&self) -> Option<String> {
+        self.seat.as_ref().and_then(|_| self.session.remote_node()).map(str::to_owned)
+    }
+
+    fn ended(self, reason: CloseReason) -> (Option<String>, SessionEnd) {
+        let node = self.session.remote_node().unwrap_or_default().to_owned();
+        let end = match reason {
+            CloseReason::Stopped => SessionEnd::Stopped,
+            CloseReason::Replaced | CloseReason::Bye(ByeReason::Duplicate) => SessionEnd::Duplicate { node },
+            CloseReason::SelfConnection => SessionEnd::SelfConnection,
+            CloseReason::Bye(ByeReason::Refused) => {
+                let told = self.status.lock().unwrap_or_else(PoisonError::into_inner).last_error.clone();
+                SessionEnd::Refused { reason: told.unwrap_or_else(|| "the peer refused this node".to_owned()) }
+            }
+            CloseReason::Bye(_) => SessionEnd::Lost { reason: "the peer said goodbye".to_owned() },
+            CloseReason::Refused(problem) => SessionEnd::Refused { reason: problem.text },
+            CloseReason::Silent => SessionEnd::Lost { reason: "nothing was heard from the peer".to_owned() },
+        };
+        (self.seated_node(), end)
+    }
+}
+
+/// Waits until the engine's clock shows `deadline`; for ever without one.
+async fn until(shared: &Shared, deadline: Option<u64>) {
+    match deadline {
+        Some(deadline) => tokio::time::sleep_until((shared.started + Duration::from_millis(deadline)).into()).await,
+        None => std::future::pending().await,
+    }
+}

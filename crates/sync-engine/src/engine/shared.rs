@@ -1,0 +1,193 @@
+//! What all tasks of one engine share.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant, SystemTime};
+
+use peer_link::LinkOptions;
+use replication::Origin;
+use sqlite_store::{BatchLimits, DatabaseState, Phase, StateDatabase, StoreError};
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::change_event::ApplyCallback;
+use crate::engine::registry::Registry;
+use crate::engine::source::{Source, Subscriber};
+use crate::event::EventSink;
+use crate::status::{DatabaseStatus, PeerStatus, Status, UnsyncedTable};
+
+/// One engine's common state.
+pub(crate) struct Shared {
+    pub(crate) node: String,
+    pub(crate) cluster: String,
+    /// Drawn at each start: tells this process from another of the same name.
+    pub(crate) incarnation: u64,
+    pub(crate) limits: BatchLimits,
+    pub(crate) link_options: LinkOptions,
+    pub(crate) registry: Registry,
+    pub(crate) events: EventSink,
+    pub(crate) tracker: TaskTracker,
+    /// Ends every task of the engine: sessions say `bye`, nothing new begins.
+    pub(crate) stop: CancellationToken,
+    /// Closes the links, once the sessions have said what they had to say.
+    pub(crate) links: CancellationToken,
+    pub(crate) started: Instant,
+    /// For peers that connect to us.
+    pub(crate) callback: Option<Arc<ApplyCallback>>,
+    pub(crate) state: StateDatabase,
+    /// The databases; a subscriber learns their names from its peers.
+    sources: Mutex<BTreeMap<String, (Source, PathBuf)>>,
+    /// Counts up when a database is added.
+    sources_changed: watch::Sender<u64>,
+    /// Whether this engine has no database files.
+    pub(crate) subscriber: Option<Origin>,
+    /// URLs that are dialed, with what became of it.
+    pub(crate) dialed: Mutex<BTreeMap<String, Arc<Mutex<PeerStatus>>>>,
+    sessions: AtomicU64,
+}
+
+/// What a new [`Shared`] is made of.
+pub(crate) struct SharedParts {
+    pub(crate) node: String,
+    pub(crate) cluster: String,
+    pub(crate) incarnation: u64,
+    pub(crate) limits: BatchLimits,
+    pub(crate) events: EventSink,
+    pub(crate) callback: Option<Arc<ApplyCallback>>,
+    pub(crate) state: StateDatabase,
+    pub(crate) sources: Vec<(Source, PathBuf)>,
+    pub(crate) subscriber: Option<Origin>,
+}
+
+impl Shared {
+    pub(crate) fn new(parts: SharedParts) -> Self {
+        let sources =
+            parts.sources.into_iter().map(|(source, path)| (source.name().to_owned(), (source, path))).collect();
+        Self {
+            node: parts.node,
+            cluster: parts.cluster,
+            incarnation: parts.incarnation,
+            limits: parts.limits,
+            link_options: LinkOptions::default(),
+            registry: Registry::default(),
+            events: parts.events,
+            tracker: TaskTracker::new(),
+            stop: CancellationToken::new(),
+            links: CancellationToken::new(),
+            started: Instant::now(),
+            callback: parts.callback,
+            state: parts.state,
+            sources: Mutex::new(sources),
+            sources_changed: watch::Sender::new(0),
+            subscriber: parts.subscriber,
+            dialed: Mutex::default(),
+            sessions: AtomicU64::new(1),
+        }
+    }
+
+    /// A number that tells this engine's sessions apart.
+    pub(crate) fn next_session(&self) -> u64 {
+        self.sessions.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// Milliseconds since the engine was built: the time that sessions are driven by.
+    pub(crate) fn millis(&self) -> u64 {
+        u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+
+    /// The databases, by name.
+    pub(crate) fn sources(&self) -> Vec<Source> {
+        let sources = self.sources.lock().unwrap_or_else(PoisonError::into_inner);
+        sources.values().map(|(source, _)| source.clone()).collect()
+    }
+
+    /// News of databases that come.
+    pub(crate) fn sources_changed(&self) -> watch::Receiver<u64> {
+        self.sources_changed.subscribe()
+    }
+
+    /// Makes an engine without files a subscriber of these databases too.
+    pub(crate) async fn subscribe(&self, names: impl Iterator<Item = String>) -> Result<(), StoreError> {
+        let Some(origin) = self.subscriber else { return Ok(()) };
+        for name in names {
+            let known = self.sources.lock().unwrap_or_else(PoisonError::into_inner).contains_key(&name);
+            if known {
+                continue;
+            }
+            let subscriber = Source::Subscriber(Subscriber::open(&name, origin, self.state.clone()).await?);
+            let mut sources = self.sources.lock().unwrap_or_else(PoisonError::into_inner);
+            sources.entry(name).or_insert((subscriber, PathBuf::new()));
+            drop(sources);
+            self.sources_changed.send_modify(|count| *count = count.wrapping_add(1));
+        }
+        Ok(())
+    }
+
+    /// What there is to say of the engine now.
+    pub(crate) fn status(&self) -> Status {
+        let sources = self.sources.lock().unwrap_or_else(PoisonError::into_inner);
+        let databases: Vec<DatabaseStatus> = sources
+            .values()
+            .map(|(source, path)| database_status(source.name(), path, &source.state().borrow()))
+            .collect();
+        drop(sources);
+        let mut peers = self.registry.statuses();
+        let dialed = self.dialed.lock().unwrap_or_else(PoisonError::into_inner);
+        for (url, status) in dialed.iter() {
+            let status = status.lock().unwrap_or_else(PoisonError::into_inner).clone();
+            // A link that a better one made needless shows under that one.
+            let shown = peers.iter().any(|peer| peer.url == *url || (peer.node.is_some() && peer.node == status.node));
+            if !shown {
+                peers.push(status);
+            }
+        }
+        Status {
+            node: self.node.clone(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            uptime_seconds: self.started.elapsed().as_secs(),
+            healthy: databases.iter().all(|database| database.state != "failed"),
+            databases,
+            peers,
+        }
+    }
+}
+
+fn database_status(name: &str, path: &std::path::Path, state: &DatabaseState) -> DatabaseStatus {
+    let (word, errors) = match &state.phase {
+        Phase::Opening => ("opening", Vec::new()),
+        Phase::Missing => ("missing", Vec::new()),
+        Phase::Attached => ("attached", Vec::new()),
+        Phase::Failed { kind, reason, remedy } => ("failed", vec![format!("{kind}: {reason}; {remedy}")]),
+    };
+    DatabaseStatus {
+        name: name.to_owned(),
+        path: path.display().to_string(),
+        state: word.to_owned(),
+        origin: state.origin.map(|origin| origin.to_string()),
+        sequence: state.origin.map_or(0, |origin| state.have.get(origin)),
+        have: state.have.iter().map(|(origin, sequence)| (origin.to_string(), sequence)).collect(),
+        tables: state.tables.keys().cloned().collect(),
+        unsynced: state
+            .unsynced
+            .iter()
+            .map(|table| UnsyncedTable { table: table.table.clone(), reason: table.reason.clone() })
+            .collect(),
+        backlog: state.backlog,
+        conflicts: state.conflicts,
+        parked: 0,
+        errors,
+    }
+}
+
+/// Milliseconds since 1970.
+pub(crate) fn wall_millis() -> i64 {
+    SystemTime::now()
+        .duration_since(SystemTime::UNIX_EPOCH)
+        .unwrap_or(Duration::ZERO)
+        .as_millis()
+        .try_into()
+        .unwrap_or(i64::MAX)
+}

@@ -1,0 +1,202 @@
+//! Where a session's rows come from and go to: a database file, or the callback of an engine without one.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use replication::{Admission, Batch, Origin, VersionVector, admit};
+use serde::{Deserialize, Serialize};
+use sqlite_store::{
+    ApplyOutcome, ApplyReply, Applied, BatchLimits, Database, DatabaseState, IncomingRow, Phase, RowObserver,
+    RowOperation, RowVerdict, StateDatabase, StoreError,
+};
+use tokio::sync::watch;
+
+/// One database as sessions see it.
+#[derive(Debug, Clone)]
+pub(crate) enum Source {
+    /// A file under sync.
+    File(Database),
+    /// No file: every row goes to the callback only.
+    Subscriber(Subscriber),
+}
+
+impl Source {
+    pub(crate) fn name(&self) -> &str {
+        match self {
+            Self::File(database) => database.name(),
+            Self::Subscriber(subscriber) => &subscriber.name,
+        }
+    }
+
+    pub(crate) fn state(&self) -> watch::Receiver<Arc<DatabaseState>> {
+        match self {
+            Self::File(database) => database.state(),
+            Self::Subscriber(subscriber) => subscriber.state.subscribe(),
+        }
+    }
+
+    /// What a peer at `from` lacks; none where there is nothing to read from.
+    pub(crate) async fn read(
+        &self,
+        from: VersionVector,
+        limits: BatchLimits,
+    ) -> Result<Option<Batch>, StoreError> {
+        match self {
+            Self::File(database) => database.read(from, limits).await.map(Some),
+            Self::Subscriber(_) => Ok(None),
+        }
+    }
+
+    pub(crate) async fn apply(
+        &self,
+        batch: Batch,
+        observer: Option<Arc<dyn RowObserver>>,
+    ) -> Result<ApplyReply, StoreError> {
+        match self {
+            Self::File(database) => database.apply(batch, observer).await,
+            Self::Subscriber(subscriber) => subscriber.apply(batch, observer).await,
+        }
+    }
+
+    pub(crate) async fn publish(&self) {
+        if let Self::File(database) = self {
+            database.publish().await;
+        }
+    }
+
+    pub(crate) async fn learn_name(&self, origin: Origin, node: String) {
+        if let Self::File(database) = self {
+            database.learn_name(origin, node).await;
+        }
+    }
+}
+
+/// How far a subscriber has come, as the state folder keeps it.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+struct Progress {
+    have: VersionVector,
+    received: BTreeMap<Origin, VersionVector>,
+}
+
+/// A database that exists only at the peers. Its callback sees every change once; which it has seen is kept in the state
+/// folder, written after the callback has seen a batch: a crash between the two shows the batch again.
+#[derive(Debug, Clone)]
+pub(crate) struct Subscriber {
+    name: Arc<str>,
+    progress: Arc<Mutex<Progress>>,
+    store: StateDatabase,
+    state: Arc<watch::Sender<Arc<DatabaseState>>>,
+    /// One batch at a time, whichever session it comes from.
+    turn: Arc<tokio::sync::Mutex<()>>,
+}
+
+impl Subscriber {
+    /// Continues where the state folder says.
+    pub(crate) async fn open(name: &str, origin: Origin, store: StateDatabase) -> Result<Self, StoreError> {
+        let saved = store.progress(name).await?;
+        let progress: Progress = saved.and_then(|text| serde_json::from_str(&text).ok()).unwrap_or_default();
+        let state = DatabaseState {
+            phase: Phase::Attached,
+            origin: Some(origin),
+            have: progress.have.clone(),
+            received: progress.received.clone(),
+            ..DatabaseState::default()
+        };
+        Ok(Self {
+            name: name.into(),
+            progress: Arc::new(Mutex::new(progress)),
+            store,
+            state: Arc::new(watch::Sender::new(Arc::new(state))),
+            turn: Arc::default(),
+        })
+    }
+
+    async fn apply(
+        &self,
+        batch: Batch,
+        observer: Option<Arc<dyn RowObserver>>,
+    ) -> Result<ApplyReply, StoreError> {
+        let _turn = self.turn.lock().await;
+        let source = batch.source;
+        let mut progress = self.progress.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let nothing = VersionVector::new();
+        let outcome = match admit(&progress.have, progress.received.get(&source).unwrap_or(&nothing), &batch) {
+            Admission::Known => ApplyOutcome::Known,
+            Admission::Gap => ApplyOutcome::Gap,
+            Admission::Apply => self.take(&mut progress, batch, observer).await?,
+        };
+        let received = progress.received.get(&source).cloned();
+        Ok(ApplyReply { outcome, have: progress.have, received })
+    }
+
+    async fn take(
+        &self,
+        progress: &mut Progress,
+        batch: Batch,
+        observer: Option<Arc<dyn RowObserver>>,
+    ) -> Result<ApplyOutcome, StoreError> {
+        let (complete, source, to, context) =
+            (batch.is_complete(), batch.source, batch.to.clone(), batch.context.clone());
+        let own = progress.have.clone();
+        let shown = tokio::task::spawn_blocking(move || show(&batch, &own, observer.as_deref()))
+            .await
+            .unwrap_or_else(|_| Err("the apply callback panicked".to_owned()));
+        let rows = match shown {
+            Ok(rows) => rows,
+            Err(reason) => return Ok(ApplyOutcome::Failed { reason }),
+        };
+        if complete {
+            progress.have.join(&context);
+            progress.received.remove(&source);
+        } else {
+            progress.received.entry(source).or_default().join(&to);
+        }
+        let text = serde_json::to_string(progress).map_err(|error| StoreError::Encoding { reason: error.to_string() })?;
+        self.store.save_progress(&self.name, &text).await?;
+        *self.progress.lock().unwrap_or_else(PoisonError::into_inner) = progress.clone();
+        self.state.send_modify(|state| {
+            let state = Arc::make_mut(state);
+            state.have = progress.have.clone();
+            state.received = progress.received.clone();
+        });
+        Ok(ApplyOutcome::Applied(Applied { rows, conflicts: Vec::new() }))
+    }
+}
+
+/// Shows a batch's new rows to the observer.
+fn show(batch: &Batch, own: &VersionVector, observer: Option<&dyn RowObserver>) -> Result<usize, String> {
+    let Some(observer) = observer else { return Ok(0) };
+    let mut shown = 0;
+    for table in &batch.tables {
+        for row in &table.rows {
+            if row.clock.entries().all(|entry| own.covers(entry.dot)) {
+                continue;
+            }
+            let key: Vec<replication::Value> = row.key(&table.shape).into_iter().cloned().collect();
+            let deleted = row.clock.is_deleted();
+            let newest = row.clock.newest();
+            let first = !own.covers(row.clock.row.dot);
+            let operation = match (deleted, first) {
+                (true, _) => RowOperation::Delete,
+                (false, true) => RowOperation::Insert,
+                (false, false) => RowOperation::Update,
+            };
+            let node = newest.dot.origin.to_string();
+            let incoming = IncomingRow {
+                shape: &table.shape,
+                operation,
+                key: &key,
+                old: None,
+                new: (!deleted).then_some(row.values.as_slice()),
+                dot: newest.dot,
+                timestamp: newest.timestamp,
+                node: &node,
+            };
+            if let RowVerdict::Fail(reason) = observer.observe(&incoming) {
+                return Err(reason);
+            }
+            shown += 1;
+        }
+    }
+    Ok(shown)
+}

@@ -1,0 +1,90 @@
+//! What `/v1/status` and `status --json` say.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+/// A running engine.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Status {
+    /// The node's name.
+    pub node: String,
+    /// The software's version.
+    pub version: String,
+    /// Seconds since the engine was built.
+    pub uptime_seconds: u64,
+    /// Whether all databases are in order.
+    pub healthy: bool,
+    /// The databases under sync.
+    pub databases: Vec<DatabaseStatus>,
+    /// The peers that there is a session with or that are being dialed.
+    pub peers: Vec<PeerStatus>,
+}
+
+/// One database.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct DatabaseStatus {
+    /// The shared name.
+    pub name: String,
+    /// The file.
+    pub path: String,
+    /// `opening`, `missing`, `attached` or `failed`.
+    pub state: String,
+    /// The origin under which the file issues changes.
+    pub origin: Option<String>,
+    /// The last sequence of that origin.
+    pub sequence: u64,
+    /// The version vector.
+    pub have: BTreeMap<String, u64>,
+    /// The synced tables.
+    pub tables: Vec<String>,
+    /// Tables that are not synced.
+    pub unsynced: Vec<UnsyncedTable>,
+    /// Changes of applications that wait for capture.
+    pub backlog: u64,
+    /// Open conflict records.
+    pub conflicts: u64,
+    /// Changes that wait until they can be applied.
+    pub parked: u64,
+    /// What stands in the way.
+    pub errors: Vec<String>,
+}
+
+/// A table that is not synced.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct UnsyncedTable {
+    /// Its name.
+    pub table: String,
+    /// Why.
+    pub reason: String,
+}
+
+/// One peer.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct PeerStatus {
+    /// Its name; none until it has said it.
+    pub node: Option<String>,
+    /// The URL that is dialed, or the address that it came from.
+    pub url: String,
+    /// `connecting`, `connected` or `waiting`.
+    pub state: String,
+    /// The databases that both have.
+    pub databases: Vec<PeerDatabaseStatus>,
+    /// Bytes of messages received over the present link.
+    pub bytes_in: u64,
+    /// Bytes of messages sent over it.
+    pub bytes_out: u64,
+    /// What went wrong last.
+    pub last_error: Option<String>,
+}
+
+/// One database of a peer.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct PeerDatabaseStatus {
+    /// The shared name.
+    pub name: String,
+    /// How many sequences of ours the peer has not acknowledged.
+    pub behind: u64,
+    /// For how long it has been behind, in milliseconds.
+    pub lag_ms: u64,
+}

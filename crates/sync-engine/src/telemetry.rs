@@ -1,0 +1,243 @@
+//! The log: `synchronization.log`, written through tracing and tracing-appender.
+//!
+//! tracing-appender puts the date into the name of a rotated file from the start, while people and scripts follow
+//! `synchronization.log`; so the current file is linked under that name.
+
+use std::fmt::{self, Write as _};
+use std::io::IsTerminal as _;
+use std::path::{Path, PathBuf};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use serde_json::{Map, Value as Json};
+use tracing::field::{Field, Visit};
+use tracing::{Event, Subscriber};
+use tracing_appender::non_blocking::{NonBlockingBuilder, WorkerGuard};
+use tracing_appender::rolling::{RollingFileAppender, Rotation};
+use tracing_subscriber::EnvFilter;
+use tracing_subscriber::fmt::format::Writer;
+use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
+use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::registry::LookupSpan;
+use tracing_subscriber::util::SubscriberInitExt as _;
+
+use crate::config::{LogFormat, LogSettings, Rotation as LogRotation};
+use crate::event::{FieldValue, TARGET};
+
+/// The name of the current log file.
+const FILE: &str = "synchronization.log";
+
+/// Lines that may wait to be written. Beyond that whoever logs waits: nothing is dropped.
+const BUFFER: usize = 16_384;
+
+/// Why the log cannot be written. Nothing was changed.
+#[derive(Debug, thiserror::Error)]
+pub enum TelemetryError {
+    /// The folder cannot be made or written.
+    #[error("cannot write the log in {}: {reason}; set log.directory to a folder that this user may write", folder.display())]
+    Folder {
+        /// The folder.
+        folder: PathBuf,
+        /// What the system said.
+        reason: String,
+    },
+    /// The level is none.
+    #[error("log.level {level:?} is not a level: {reason}; use error, warn, info, debug or trace")]
+    Level {
+        /// What was given.
+        level: String,
+        /// What is wrong.
+        reason: String,
+    },
+    /// The process has a log already.
+    #[error("this process has a log already")]
+    Installed,
+}
+
+/// Starts the log of this process. The guard writes what is queued when it is dropped: keep it until the end.
+///
+/// # Errors
+/// The folder cannot be written, the level is none, or there is a log already.
+pub fn start(settings: &LogSettings) -> Result<WorkerGuard, TelemetryError> {
+    let folder_error =
+        |reason: String| TelemetryError::Folder { folder: settings.directory.clone(), reason };
+    std::fs::create_dir_all(&settings.directory).map_err(|error| folder_error(error.to_string()))?;
+    let filter = filter(&settings.level)?;
+    let file = appender(settings).map_err(|error| folder_error(error.to_string()))?;
+    let (writer, guard) = NonBlockingBuilder::default().lossy(false).buffered_lines_limit(BUFFER).finish(file);
+    let lines = Lines { format: settings.format };
+    let to_file = tracing_subscriber::fmt::layer().event_format(lines).with_ansi(false).with_writer(writer);
+    let to_terminal = std::io::stderr().is_terminal().then(|| {
+        tracing_subscriber::fmt::layer()
+            .event_format(Lines { format: LogFormat::Text })
+            .with_ansi(false)
+            .with_writer(std::io::stderr)
+    });
+    tracing_subscriber::registry()
+        .with(filter)
+        .with(to_file)
+        .with(to_terminal)
+        .try_init()
+        .map_err(|_| TelemetryError::Installed)?;
+    Ok(guard)
+}
+
+/// A plain level holds for our own lines; libraries are heard from a warning on.
+fn filter(level: &str) -> Result<EnvFilter, TelemetryError> {
+    let plain = ["error", "warn", "info", "debug", "trace", "off"].contains(&level);
+    let directives = if plain {
+        format!("warn,sync_engine={level},sqlite_store={level},peer_link={level},replication={level}")
+    } else {
+        level.to_owned()
+    };
+    EnvFilter::try_new(directives)
+        .map_err(|error| TelemetryError::Level { level: level.to_owned(), reason: error.to_string() })
+}
+
+fn appender(settings: &LogSettings) -> Result<RollingFileAppender, tracing_appender::rolling::InitError> {
+    let folder: &Path = &settings.directory;
+    let builder = RollingFileAppender::builder();
+    match settings.rotation {
+        LogRotation::Never => builder.rotation(Rotation::NEVER).filename_prefix(FILE).build(folder),
+        rotation => {
+            let rotation = if rotation == LogRotation::Hourly { Rotation::HOURLY } else { Rotation::DAILY };
+            builder
+                .rotation(rotation)
+                .filename_prefix("synchronization")
+                .filename_suffix("log")
+                .latest_symlink(FILE)
+                .max_log_files(settings.keep)
+                .build(folder)
+        }
+    }
+}
+
+/// How a line looks.
+struct Lines {
+    format: LogFormat,
+}
+
+impl<S, N> FormatEvent<S, N> for Lines
+where
+    S: Subscriber + for<'a> LookupSpan<'a>,
+    N: for<'a> FormatFields<'a> + 'static,
+{
+    fn format_event(&self, _: &FmtContext<'_, S, N>, mut writer: Writer<'_>, event: &Event<'_>) -> fmt::Result {
+        let mut fields = Fields::default();
+        event.record(&mut fields);
+        let line = fields.line(event);
+        match self.format {
+            LogFormat::Json => writeln!(writer, "{}", Json::Object(line)),
+            LogFormat::Text => writeln!(writer, "{}", text(&line)),
+        }
+    }
+}
+
+/// One line's fields in order.
+#[derive(Default)]
+struct Fields {
+    map: Map<String, Json>,
+}
+
+impl Fields {
+    /// The line as an object: an event of ours as it was emitted, anything else as a `log` event.
+    fn line(mut self, event: &Event<'_>) -> Map<String, Json> {
+        if event.metadata().target() == TARGET
+            && let Some(Json::String(fields)) = self.map.remove("fields")
+            && let Ok(Json::Object(line)) = serde_json::from_str(&fields)
+        {
+            return line;
+        }
+        let mut line = Map::new();
+        line.insert("time".to_owned(), rfc3339(SystemTime::now()).into());
+        line.insert("level".to_owned(), event.metadata().level().as_str().into());
+        line.insert("event".to_owned(), "log".into());
+        line.append(&mut self.map);
+        line
+    }
+}
+
+impl Visit for Fields {
+    fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
+        self.map.insert(field.name().to_owned(), format!("{value:?}").into());
+    }
+
+    fn record_str(&mut self, field: &Field, value: &str) {
+        self.map.insert(field.name().to_owned(), value.into());
+    }
+
+    fn record_i64(&mut self, field: &Field, value: i64) {
+        self.map.insert(field.name().to_owned(), value.into());
+    }
+
+    fn record_u64(&mut self, field: &Field, value: u64) {
+        self.map.insert(field.name().to_owned(), value.into());
+    }
+
+    fn record_bool(&mut self, field: &Field, value: bool) {
+        self.map.insert(field.name().to_owned(), value.into());
+    }
+}
+
+/// `time level event key=value …`
+fn text(line: &Map<String, Json>) -> String {
+    let mut text = String::with_capacity(160);
+    for (key, value) in line {
+        let value = match value {
+            Json::String(value) => FieldValue::Text(value.clone()).to_string(),
+            other => other.to_string(),
+        };
+        if text.is_empty() {
+            text.push_str(&value);
+        } else if matches!(key.as_str(), "level" | "event") {
+            text.push(' ');
+            text.push_str(&value);
+        } else {
+            // Writing to a String cannot fail.
+            let _ = write!(text, " {key}={value}");
+        }
+    }
+    text
+}
+
+/// A time in RFC 3339, UTC, with milliseconds. Times before 1970 are shown as 1970.
+pub fn rfc3339(time: SystemTime) -> String {
+    let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
+    let (seconds, millis) = (since.as_secs(), since.subsec_millis());
+    let (days, second) = (seconds / 86_400, seconds % 86_400);
+    let (year, month, day) = civil(days);
+    format!("{year:04}-{month:02}-{day:02}T{:02}:{:02}:{:02}.{millis:03}Z", second / 3600, second / 60 % 60, second % 60)
+}
+
+/// Year, month and day of a number of days since 1970-01-01 (Howard Hinnant, "chrono-Compatible Low-Level Date
+/// Algorithms", `civil_from_days`).
+fn civil(days: u64) -> (u64, u64, u64) {
+    let shifted = days + 719_468;
+    let (era, day_of_era) = (shifted / 146_097, shifted % 146_097);
+    let year_of_era = (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let month_index = (5 * day_of_year + 2) / 153;
+    let day = day_of_year - (153 * month_index + 2) / 5 + 1;
+    let month = if month_index < 10 { month_index + 3 } else { month_index - 9 };
+    (year_of_era + era * 400 + u64::from(month <= 2), month, day)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{rfc3339, text};
+    use std::time::{Duration, UNIX_EPOCH};
+
+    #[test]
+    fn times_read_as_rfc_3339() {
+        assert_eq!(rfc3339(UNIX_EPOCH), "1970-01-01T00:00:00.000Z");
+        assert_eq!(rfc3339(UNIX_EPOCH + Duration::from_millis(951_782_399_999)), "2000-02-28T23:59:59.999Z");
+        assert_eq!(rfc3339(UNIX_EPOCH + Duration::from_secs(1_709_164_800)), "2024-02-29T00:00:00.000Z");
+        assert_eq!(rfc3339(UNIX_EPOCH + Duration::from_secs(4_102_444_800)), "2100-01-01T00:00:00.000Z");
+    }
+
+    #[test]
+    fn a_text_line_has_no_names_for_what_stands_first() {
+        let line = serde_json::json!({"time": "T", "level": "INFO", "event": "peer_lost", "node": "a b", "n": 1});
+        let line = line.as_object().unwrap();
+        assert_eq!(text(line), r#"T INFO peer_lost node="a b" n=1"#);
+    }
+}
