@@ -1,7 +1,12 @@
 //! What the daemon knows of an application's schema: the synced tables, their columns, keys and unique indexes, and the
 //! tables that are not synced, with the reason.
 //!
-//! Owns the types alone. They are filled by `introspection` and `attach`; nothing here touches SQL or a connection.
+//! Owns the types; [`introspection`] fills them from a connection, which it only reads. Numbers come from the registry
+//! that `attach` keeps.
+
+pub(crate) mod index_text;
+pub(crate) mod introspection;
+pub(crate) mod tokens;
 
 use replication::TableShape;
 
@@ -29,6 +34,8 @@ pub struct Table {
     pub clock: String,
     /// The columns that are synced, in the table's order: all but the generated ones.
     pub columns: Vec<Column>,
+    /// The names of the generated columns, virtual and stored.
+    pub generated: Vec<String>,
     /// The key columns as indices into `columns`, in the key's order.
     pub key: Vec<usize>,
     /// Whether rows have a rowid, that is, the table is not WITHOUT ROWID.
@@ -71,7 +78,7 @@ pub struct Column {
     pub affinity: Affinity,
     /// How SQLite compares its text.
     pub collation: Collation,
-    /// Whether NULL is refused. An INTEGER PRIMARY KEY and the key of a WITHOUT ROWID table refuse it without saying so.
+    /// Whether the column is declared NOT NULL. An INTEGER PRIMARY KEY refuses NULL without being declared so.
     pub not_null: bool,
     /// The text of the DEFAULT expression.
     pub default: Option<String>,

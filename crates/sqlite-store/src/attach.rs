@@ -1,0 +1,266 @@
+//! Attaching: our tables and triggers are put into a database, and put right whenever its schema has changed.
+//!
+//! One transaction, whose cost does not depend on the number of rows. Rows that are there already get no entries; what
+//! becomes of them is decided elsewhere.
+
+pub(crate) mod bookkeeping;
+mod clock_table;
+pub(crate) mod registry;
+pub(crate) mod statement_check;
+
+use replication::Origin;
+use rusqlite::{Connection, TransactionBehavior};
+
+use crate::app_triggers::{self, AppTrigger};
+use crate::error::StoreError;
+use crate::identifier::quote;
+use crate::schema::introspection::{Found, read_tables};
+use crate::schema::{Schema, Table, Unsynced};
+use crate::triggers::{self, Trigger};
+use registry::{Registry, StoredTrigger, stored_triggers};
+
+/// An attached database.
+#[derive(Debug, Clone)]
+pub struct Attached {
+    /// The application's schema.
+    pub schema: Schema,
+    /// The origin under which the database issues changes.
+    pub origin: Origin,
+    /// Whether it was attached for the first time.
+    pub created: bool,
+    /// Numbers of tables whose triggers had been lost: a migration rebuilt them, and what changed meanwhile was not
+    /// logged. They are named at every attach until [`settle_rebuilt`] is called for them.
+    pub rebuilt: Vec<i64>,
+    /// What becomes of the application's own triggers when changes are applied.
+    pub app_triggers: Vec<AppTrigger>,
+}
+
+/// Attaches a database, or puts an attached one right after its schema has changed.
+///
+/// `new_origin` is used only if the database has no origin yet; `node` is the name by which the origin is shown.
+///
+/// # Errors
+/// SQLite's own, and [`StoreError::Format`] or [`StoreError::Damaged`] for tables of ours that this version cannot work
+/// with. The file is as it was. A table that cannot be synced is no error: it is in [`Schema::unsynced`].
+pub fn attach(conn: &mut Connection, new_origin: Origin, node: &str) -> Result<Attached, StoreError> {
+    let transaction = conn.transaction_with_behavior(TransactionBehavior::Immediate)?;
+    let created = bookkeeping::ensure(&transaction)?;
+    let origin = bookkeeping::own_origin(&transaction, new_origin, node)?;
+    let (tables, unsynced) = Installation::new(&transaction)?.run(read_tables(&transaction)?)?;
+    let schema = Schema { hash: schema_hash(&transaction)?, version: schema_version(&transaction)?, tables, unsynced };
+    let rebuilt = read_rebuilt(&transaction, &schema.tables)?;
+    let app_triggers = app_triggers::classify(&transaction, &schema)?;
+    transaction.commit()?;
+    Ok(Attached { schema, origin, created, rebuilt, app_triggers })
+}
+
+/// Reads the schema of an attached database without changing anything. Tables that the last attach did not see are
+/// among the unsynced ones.
+///
+/// # Errors
+/// [`StoreError::NotAttached`], or SQLite's own.
+pub fn introspect(conn: &Connection) -> Result<Schema, StoreError> {
+    if !bookkeeping::is_attached(conn)? {
+        return Err(StoreError::NotAttached);
+    }
+    let registry = Registry::load(conn)?;
+    let mut schema = Schema { hash: schema_hash(conn)?, version: schema_version(conn)?, ..Schema::default() };
+    for found in read_tables(conn)? {
+        match found {
+            Ok(mut table) => {
+                if registry.complete(&mut table) {
+                    schema.tables.push(table);
+                } else {
+                    schema.unsynced.push(unregistered(conn, table)?);
+                }
+            }
+            Err(unsynced) => schema.unsynced.push(unsynced),
+        }
+    }
+    sort(&mut schema.tables, &mut schema.unsynced);
+    Ok(schema)
+}
+
+fn unregistered(conn: &Connection, table: Table) -> Result<Unsynced, StoreError> {
+    let refused = statement_check::refusal_of_writes(conn, &table)?;
+    Ok(Unsynced {
+        table: table.name,
+        reason: refused.unwrap_or_else(|| "has not been attached yet".to_owned()),
+        remedy: "attach the database again".to_owned(),
+    })
+}
+
+/// `PRAGMA schema_version`. It moves with every change of the schema, and also with VACUUM, the first ANALYZE and
+/// applications that set it: where it is another than before, compare [`schema_hash`].
+///
+/// # Errors
+/// SQLite's own.
+pub fn schema_version(conn: &Connection) -> Result<i64, StoreError> {
+    Ok(conn.prepare_cached("PRAGMA main.schema_version")?.query_row([], |row| row.get(0))?)
+}
+
+/// A hash of the text of the whole schema except for ANALYZE's tables. Our own tables and triggers count: a migration
+/// that rebuilds a table to the same text still loses the triggers, and must be noticed.
+///
+/// # Errors
+/// SQLite's own.
+pub fn schema_hash(conn: &Connection) -> Result<u64, StoreError> {
+    let mut statement = conn.prepare_cached(
+        "SELECT type, name, tbl_name, coalesce(sql, '') FROM main.sqlite_schema \
+         WHERE name NOT GLOB 'sqlite_stat[1-4]' ORDER BY type, name",
+    )?;
+    let mut rows = statement.query([])?;
+    // FNV-1a: the same in every version of the program, unlike the standard library's hashers.
+    let mut hash: u64 = 0xcbf2_9ce4_8422_2325;
+    while let Some(row) = rows.next()? {
+        for place in 0..4 {
+            let text = row.get_ref(place)?.as_bytes().unwrap_or_default();
+            // 0xff occurs in no UTF-8 text: it keeps ("a", "bc") and ("ab", "c") apart.
+            for byte in text.iter().copied().chain([0xff]) {
+                hash = (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
+            }
+        }
+    }
+    Ok(hash)
+}
+
+/// Notes that the rows of a rebuilt table have been compared with its clock entries.
+///
+/// # Errors
+/// SQLite's own; the table is then named again at the next attach.
+pub fn settle_rebuilt(conn: &Connection, number: i64) -> Result<(), StoreError> {
+    conn.execute("DELETE FROM main._sync_meta WHERE key = ?1", [rebuilt_key(number)])?;
+    Ok(())
+}
+
+fn rebuilt_key(number: i64) -> String {
+    format!("rebuilt_{number}")
+}
+
+fn read_rebuilt(conn: &Connection, tables: &[Table]) -> Result<Vec<i64>, StoreError> {
+    let mut statement = conn.prepare("SELECT 1 FROM main._sync_meta WHERE key = ?1")?;
+    let mut rebuilt = Vec::new();
+    for table in tables {
+        if statement.exists([rebuilt_key(table.number)])? {
+            rebuilt.push(table.number);
+        }
+    }
+    Ok(rebuilt)
+}
+
+fn sort(tables: &mut [Table], unsynced: &mut [Unsynced]) {
+    tables.sort_by_key(|table| table.number);
+    unsynced.sort_by(|a, b| a.table.cmp(&b.table));
+}
+
+/// The work of one attach on the synced tables.
+struct Installation<'a> {
+    conn: &'a Connection,
+    registry: Registry,
+    /// Our triggers as they were.
+    stored: Vec<StoredTrigger>,
+}
+
+impl<'a> Installation<'a> {
+    fn new(conn: &'a Connection) -> Result<Self, StoreError> {
+        Ok(Self { conn, registry: Registry::load(conn)?, stored: stored_triggers(conn)? })
+    }
+
+    fn run(mut self, found: Vec<Found>) -> Result<(Vec<Table>, Vec<Unsynced>), StoreError> {
+        let mut candidates = Vec::new();
+        let mut unsynced = Vec::new();
+        for table in found {
+            match table {
+                Ok(table) => candidates.push(table),
+                Err(refused) => unsynced.push(refused),
+            }
+        }
+        self.registry.follow_renames(self.conn, &candidates, &self.stored)?;
+        let mut tables = Vec::new();
+        let mut expected: Vec<String> = Vec::new();
+        for table in candidates {
+            match self.install(table)? {
+                Ok((table, triggers)) => {
+                    expected.extend(triggers.into_iter().map(|trigger| trigger.name));
+                    tables.push(table);
+                }
+                Err(refused) => unsynced.push(refused),
+            }
+        }
+        self.clear_away(&tables, &expected)?;
+        sort(&mut tables, &mut unsynced);
+        Ok((tables, unsynced))
+    }
+
+    /// Installs one table, or leaves nothing of it.
+    fn install(&mut self, mut table: Table) -> Result<Result<(Table, Vec<Trigger>), Unsynced>, StoreError> {
+        self.conn.execute_batch("SAVEPOINT _sync_install")?;
+        let known = self.registry.number(&table.name).is_some();
+        self.registry.register(self.conn, &mut table)?;
+        if clock_table::ensure(self.conn, &table)? {
+            self.registry.reset_baseline(self.conn, &mut table)?;
+        }
+        bookkeeping::widen_log(self.conn, table.key.len())?;
+        let triggers = triggers::of_table(&table);
+        if known && self.has_lost_triggers(&table) {
+            self.note_rebuilt(&mut table)?;
+        }
+        self.put_triggers(&table, &triggers)?;
+        let refusal = statement_check::refusal(self.conn, &table, &triggers)?;
+        if refusal.is_some() {
+            self.conn.execute_batch("ROLLBACK TO _sync_install")?;
+        }
+        self.conn.execute_batch("RELEASE _sync_install")?;
+        Ok(match refusal {
+            Some(refused) => Err(refused),
+            None => Ok((table, triggers)),
+        })
+    }
+
+    fn has_lost_triggers(&self, table: &Table) -> bool {
+        triggers::ESSENTIAL.iter().any(|role| {
+            let name = triggers::name(table.number, role);
+            !self.stored.iter().any(|stored| stored.name == name && stored.table.eq_ignore_ascii_case(&table.name))
+        })
+    }
+
+    fn note_rebuilt(&mut self, table: &mut Table) -> Result<(), StoreError> {
+        self.registry.reset_baseline(self.conn, table)?;
+        self.conn.execute(
+            "INSERT OR REPLACE INTO main._sync_meta (key, value) VALUES (?1, 1)",
+            [rebuilt_key(table.number)],
+        )?;
+        Ok(())
+    }
+
+    fn put_triggers(&self, table: &Table, triggers: &[Trigger]) -> Result<(), StoreError> {
+        for trigger in triggers {
+            match self.stored.iter().find(|stored| stored.name == trigger.name) {
+                Some(stored) if stored.sql == trigger.sql && stored.table == table.name => continue,
+                Some(_) => self.drop_trigger(&trigger.name)?,
+                None => {}
+            }
+            self.conn.execute_batch(&trigger.sql)?;
+        }
+        Ok(())
+    }
+
+    /// Removes what belongs to tables that are gone or no longer synced.
+    fn clear_away(&mut self, tables: &[Table], expected: &[String]) -> Result<(), StoreError> {
+        for stored in &self.stored {
+            if !expected.contains(&stored.name) {
+                self.drop_trigger(&stored.name)?;
+            }
+        }
+        for number in self.registry.numbers() {
+            if !tables.iter().any(|table| table.number == number) {
+                self.registry.forget(self.conn, number)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn drop_trigger(&self, name: &str) -> Result<(), StoreError> {
+        Ok(self.conn.execute_batch(&format!("DROP TRIGGER IF EXISTS main.{}", quote(name)))?)
+    }
+}

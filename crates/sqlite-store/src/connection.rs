@@ -1,0 +1,57 @@
+//! Opens database files of applications, with the settings that the daemon relies on.
+//!
+//! Never creates a file, never changes the journal mode.
+
+use std::path::Path;
+use std::time::Duration;
+
+use rusqlite::config::DbConfig;
+use rusqlite::{Connection, OpenFlags};
+
+use crate::error::StoreError;
+
+/// How long a statement waits for a lock that another connection holds.
+const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Opens an existing database file for the daemon's own reads and writes.
+///
+/// Triggers in the file do not fire for this connection, neither the application's (their effects on synced tables
+/// arrive as changes) nor our own (what is applied is no local change); TEMP triggers do. Foreign keys are not enforced:
+/// they would cascade twice.
+///
+/// # Errors
+/// [`StoreError::Open`] if the file is missing, inaccessible or no database; [`StoreError::Setting`] if SQLite does not
+/// take a setting. Nothing is changed either way.
+pub fn open(path: &Path) -> Result<Connection, StoreError> {
+    let open = |source| StoreError::Open { path: path.to_owned(), source };
+    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let conn = Connection::open_with_flags(path, flags).map_err(open)?;
+    conn.busy_timeout(BUSY_TIMEOUT)?;
+    // SQLite opens lazily: the first read tells whether this is a database.
+    let journal: String = conn.query_row("PRAGMA main.journal_mode", [], |row| row.get(0)).map_err(open)?;
+    // In WAL mode a power failure then loses no more than the last commits, which peers are asked for again.
+    let synchronous = if journal.eq_ignore_ascii_case("wal") { "NORMAL" } else { "FULL" };
+    conn.execute_batch(&format!("PRAGMA foreign_keys = OFF; PRAGMA main.synchronous = {synchronous}"))?;
+    // The pragma does nothing, silently, where it may not be set.
+    if conn.query_row("PRAGMA foreign_keys", [], |row| row.get(0))? {
+        return Err(StoreError::Setting { setting: "foreign_keys = OFF" });
+    }
+    if conn.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_TRIGGER, false)? {
+        return Err(StoreError::Setting { setting: "triggers disabled" });
+    }
+    Ok(conn)
+}
+
+/// Does something under another setting of the connection, and puts the setting back.
+pub(crate) fn with_setting<T>(
+    conn: &Connection,
+    setting: DbConfig,
+    value: bool,
+    act: impl FnOnce() -> Result<T, StoreError>,
+) -> Result<T, StoreError> {
+    let before = conn.db_config(setting)?;
+    conn.set_db_config(setting, value)?;
+    let result = act();
+    conn.set_db_config(setting, before)?;
+    result
+}

@@ -1,0 +1,160 @@
+//! Statements that log the rows which a REPLACE would displace through a unique index other than the key's: SQLite
+//! fires no DELETE trigger for them. They run BEFORE, hence log candidates only; capture looks which are really gone.
+//!
+//! The SELECT repeats the index's own columns, expressions, collations and WHERE, so that SQLite answers it from the
+//! index and finds exactly the rows that clash.
+
+use super::{CANDIDATE, NOW, balanced, key_list};
+use crate::identifier::{literal, quote};
+use crate::schema::index_text::mentioned_names;
+use crate::schema::tokens::{TokenKind, significant};
+use crate::schema::{Column, IndexPart, Table, UniqueIndex};
+
+/// The statement for an insert.
+pub(super) fn on_insert(table: &Table, index: &UniqueIndex) -> String {
+    let mut other: Vec<String> = table
+        .key_columns()
+        .map(|column| {
+            let name = quote(&column.name);
+            format!("{name} IS NOT NEW.{name}")
+        })
+        .collect();
+    if let Some(alias) = table.rowid_alias {
+        // Until SQLite has given an automatic key, NEW shows -1; a real row -1 must not hide behind it.
+        other.push(format!("{} = -1", quote(&table.columns[alias].name)));
+    }
+    statement(table, index, &other)
+}
+
+/// The statement for an update.
+pub(super) fn on_update(table: &Table, index: &UniqueIndex) -> String {
+    let other: Vec<String> = table
+        .key_columns()
+        .map(|column| {
+            let name = quote(&column.name);
+            format!("{name} IS NOT OLD.{name}")
+        })
+        .collect();
+    statement(table, index, &other)
+}
+
+/// `OF` the columns whose update can bring about a clash, so that other updates pay nothing. Nothing where a generated
+/// column is involved: what it is made of is not told.
+pub(super) fn update_of(table: &Table) -> String {
+    let mut columns = Vec::new();
+    for index in &table.unique {
+        let texts = index.partial.iter().chain(index.columns.iter().filter_map(|part| match part {
+            IndexPart::Expression { text, .. } => Some(text),
+            _ => None,
+        }));
+        let mentioned: Vec<String> = texts.flat_map(|text| mentioned_names(text)).collect();
+        let generated = table.generated.iter().any(|name| mentions(&mentioned, name));
+        if generated || index.columns.iter().any(|part| matches!(part, IndexPart::Generated { .. })) {
+            return String::new();
+        }
+        for (place, column) in table.columns.iter().enumerate() {
+            let direct =
+                index.columns.iter().any(|part| matches!(part, IndexPart::Column { index, .. } if *index == place));
+            let name = quote(&column.name);
+            if (direct || mentions(&mentioned, &column.name)) && !columns.contains(&name) {
+                columns.push(name);
+            }
+        }
+    }
+    if columns.is_empty() { String::new() } else { format!("OF {} ", columns.join(", ")) }
+}
+
+fn mentions(names: &[String], column: &str) -> bool {
+    names.iter().any(|name| name.eq_ignore_ascii_case(column))
+}
+
+fn statement(table: &Table, index: &UniqueIndex, other: &[String]) -> String {
+    let mut conditions = Vec::new();
+    if let Some(predicate) = &index.partial {
+        conditions.push(format!("({predicate})"));
+        conditions.push(of_new(table, predicate));
+    }
+    for part in &index.columns {
+        conditions.push(match part {
+            IndexPart::Column { index, collation } => {
+                let column = &table.columns[*index];
+                format!("{} = {} COLLATE {}", quote(&column.name), new_value(column), collation.name())
+            }
+            IndexPart::Generated { name, collation } => {
+                let name = quote(name);
+                format!("{name} = NEW.{name} COLLATE {}", collation.name())
+            }
+            IndexPart::Expression { text, collation } => {
+                format!("({text}) = {} COLLATE {}", of_new(table, text), collation.name())
+            }
+        });
+    }
+    conditions.push(balanced(other, " OR "));
+    let keys: String = table.key_columns().map(|column| format!(", {}", quote(&column.name))).collect();
+    format!(
+        "INSERT INTO _sync_log (tbl, op, ts{}) SELECT {}, {CANDIDATE}, {NOW}{keys} FROM {}{} WHERE {}",
+        key_list(table),
+        table.number,
+        quote(&table.name),
+        alias(table),
+        conditions.join(" AND ")
+    )
+}
+
+/// In a table of such a name, `NEW.c` would mean the row that is searched.
+fn alias(table: &Table) -> &'static str {
+    let hides = ["new", "old"].iter().any(|name| table.name.eq_ignore_ascii_case(name));
+    if hides { " AS \"_sync_row\"" } else { "" }
+}
+
+/// What an expression over the table's columns gives for the new row. The text is the application's own, so it is
+/// evaluated over a row that has the columns' names instead of being rewritten.
+fn of_new(table: &Table, text: &str) -> String {
+    let mentioned = mentioned_names(text);
+    let synced = table.columns.iter().filter(|column| mentions(&mentioned, &column.name));
+    let synced = synced.map(|column| format!("{} AS {}", new_value(column), quote(&column.name)));
+    let generated = table.generated.iter().filter(|name| mentions(&mentioned, name));
+    let generated = generated.map(|name| format!("NEW.{0} AS {0}", quote(name)));
+    let mut row: Vec<String> = synced.chain(generated).collect();
+    if row.is_empty() {
+        row.push("1".to_owned());
+    }
+    format!("(SELECT ({text}) FROM (SELECT {}))", row.join(", "))
+}
+
+/// A column of the new row. Under REPLACE, NULL in a NOT NULL column becomes its default; BEFORE still sees the NULL.
+fn new_value(column: &Column) -> String {
+    let name = quote(&column.name);
+    match column.default.as_deref().filter(|_| column.not_null) {
+        Some(default) => format!("coalesce(NEW.{name}, {})", default_value(default)),
+        None => format!("NEW.{name}"),
+    }
+}
+
+/// A DEFAULT as an expression: a lone identifier there is a string, not a column.
+fn default_value(text: &str) -> String {
+    let tokens = significant(text);
+    let [token] = tokens.as_slice() else { return format!("({text})") };
+    let bare = token.kind == TokenKind::Word && !token.text.starts_with(|c: char| c.is_ascii_digit());
+    let keywords = ["null", "true", "false", "current_time", "current_date", "current_timestamp"];
+    let is_value = keywords.iter().any(|keyword| token.is_word(keyword));
+    match token.identifier() {
+        Some(name) if token.kind == TokenKind::Quoted || (bare && !is_value) => literal(&name),
+        _ => format!("({text})"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::default_value;
+
+    #[test]
+    fn a_lone_identifier_is_a_string() {
+        assert_eq!(default_value("foo"), "'foo'");
+        assert_eq!(default_value("\"it's\""), "'it''s'");
+        assert_eq!(default_value("TRUE"), "(TRUE)");
+        assert_eq!(default_value("0x10"), "(0x10)");
+        assert_eq!(default_value("-5"), "(-5)");
+        assert_eq!(default_value("current_timestamp"), "(current_timestamp)");
+    }
+}
