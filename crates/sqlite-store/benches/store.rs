@@ -1,4 +1,5 @@
 //! Capture of an application's rows, reading them as batches, and applying batches to another database.
+#![allow(clippy::unwrap_used, reason = "a failure here is a failure of the test")]
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;

@@ -379,7 +379,8 @@ fn fingerprints(schema: &Schema) -> BTreeMap<String, u64> {
     schema.tables.iter().map(|table| table.shape()).map(|shape| (shape.name.clone(), shape.fingerprint())).collect()
 }
 
-fn new_origin() -> Origin {
+/// A fresh origin: a UUIDv7.
+pub fn new_origin() -> Origin {
     Origin::from_bytes(Uuid::now_v7().into_bytes())
 }
 

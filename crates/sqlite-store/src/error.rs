@@ -127,7 +127,7 @@ impl StoreError {
 
     fn code(&self) -> Option<ErrorCode> {
         match self {
-            Self::Sqlite(error) | Self::Open { source: error, .. } => error.sqlite_error_code(),
+            Self::Sqlite(error) | Self::Open { source: error, .. } => code_of(error),
             _ => None,
         }
     }
@@ -145,5 +145,13 @@ impl StoreError {
             Some(ErrorCode::SchemaChanged | ErrorCode::Unknown) => "schema",
             _ => "internal",
         }
+    }
+}
+
+/// SQLite's code of an error, also where the error points into a statement's text.
+pub(crate) fn code_of(error: &rusqlite::Error) -> Option<ErrorCode> {
+    match error {
+        rusqlite::Error::SqlInputError { error, .. } => Some(error.code),
+        other => other.sqlite_error_code(),
     }
 }

@@ -2,7 +2,41 @@
 //!
 //! Owns: the SQLite files. Never touches: sockets, sessions, wire messages.
 
+pub mod app_triggers;
+pub mod attach;
+pub mod connection;
+pub mod detach;
 pub mod error;
+pub mod json;
+pub mod sample;
 pub mod schema;
 
+mod apply;
+mod attached;
+mod baseline;
+mod batch_read;
+mod bind;
+mod capture;
+mod conflict_record;
+mod database;
 mod identifier;
+mod observer;
+mod replica;
+mod row_clock;
+mod row_write;
+mod state;
+mod table_sql;
+mod triggers;
+mod watch;
+mod worker;
+
+pub use apply::{Applied, ApplyOutcome, Held, HeldKind};
+pub use attached::new_origin;
+pub use batch_read::BatchLimits;
+pub use conflict_record::ConflictNote;
+pub use database::{ApplyReply, Database, DatabaseEvent, DatabaseOptions, DatabaseState, Phase};
+pub use error::StoreError;
+pub use observer::{IncomingRow, RowObserver, RowOperation, RowVerdict};
+pub use replica::{DatabaseRules, MergeRules};
+pub use state::{FileIdentity, StateDatabase};
+pub use watch::FileWatch;

@@ -115,11 +115,14 @@ pub(crate) fn settle_unique(
         return Ok(());
     }
     // A circle of rows, or rows of other keys in the way: all make way, then all come back under their rowids.
-    let mut rowids = Vec::with_capacity(waiting.len());
-    for write in &waiting {
-        rowids.push(take_out(conn, &replica.tables[write.table], write)?);
+    let mut out = Vec::with_capacity(waiting.len());
+    for write in waiting {
+        let rowid = take_out(conn, &replica.tables[write.table], &write)?;
+        out.push((write, rowid));
     }
-    for (write, rowid) in waiting.into_iter().zip(rowids) {
+    // New rows last: SQLite might give them a rowid that is to be had back.
+    out.sort_by_key(|(_, rowid)| rowid.is_none());
+    for (write, rowid) in out {
         put_back(conn, replica, write, rowid, now, conflicts)?;
     }
     Ok(())
@@ -301,11 +304,19 @@ fn rivals(conn: &Connection, table: &ReplicaTable, key: &[Value], new: &[Value])
         quote(&table.table.name),
         names.join(", ")
     ))?;
-    let found = probe(conn, table, new, names.len());
+    // Only with this setting does a REPLACE fire the delete triggers of the rows that it takes out.
+    let found = with_recursive_triggers(conn, || probe(conn, table, new, names.len()));
     conn.execute_batch("ROLLBACK TO _sync_probe; RELEASE _sync_probe")?;
     let mut found = found?;
     found.retain(|rival| rival != key);
     Ok(found)
+}
+
+fn with_recursive_triggers<T>(conn: &Connection, act: impl FnOnce() -> rusqlite::Result<T>) -> rusqlite::Result<T> {
+    conn.execute_batch("PRAGMA recursive_triggers = ON")?;
+    let result = act();
+    conn.execute_batch("PRAGMA recursive_triggers = OFF")?;
+    result
 }
 
 fn probe(conn: &Connection, table: &ReplicaTable, new: &[Value], width: usize) -> rusqlite::Result<Vec<Vec<Value>>> {

@@ -1,4 +1,5 @@
 //! Databases that exchange batches directly, without sessions or links, end equal whatever applications write.
+#![allow(clippy::unwrap_used, reason = "a failure here is a failure of the test")]
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -211,7 +212,7 @@ async fn converge(seed: u64) {
 async fn replicas_converge_whatever_applications_write() {
     let (first, count) = match std::env::var("SEED") {
         Ok(seed) => (seed.parse().unwrap(), 1),
-        Err(_) => (1, 40),
+        Err(_) => (1, std::env::var("SEEDS").map_or(40, |count| count.parse().unwrap())),
     };
     for seed in first..first + count {
         converge(seed).await;

@@ -1,4 +1,5 @@
 //! From an application's commit on one node to the row in the other node's file, over a real WebSocket on loopback.
+#![allow(clippy::unwrap_used, reason = "a failure here is a failure of the test")]
 
 use std::path::PathBuf;
 use std::time::{Duration, Instant};

@@ -5,7 +5,7 @@ use rusqlite::config::DbConfig;
 use rusqlite::{Connection, Error, ErrorCode};
 
 use crate::connection::with_setting;
-use crate::error::StoreError;
+use crate::error::{StoreError, code_of};
 use crate::identifier::quote;
 use crate::schema::{Table, Unsynced};
 use crate::triggers::Trigger;
@@ -56,7 +56,7 @@ fn first_refused(conn: &Connection, statements: &[String]) -> Result<Option<Stri
 
 /// The message of an error that lies in the schema; any other error is passed on.
 pub(crate) fn refusal_message(error: Error) -> Result<String, StoreError> {
-    match (error.sqlite_error_code(), &error) {
+    match (code_of(&error), &error) {
         (Some(ErrorCode::Unknown), Error::SqliteFailure(_, Some(message))) => Ok(message.clone()),
         (Some(ErrorCode::Unknown), Error::SqlInputError { msg, .. }) => Ok(msg.clone()),
         _ => Err(error.into()),

@@ -1,14 +1,14 @@
 //! `sync-engine demo`: two nodes on two sample files in one process, each with an application that writes to it.
 
-use std::io::Write as _;
 use std::path::{Path, PathBuf};
+use std::process::ExitCode;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::Context as _;
 use sqlite_store::sample::{self, Application};
 
-use crate::commands::stop_signal;
+use crate::commands::{say, stop_signal};
 use sync_engine::{ApplyDecision, ChangeEvent, Database, SyncEngine};
 
 /// The two shops.
@@ -18,7 +18,7 @@ const SHOPS: [&str; 2] = ["berlin", "oslo"];
 const PACE: Duration = Duration::from_millis(1500);
 
 /// Runs until Ctrl-C.
-pub(crate) async fn run(folder: &Path, listen: &str) -> anyhow::Result<()> {
+pub(crate) async fn run(folder: &Path, listen: &str) -> anyhow::Result<ExitCode> {
     std::fs::create_dir_all(folder).with_context(|| format!("cannot create the folder {}", folder.display()))?;
     let files = SHOPS.map(|shop| folder.join(format!("{shop}.db")));
     sample::create(&files[0], true)?;
@@ -54,7 +54,7 @@ pub(crate) async fn run(folder: &Path, listen: &str) -> anyhow::Result<()> {
     oslo.stop_realtime_sync().await?;
     berlin.stop_realtime_sync().await?;
     say(&format!("stopped; both files are in {}", folder.display()));
-    Ok(())
+    Ok(ExitCode::SUCCESS)
 }
 
 async fn node(shop: &'static str, file: &Path, folder: &Path) -> anyhow::Result<SyncEngine> {
@@ -99,9 +99,4 @@ fn explain(files: &[PathBuf; 2], address: &str) {
         files[1].display(),
         files[0].display(),
     ));
-}
-
-/// Prints a line; a reader that went away is no reason to stop.
-fn say(line: &str) {
-    let _ = writeln!(std::io::stdout().lock(), "{line}");
 }

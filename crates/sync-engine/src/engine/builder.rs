@@ -1,6 +1,6 @@
 //! Building an engine.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -67,10 +67,11 @@ impl Database {
         self
     }
 
-    /// Replaces the rules of tables by name.
+    /// How finely one table is merged. All nodes must say the same.
     #[must_use]
-    pub(crate) fn tables(mut self, tables: HashMap<String, MergeRules>) -> Self {
-        self.rules.tables.extend(tables);
+    pub fn table_granularity(mut self, table: impl Into<String>, granularity: Granularity) -> Self {
+        let default = self.rules.default.clone();
+        self.rules.tables.entry(table.into()).or_insert(default).granularity = granularity;
         self
     }
 }

@@ -77,7 +77,7 @@ async fn sync(
     if shared.stop.is_cancelled() {
         return (StatusCode::SERVICE_UNAVAILABLE, "this node is stopping\n").into_response();
     }
-    match peer_link::upgrade(&mut request, SUBPROTOCOL, shared.link_options.clone(), address.to_string()) {
+    match peer_link::upgrade(&mut request, SUBPROTOCOL, &shared.link_options) {
         Ok((response, pending)) => {
             let task = accept_peer(Arc::clone(&shared), pending, address);
             shared.tracker.spawn(task);

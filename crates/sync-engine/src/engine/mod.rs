@@ -5,6 +5,7 @@ mod database_events;
 mod http;
 mod peering;
 mod registry;
+mod session_events;
 mod session_driver;
 mod shared;
 mod source;
@@ -155,9 +156,7 @@ impl SyncEngine {
         shared.stop.cancel();
         shared.tracker.close();
         let orderly = async {
-            // Sessions end by themselves; their links close behind them.
-            shared.sessions_ended().await;
-            shared.links.cancel();
+            // Sessions say goodbye and end by themselves; their links close behind them.
             shared.tracker.wait().await;
             for database in &self.databases {
                 database.close().await;

@@ -101,7 +101,7 @@ async fn reach(
     status: &Arc<Mutex<PeerStatus>>,
 ) -> Result<SessionEnd, String> {
     let link = tokio::select! {
-        link = dial(url, SUBPROTOCOL, shared.link_options.clone(), &shared.tracker, shared.links.child_token()) => link,
+        link = dial(url, SUBPROTOCOL, &shared.link_options, &shared.tracker, shared.links.child_token()) => link,
         () = shared.stop.cancelled() => return Ok(SessionEnd::Stopped),
     };
     let link = link.map_err(|error| error.to_string())?;

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use futures::future::BoxFuture;
 use futures::stream::{BoxStream, FuturesUnordered, SelectAll, StreamExt as _, unfold};
-use peer_link::{Direction, Link};
+use peer_link::{Direction, Link, LinkReceiver, LinkSender};
 use replication::session::{
     AppliedOutcome, CloseReason, Input, LocalState, Output, Session, SessionConfig, SessionEvent,
 };
@@ -57,7 +57,8 @@ type StateStream = BoxStream<'static, (String, Arc<DatabaseState>)>;
 pub(crate) struct SessionDriver {
     shared: Arc<Shared>,
     session: Session,
-    link: Link,
+    sender: LinkSender,
+    receiver: LinkReceiver,
     callback: Option<Arc<ApplyCallback>>,
     sources: BTreeMap<String, Source>,
     states: SelectAll<StateStream>,
@@ -88,10 +89,12 @@ impl SessionDriver {
             ..SessionConfig::default()
         };
         let number = shared.next_session();
+        let (sender, receiver) = link.split();
         Self {
             session: Session::new(config, shared.millis()),
             shared,
-            link,
+            sender,
+            receiver,
             callback,
             sources: BTreeMap::new(),
             states: SelectAll::new(),
@@ -130,13 +133,13 @@ impl SessionDriver {
                 }
                 Some(answer) = self.pending.next(), if !self.pending.is_empty() => self.take_answer(answer),
                 Some((database, state)) = self.states.next(), if !self.states.is_empty() => self.take_state(database, &state),
-                room = self.link.room(), if self.session.wants_room() => if !room {
+                room = self.sender.room(), if self.session.wants_room() => if !room {
                     return self.lost().await;
                 },
-                frame = self.link.recv() => match frame {
-                    Some(frame) => match wire::decode(frame) {
+                frame = self.receiver.recv() => match frame {
+                    Some(frame) => match wire::decode(&frame) {
                         Ok(envelope) => self.handle(Input::Received(Box::new(envelope))),
-                        Err(error) => self.handle(Input::Malformed(error)),
+                        Err(error) => self.handle(Input::Malformed(error.to_string())),
                     },
                     None => return self.lost().await,
                 },
@@ -154,7 +157,7 @@ impl SessionDriver {
 
     /// Does everything that the session wants done and that can be done without waiting for room.
     async fn act(&mut self) {
-        while let Some(output) = self.session.poll_output(self.link.has_room()) {
+        while let Some(output) = self.session.poll_output(self.sender.has_room()) {
             match output {
                 Output::Send(envelope) => self.send(&envelope).await,
                 Output::Read { database, from } => self.read(database, from),
@@ -176,8 +179,10 @@ impl SessionDriver {
     async fn send(&mut self, envelope: &Envelope) {
         match wire::encode(envelope) {
             // A link that is gone is noticed by the next read from it.
-            Ok(frame) => drop(self.link.send(frame).await),
-            Err(error) => self.handle(Input::Malformed(error)),
+            Ok(frame) => {
+                self.sender.send(frame).await;
+            }
+            Err(error) => self.handle(Input::Malformed(error.to_string())),
         }
     }
 
@@ -248,7 +253,7 @@ impl SessionDriver {
 
     async fn event(&mut self, event: SessionEvent) {
         if let SessionEvent::Opened { node, databases, .. } = &event {
-            let dialed_by = match self.link.direction() {
+            let dialed_by = match self.sender.direction() {
                 Direction::Dialed => self.shared.node.clone(),
                 Direction::Accepted => node.clone(),
             };
@@ -325,14 +330,14 @@ impl SessionDriver {
             let lag_ms = u64::try_from((now - since).as_millis()).unwrap_or(u64::MAX);
             databases.push(PeerDatabaseStatus { name: name.to_owned(), behind, lag_ms });
         }
-        let traffic = self.link.traffic();
+        let traffic = self.sender.traffic();
         let mut status = self.status.lock().unwrap_or_else(PoisonError::into_inner);
         (status.bytes_in, status.bytes_out) = (traffic.bytes_in(), traffic.bytes_out());
         status.databases = databases;
     }
 
     async fn lost(mut self) -> (Option<String>, SessionEnd) {
-        let reason = self.link.lost().await.to_string();
+        let reason = self.receiver.lost().await.to_string();
         (self.seated_node(), SessionEnd::Lost { reason })
     }
 
