@@ -37,7 +37,7 @@ pub struct Attached {
 
 /// Attaches a database, or puts an attached one right after its schema has changed.
 ///
-/// `new_origin` is used only if the database has no origin yet; `node` is the name by which the origin is shown.
+/// `new_origin` is used only if the database is not attached yet; `node` is the name by which the origin is shown.
 ///
 /// # Errors
 /// SQLite's own, and [`StoreError::Format`] or [`StoreError::Damaged`] for tables of ours that this version cannot work
@@ -45,7 +45,7 @@ pub struct Attached {
 pub fn attach(conn: &mut Connection, new_origin: Origin, node: &str) -> Result<Attached, StoreError> {
     let transaction = conn.transaction_with_behavior(TransactionBehavior::Immediate)?;
     let created = bookkeeping::ensure(&transaction)?;
-    let origin = bookkeeping::own_origin(&transaction, new_origin, node)?;
+    let origin = bookkeeping::own_origin(&transaction, created, new_origin, node)?;
     let (tables, unsynced) = Installation::new(&transaction)?.run(read_tables(&transaction)?)?;
     let schema = Schema { hash: schema_hash(&transaction)?, version: schema_version(&transaction)?, tables, unsynced };
     let rebuilt = read_rebuilt(&transaction, &schema.tables)?;

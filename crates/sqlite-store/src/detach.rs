@@ -36,21 +36,21 @@ fn remove(conn: &Connection) -> Result<Detached, StoreError> {
         conn.execute_batch(&format!("DROP TRIGGER main.{}", quote(name)))?;
         detached.triggers += 1;
     }
-    for name in names(conn, "table")?.iter().filter(|name| is_own_table(name)) {
-        conn.execute_batch(&format!("DROP TABLE main.{}", quote(name)))?;
-        detached.tables += 1;
-    }
-    for statistics in ["sqlite_stat1", "sqlite_stat3", "sqlite_stat4"] {
-        // Dropping a table drops its statistics too; these may be of tables that were lost in another way.
-        if has_table(conn, statistics)? {
-            let tables = conn
-                .prepare(&format!("SELECT DISTINCT tbl FROM main.{statistics}"))?
-                .query_map([], |row| row.get(0))?
-                .collect::<Result<Vec<Option<String>>, _>>()?;
-            for table in tables.into_iter().flatten().filter(|table| is_own_table(table)) {
-                conn.execute(&format!("DELETE FROM main.{statistics} WHERE tbl = ?1"), [table])?;
-            }
+    let mut statistics = Vec::new();
+    for name in ["sqlite_stat1", "sqlite_stat3", "sqlite_stat4"] {
+        if has_table(conn, name)? {
+            statistics.push(name);
         }
+    }
+    for name in names(conn, "table")? {
+        if !is_own_table(conn, &name)? {
+            continue;
+        }
+        conn.execute_batch(&format!("DROP TABLE main.{}", quote(&name)))?;
+        for statistics in &statistics {
+            conn.execute(&format!("DELETE FROM main.{statistics} WHERE tbl = ?1"), [&name])?;
+        }
+        detached.tables += 1;
     }
     Ok(detached)
 }

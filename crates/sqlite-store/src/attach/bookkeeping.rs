@@ -58,9 +58,19 @@ const TABLES: [OwnTable; 8] = [
     },
 ];
 
-/// Whether a table of this name is one of ours.
-pub(crate) fn is_own_table(name: &str) -> bool {
-    name.starts_with("_sync_clock_") || TABLES.iter().any(|table| table.name == name)
+/// The columns of a clock table that do not depend on the key.
+const CLOCK_COLUMNS: &str = "k0, col, ts, origin, seq, flags";
+
+/// Whether a table is one of ours: by its name, and by its columns, because an application may use such a name too.
+pub(crate) fn is_own_table(conn: &Connection, name: &str) -> Result<bool, StoreError> {
+    let columns = match TABLES.iter().find(|table| table.name == name) {
+        Some(table) => table.columns,
+        None if name.starts_with("_sync_clock_") => CLOCK_COLUMNS,
+        None => return Ok(false),
+    };
+    let mut statement = conn.prepare_cached("SELECT name FROM pragma_table_info(?1, 'main')")?;
+    let present = statement.query_map([name], |row| row.get(0))?.collect::<Result<Vec<String>, _>>()?;
+    Ok(columns.split(", ").all(|column| present.iter().any(|present| present == column)))
 }
 
 /// Whether the database is attached.
@@ -74,19 +84,23 @@ pub(crate) fn has_table(conn: &Connection, name: &str) -> Result<bool, StoreErro
     Ok(conn.prepare_cached(sql)?.exists([name])?)
 }
 
-/// Makes those of our tables that are missing. True if the database was not attached before.
+/// Makes our tables. True if the database was not attached before.
+///
+/// Either all of them are there or none: what one holds means nothing without the others, so none is made up for.
 pub(super) fn ensure(conn: &Connection) -> Result<bool, StoreError> {
     let created = !is_attached(conn)?;
     if !created {
         check_format(conn)?;
     }
-    for table in &TABLES {
-        if !has_table(conn, table.name)? {
-            conn.execute_batch(&format!("CREATE TABLE {}{}", table.name, table.definition))?;
+    for OwnTable { name, definition, .. } in &TABLES {
+        let present = has_table(conn, name)?;
+        if created && !present {
+            conn.execute_batch(&format!("CREATE TABLE {name}{definition}"))?;
+        } else if created {
+            return Err(StoreError::Damaged { what: format!("{name} is there without _sync_meta") });
+        } else if !present || !is_own_table(conn, name)? {
+            return Err(StoreError::Damaged { what: format!("{name} is missing or is not as it was made") });
         }
-        // A table of the same name that is not ours, or that somebody has altered.
-        let readable = conn.prepare(&format!("SELECT {} FROM main.{}", table.columns, table.name));
-        readable.map_err(|error| StoreError::Damaged { what: error.to_string() })?;
     }
     conn.execute(
         "INSERT INTO main._sync_meta (key, value) SELECT 'format', ?1 \
@@ -105,9 +119,12 @@ fn check_format(conn: &Connection) -> Result<(), StoreError> {
     }
 }
 
-/// The origin of this database; `new` from now on where it has none.
-pub(super) fn own_origin(conn: &Connection, new: Origin, node: &str) -> Result<Origin, StoreError> {
-    if let Some((id, origin, name)) = read_own_origin(conn)? {
+/// The origin of this database: `new` if it has just been attached for the first time.
+pub(super) fn own_origin(conn: &Connection, created: bool, new: Origin, node: &str) -> Result<Origin, StoreError> {
+    if !created {
+        // A new origin in place of one that is lost would take its number, and with it all its clock entries.
+        let lost = || StoreError::Damaged { what: "the database's own origin is missing".to_owned() };
+        let (id, origin, name) = read_own_origin(conn)?.ok_or_else(lost)?;
         if name.as_deref() != Some(node) {
             conn.execute("UPDATE main._sync_origin SET node = ?2 WHERE id = ?1", params![id, node])?;
         }

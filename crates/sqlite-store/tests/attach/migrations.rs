@@ -209,18 +209,32 @@ fn detached_as_if_it_had_never_been_attached() {
 }
 
 #[test]
-fn a_half_broken_attachment_is_repaired_or_detached() {
+fn a_lost_trigger_and_a_lost_clock_table_are_put_back() {
+    let mut db = Sample::new(Writer::Shell, SCHEMA);
+    db.attach();
+    db.write("DROP TABLE _sync_clock_t; DROP TRIGGER _sync_2_insert");
+    assert_eq!(db.attach().rebuilt, [2]);
+    assert_eq!(db.logged("DELETE FROM t WHERE id = 1; INSERT INTO o VALUES ('k')"), ["delete t 1", "insert o 'k'"]);
+}
+
+#[test]
+fn a_half_broken_attachment_is_reported_and_can_be_detached() {
     let mut db = Sample::new(Writer::Shell, SCHEMA);
     let before = everything(&db);
-    let half =
-        "DROP TABLE _sync_clock_t; DROP TABLE _sync_column; DELETE FROM _sync_origin; DROP TRIGGER _sync_2_insert";
-    db.attach();
-    db.write(half);
-    assert_eq!(db.attach().rebuilt, [2]);
-    assert_eq!(db.logged("DELETE FROM t WHERE id = 1"), ["delete t 1"]);
-    db.write(&format!("{half}; DROP TABLE _sync_log; DROP TABLE _sync_meta; DROP TABLE _sync_table"));
-    db.detach();
-    assert_eq!(everything(&db), before);
+    let breaks = [
+        "DROP TABLE _sync_column",
+        "DELETE FROM _sync_origin",
+        "DROP TABLE _sync_meta",
+        "DROP TABLE _sync_clock_t; DROP TRIGGER _sync_2_key; DROP TABLE _sync_meta; DROP TABLE _sync_table; DROP TABLE _sync_log",
+    ];
+    for broken in breaks {
+        db.attach();
+        db.write(broken);
+        let refused = attach(&mut db.conn, Origin::from_bytes([1; 16]), "n").unwrap_err();
+        assert!(matches!(refused, StoreError::Damaged { .. }), "{refused}");
+        db.detach();
+        assert_eq!(everything(&db), before);
+    }
 }
 
 #[test]
@@ -234,5 +248,5 @@ fn a_later_format_and_foreign_tables_are_left_alone() {
     let before = everything(&db);
     let refused = attach(&mut db.conn, Origin::from_bytes([1; 16]), "n").unwrap_err();
     assert!(matches!(refused, StoreError::Damaged { .. }), "{refused}");
-    assert_eq!(everything(&db), before);
+    assert_eq!((db.detach(), everything(&db)), (Detached::default(), before));
 }

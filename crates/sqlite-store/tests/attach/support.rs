@@ -136,7 +136,7 @@ impl Sample {
             let (number, op, mask, ts): (i64, i64, Option<i64>, i64) =
                 (row.get(0).unwrap(), row.get(1).unwrap(), row.get(2).unwrap(), row.get(3).unwrap());
             let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_millis();
-            assert!(i128::from(ts).abs_diff(now.cast_signed().into()) < 60_000, "{ts} is not now ({now})");
+            assert!(i128::from(ts).abs_diff(now.cast_signed()) < 60_000, "{ts} is not now ({now})");
             let table = schema.tables.iter().find(|table| table.number == number).unwrap();
             let name = ["?", "insert", "delete", "update", "candidate"][usize::try_from(op).unwrap()];
             let key = (0..table.key.len()).map(|place| notation(row.get_ref(9 + place).unwrap()));
