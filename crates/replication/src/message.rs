@@ -76,6 +76,9 @@ pub struct DatabaseHello {
     /// A fingerprint of each synced table's shape.
     #[serde(default)]
     pub tables: BTreeMap<String, u64>,
+    /// The names of the nodes that origins belong to, as far as the sender knows.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub nodes: BTreeMap<Origin, String>,
 }
 
 /// One part of a batch: as many rows as fit a message. The parts of a batch follow each other on a link.

@@ -219,9 +219,23 @@ impl Attachment {
         Ok(())
     }
 
-    /// Remembers which node an origin belongs to.
-    pub(crate) fn learn_name(&mut self, origin: Origin, node: &str) -> Result<(), StoreError> {
-        self.replica.learn_name(&self.conn, origin, node)
+    /// Remembers which nodes origins belong to.
+    pub(crate) fn learn_names(&mut self, nodes: &BTreeMap<Origin, String>) -> Result<(), StoreError> {
+        let own = self.replica.own;
+        let news = |replica: &Replica, origin: &Origin, node: &String| {
+            *origin != own && replica.names().get(origin) != Some(node)
+        };
+        if !nodes.iter().any(|(origin, node)| news(&self.replica, origin, node)) {
+            return Ok(());
+        }
+        self.in_write(|conn, replica| {
+            for (origin, node) in nodes {
+                if news(replica, origin, node) {
+                    replica.learn_name(conn, *origin, node)?;
+                }
+            }
+            Ok(((), true))
+        })
     }
 
     /// One write transaction of its own: everything that applications committed is captured first, in it. The work
@@ -357,6 +371,7 @@ impl Attachment {
             received: self.replica.received.clone(),
             clock: self.replica.clock.last(),
             tables,
+            nodes: Arc::clone(self.replica.names()),
             unsynced,
             conflicts: self.conflicts,
             backlog: if self.more { self.log_length() } else { 0 },

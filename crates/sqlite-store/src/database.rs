@@ -76,6 +76,8 @@ pub struct DatabaseState {
     pub clock: Timestamp,
     /// The synced tables' names and fingerprints.
     pub tables: Arc<BTreeMap<String, u64>>,
+    /// The names of the nodes that origins belong to, as far as they are known.
+    pub nodes: Arc<BTreeMap<Origin, String>>,
     /// Tables that are not synced, and why.
     pub unsynced: Arc<Vec<Unsynced>>,
     /// Open conflict records.
@@ -215,9 +217,9 @@ impl Database {
         self.tell(Command::Publish).await;
     }
 
-    /// Tells the name of the node that an origin belongs to.
-    pub async fn learn_name(&self, origin: Origin, node: String) {
-        self.tell(Command::LearnName { origin, node }).await;
+    /// Tells which nodes origins belong to.
+    pub async fn learn_names(&self, nodes: BTreeMap<Origin, String>) {
+        self.tell(Command::LearnNames(nodes)).await;
     }
 
     /// Ends the thread after what it is doing, and waits for it.

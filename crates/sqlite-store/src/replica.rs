@@ -78,7 +78,7 @@ pub(crate) struct Replica {
     pub(crate) received: BTreeMap<Origin, VersionVector>,
     ids: HashMap<Origin, i64>,
     origins: HashMap<i64, Origin>,
-    names: HashMap<Origin, String>,
+    names: Arc<BTreeMap<Origin, String>>,
 }
 
 impl Replica {
@@ -100,7 +100,7 @@ impl Replica {
             received: BTreeMap::new(),
             ids: HashMap::new(),
             origins: HashMap::new(),
-            names: HashMap::new(),
+            names: Arc::default(),
         };
         replica.load_origins(conn, own_id)?;
         replica.load_received(conn)?;
@@ -132,7 +132,7 @@ impl Replica {
             self.origins.insert(id, origin);
             self.have.raise(origin, sequence.cast_unsigned());
             if let Some(name) = row.get::<_, Option<String>>(3)? {
-                self.names.insert(origin, name);
+                Arc::make_mut(&mut self.names).insert(origin, name);
             }
         }
         Ok(())
@@ -186,6 +186,11 @@ impl Replica {
         self.names.get(&origin).cloned().unwrap_or_else(|| origin.to_string())
     }
 
+    /// The node names of origins, as far as they are known.
+    pub(crate) fn names(&self) -> &Arc<BTreeMap<Origin, String>> {
+        &self.names
+    }
+
     /// Remembers which node an origin belongs to.
     pub(crate) fn learn_name(&mut self, conn: &Connection, origin: Origin, node: &str) -> Result<(), StoreError> {
         if self.names.get(&origin).is_some_and(|known| known == node) {
@@ -193,7 +198,7 @@ impl Replica {
         }
         let id = self.origin_id(conn, origin)?;
         conn.execute("UPDATE main._sync_origin SET node = ?2 WHERE id = ?1", params![id, node])?;
-        self.names.insert(origin, node.to_owned());
+        Arc::make_mut(&mut self.names).insert(origin, node.to_owned());
         Ok(())
     }
 

@@ -4,6 +4,7 @@
 //! file event often comes before the commit that caused it is visible, so a look that finds nothing is repeated after
 //! growing pauses before the thread rests until the next event or poll.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -51,10 +52,7 @@ pub(crate) enum Command {
         reply: oneshot::Sender<Result<ApplyReply, StoreError>>,
     },
     Publish,
-    LearnName {
-        origin: Origin,
-        node: String,
-    },
+    LearnNames(BTreeMap<Origin, String>),
     Close,
 }
 
@@ -151,8 +149,8 @@ impl Worker {
                 let result = self.with_attachment(Attachment::start_publishing);
                 self.settle(result);
             }
-            Command::LearnName { origin, node } => {
-                let result = self.with_attachment(|attachment| attachment.learn_name(origin, &node));
+            Command::LearnNames(nodes) => {
+                let result = self.with_attachment(|attachment| attachment.learn_names(&nodes));
                 self.settle(result);
             }
         }
@@ -309,6 +307,7 @@ impl Worker {
             && old.received == state.received
             && old.conflicts == state.conflicts
             && old.backlog == state.backlog
+            && old.nodes == state.nodes
             && Arc::ptr_eq(&old.tables, &state.tables)
             && Arc::ptr_eq(&old.unsynced, &state.unsynced);
         if !same {

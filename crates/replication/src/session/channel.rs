@@ -109,7 +109,7 @@ impl Channel {
             self.local = Some(state);
             return true;
         };
-        let other = old.origin != state.origin || old.tables != state.tables;
+        let other = old.origin != state.origin || old.tables != state.tables || old.nodes != state.nodes;
         if old.origin != state.origin {
             // Positions are positions in what the old origin's database would have sent.
             self.position = self.peer_have.clone();

@@ -82,6 +82,8 @@ pub struct LocalState {
     pub clock: Timestamp,
     /// The synced tables' fingerprints.
     pub tables: BTreeMap<String, u64>,
+    /// The names of the nodes that origins belong to, as far as they are known.
+    pub nodes: BTreeMap<Origin, String>,
 }
 
 /// What happens to a session.
@@ -194,8 +196,11 @@ pub enum SessionEvent {
         node: String,
         /// Its software version.
         version: String,
-        /// Its databases, with the origin under which each issues changes.
-        databases: BTreeMap<String, Origin>,
+    },
+    /// The peer said which databases it has.
+    Databases {
+        /// For each, the nodes that origins belong to, as far as the peer knows.
+        databases: BTreeMap<String, BTreeMap<Origin, String>>,
     },
     /// The peer has what we lack.
     CatchUpStarted {
@@ -381,6 +386,7 @@ impl Session {
                     have: local.have.clone(),
                     received: local.received.clone(),
                     tables: local.tables.clone(),
+                    nodes: local.nodes.clone(),
                 };
                 Some((name.clone(), hello))
             })
@@ -427,10 +433,16 @@ impl Session {
         if self.remote.is_none() {
             self.remote = Some(Remote { node: hello.node.clone(), incarnation: hello.incarnation });
             self.stage = Stage::Open;
-            let databases = hello.databases.iter().map(|(name, database)| (name.clone(), database.origin)).collect();
-            let event = SessionEvent::Opened { node: hello.node, version: hello.version, databases };
+            let event = SessionEvent::Opened { node: hello.node.clone(), version: hello.version };
             self.actions.push_back(Output::Event(event));
         }
+        let databases = hello.databases.iter().map(|(name, database)| {
+            let mut nodes = database.nodes.clone();
+            nodes.insert(database.origin, hello.node.clone());
+            (name.clone(), nodes)
+        });
+        let event = SessionEvent::Databases { databases: databases.collect() };
+        self.actions.push_back(Output::Event(event));
         for (name, channel) in &mut self.channels {
             if !hello.databases.contains_key(name) {
                 channel.remote = None;

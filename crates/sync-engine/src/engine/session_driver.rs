@@ -252,7 +252,7 @@ impl SessionDriver {
     }
 
     async fn event(&mut self, event: SessionEvent) {
-        if let SessionEvent::Opened { node, databases, .. } = &event {
+        if let SessionEvent::Opened { node, .. } = &event {
             let dialed_by = match self.sender.direction() {
                 Direction::Dialed => self.shared.node.clone(),
                 Direction::Accepted => node.clone(),
@@ -261,16 +261,17 @@ impl SessionDriver {
             if self.seat.is_none() {
                 return self.handle(Input::Replaced);
             }
-            let mut status = self.status.lock().unwrap_or_else(PoisonError::into_inner);
-            (status.node, status.state, status.last_error) = (Some(node.clone()), "connected".to_owned(), None);
-            drop(status);
-            for (name, origin) in databases {
-                if let Some(source) = self.sources.get(name) {
-                    source.learn_name(*origin, node.clone()).await;
-                }
-            }
+            self.connected_to(node);
+        }
+        if let SessionEvent::Databases { databases } = &event {
             if let Err(error) = self.shared.subscribe(databases.keys().cloned()).await {
                 session_events::store_failed(&self.shared.events, &error);
+            }
+            self.add_sources();
+            for (name, nodes) in databases {
+                if let Some(source) = self.sources.get(name) {
+                    source.learn_names(nodes.clone()).await;
+                }
             }
         }
         if let SessionEvent::PeerProblem(problem) | SessionEvent::Held { problem, .. } = &event {
@@ -279,6 +280,11 @@ impl SessionDriver {
         }
         let node = self.session.remote_node().unwrap_or_default().to_owned();
         session_events::tell(&self.shared.events, &node, event);
+    }
+
+    fn connected_to(&self, node: &str) {
+        let mut status = self.status.lock().unwrap_or_else(PoisonError::into_inner);
+        (status.node, status.state, status.last_error) = (Some(node.to_owned()), "connected".to_owned(), None);
     }
 
     /// Listens to databases that this session does not know yet.
@@ -310,6 +316,7 @@ impl SessionDriver {
                     received: state.received.clone(),
                     clock: state.clock,
                     tables: (*state.tables).clone(),
+                    nodes: (*state.nodes).clone(),
                 };
                 self.handle(Input::Local { database, state });
             }

@@ -12,15 +12,10 @@ use crate::event::{Event, EventName, EventSink};
 /// Tells what happened in the session with `node`.
 pub(crate) fn tell(events: &EventSink, node: &str, event: SessionEvent) {
     match event {
-        SessionEvent::Opened { version, databases, .. } => {
-            let names: Vec<String> = databases.into_keys().collect();
-            events.emit(
-                Event::new(EventName::PeerConnected)
-                    .field("node", node)
-                    .field("version", version)
-                    .field("databases", names.join(",")),
-            );
+        SessionEvent::Opened { version, .. } => {
+            events.emit(Event::new(EventName::PeerConnected).field("node", node).field("version", version));
         }
+        SessionEvent::Databases { .. } => {}
         SessionEvent::CatchUpStarted { database } => {
             events.emit(Event::new(EventName::SyncStart).field("node", node).field("database", database));
         }

@@ -64,9 +64,12 @@ impl Source {
         }
     }
 
-    pub(crate) async fn learn_name(&self, origin: Origin, node: String) {
-        if let Self::File(database) = self {
-            database.learn_name(origin, node).await;
+    pub(crate) async fn learn_names(&self, nodes: BTreeMap<Origin, String>) {
+        match self {
+            Self::File(database) => database.learn_names(nodes).await,
+            Self::Subscriber(subscriber) => {
+                subscriber.names.lock().unwrap_or_else(PoisonError::into_inner).extend(nodes);
+            }
         }
     }
 }
@@ -86,6 +89,7 @@ pub(crate) struct Subscriber {
     progress: Arc<Mutex<Progress>>,
     store: StateDatabase,
     state: Arc<watch::Sender<Arc<DatabaseState>>>,
+    names: Arc<Mutex<BTreeMap<Origin, String>>>,
     /// One batch at a time, whichever session it comes from.
     turn: Arc<tokio::sync::Mutex<()>>,
 }
@@ -107,6 +111,7 @@ impl Subscriber {
             progress: Arc::new(Mutex::new(progress)),
             store,
             state: Arc::new(watch::Sender::new(Arc::new(state))),
+            names: Arc::default(),
             turn: Arc::default(),
         })
     }
@@ -138,7 +143,8 @@ impl Subscriber {
         let (complete, source, to, context) =
             (batch.is_complete(), batch.source, batch.to.clone(), batch.context.clone());
         let own = progress.have.clone();
-        let shown = tokio::task::spawn_blocking(move || show(&batch, &own, observer.as_deref()))
+        let names = self.names.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let shown = tokio::task::spawn_blocking(move || show(&batch, &own, &names, observer.as_deref()))
             .await
             .unwrap_or_else(|_| Err("the apply callback panicked".to_owned()));
         let rows = match shown {
@@ -164,7 +170,12 @@ impl Subscriber {
 }
 
 /// Shows a batch's new rows to the observer.
-fn show(batch: &Batch, own: &VersionVector, observer: Option<&dyn RowObserver>) -> Result<usize, String> {
+fn show(
+    batch: &Batch,
+    own: &VersionVector,
+    names: &BTreeMap<Origin, String>,
+    observer: Option<&dyn RowObserver>,
+) -> Result<usize, String> {
     let Some(observer) = observer else { return Ok(0) };
     let mut shown = 0;
     for table in &batch.tables {
@@ -181,7 +192,8 @@ fn show(batch: &Batch, own: &VersionVector, observer: Option<&dyn RowObserver>) 
                 (false, true) => RowOperation::Insert,
                 (false, false) => RowOperation::Update,
             };
-            let node = newest.dot.origin.to_string();
+            let origin = newest.dot.origin;
+            let node = names.get(&origin).cloned().unwrap_or_else(|| origin.to_string());
             let incoming = IncomingRow {
                 shape: &table.shape,
                 operation,
