@@ -15,7 +15,9 @@ pub(crate) struct Cli {
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// Run the daemon, with a configuration file or with nothing but database paths
-    #[command(after_help = "Example:\n  sync-engine run inventory.db --node oslo --listen 127.0.0.1:7421 --peer ws://127.0.0.1:7420")]
+    #[command(
+        after_help = "Example:\n  sync-engine run inventory.db --node oslo --listen 127.0.0.1:7421 --peer ws://127.0.0.1:7420"
+    )]
     Run(Run),
     /// Watch two nodes keep two sample databases in step; nothing to set up
     Demo(Demo),

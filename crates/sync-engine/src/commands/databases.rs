@@ -32,14 +32,22 @@ pub(crate) fn attach(arguments: &Databases) -> anyhow::Result<ExitCode> {
 fn attach_one(path: &Path) -> anyhow::Result<Attached> {
     let mut conn = connection::open(path)?;
     let node = sync_engine::config::host_name();
-    attach::attach(&mut conn, sqlite_store::new_origin(), &node).with_context(|| format!("cannot attach {}", path.display()))
+    attach::attach(&mut conn, sqlite_store::new_origin(), &node)
+        .with_context(|| format!("cannot attach {}", path.display()))
 }
 
 fn report(path: &Path, attached: &Attached) -> Json {
-    let synced: Vec<Json> = attached.schema.tables.iter().map(|table| json!({
-        "table": table.name,
-        "key": table.key_columns().map(|column| column.name.as_str()).collect::<Vec<_>>(),
-    })).collect();
+    let synced: Vec<Json> = attached
+        .schema
+        .tables
+        .iter()
+        .map(|table| {
+            json!({
+                "table": table.name,
+                "key": table.key_columns().map(|column| column.name.as_str()).collect::<Vec<_>>(),
+            })
+        })
+        .collect();
     let unsynced: Vec<Json> = attached
         .schema
         .unsynced
@@ -81,7 +89,8 @@ fn class(class: &TriggerClass) -> String {
         TriggerClass::Silent => "does not run on applied changes; its effects arrive as changes".to_owned(),
         TriggerClass::Copied => "runs on applied changes too: it writes only what is not synced".to_owned(),
         TriggerClass::Mixed => {
-            "does not run on applied changes; it also writes what is not synced, which will lag: split it in two".to_owned()
+            "does not run on applied changes; it also writes what is not synced, which will lag: split it in two"
+                .to_owned()
         }
         TriggerClass::Unusable { reason } => format!("does not run on applied changes: {reason}"),
     }
@@ -92,8 +101,7 @@ pub(crate) fn detach(arguments: &Databases) -> anyhow::Result<ExitCode> {
     let mut reports = Vec::new();
     for path in &arguments.databases {
         let mut conn = connection::open(path)?;
-        let detached =
-            detach::detach(&mut conn).with_context(|| format!("cannot detach {}", path.display()))?;
+        let detached = detach::detach(&mut conn).with_context(|| format!("cannot detach {}", path.display()))?;
         if arguments.json {
             reports.push(json!({
                 "path": path.display().to_string(),

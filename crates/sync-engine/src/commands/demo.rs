@@ -42,9 +42,8 @@ pub(crate) async fn run(folder: &Path, listen: &str) -> anyhow::Result<ExitCode>
         let (shop, application) = &applications[turn % applications.len()];
         turn += 1;
         let application = Arc::clone(application);
-        let done = tokio::task::spawn_blocking(move || {
-            application.lock().unwrap_or_else(PoisonError::into_inner).step()
-        });
+        let done =
+            tokio::task::spawn_blocking(move || application.lock().unwrap_or_else(PoisonError::into_inner).step());
         match done.await? {
             Ok(done) => say(&format!("{shop:>8} app   {done}")),
             Err(error) => say(&format!("{shop:>8} app   could not write: {error}")),

@@ -47,12 +47,17 @@ pub(crate) fn exit_code(error: &anyhow::Error) -> ExitCode {
         }
         if let Some(error) = cause.downcast_ref::<EngineError>() {
             return match error {
-                EngineError::Url { .. } | EngineError::NotLoopback { .. } | EngineError::DuplicateDatabase { .. } => CONFIG,
+                EngineError::Url { .. } | EngineError::NotLoopback { .. } | EngineError::DuplicateDatabase { .. } => {
+                    CONFIG
+                }
                 _ => IO,
             }
             .into();
         }
-        if cause.is::<std::io::Error>() || cause.is::<sqlite_store::StoreError>() || cause.is::<sync_engine::telemetry::TelemetryError>() {
+        if cause.is::<std::io::Error>()
+            || cause.is::<sqlite_store::StoreError>()
+            || cause.is::<sync_engine::telemetry::TelemetryError>()
+        {
             return IO.into();
         }
     }
@@ -61,7 +66,9 @@ pub(crate) fn exit_code(error: &anyhow::Error) -> ExitCode {
 
 /// The process's environment, where it is text.
 fn environment() -> BTreeMap<String, String> {
-    std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?))).collect()
+    std::env::vars_os()
+        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
+        .collect()
 }
 
 /// Prints a line. A reader that went away ends the output, not the command.

@@ -20,7 +20,9 @@ pub(crate) async fn run(arguments: Run) -> anyhow::Result<ExitCode> {
     };
     let settings = config::load(arguments.config.as_deref(), &overrides, &environment())?;
     if settings.databases.is_empty() {
-        bail!("no database to sync; name one (sync-engine run inventory.db), or write a [[database]] into sync-engine.toml");
+        bail!(
+            "no database to sync; name one (sync-engine run inventory.db), or write a [[database]] into sync-engine.toml"
+        );
     }
     let _log = telemetry::start(&settings.log)?;
     let signal = stop_signal();

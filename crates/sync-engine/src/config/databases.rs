@@ -1,0 +1,187 @@
+//! The databases: those of the file and those of the command line, their names, and what must differ between them.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use replication::Granularity;
+
+use super::check::Check;
+use super::error::{ErrorKind, Place};
+use super::raw::{RawDatabase, RawTable};
+use super::{DatabaseSettings, Policy, TableSettings, values};
+
+const GRANULARITIES: [(&str, Granularity); 2] = [("column", Granularity::Column), ("row", Granularity::Row)];
+
+/// A database as it is written, and the key that it stands under.
+struct Written {
+    key: String,
+    raw: RawDatabase,
+}
+
+/// The databases to sync. Files on the command line choose among those of the file and add others.
+pub(super) fn resolve(configured: Vec<RawDatabase>, arguments: &[PathBuf], check: &mut Check) -> Vec<DatabaseSettings> {
+    let configured = configured
+        .into_iter()
+        .enumerate()
+        .map(|(index, raw)| Written { key: format!("database[{index}]"), raw })
+        .collect();
+    let written = if arguments.is_empty() { configured } else { chosen(configured, arguments, check) };
+    let mut databases: Vec<DatabaseSettings> = Vec::with_capacity(written.len());
+    let mut names = BTreeMap::new();
+    let mut files = BTreeMap::new();
+    for Written { key, raw } in written {
+        let path = file(&key, raw.path.as_deref(), check);
+        if let Some(path) = &path
+            && let Some(first) = files.insert(absolute(path), key.clone())
+        {
+            let what = format!("{} is the file of {first} already", path.display());
+            check.complain(&subkey(&key, "path"), ErrorKind::Duplicate, what, "remove one of the two");
+            continue;
+        }
+        let name = database_name(&key, &raw, path.as_deref(), &mut names, check);
+        let policy = policy(&key, raw.policy.as_deref(), check);
+        let granularity = granularity(&key, raw.granularity.as_deref(), check).unwrap_or_default();
+        let tables = tables(&key, raw.table, check);
+        if let (Some(name), Some(path)) = (name, path) {
+            databases.push(DatabaseSettings { name, path, policy, granularity, tables });
+        }
+    }
+    databases
+}
+
+fn chosen(mut configured: Vec<Written>, arguments: &[PathBuf], check: &mut Check) -> Vec<Written> {
+    let mut chosen = Vec::with_capacity(arguments.len());
+    for path in arguments {
+        let known = configured
+            .iter()
+            .position(|written| written.raw.path.as_deref().is_some_and(|known| absolute(known) == absolute(path)));
+        chosen.push(match known {
+            Some(index) => configured.swap_remove(index),
+            None => {
+                let key = path.display().to_string();
+                check.given(&key, Place::Argument("DB"));
+                Written { key, raw: RawDatabase { path: Some(path.clone()), ..RawDatabase::default() } }
+            }
+        });
+    }
+    chosen
+}
+
+/// The same file under several spellings of one path is one file.
+fn absolute(path: &Path) -> PathBuf {
+    path.canonicalize().or_else(|_| std::path::absolute(path)).unwrap_or_else(|_| path.to_owned())
+}
+
+/// A key of a database. One from the command line has no keys: it stands for itself.
+fn subkey(key: &str, name: &str) -> String {
+    if key.starts_with("database[") { format!("{key}.{name}") } else { key.to_owned() }
+}
+
+/// The file. It need not exist yet.
+fn file(key: &str, path: Option<&Path>, check: &mut Check) -> Option<PathBuf> {
+    let at = subkey(key, "path");
+    match path {
+        None => {
+            // A path that was refused already is not missing.
+            if !check.is_given(&at) {
+                let remedy = "write path = \"FILE\" into it";
+                check.complain(&at, ErrorKind::Missing, "the database has no path", remedy);
+            }
+            None
+        }
+        Some(path) if path.as_os_str().is_empty() => {
+            check.bad_value(&at, "the path is empty", "write the path of the database file");
+            None
+        }
+        Some(path) if path.is_dir() => {
+            check.bad_value(&at, format!("{} is a folder", path.display()), "write the path of the database file");
+            None
+        }
+        Some(path) => Some(path.to_owned()),
+    }
+}
+
+fn database_name(
+    key: &str,
+    raw: &RawDatabase,
+    path: Option<&Path>,
+    names: &mut BTreeMap<String, String>,
+    check: &mut Check,
+) -> Option<String> {
+    let at = subkey(key, "name");
+    let derived = raw.name.is_none();
+    let name = match &raw.name {
+        Some(name) => name.clone(),
+        None if at != key && check.is_given(&at) => return None,
+        None => match path?.file_stem().and_then(|stem| stem.to_str()) {
+            Some(stem) => stem.to_owned(),
+            None => {
+                let what = "no name can be made of the file's name";
+                check.complain(&at, ErrorKind::Missing, what, "give the database a name in sync-engine.toml");
+                return None;
+            }
+        },
+    };
+    if let Err((what, remedy)) = values::name(&name) {
+        check.bad_value(&at, what, remedy);
+        return None;
+    }
+    if let Some(first) = names.get(&name) {
+        let from = if derived { " (from the file's name)" } else { "" };
+        let what = format!("{name:?}{from} is the name of {first} already");
+        let remedy = if at == key {
+            "list both in sync-engine.toml with different names"
+        } else {
+            "give one of them another name; a database has the same name on all nodes"
+        };
+        check.complain(&at, ErrorKind::Duplicate, what, remedy);
+        return None;
+    }
+    names.insert(name.clone(), key.to_owned());
+    Some(name)
+}
+
+fn policy(key: &str, text: Option<&str>, check: &mut Check) -> Policy {
+    if let Some(text) = text
+        && text != "last-write-wins"
+    {
+        let what = format!("this version does not support the policy {text:?}");
+        check.complain(&subkey(key, "policy"), ErrorKind::NotSupported, what, "use \"last-write-wins\"");
+    }
+    Policy::LastWriteWins
+}
+
+fn granularity(key: &str, text: Option<&str>, check: &mut Check) -> Option<Granularity> {
+    match values::choice(text?, &GRANULARITIES) {
+        Ok(granularity) => Some(granularity),
+        Err((what, remedy)) => {
+            check.bad_value(&subkey(key, "granularity"), what, remedy);
+            None
+        }
+    }
+}
+
+fn tables(database: &str, raw: Vec<RawTable>, check: &mut Check) -> Vec<TableSettings> {
+    let mut tables: Vec<TableSettings> = Vec::with_capacity(raw.len());
+    for (index, raw) in raw.into_iter().enumerate() {
+        let key = format!("{database}.table[{index}]");
+        let at = subkey(&key, "name");
+        let policy = policy(&key, raw.policy.as_deref(), check);
+        let granularity = granularity(&key, raw.granularity.as_deref(), check);
+        let Some(name) = raw.name else {
+            if !check.is_given(&at) {
+                check.complain(&at, ErrorKind::Missing, "the table has no name", "write name = \"TABLE\" into it");
+            }
+            continue;
+        };
+        if let Err((what, remedy)) = values::name(&name) {
+            check.bad_value(&at, what, remedy);
+        } else if tables.iter().any(|table| table.name.eq_ignore_ascii_case(&name)) {
+            // SQLite does not tell the case of ASCII letters apart in names of tables.
+            check.complain(&at, ErrorKind::Duplicate, format!("the table {name:?} stands there twice"), "remove one");
+        } else {
+            tables.push(TableSettings { name, policy, granularity });
+        }
+    }
+    tables
+}

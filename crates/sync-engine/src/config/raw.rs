@@ -1,0 +1,77 @@
+//! The configuration as it is written, after the sources are laid over each other. Owns the shape, not the meaning.
+
+use serde::Deserialize;
+
+/// The top level.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct Raw {
+    pub(super) node: Option<String>,
+    pub(super) listen: Option<String>,
+    pub(super) peers: Vec<String>,
+    pub(super) cluster: Option<String>,
+    pub(super) state_dir: Option<String>,
+    pub(super) poll_interval: Option<String>,
+    pub(super) max_clock_skew: Option<String>,
+    pub(super) shutdown_grace: Option<String>,
+    pub(super) max_batch_rows: Option<i64>,
+    // Tables all keys of which are refused before; an empty one may stand in the file.
+    #[serde(rename = "auth")]
+    pub(super) _auth: Nothing,
+    #[serde(rename = "tls")]
+    pub(super) _tls: Nothing,
+    pub(super) log: RawLog,
+    pub(super) backup: RawBackup,
+    pub(super) database: Vec<RawDatabase>,
+}
+
+/// A table without keys.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct Nothing {}
+
+/// `[log]`.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct RawLog {
+    pub(super) directory: Option<String>,
+    pub(super) level: Option<String>,
+    pub(super) format: Option<String>,
+    pub(super) rotation: Option<String>,
+    pub(super) keep: Option<i64>,
+}
+
+/// `[backup]`.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct RawBackup {
+    pub(super) root: Option<String>,
+    pub(super) keep: Option<i64>,
+}
+
+/// `[[database]]`.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct RawDatabase {
+    pub(super) name: Option<String>,
+    pub(super) path: Option<std::path::PathBuf>,
+    pub(super) policy: Option<String>,
+    pub(super) granularity: Option<String>,
+    // These two may only say what holds anyway.
+    #[serde(rename = "include")]
+    pub(super) _include: Vec<String>,
+    #[serde(rename = "exclude")]
+    pub(super) _exclude: Vec<String>,
+    pub(super) table: Vec<RawTable>,
+}
+
+/// `[[database.table]]`.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct RawTable {
+    pub(super) name: Option<String>,
+    pub(super) policy: Option<String>,
+    pub(super) granularity: Option<String>,
+    #[serde(rename = "exclude_columns")]
+    pub(super) _exclude_columns: Vec<String>,
+}

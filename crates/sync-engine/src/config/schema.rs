@@ -1,0 +1,189 @@
+//! The keys of `sync-engine.toml`: their names, their types, and whether this version acts on them. Owns no values.
+
+/// What a key holds.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Kind {
+    Text,
+    Integer,
+    /// A list of texts; comma-separated in the environment.
+    Texts,
+    /// `[name]`.
+    Table(&'static [Key]),
+    /// `[[name]]`.
+    Tables(&'static [Key]),
+}
+
+impl Kind {
+    /// How the type is called in an error.
+    pub(super) fn expected(self) -> &'static str {
+        match self {
+            Self::Text => "a text in quotes",
+            Self::Integer => "a whole number",
+            Self::Texts => "a list of texts",
+            Self::Table(_) => "a table",
+            Self::Tables(_) => "a list of tables",
+        }
+    }
+}
+
+/// Whether this version acts on a key.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Support {
+    Yes,
+    /// It may only say what holds anyway.
+    Only(&'static [&'static str]),
+    No,
+}
+
+/// One key.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Key {
+    pub(super) name: &'static str,
+    pub(super) kind: Kind,
+    pub(super) support: Support,
+}
+
+const fn key(name: &'static str, kind: Kind) -> Key {
+    Key { name, kind, support: Support::Yes }
+}
+
+const fn later(name: &'static str, kind: Kind) -> Key {
+    Key { name, kind, support: Support::No }
+}
+
+const fn only(name: &'static str, values: &'static [&'static str]) -> Key {
+    Key { name, kind: Kind::Texts, support: Support::Only(values) }
+}
+
+/// The top level.
+pub(super) const ROOT: &[Key] = &[
+    key("node", Kind::Text),
+    key("listen", Kind::Text),
+    key("peers", Kind::Texts),
+    key("cluster", Kind::Text),
+    key("state_dir", Kind::Text),
+    key("poll_interval", Kind::Text),
+    key("max_clock_skew", Kind::Text),
+    key("shutdown_grace", Kind::Text),
+    key("max_batch_rows", Kind::Integer),
+    key("auth", Kind::Table(AUTH)),
+    key("tls", Kind::Table(TLS)),
+    key("log", Kind::Table(LOG)),
+    key("backup", Kind::Table(BACKUP)),
+    key("database", Kind::Tables(DATABASE)),
+];
+
+const AUTH: &[Key] = &[later("token_file", Kind::Text)];
+
+const TLS: &[Key] = &[later("certificate", Kind::Text), later("key", Kind::Text), later("client_ca", Kind::Text)];
+
+const LOG: &[Key] = &[
+    key("directory", Kind::Text),
+    key("level", Kind::Text),
+    key("format", Kind::Text),
+    key("rotation", Kind::Text),
+    key("keep", Kind::Integer),
+    later("hook", Kind::Texts),
+];
+
+const BACKUP: &[Key] = &[key("root", Kind::Text), key("keep", Kind::Integer)];
+
+const DATABASE: &[Key] = &[
+    key("name", Kind::Text),
+    key("path", Kind::Text),
+    key("policy", Kind::Text),
+    key("granularity", Kind::Text),
+    only("include", &["*"]),
+    only("exclude", &[]),
+    later("key_ranges", Kind::Integer),
+    key("table", Kind::Tables(TABLE)),
+];
+
+const TABLE: &[Key] = &[
+    key("name", Kind::Text),
+    key("policy", Kind::Text),
+    key("granularity", Kind::Text),
+    later("remote_name", Kind::Text),
+    later("timestamp_column", Kind::Text),
+    only("exclude_columns", &[]),
+    later("columns", Kind::Table(&[])),
+];
+
+/// The key of this name.
+pub(super) fn find(keys: &'static [Key], name: &str) -> Option<&'static Key> {
+    keys.iter().find(|key| key.name == name)
+}
+
+/// What to do about a name that is no key of this table: the nearest name, or where the key belongs, or what there is.
+pub(super) fn advice(keys: &'static [Key], name: &str) -> String {
+    if let Some(near) = nearest(keys.iter().map(|key| key.name), name) {
+        return format!("did you mean {near:?}?");
+    }
+    if let Some(path) = elsewhere(ROOT, "", name) {
+        return format!("that key belongs to {path}");
+    }
+    let names: Vec<&str> = keys.iter().map(|key| key.name).collect();
+    format!("the keys here are {}", names.join(", "))
+}
+
+/// The candidate that is a few slips of the keyboard away.
+pub(super) fn nearest(candidates: impl Iterator<Item = &'static str>, name: &str) -> Option<&'static str> {
+    let lower = name.to_lowercase();
+    candidates
+        .map(|candidate| (distance(candidate, &lower), candidate))
+        .filter(|(distance, candidate)| *distance <= (candidate.len() / 3).max(1))
+        .min()
+        .map(|(_, candidate)| candidate)
+}
+
+/// The table that has a key of this name.
+fn elsewhere(keys: &'static [Key], path: &str, name: &str) -> Option<String> {
+    keys.iter().find_map(|key| {
+        let (inner, header) = match key.kind {
+            Kind::Table(inner) => (inner, format!("[{path}{}]", key.name)),
+            Kind::Tables(inner) => (inner, format!("[[{path}{}]]", key.name)),
+            _ => return None,
+        };
+        if find(inner, name).is_some() {
+            return Some(header);
+        }
+        elsewhere(inner, &format!("{path}{}.", key.name), name)
+    }).or_else(|| (path.is_empty() && find(ROOT, name).is_some()).then(|| "the top of the file, before the first [table]".to_owned()))
+}
+
+/// Levenshtein's distance: insertions, deletions and replacements that turn one word into the other.
+fn distance(from: &str, to: &str) -> usize {
+    let to: Vec<char> = to.chars().collect();
+    let mut row: Vec<usize> = (0..=to.len()).collect();
+    for (index, letter) in from.chars().enumerate() {
+        let mut diagonal = row[0];
+        row[0] = index + 1;
+        for column in 0..to.len() {
+            let replaced = diagonal + usize::from(letter != to[column]);
+            diagonal = row[column + 1];
+            row[column + 1] = replaced.min(diagonal + 1).min(row[column] + 1);
+        }
+    }
+    row[to.len()]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{ROOT, advice, distance};
+
+    #[test]
+    fn distances() {
+        assert_eq!(distance("kitten", "sitting"), 3);
+        assert_eq!(distance("", "abc"), 3);
+        assert_eq!(distance("same", "same"), 0);
+    }
+
+    #[test]
+    fn a_name_is_advised_upon() {
+        assert_eq!(advice(ROOT, "pol_interval"), "did you mean \"poll_interval\"?");
+        assert_eq!(advice(ROOT, "Node"), "did you mean \"node\"?");
+        assert_eq!(advice(ROOT, "granularity"), "that key belongs to [[database]]");
+        assert_eq!(advice(ROOT, "timestamp_column"), "that key belongs to [[database.table]]");
+        assert!(advice(ROOT, "frobnicate").starts_with("the keys here are node, listen"));
+    }
+}

@@ -1,0 +1,156 @@
+//! The settings as TOML and as JSON. Owns how they are printed; what is printed as TOML loads as the same settings.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use replication::Granularity;
+use serde_json::{Map, Value as Json, json};
+
+use super::error::Place;
+use super::values::duration_text;
+use super::{DatabaseSettings, LogFormat, Policy, Rotation, Settings, TableSettings};
+
+/// Where values come from, in a few words.
+pub(super) fn sources(places: BTreeMap<String, Place>) -> BTreeMap<String, String> {
+    let name = |place| match place {
+        Place::File { file, line, .. } => Some(format!("{}:{line}", file.display())),
+        Place::Variable(name) => Some(format!("${name}")),
+        Place::Argument(name) => Some(name.to_owned()),
+        Place::Unset => None,
+    };
+    places.into_iter().filter_map(|(key, place)| Some((key, name(place)?))).collect()
+}
+
+impl Settings {
+    /// The settings as TOML, with where each value comes from. It is a valid configuration.
+    pub fn to_toml(&self) -> String {
+        let mut text = String::new();
+        let mut tables = Vec::new();
+        for (key, value) in self.to_map() {
+            match value {
+                Json::Object(table) => tables.push((key, table)),
+                Json::Array(items) if key == "database" => self.databases_toml(&mut tables, items),
+                Json::Null => {}
+                value if key != "file" => self.line(&mut text, "", &key, &value),
+                _ => {}
+            }
+        }
+        for (path, table) in tables {
+            let header = path.replace(|c: char| c.is_ascii_digit(), "");
+            let header = if header.contains("[]") { format!("[[{}]]", header.replace("[]", "")) } else { format!("[{path}]") };
+            text.push_str(&format!("\n{header}\n"));
+            for (key, value) in table {
+                self.line(&mut text, &path, &key, &value);
+            }
+        }
+        text
+    }
+
+    /// Each database, and each of its tables, as a TOML table of its own under its path.
+    fn databases_toml(&self, tables: &mut Vec<(String, Map<String, Json>)>, items: Vec<Json>) {
+        for (index, item) in items.into_iter().enumerate() {
+            let Json::Object(mut database) = item else { continue };
+            let inner = database.remove("table");
+            let path = format!("database[{index}]");
+            tables.push((path.clone(), database));
+            let Some(Json::Array(inner)) = inner else { continue };
+            for (index, item) in inner.into_iter().enumerate() {
+                if let Json::Object(table) = item {
+                    tables.push((format!("{path}.table[{index}]"), table));
+                }
+            }
+        }
+    }
+
+    fn line(&self, text: &mut String, path: &str, key: &str, value: &Json) {
+        let Ok(shown) = toml::Value::try_from(value) else { return };
+        if value.is_null() {
+            return;
+        }
+        let full = if path.is_empty() { key.to_owned() } else { format!("{path}.{key}") };
+        let source = self.sources.get(&full).map_or("default", String::as_str);
+        text.push_str(&format!("{key} = {shown}  # {source}\n"));
+    }
+
+    /// The settings as JSON, with the keys of the file, the file that was read, and under `sources` where each value comes
+    /// from that is no default.
+    pub fn to_json(&self) -> String {
+        let mut map = self.to_map();
+        map.insert("sources".to_owned(), json!(self.sources));
+        format!("{:#}", Json::Object(map))
+    }
+
+    fn to_map(&self) -> Map<String, Json> {
+        let format = match self.log.format {
+            LogFormat::Text => "text",
+            LogFormat::Json => "json",
+        };
+        let rotation = match self.log.rotation {
+            Rotation::Daily => "daily",
+            Rotation::Hourly => "hourly",
+            Rotation::Never => "never",
+        };
+        let settings = json!({
+            "file": self.file.as_deref().map(path),
+            "node": self.node,
+            "listen": self.listen.to_string(),
+            "peers": self.peers,
+            "cluster": self.cluster,
+            "state_dir": path(&self.state_dir),
+            "poll_interval": duration_text(self.poll_interval),
+            "max_clock_skew": duration_text(self.max_clock_skew),
+            "shutdown_grace": duration_text(self.shutdown_grace),
+            "max_batch_rows": self.max_batch_rows,
+            "log": {
+                "directory": path(&self.log.directory),
+                "level": self.log.level,
+                "format": format,
+                "rotation": rotation,
+                "keep": self.log.keep,
+            },
+            "backup": { "root": self.backup.root.as_deref().map(path), "keep": self.backup.keep },
+            "database": self.databases.iter().map(database).collect::<Vec<_>>(),
+        });
+        match settings {
+            Json::Object(map) => map,
+            _ => Map::new(),
+        }
+    }
+}
+
+fn database(database: &DatabaseSettings) -> Json {
+    json!({
+        "name": database.name,
+        "path": path(&database.path),
+        "policy": policy(database.policy),
+        "granularity": granularity(database.granularity),
+        "table": database.tables.iter().map(table).collect::<Vec<_>>(),
+    })
+}
+
+fn table(table: &TableSettings) -> Json {
+    let mut shown = Map::new();
+    shown.insert("name".to_owned(), table.name.as_str().into());
+    shown.insert("policy".to_owned(), policy(table.policy).into());
+    if let Some(own) = table.granularity {
+        shown.insert("granularity".to_owned(), granularity(own).into());
+    }
+    Json::Object(shown)
+}
+
+fn path(path: &Path) -> String {
+    path.display().to_string()
+}
+
+fn policy(policy: Policy) -> &'static str {
+    match policy {
+        Policy::LastWriteWins => "last-write-wins",
+    }
+}
+
+fn granularity(granularity: Granularity) -> &'static str {
+    match granularity {
+        Granularity::Column => "column",
+        Granularity::Row => "row",
+    }
+}
