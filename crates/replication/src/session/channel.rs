@@ -114,6 +114,7 @@ impl Channel {
             // Positions are positions in what the old origin's database would have sent.
             self.position = self.peer_have.clone();
             self.in_flight.clear();
+            self.published = false;
         }
         if old.tables != state.tables {
             self.held_until = self.held_until.map(|_| 0);

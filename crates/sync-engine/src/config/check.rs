@@ -37,13 +37,7 @@ impl Check {
     }
 
     /// Adds an error at the place of its key.
-    pub(super) fn complain(
-        &mut self,
-        key: &str,
-        kind: ErrorKind,
-        what: impl Into<String>,
-        remedy: impl Into<String>,
-    ) {
+    pub(super) fn complain(&mut self, key: &str, kind: ErrorKind, what: impl Into<String>, remedy: impl Into<String>) {
         let place = self.place(key);
         self.complain_at(place, key, kind, what, remedy);
     }

@@ -33,7 +33,13 @@ pub(super) fn read(file: &Path) -> Result<Document, ConfigErrors> {
         for error in errors {
             let place = walk.place(error.span().map_or(0, |span| span.start));
             let what = format!("not valid TOML: {}", error.message());
-            walk.check.complain_at(place, "", ErrorKind::Syntax, what, "correct the line; the format is at https://toml.io");
+            walk.check.complain_at(
+                place,
+                "",
+                ErrorKind::Syntax,
+                what,
+                "correct the line; the format is at https://toml.io",
+            );
         }
         return match walk.check.finish() {
             Err(errors) => Err(errors),
@@ -85,15 +91,13 @@ impl Walk<'_> {
     fn value(&mut self, value: &Spanned<DeValue<'_>>, key: &'static Key, path: &str) -> Option<toml::Value> {
         match (key.kind, value.get_ref()) {
             (Kind::Text, DeValue::String(text)) => Some(toml::Value::String(text.clone().into_owned())),
-            (Kind::Integer, DeValue::Integer(number)) => {
-                match i64::from_str_radix(number.as_str(), number.radix()) {
-                    Ok(number) => Some(toml::Value::Integer(number)),
-                    Err(error) => {
-                        self.check.bad_value(path, format!("{number} is no usable number: {error}"), "use a smaller one");
-                        None
-                    }
+            (Kind::Integer, DeValue::Integer(number)) => match i64::from_str_radix(number.as_str(), number.radix()) {
+                Ok(number) => Some(toml::Value::Integer(number)),
+                Err(error) => {
+                    self.check.bad_value(path, format!("{number} is no usable number: {error}"), "use a smaller one");
+                    None
                 }
-            }
+            },
             (Kind::Texts, DeValue::Array(items)) => self.texts(items.iter(), key, path),
             (Kind::Table(keys), DeValue::Table(table)) => Some(toml::Value::Table(self.table(table, keys, path))),
             (Kind::Tables(keys), DeValue::Array(items)) => {
@@ -116,7 +120,12 @@ impl Walk<'_> {
             }
             (Kind::Tables(_), other @ DeValue::Table(_)) => {
                 let what = format!("a list of tables is expected, not {}", type_name(other));
-                self.check.complain(path, ErrorKind::WrongType, what, format!("write [[{}]] with two brackets", key.name));
+                self.check.complain(
+                    path,
+                    ErrorKind::WrongType,
+                    what,
+                    format!("write [[{}]] with two brackets", key.name),
+                );
                 None
             }
             (kind, other) => {

@@ -1,11 +1,11 @@
 //! Variables `SYNC_ENGINE__A__B` as values of keys `a.b`; a number between underscores counts in a list of tables, so that
 //! `SYNC_ENGINE__DATABASE__0__PATH` is `database[0].path`. Owns the names of variables.
 
+use super::Environment;
 use super::check::Check;
 use super::document::{not_supported, only};
 use super::error::{ErrorKind, Place};
 use super::schema::{self, Key, Kind, Support};
-use super::Environment;
 
 /// What the names of variables for keys begin with. Variables with a single underscore, such as `SYNC_ENGINE_CONFIG`, are
 /// no keys.

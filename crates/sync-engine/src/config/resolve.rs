@@ -9,7 +9,8 @@ use super::layers::Layers;
 use super::raw::{Raw, RawBackup, RawLog};
 use super::values::{self, Wrong};
 use super::{
-    BackupSettings, Environment, LogFormat, LogSettings, Overrides, Rotation, Settings, databases, known_host_name, show,
+    BackupSettings, Environment, LogFormat, LogSettings, Overrides, Rotation, Settings, databases, known_host_name,
+    show,
 };
 
 /// Peers for when none are configured.
@@ -71,7 +72,14 @@ impl Resolver<'_> {
         }
     }
 
-    fn duration(&mut self, key: &str, text: Option<String>, default: Duration, least: Duration, most: Duration) -> Duration {
+    fn duration(
+        &mut self,
+        key: &str,
+        text: Option<String>,
+        default: Duration,
+        least: Duration,
+        most: Duration,
+    ) -> Duration {
         self.value(key, text, default, |text| values::duration(text, least, most))
     }
 
@@ -95,9 +103,9 @@ impl Resolver<'_> {
     }
 
     fn variable_folder(&mut self, key: &str, variables: &[&str]) -> Option<PathBuf> {
-        let (name, value) = variables
-            .iter()
-            .find_map(|name| self.environment.get(*name).filter(|value| !value.is_empty()).map(|value| (*name, value)))?;
+        let (name, value) = variables.iter().find_map(|name| {
+            self.environment.get(*name).filter(|value| !value.is_empty()).map(|value| (*name, value))
+        })?;
         self.check.given(key, super::Place::Variable(name.to_owned()));
         // systemd gives several folders with colons between them.
         let folder = if name.ends_with("_DIRECTORY") { value.split(':').next().unwrap_or_default() } else { value };
@@ -150,7 +158,8 @@ impl Resolver<'_> {
             directory: self.folder("log.directory", raw.directory, &["LOGS_DIRECTORY"], "logs"),
             level: self.value("log.level", raw.level, "info".to_owned(), values::level),
             format: self.value("log.format", raw.format, LogFormat::Text, |text| values::choice(text, &formats)),
-            rotation: self.value("log.rotation", raw.rotation, Rotation::Daily, |text| values::choice(text, &rotations)),
+            rotation: self
+                .value("log.rotation", raw.rotation, Rotation::Daily, |text| values::choice(text, &rotations)),
             keep: self.count("log.keep", raw.keep, 14, 10_000),
         }
     }

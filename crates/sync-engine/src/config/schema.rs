@@ -138,17 +138,22 @@ pub(super) fn nearest(candidates: impl Iterator<Item = &'static str>, name: &str
 
 /// The table that has a key of this name.
 fn elsewhere(keys: &'static [Key], path: &str, name: &str) -> Option<String> {
-    keys.iter().find_map(|key| {
-        let (inner, header) = match key.kind {
-            Kind::Table(inner) => (inner, format!("[{path}{}]", key.name)),
-            Kind::Tables(inner) => (inner, format!("[[{path}{}]]", key.name)),
-            _ => return None,
-        };
-        if find(inner, name).is_some() {
-            return Some(header);
-        }
-        elsewhere(inner, &format!("{path}{}.", key.name), name)
-    }).or_else(|| (path.is_empty() && find(ROOT, name).is_some()).then(|| "the top of the file, before the first [table]".to_owned()))
+    keys.iter()
+        .find_map(|key| {
+            let (inner, header) = match key.kind {
+                Kind::Table(inner) => (inner, format!("[{path}{}]", key.name)),
+                Kind::Tables(inner) => (inner, format!("[[{path}{}]]", key.name)),
+                _ => return None,
+            };
+            if find(inner, name).is_some() {
+                return Some(header);
+            }
+            elsewhere(inner, &format!("{path}{}.", key.name), name)
+        })
+        .or_else(|| {
+            (path.is_empty() && find(ROOT, name).is_some())
+                .then(|| "the top of the file, before the first [table]".to_owned())
+        })
 }
 
 /// Levenshtein's distance: insertions, deletions and replacements that turn one word into the other.

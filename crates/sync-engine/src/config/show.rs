@@ -37,7 +37,8 @@ impl Settings {
         }
         for (path, table) in tables {
             let header = path.replace(|c: char| c.is_ascii_digit(), "");
-            let header = if header.contains("[]") { format!("[[{}]]", header.replace("[]", "")) } else { format!("[{path}]") };
+            let header =
+                if header.contains("[]") { format!("[[{}]]", header.replace("[]", "")) } else { format!("[{path}]") };
             text.push_str(&format!("\n{header}\n"));
             for (key, value) in table {
                 self.line(&mut text, &path, &key, &value);

@@ -43,7 +43,7 @@ pub(super) fn duration(text: &str, least: Duration, most: Duration) -> Result<Du
 /// A duration in the syntax of [`duration`], in the largest unit that holds it exactly.
 pub(super) fn duration_text(duration: Duration) -> String {
     let millis = duration.as_millis();
-    let fits = |(_, factor): &&(&str, u64)| millis > 0 && millis % u128::from(*factor) == 0;
+    let fits = |(_, factor): &&(&str, u64)| millis > 0 && millis.is_multiple_of(u128::from(*factor));
     let (unit, factor) = UNITS.iter().rev().find(fits).unwrap_or(&UNITS[0]);
     format!("{}{unit}", millis / u128::from(*factor))
 }
@@ -115,7 +115,8 @@ pub(super) fn level(text: &str) -> Result<String, Wrong> {
     if LEVELS.contains(&lower.as_str()) {
         return Ok(lower);
     }
-    let general = "use error, warn, info, debug, trace or off, or directives such as \"info,peer_link=debug\"".to_owned();
+    let general =
+        "use error, warn, info, debug, trace or off, or directives such as \"info,peer_link=debug\"".to_owned();
     let is_word = |piece: &&str| !piece.contains(['=', '[']) && !LEVELS.contains(&piece.to_lowercase().as_str());
     if let Some(word) = text.split(',').map(str::trim).find(is_word) {
         let remedy = nearest(LEVELS.into_iter(), word).map_or(general, |near| format!("did you mean {near:?}?"));
