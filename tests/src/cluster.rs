@@ -94,7 +94,7 @@ impl Cluster {
         self.settled_within(DEADLINE)
     }
 
-    /// Awaits that nothing waits for capture, all nodes know the same changes and all files hold the same rows; then
+    /// Awaits that all are connected, nothing waits for capture, all nodes know the same changes and all files hold the same rows; then
     /// checks the files' integrity and returns the rows.
     ///
     /// # Errors
@@ -103,11 +103,24 @@ impl Cluster {
     pub fn settled_within(&self, deadline: Duration) -> Result<Contents> {
         let rows = Scene::within(deadline, "all files are equal and nothing waits", || {
             self.files().into_iter().try_for_each(log_is_drained)?;
+            self.all_connected()?;
             self.same_vectors()?;
             same_contents(&self.files())
         })?;
         self.files().into_iter().try_for_each(check_integrity)?;
         Ok(rows)
+    }
+
+    /// Checks that every node has a peer; equal files of nodes that have not met yet say nothing.
+    fn all_connected(&self) -> Result {
+        for node in self.nodes.iter().filter(|_| self.nodes.len() > 1) {
+            let status = node.status()?;
+            let peers = status["peers"].as_array();
+            if !peers.is_some_and(|peers| peers.iter().any(|peer| peer["state"] == "connected")) {
+                fail!("node {} has no peer: {status}", node.name());
+            }
+        }
+        Ok(())
     }
 
     /// Checks by status that all nodes have the same version vector and no backlog.

@@ -223,7 +223,7 @@ fn a_writer_that_holds_the_lock_delays_and_loses_nothing() {
         let code =
             "import subprocess\ndb.execute('BEGIN IMMEDIATE')\ndb.execute(\"INSERT INTO note VALUES (2, 'b', 2)\")\n";
         let other = format!(
-            "subprocess.run(['sqlite3', {:?}, \"INSERT INTO note VALUES (1, 'a', 1)\"], check=True)\n",
+            "subprocess.run(['sqlite3', '-cmd', '.timeout 30000', {:?}, \"INSERT INTO note VALUES (1, 'a', 1)\"], check=True)\n",
             cluster.file(0)
         );
         system_tests::python_code(file, &format!("{code}{other}db.execute('COMMIT')"))?;
