@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeSet, VecDeque};
 
-use crate::message::{Ack, DatabaseHello, Message, Received};
+use crate::message::{Ack, DatabaseHello, Message, Problem, Received};
 use crate::origin::Origin;
 use crate::row::Batch;
 use crate::session::{LocalState, Output, SessionEvent};
@@ -50,6 +50,8 @@ pub(super) struct Channel {
     pub(super) want_repeat: Option<u64>,
     /// Nothing is taken until this time, or until either side's schema changes.
     pub(super) held_until: Option<u64>,
+    /// The last problem that was told of this database, ours or the peer's: it is told once while it lasts.
+    pub(super) told_problem: Option<Problem>,
     published: bool,
     told_differing: Vec<String>,
     pub(super) catch_up: Option<CatchUp>,

@@ -57,6 +57,7 @@ impl Session {
                 }
                 channel.ack_due = true;
                 channel.want_repeat = None;
+                channel.told_problem = None;
             }
             AppliedOutcome::Gap { have, received } => {
                 channel.queue.clear();
@@ -69,8 +70,11 @@ impl Session {
                 channel.held_until = Some(now + repeat);
                 let problem = Problem { database: Some(database.to_owned()), ..problem };
                 self.sends.push_back(Message::Problem(problem.clone()));
-                let event = SessionEvent::Held { database: database.to_owned(), problem };
-                self.actions.push_back(Output::Event(event));
+                if channel.told_problem.as_ref() != Some(&problem) {
+                    channel.told_problem = Some(problem.clone());
+                    let event = SessionEvent::Held { database: database.to_owned(), problem };
+                    self.actions.push_back(Output::Event(event));
+                }
             }
             AppliedOutcome::Retry { after } => {
                 // What waits here is in the peer's database too; it is asked for again.

@@ -514,6 +514,10 @@ impl Session {
     fn peer_problem(&mut self, problem: Problem) {
         if let Some(channel) = problem.database.as_ref().and_then(|name| self.channels.get_mut(name)) {
             channel.paused_by_peer = true;
+            if channel.told_problem.as_ref() == Some(&problem) {
+                return;
+            }
+            channel.told_problem = Some(problem.clone());
         }
         self.actions.push_back(Output::Event(SessionEvent::PeerProblem(problem)));
     }
