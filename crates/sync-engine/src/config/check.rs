@@ -1,6 +1,6 @@
 //! Collects errors while a configuration is looked through, and knows where each key was given. Owns no rules.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::error::{ConfigError, ConfigErrors, ErrorKind, Place, collected};
 
@@ -9,17 +9,28 @@ use super::error::{ConfigError, ConfigErrors, ErrorKind, Place, collected};
 pub(super) struct Check {
     errors: Vec<ConfigError>,
     places: BTreeMap<String, Place>,
+    /// Keys that there is an error of already: what follows from it is not worth a second one.
+    refused: BTreeSet<String>,
 }
 
 impl Check {
     /// Notes where a key is given; a later source hides an earlier one.
     pub(super) fn given(&mut self, key: &str, place: Place) {
+        // The items of a list go with it.
+        let items = format!("{key}[");
+        self.places.retain(|other, _| !other.starts_with(&items));
+        self.refused.retain(|other| other != key && !other.starts_with(&items));
         self.places.insert(key.to_owned(), place);
     }
 
     /// Whether a key is given anywhere, be its value right or wrong.
     pub(super) fn is_given(&self, key: &str) -> bool {
         self.places.contains_key(key)
+    }
+
+    /// Whether there is an error of a key already.
+    pub(super) fn is_refused(&self, key: &str) -> bool {
+        self.refused.contains(key)
     }
 
     /// Where a key is given; for one that is not, where what it belongs to is.
@@ -52,6 +63,7 @@ impl Check {
         remedy: impl Into<String>,
     ) {
         let (what, remedy) = (what.into(), remedy.into());
+        self.refused.insert(key.to_owned());
         self.errors.push(ConfigError { place, key: key.to_owned(), kind, what, remedy });
     }
 

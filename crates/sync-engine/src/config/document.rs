@@ -148,7 +148,11 @@ impl Walk<'_> {
             self.check.given(&path, place);
             match item.get_ref() {
                 DeValue::String(text) => texts.push(text.clone().into_owned()),
-                other => self.wrong_type(&path, Kind::Text.expected(), other),
+                other => {
+                    self.wrong_type(&path, Kind::Text.expected(), other);
+                    // The others keep their numbers.
+                    texts.push(String::new());
+                }
             }
         }
         only(&mut self.check, key, path, &texts).then(|| texts.into())

@@ -131,6 +131,7 @@ impl Resolver<'_> {
 
     fn peers(&mut self, mut peers: Vec<String>) -> Vec<String> {
         if peers.is_empty()
+            && !self.check.is_refused("peers")
             && let Some(urls) = self.environment.get(PEERS_VARIABLE).filter(|urls| !urls.trim().is_empty())
         {
             peers = values::comma_separated(urls);
@@ -139,6 +140,9 @@ impl Resolver<'_> {
         let mut urls: Vec<String> = Vec::with_capacity(peers.len());
         for (index, text) in peers.iter().enumerate() {
             let key = format!("peers[{index}]");
+            if self.check.is_refused(&key) {
+                continue;
+            }
             let Some(url) = self.value(&key, Some(text.clone()), None, |text| values::peer_url(text).map(Some)) else {
                 continue;
             };

@@ -1,0 +1,532 @@
+//! The configuration: what loads, what is refused and with which words, and how the sources lie over each other.
+
+#![allow(clippy::unwrap_used, reason = "a failure here is a failure of the test")]
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use sync_engine::Granularity;
+use sync_engine::config::{
+    ConfigErrors, Environment, ErrorKind, LogFormat, Overrides, Place, Rotation, Settings, load,
+};
+
+/// Loads a text as the file of `--config`.
+fn load_text(text: &str, environment: &[(&str, &str)], overrides: &Overrides) -> Result<Settings, ConfigErrors> {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("sync-engine.toml");
+    std::fs::write(&file, text).unwrap();
+    load(Some(&file), overrides, &variables(environment))
+}
+
+fn variables(environment: &[(&str, &str)]) -> Environment {
+    environment.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
+}
+
+fn settings(text: &str) -> Settings {
+    load_text(text, &[], &Overrides::default()).unwrap()
+}
+
+/// Each error as `line:column key: kind`, or with the variable or flag instead of the line.
+fn errors_of(result: Result<Settings, ConfigErrors>) -> Vec<String> {
+    let errors = result.unwrap_err();
+    let place = |place: &Place| match place {
+        Place::File { line, column, .. } => format!("{line}:{column}"),
+        Place::Variable(name) => format!("${name}"),
+        Place::Argument(name) => (*name).to_owned(),
+        Place::Unset => "-".to_owned(),
+    };
+    errors.errors().iter().map(|error| format!("{} {}: {:?}", place(&error.place), error.key, error.kind)).collect()
+}
+
+fn errors(text: &str) -> Vec<String> {
+    errors_of(load_text(text, &[], &Overrides::default()))
+}
+
+/// The only error of a text, in words, without the file's name.
+fn message(text: &str) -> String {
+    let errors = load_text(text, &[], &Overrides::default()).unwrap_err();
+    let [error] = errors.errors() else { panic!("{errors}") };
+    let Place::File { line, column, .. } = &error.place else { panic!("{error}") };
+    assert!(error.to_string().contains(&format!("sync-engine.toml:{line}:{column}: ")), "{error}");
+    format!("{line}:{column} {}: {}; {}", error.key, error.what, error.remedy)
+}
+
+#[test]
+fn nothing_but_defaults() {
+    let settings = settings("");
+    assert!(!settings.node.is_empty());
+    assert_eq!(settings.listen.to_string(), "127.0.0.1:7420");
+    assert_eq!(settings.peers, [""; 0]);
+    assert_eq!(settings.cluster, "default");
+    assert_eq!(settings.state_dir, Path::new(".sync-engine"));
+    assert_eq!(settings.poll_interval, Duration::from_secs(1));
+    assert_eq!(settings.max_clock_skew, Duration::from_secs(60));
+    assert_eq!(settings.shutdown_grace, Duration::from_secs(10));
+    assert_eq!(settings.max_batch_rows, 20_000);
+    assert_eq!(settings.log.directory, Path::new("logs"));
+    assert_eq!(settings.log.level, "info");
+    assert_eq!((settings.log.format, settings.log.rotation, settings.log.keep), (LogFormat::Text, Rotation::Daily, 14));
+    assert_eq!((settings.backup.root.as_ref(), settings.backup.keep), (None, 7));
+    assert!(settings.databases.is_empty());
+    assert!(settings.require_databases().unwrap_err().to_string().contains("sync-engine run inventory.db"));
+}
+
+const FULL: &str = r#"
+node = "berlin"
+listen = "[::1]:0"
+peers = ["ws://oslo:7420", "ws://127.0.0.1:7421/v1/sync"]
+cluster = "shop"
+state_dir = "/var/lib/x"
+poll_interval = "200ms"
+max_clock_skew = "2m"
+shutdown_grace = "3s"
+max_batch_rows = 50
+[log]
+directory = "l"
+level = "DEBUG"
+format = "json"
+rotation = "hourly"
+keep = 3
+[backup]
+root = "b"
+keep = 2
+[[database]]
+name = "inventory"
+path = "/srv/a.db"
+policy = "last-write-wins"
+granularity = "row"
+include = ["*"]
+exclude = []
+[[database.table]]
+name = "stock"
+policy = "last-write-wins"
+granularity = "column"
+[[database]]
+path = "sub/b.db"
+"#;
+
+#[test]
+fn every_key_is_read() {
+    let settings = settings(FULL);
+    assert_eq!(settings.node, "berlin");
+    assert_eq!(settings.listen.to_string(), "[::1]:0");
+    assert_eq!(settings.peers, ["ws://oslo:7420", "ws://127.0.0.1:7421/v1/sync"]);
+    assert_eq!(settings.cluster, "shop");
+    assert_eq!(settings.state_dir, Path::new("/var/lib/x"));
+    assert_eq!(settings.poll_interval, Duration::from_millis(200));
+    assert_eq!(settings.max_clock_skew, Duration::from_secs(120));
+    assert_eq!(settings.shutdown_grace, Duration::from_secs(3));
+    assert_eq!(settings.max_batch_rows, 50);
+    assert_eq!(settings.log.directory, Path::new("l"));
+    assert_eq!(settings.log.level, "debug");
+    assert_eq!((settings.log.format, settings.log.rotation, settings.log.keep), (LogFormat::Json, Rotation::Hourly, 3));
+    assert_eq!((settings.backup.root.as_deref(), settings.backup.keep), (Some(Path::new("b")), 2));
+    let [first, second] = settings.databases.as_slice() else { panic!("{settings:?}") };
+    assert_eq!((first.name.as_str(), first.path.as_path()), ("inventory", Path::new("/srv/a.db")));
+    assert_eq!(first.granularity, Granularity::Row);
+    assert_eq!((first.tables[0].name.as_str(), first.tables[0].granularity), ("stock", Some(Granularity::Column)));
+    assert_eq!((second.name.as_str(), second.path.as_path()), ("b", Path::new("sub/b.db")));
+    assert_eq!((second.granularity, second.tables.len()), (Granularity::Column, 0));
+    settings.require_databases().unwrap();
+}
+
+#[test]
+fn what_is_shown_loads_as_the_same() {
+    let shown = settings(FULL).to_toml();
+    assert!(shown.contains("poll_interval = \"200ms\"  # "), "{shown}");
+    assert!(shown.contains("sync-engine.toml:7\n"), "{shown}");
+    assert!(shown.contains("[[database.table]]"), "{shown}");
+    let again = settings(&shown);
+    assert_eq!(again.databases, settings(FULL).databases);
+    let values = |text: String| -> Vec<String> {
+        text.lines().map(|line| line.split("  # ").next().unwrap_or_default().to_owned()).collect()
+    };
+    assert_eq!(values(again.to_toml()), values(shown));
+    let json: serde_json::Value = serde_json::from_str(&again.to_json()).unwrap();
+    assert_eq!(json["listen"], "[::1]:0");
+    assert_eq!(json["database"][0]["table"][0]["name"], "stock");
+    assert!(json["sources"]["node"].as_str().unwrap().ends_with("sync-engine.toml:1"), "{json}");
+}
+
+#[test]
+fn defaults_are_marked_when_shown() {
+    let shown = load_text("", &[("SYNC_ENGINE__NODE", "n")], &Overrides::default()).unwrap().to_toml();
+    assert!(shown.contains("node = \"n\"  # $SYNC_ENGINE__NODE\n"), "{shown}");
+    assert!(shown.contains("cluster = \"default\"  # default\n"), "{shown}");
+}
+
+#[test]
+fn every_file_in_the_folder_config_loads() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../config");
+    let mut count = 0;
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let file = entry.unwrap().path();
+        load(Some(&file), &Overrides::default(), &Environment::new()).unwrap_or_else(|error| panic!("{error}"));
+        count += 1;
+    }
+    assert!(count > 0);
+}
+
+#[test]
+fn comments_of_the_example_show_the_defaults() {
+    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../config/sync-engine.example.toml");
+    let text = std::fs::read_to_string(file).unwrap();
+    let is_key = |line: &str| {
+        line.strip_prefix("# ").and_then(|rest| rest.split_once(" = ")).is_some_and(|(key, _)| !key.contains(' '))
+    };
+    let lines: Vec<&str> = text.lines().map(|line| if is_key(line) { &line[2..] } else { line }).collect();
+    let value = |text: &str| serde_json::from_str::<serde_json::Value>(&settings(text).to_json()).unwrap();
+    let (given, complete) = (value(&text), value(&lines.join("\n")));
+    let keys =
+        ["listen", "cluster", "state_dir", "poll_interval", "max_clock_skew", "shutdown_grace", "max_batch_rows"];
+    for key in keys.into_iter().chain(["log", "database"]) {
+        assert_eq!(given[key], complete[key], "{key}");
+    }
+    assert_eq!(complete["backup"], serde_json::json!({"root": "/var/backups/sync-engine", "keep": 7}));
+    for key in complete["sources"].as_object().unwrap().keys() {
+        assert!(!key.is_empty());
+    }
+    assert!(complete["sources"].as_object().unwrap().len() > given["sources"].as_object().unwrap().len() + 12);
+}
+
+#[test]
+fn all_errors_come_at_once_in_the_order_of_lines() {
+    let text = r#"nodee = "x"
+pol_interval = "1s"
+shutdown_grace = "soon"
+listen = 7420
+peers = ["ws://a:1", 3, "http://b"]
+
+[tls]
+certificate = "c"
+[log]
+level = "inof"
+keep = "many"
+[[database]]
+path = "/srv/a.db"
+granularity = "cell"
+[[database]]
+path = "/other/a.db"
+[[database]]
+name = 5
+"#;
+    let environment = [("SYNC_ENGINE__CLUSTR", "x"), ("SYNC_ENGINE__MAX_BATCH_ROWS", "lots")];
+    let overrides = Overrides { node: Some(String::new()), ..Overrides::default() };
+    assert_eq!(
+        errors_of(load_text(text, &environment, &overrides)),
+        [
+            "1:1 nodee: UnknownKey",
+            "2:1 pol_interval: UnknownKey",
+            "3:18 shutdown_grace: BadValue",
+            "4:10 listen: WrongType",
+            "5:22 peers[1]: WrongType",
+            "5:25 peers[2]: BadValue",
+            "8:15 tls.certificate: NotSupported",
+            "10:9 log.level: BadValue",
+            "11:8 log.keep: WrongType",
+            "14:15 database[0].granularity: BadValue",
+            "15:1 database[1].name: Duplicate",
+            "17:1 database[2].path: Missing",
+            "18:8 database[2].name: WrongType",
+            "$SYNC_ENGINE__CLUSTR clustr: UnknownKey",
+            "$SYNC_ENGINE__MAX_BATCH_ROWS max_batch_rows: WrongType",
+            "--node node: BadValue",
+        ]
+    );
+}
+
+#[test]
+fn errors_say_what_and_what_to_do() {
+    let cases = [
+        ("\n  pol_interval = \"1s\"", "2:3 pol_interval: there is no such key; did you mean \"poll_interval\"?"),
+        ("level = \"info\"", "1:1 level: there is no such key; that key belongs to [log]"),
+        (
+            "poll_interval = 5",
+            "1:17 poll_interval: a text in quotes is expected, not a whole number; write it with its unit, as \"5s\"",
+        ),
+        (
+            "poll_interval = \"1w\"",
+            "1:17 poll_interval: \"1w\" is no duration; write a whole number with its unit ms, s, m, h or d, as \"500ms\" or \"2m\"",
+        ),
+        ("poll_interval = \"2h\"", "1:17 poll_interval: \"2h\" is out of range; choose from 10ms to 1h"),
+        ("max_batch_rows = 0", "1:18 max_batch_rows: 0 is out of range; choose from 1 to 1000000"),
+        ("max_batch_rows = \"9\"", "1:18 max_batch_rows: a whole number is expected, not a text; leave the quotes out"),
+        ("peers = \"ws://a\"", "1:9 peers: a list of texts is expected, not a text; write [\"ws://a\"]"),
+        ("peers = [\"ws://a\", \"ws://a\"]", "1:20 peers[1]: \"ws://a\" stands there twice; remove one"),
+        (
+            "peers = [\"wss://a\"]",
+            "1:10 peers[0]: \"wss://a\" needs TLS, which this version does not support; use ws:// through a tunnel",
+        ),
+        (
+            "listen = \"7420\"",
+            "1:10 listen: \"7420\" is no address to listen on; write an IP address and a port, as \"127.0.0.1:7420\" or \"[::1]:7420\"",
+        ),
+        (
+            "log.format = \"jsn\"",
+            "1:14 log.format: \"jsn\" is not one of the values it can have; did you mean \"json\"?",
+        ),
+        (
+            "log.rotation = \"weekly\"",
+            "1:16 log.rotation: \"weekly\" is not one of the values it can have; use \"daily\" or \"hourly\" or \"never\"",
+        ),
+        (
+            "log.level = \"loud\"",
+            "1:13 log.level: \"loud\" is no level; use error, warn, info, debug, trace or off, or directives such as \"info,peer_link=debug\"",
+        ),
+        ("cluster = \" \"", "1:11 cluster: it is empty; give it a short name"),
+        ("state_dir = \"\"", "1:13 state_dir: it is empty; write the path of a folder, or remove the key"),
+        (
+            "[database]\npath = \"a\"",
+            "1:1 database: a list of tables is expected, not a table; write [[database]] with two brackets",
+        ),
+        ("[[database]]\npath = \"/\"", "2:8 database[0].path: / is a folder; write the path of the database file"),
+    ];
+    for (text, expected) in cases {
+        assert_eq!(message(text), expected, "{text}");
+    }
+}
+
+#[test]
+fn columns_are_counted_in_characters() {
+    assert_eq!(errors("log = { level = \"info\", keepp = 1 }"), ["1:25 log.keepp: UnknownKey"]);
+    assert_eq!(errors("cluster = \"ä\" \nlog = { directory = \"äöü\", keepp = 1 }"), ["2:28 log.keepp: UnknownKey"]);
+}
+
+#[test]
+fn keys_that_nothing_acts_on_are_refused() {
+    let top = "auth.token_file = \"t\"\ntls.key = \"k\"\nlog.hook = [\"h\"]\n";
+    assert_eq!(
+        errors(top),
+        ["1:19 auth.token_file: NotSupported", "2:11 tls.key: NotSupported", "3:12 log.hook: NotSupported"]
+    );
+    let database = r#"[[database]]
+path = "a.db"
+policy = "counter"
+include = ["a*"]
+exclude = ["session_*"]
+key_ranges = 1
+[[database.table]]
+name = "t"
+policy = "sql"
+remote_name = "r"
+timestamp_column = "u"
+exclude_columns = ["c"]
+columns.qty = { policy = "counter" }
+columns.tags = { policy = "union" }
+"#;
+    assert_eq!(
+        errors(database),
+        [
+            "3:10 database[0].policy: NotSupported",
+            "4:11 database[0].include: NotSupported",
+            "5:11 database[0].exclude: NotSupported",
+            "6:14 database[0].key_ranges: NotSupported",
+            "9:10 database[0].table[0].policy: NotSupported",
+            "10:15 database[0].table[0].remote_name: NotSupported",
+            "11:20 database[0].table[0].timestamp_column: NotSupported",
+            "12:19 database[0].table[0].exclude_columns: NotSupported",
+            "13:1 database[0].table[0].columns: NotSupported",
+        ]
+    );
+    assert_eq!(errors("[auth]\n[tls]\n[[database]]\n"), ["3:1 database[0].path: Missing"]);
+    let overrides = Overrides { token_file: Some("t".into()), ..Overrides::default() };
+    assert_eq!(errors_of(load_text("", &[], &overrides)), ["--token-file auth.token_file: NotSupported"]);
+}
+
+#[test]
+fn syntax_errors_have_their_line() {
+    assert_eq!(errors("node = \"a\"\nlisten = \n"), ["2:10 : Syntax"]);
+    assert_eq!(errors("node = \"a\"\nnode = \"b\"\n"), ["2:1 : Syntax"]);
+    let several = errors("a = \nb = [1\n");
+    assert!(several.len() >= 2 && several[0].starts_with("1:"), "{several:?}");
+}
+
+#[test]
+fn files_that_cannot_be_read() {
+    let folder = tempfile::tempdir().unwrap();
+    let nowhere = folder.path().join("nowhere.toml");
+    let (none, no_flags) = (Environment::new(), Overrides::default());
+    let error = load(Some(&nowhere), &no_flags, &none).unwrap_err();
+    assert_eq!(error.errors()[0].kind, ErrorKind::Unreadable);
+    assert_eq!(error.errors()[0].place, Place::Argument("--config"));
+    assert!(error.to_string().contains("nowhere.toml does not exist"), "{error}");
+    let error = load(Some(folder.path()), &no_flags, &none).unwrap_err();
+    assert!(error.to_string().contains("is not a file"), "{error}");
+    let named = variables(&[("SYNC_ENGINE_CONFIG", nowhere.to_str().unwrap())]);
+    assert_eq!(errors_of(load(None, &no_flags, &named)), ["$SYNC_ENGINE_CONFIG : Unreadable"]);
+    std::fs::write(&nowhere, [0xff, 0xfe]).unwrap();
+    assert!(load(Some(&nowhere), &no_flags, &none).unwrap_err().to_string().contains("UTF-8"));
+}
+
+#[test]
+fn the_environment_overrides_the_file() {
+    let file = "node = \"a\"\npeers = [\"ws://x\"]\nlog.level = \"warn\"\n[[database]]\npath = \"a.db\"\n";
+    let environment = [
+        ("SYNC_ENGINE__NODE", "007"),
+        ("SYNC_ENGINE__PEERS", "ws://y:1, ws://z:2,"),
+        ("SYNC_ENGINE__LOG__LEVEL", "debug"),
+        ("SYNC_ENGINE__LOG__KEEP", "5"),
+        ("SYNC_ENGINE__CLUSTER", ""),
+        ("SYNC_ENGINE__DATABASE__0__GRANULARITY", "row"),
+        ("SYNC_ENGINE__DATABASE__1__PATH", "b.db"),
+        ("SYNC_ENGINE__DATABASE__1__TABLE__0__NAME", "stock"),
+        ("SYNC_ENGINE_CONFIG", "ignored, since --config is given"),
+        ("SYNC_ENGINE_WS_URL", "ws://ignored"),
+        ("SYNC_ENGINE_ANYTHING", "of another program"),
+    ];
+    let settings = load_text(file, &environment, &Overrides::default()).unwrap();
+    assert_eq!(settings.node, "007");
+    assert_eq!(settings.peers, ["ws://y:1", "ws://z:2"]);
+    assert_eq!((settings.log.level.as_str(), settings.log.keep), ("debug", 5));
+    assert_eq!(settings.cluster, "default");
+    let [first, second] = settings.databases.as_slice() else { panic!("{settings:?}") };
+    assert_eq!((first.name.as_str(), first.granularity), ("a", Granularity::Row));
+    assert_eq!((second.name.as_str(), second.tables[0].name.as_str()), ("b", "stock"));
+}
+
+#[test]
+fn more_than_ten_databases_fit_into_the_environment() {
+    let names: Vec<(String, String)> =
+        (0..12).map(|n| (format!("SYNC_ENGINE__DATABASE__{n}__PATH"), format!("{n}.db"))).collect();
+    let environment: Vec<(&str, &str)> = names.iter().map(|(name, path)| (name.as_str(), path.as_str())).collect();
+    let settings = load_text("", &environment, &Overrides::default()).unwrap();
+    assert_eq!(settings.databases.len(), 12);
+    assert_eq!(settings.databases[11].name, "11");
+}
+
+#[test]
+fn errors_of_the_environment_name_the_variable() {
+    let environment = [
+        ("SYNC_ENGINE__LISTEN", "0.0.0.0:7420"),
+        ("SYNC_ENGINE__LOG", "x"),
+        ("SYNC_ENGINE__LOG__LEVLE", "info"),
+        ("SYNC_ENGINE__NODE__NAME", "x"),
+        ("SYNC_ENGINE__PEERS", "ws://ok,nonsense"),
+        ("SYNC_ENGINE__DATABASE__PATH", "a.db"),
+        ("SYNC_ENGINE__DATABASE__3__PATH", "a.db"),
+        ("SYNC_ENGINE__TLS__KEY", "k"),
+        ("SYNC_ENGINE__DATABASE__0__EXCLUDE", "a*"),
+    ];
+    let mut found = errors_of(load_text("[[database]]\npath = \"x.db\"", &environment, &Overrides::default()));
+    found.sort();
+    assert_eq!(
+        found,
+        [
+            "$SYNC_ENGINE__DATABASE__0__EXCLUDE database[0].exclude: NotSupported",
+            "$SYNC_ENGINE__DATABASE__3__PATH database[3].path: BadValue",
+            "$SYNC_ENGINE__DATABASE__PATH database: UnknownKey",
+            "$SYNC_ENGINE__LISTEN listen: BadValue",
+            "$SYNC_ENGINE__LOG log: WrongType",
+            "$SYNC_ENGINE__LOG__LEVLE log.levle: UnknownKey",
+            "$SYNC_ENGINE__NODE__NAME node.name: UnknownKey",
+            "$SYNC_ENGINE__PEERS peers[1]: BadValue",
+            "$SYNC_ENGINE__TLS__KEY tls.key: NotSupported",
+        ]
+    );
+    let error = load_text("", &environment[..1], &Overrides::default()).unwrap_err().to_string();
+    assert!(error.contains("environment variable SYNC_ENGINE__LISTEN: listen: ") && error.contains("token"), "{error}");
+}
+
+#[test]
+fn the_command_line_overrides_everything() {
+    let overrides = Overrides {
+        node: Some("flag".to_owned()),
+        listen: Some("localhost:9".to_owned()),
+        peers: vec!["ws://flag:1".to_owned()],
+        ..Overrides::default()
+    };
+    let environment = [("SYNC_ENGINE__NODE", "variable"), ("SYNC_ENGINE__PEERS", "ws://variable,not a URL")];
+    let settings = load_text("node = \"file\"\nlisten = \"junk\"", &environment, &overrides).unwrap();
+    assert_eq!(settings.node, "flag");
+    assert_eq!(settings.listen.to_string(), "127.0.0.1:9");
+    assert_eq!(settings.peers, ["ws://flag:1"]);
+    let bad = Overrides { listen: Some("x".to_owned()), peers: vec!["y".to_owned()], ..Overrides::default() };
+    assert_eq!(errors_of(load_text("", &[], &bad)), ["--listen listen: BadValue", "--peer peers[0]: BadValue"]);
+}
+
+#[test]
+fn peers_fall_back_to_the_variable() {
+    let variable = [("SYNC_ENGINE_WS_URL", "ws://a:1, ws://b:2")];
+    let peers = |text: &str, environment: &[(&str, &str)], overrides: &Overrides| {
+        load_text(text, environment, overrides).unwrap().peers
+    };
+    let none = Overrides::default();
+    assert_eq!(peers("", &variable, &none), ["ws://a:1", "ws://b:2"]);
+    assert_eq!(peers("peers = []", &variable, &none), ["ws://a:1", "ws://b:2"]);
+    assert_eq!(peers("peers = [\"ws://c\"]", &variable, &none), ["ws://c"]);
+    assert_eq!(peers("", &[variable[0], ("SYNC_ENGINE__PEERS", "ws://d")], &none), ["ws://d"]);
+    let flags = Overrides { peers: vec!["ws://e".to_owned()], ..Overrides::default() };
+    assert_eq!(peers("", &variable, &flags), ["ws://e"]);
+    assert_eq!(peers("", &[("SYNC_ENGINE_WS_URL", " ")], &none), [""; 0]);
+    let wrong = load_text("", &[("SYNC_ENGINE_WS_URL", "ws://a,b")], &none);
+    assert_eq!(errors_of(wrong), ["$SYNC_ENGINE_WS_URL peers[1]: BadValue"]);
+}
+
+#[test]
+fn a_peer_of_the_wrong_type_does_not_let_the_variable_in() {
+    let found = load_text("peers = [1]", &[("SYNC_ENGINE_WS_URL", "nonsense")], &Overrides::default());
+    assert_eq!(errors_of(found), ["1:10 peers[0]: WrongType"]);
+    let found = load_text("peers = \"ws://a\"", &[("SYNC_ENGINE_WS_URL", "nonsense")], &Overrides::default());
+    assert_eq!(errors_of(found), ["1:9 peers: WrongType"]);
+}
+
+#[test]
+fn errors_of_a_list_are_placed_where_the_list_that_holds_is() {
+    let file = "peers = [\"ws://a\", \"ws://b\"]";
+    let found = load_text(file, &[("SYNC_ENGINE__PEERS", "ws://c,nonsense")], &Overrides::default());
+    assert_eq!(errors_of(found), ["$SYNC_ENGINE__PEERS peers[1]: BadValue"]);
+}
+
+#[test]
+fn folders_come_from_the_service_manager() {
+    let environment = [
+        ("STATE_DIRECTORY", "/var/lib/sync-engine:/var/lib/other"),
+        ("LOGS_DIRECTORY", "/var/log/sync-engine"),
+        ("GH_COPILOT_BACKUP_ROOT", "/b1"),
+        ("SYNC_ENGINE_BACKUP_ROOT", "/b2"),
+    ];
+    let settings = load_text("", &environment, &Overrides::default()).unwrap();
+    assert_eq!(settings.state_dir, Path::new("/var/lib/sync-engine"));
+    assert_eq!(settings.log.directory, Path::new("/var/log/sync-engine"));
+    assert_eq!(settings.backup.root.as_deref(), Some(Path::new("/b1")));
+    let second = load_text("", &environment[3..], &Overrides::default()).unwrap();
+    assert_eq!(second.backup.root.as_deref(), Some(Path::new("/b2")));
+    let file = "state_dir = \"s\"\nlog.directory = \"l\"\nbackup.root = \"b\"";
+    let settings = load_text(file, &environment, &Overrides::default()).unwrap();
+    assert_eq!((settings.state_dir, settings.log.directory), (PathBuf::from("s"), PathBuf::from("l")));
+    assert_eq!(settings.backup.root.as_deref(), Some(Path::new("b")));
+}
+
+#[test]
+fn databases_of_the_command_line() {
+    let run = |text: &str, paths: &[&str]| {
+        let overrides = Overrides { databases: paths.iter().map(PathBuf::from).collect(), ..Overrides::default() };
+        load_text(text, &[], &overrides)
+    };
+    let plain = run("", &["x/shop.db", "y/till.sqlite3"]).unwrap();
+    assert_eq!(plain.databases.iter().map(|database| database.name.as_str()).collect::<Vec<_>>(), ["shop", "till"]);
+    assert_eq!(plain.databases[0].path, Path::new("x/shop.db"));
+
+    let file =
+        "[[database]]\npath = \"x/shop.db\"\nname = \"store\"\ngranularity = \"row\"\n[[database]]\npath = \"z.db\"";
+    let chosen = run(file, &["./x/shop.db", "other.db"]).unwrap();
+    let [first, second] = chosen.databases.as_slice() else { panic!("{chosen:?}") };
+    assert_eq!((first.name.as_str(), first.granularity), ("store", Granularity::Row));
+    assert_eq!((second.name.as_str(), second.granularity), ("other", Granularity::Column));
+
+    assert_eq!(errors_of(run("", &["a/shop.db", "b/shop.db"])), ["DB b/shop.db: Duplicate"]);
+    assert_eq!(errors_of(run("", &["a.db", "./a.db"])), ["DB ./a.db: Duplicate"]);
+    assert_eq!(errors_of(run("", &["/"])), ["DB /: BadValue"]);
+}
+
+#[test]
+fn databases_and_tables_differ() {
+    let names = "[[database]]\nname = \"a\"\npath = \"1.db\"\n[[database]]\nname = \"a\"\npath = \"2.db\"\n";
+    assert_eq!(errors(names), ["5:8 database[1].name: Duplicate"]);
+    let derived = "[[database]]\nname = \"b\"\npath = \"1.db\"\n[[database]]\npath = \"x/b.db\"\n";
+    assert_eq!(errors(derived), ["4:1 database[1].name: Duplicate"]);
+    let files = "[[database]]\nname = \"a\"\npath = \"1.db\"\n[[database]]\nname = \"b\"\npath = \"./1.db\"\n";
+    assert_eq!(errors(files), ["6:8 database[1].path: Duplicate"]);
+    let tables = "[[database]]\npath = \"1.db\"\n[[database.table]]\nname = \"T\"\n[[database.table]]\nname = \"t\"\n[[database.table]]\n";
+    assert_eq!(errors(tables), ["6:8 database[0].table[1].name: Duplicate", "7:1 database[0].table[2].name: Missing"]);
+}
