@@ -30,10 +30,11 @@ impl Entry {
 pub struct EntryFlags(u8);
 
 impl EntryFlags {
+    /// The change inserted the row (as against rewriting it). Only on row entries. The commonest mark is the lowest bit:
+    /// SQLite stores 0 and 1 without a byte of content.
+    pub const INSERTED: Self = Self(1);
     /// The row is deleted: the entry is a tombstone. Only on row entries.
-    pub const DELETED: Self = Self(1);
-    /// The change inserted the row (as against rewriting it). Only on row entries.
-    pub const INSERTED: Self = Self(2);
+    pub const DELETED: Self = Self(2);
     /// The change is a resolution: it was issued by a node that decided a conflict, not by a writer.
     pub const RESOLUTION: Self = Self(4);
     /// The deletion took the row out because another row took its unique value. Only on tombstones.

@@ -2,6 +2,8 @@
 //!
 //! Built once per schema from the introspected table; names come from the local schema only, never from a peer.
 
+use replication::EntryFlags;
+
 use crate::identifier::quote;
 use crate::schema::Table;
 
@@ -70,6 +72,7 @@ impl TableSql {
             joined("t", "c")
         );
         let plain = rowid_name(table);
+        let deleted = EntryFlags::DELETED.bits();
         Self {
             clock_entries: format!("SELECT col, ts, origin, seq, flags FROM {clock} WHERE {clock_match} ORDER BY col"),
             clock_put: format!(
@@ -98,7 +101,7 @@ impl TableSql {
                 width + 1
             ),
             rowless: format!(
-                "SELECT {clock_list} FROM {clock} AS c WHERE c.col = 0 AND (c.flags & 1) = 0 AND NOT EXISTS \
+                "SELECT {clock_list} FROM {clock} AS c WHERE c.col = 0 AND (c.flags & {deleted}) = 0 AND NOT EXISTS \
                  (SELECT 1 FROM {name} AS t WHERE {}) LIMIT ?1",
                 joined("t", "c")
             ),

@@ -66,6 +66,10 @@ impl Session {
 
     pub(super) fn ack(&mut self, ack: Ack) {
         let Some(channel) = self.channels.get_mut(&ack.database) else { return };
+        if !channel.peer_have.covers_all(&ack.have) {
+            // It takes changes again: the next problem is a new one.
+            channel.told_problem = None;
+        }
         channel.peer_have.join(&ack.have);
         channel.position.join(&ack.have);
         let mut reached = channel.peer_have.clone();

@@ -130,14 +130,12 @@ pub(super) fn own_origin(conn: &Connection, created: bool, new: Origin, node: &s
         }
         return Ok(origin);
     }
+    // Number 0, so that the first peer's is 1: SQLite stores these two without a byte of content, in every clock entry.
     conn.execute(
-        "INSERT INTO main._sync_origin (origin, node, seq) VALUES (?1, ?2, 0)",
+        "INSERT INTO main._sync_origin (id, origin, node, seq) VALUES (0, ?1, ?2, 0)",
         params![new.as_bytes(), node],
     )?;
-    conn.execute(
-        "INSERT OR REPLACE INTO main._sync_meta (key, value) VALUES ('origin_id', ?1)",
-        [conn.last_insert_rowid()],
-    )?;
+    conn.execute("INSERT OR REPLACE INTO main._sync_meta (key, value) VALUES ('origin_id', 0)", [])?;
     Ok(new)
 }
 

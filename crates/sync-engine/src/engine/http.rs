@@ -9,6 +9,7 @@ use axum::extract::{ConnectInfo, Request, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Json, Response};
 use axum::routing::get;
+use axum::serve::ListenerExt as _;
 use replication::message::SUBPROTOCOL;
 use tokio::net::TcpListener;
 
@@ -26,6 +27,8 @@ pub(crate) async fn serve(shared: Arc<Shared>, listener: TcpListener) {
         .layer(axum::middleware::from_fn(refuse_foreign))
         .with_state(shared);
     let service = router.into_make_service_with_connect_info::<SocketAddr>();
+    // A row is a small packet: waiting for more to go with it costs 40 ms. Where the system refuses, it is only slower.
+    let listener = listener.tap_io(|stream| drop(stream.set_nodelay(true)));
     // Serving ends only with the engine; errors of single connections are theirs.
     let _ = axum::serve(listener, service).with_graceful_shutdown(stop.cancelled_owned()).await;
 }
