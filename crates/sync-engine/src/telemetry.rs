@@ -1,18 +1,17 @@
-//! The log: `synchronization.log`, written through tracing and tracing-appender.
-//!
-//! tracing-appender puts the date into the name of a rotated file from the start, while people and scripts follow
-//! `synchronization.log`; so the current file is linked under that name.
+//! The log: `synchronization.log`, written through tracing, and through tracing-appender's thread so that a slow disk does
+//! not hold up whoever logs. Owns the form of a line; must not touch what events mean.
+
+mod log_file;
 
 use std::fmt::{self, Write as _};
 use std::io::IsTerminal as _;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde_json::{Map, Value as Json};
 use tracing::field::{Field, Visit};
 use tracing::{Event, Subscriber};
 use tracing_appender::non_blocking::{NonBlockingBuilder, WorkerGuard};
-use tracing_appender::rolling::{RollingFileAppender, Rotation};
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::format::Writer;
 use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
@@ -20,11 +19,9 @@ use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::registry::LookupSpan;
 use tracing_subscriber::util::SubscriberInitExt as _;
 
-use crate::config::{LogFormat, LogSettings, Rotation as LogRotation};
+use crate::config::{LogFormat, LogSettings};
 use crate::event::{FieldValue, TARGET};
-
-/// The name of the current log file.
-const FILE: &str = "synchronization.log";
+use crate::telemetry::log_file::LogFile;
 
 /// Lines that may wait to be written. Beyond that whoever logs waits: nothing is dropped.
 const BUFFER: usize = 16_384;
@@ -58,11 +55,10 @@ pub enum TelemetryError {
 /// # Errors
 /// The folder cannot be written, the level is none, or there is a log already.
 pub fn start(settings: &LogSettings) -> Result<WorkerGuard, TelemetryError> {
-    let folder_error =
-        |reason: String| TelemetryError::Folder { folder: settings.directory.clone(), reason };
-    std::fs::create_dir_all(&settings.directory).map_err(|error| folder_error(error.to_string()))?;
+    let folder_error = |reason: String| TelemetryError::Folder { folder: settings.directory.clone(), reason };
     let filter = filter(&settings.level)?;
-    let file = appender(settings).map_err(|error| folder_error(error.to_string()))?;
+    let file = LogFile::open(&settings.directory, settings.rotation, settings.keep)
+        .map_err(|error| folder_error(error.to_string()))?;
     let (writer, guard) = NonBlockingBuilder::default().lossy(false).buffered_lines_limit(BUFFER).finish(file);
     let lines = Lines { format: settings.format };
     let to_file = tracing_subscriber::fmt::layer().event_format(lines).with_ansi(false).with_writer(writer);
@@ -91,24 +87,6 @@ fn filter(level: &str) -> Result<EnvFilter, TelemetryError> {
     };
     EnvFilter::try_new(directives)
         .map_err(|error| TelemetryError::Level { level: level.to_owned(), reason: error.to_string() })
-}
-
-fn appender(settings: &LogSettings) -> Result<RollingFileAppender, tracing_appender::rolling::InitError> {
-    let folder: &Path = &settings.directory;
-    let builder = RollingFileAppender::builder();
-    match settings.rotation {
-        LogRotation::Never => builder.rotation(Rotation::NEVER).filename_prefix(FILE).build(folder),
-        rotation => {
-            let rotation = if rotation == LogRotation::Hourly { Rotation::HOURLY } else { Rotation::DAILY };
-            builder
-                .rotation(rotation)
-                .filename_prefix("synchronization")
-                .filename_suffix("log")
-                .latest_symlink(FILE)
-                .max_log_files(settings.keep)
-                .build(folder)
-        }
-    }
 }
 
 /// How a line looks.
@@ -151,7 +129,11 @@ impl Fields {
         line.insert("time".to_owned(), rfc3339(SystemTime::now()).into());
         line.insert("level".to_owned(), event.metadata().level().as_str().into());
         line.insert("event".to_owned(), "log".into());
-        line.append(&mut self.map);
+        for (name, value) in self.map {
+            // A field of somebody else's must not pass for the line's own.
+            let taken = line.contains_key(&name);
+            line.insert(if taken { format!("field_{name}") } else { name }, value);
+        }
         line
     }
 }
@@ -170,6 +152,10 @@ impl Visit for Fields {
     }
 
     fn record_u64(&mut self, field: &Field, value: u64) {
+        self.map.insert(field.name().to_owned(), value.into());
+    }
+
+    fn record_f64(&mut self, field: &Field, value: f64) {
         self.map.insert(field.name().to_owned(), value.into());
     }
 
@@ -205,7 +191,12 @@ pub fn rfc3339(time: SystemTime) -> String {
     let (seconds, millis) = (since.as_secs(), since.subsec_millis());
     let (days, second) = (seconds / 86_400, seconds % 86_400);
     let (year, month, day) = civil(days);
-    format!("{year:04}-{month:02}-{day:02}T{:02}:{:02}:{:02}.{millis:03}Z", second / 3600, second / 60 % 60, second % 60)
+    format!(
+        "{year:04}-{month:02}-{day:02}T{:02}:{:02}:{:02}.{millis:03}Z",
+        second / 3600,
+        second / 60 % 60,
+        second % 60
+    )
 }
 
 /// Year, month and day of a number of days since 1970-01-01 (Howard Hinnant, "chrono-Compatible Low-Level Date
@@ -223,8 +214,98 @@ fn civil(days: u64) -> (u64, u64, u64) {
 
 #[cfg(test)]
 mod tests {
-    use super::{rfc3339, text};
+    use std::io::Write;
+    use std::sync::{Arc, Mutex};
     use std::time::{Duration, UNIX_EPOCH};
+
+    use tracing_subscriber::layer::SubscriberExt as _;
+
+    use super::{Lines, filter, rfc3339, text};
+    use crate::config::LogFormat;
+    use crate::event::{Event, EventName, EventSink};
+
+    #[derive(Clone, Default)]
+    struct Captured(Arc<Mutex<Vec<u8>>>);
+
+    impl Write for Captured {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            self.0.lock().unwrap().write(bytes)
+        }
+
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+
+    /// The lines that `work` logs.
+    fn lines(format: LogFormat, level: &str, work: impl FnOnce()) -> Vec<String> {
+        let captured = Captured::default();
+        let writer = captured.clone();
+        let layer = tracing_subscriber::fmt::layer()
+            .event_format(Lines { format })
+            .with_ansi(false)
+            .with_writer(move || writer.clone());
+        let subscriber = tracing_subscriber::registry().with(filter(level).unwrap()).with(layer);
+        tracing::subscriber::with_default(subscriber, work);
+        let bytes = captured.0.lock().unwrap().clone();
+        String::from_utf8(bytes).unwrap().lines().map(str::to_owned).collect()
+    }
+
+    fn lost() -> Event {
+        let mut event = Event::new(EventName::PeerLost)
+            .field("node", "oslo")
+            .field("reason", "said \"bye\"\nand = left\u{1b}[0m")
+            .field("rows", 3_u64)
+            .field("clean", true)
+            .field("empty", "");
+        event.at = UNIX_EPOCH + Duration::from_millis(1_795_428_000_123);
+        event
+    }
+
+    #[test]
+    fn an_event_as_text() {
+        let lines = lines(LogFormat::Text, "info", || EventSink::default().emit(lost()));
+        let expected = concat!(
+            "2026-11-23T10:00:00.123Z WARN peer_lost node=oslo ",
+            r#"reason="said \"bye\"\nand = left\u{1b}[0m" rows=3 clean=true empty="""#
+        );
+        assert_eq!(lines, [expected]);
+    }
+
+    #[test]
+    fn an_event_as_json() {
+        let lines = lines(LogFormat::Json, "info", || EventSink::default().emit(lost()));
+        let expected = concat!(
+            r#"{"time":"2026-11-23T10:00:00.123Z","level":"WARN","event":"peer_lost","node":"oslo","#,
+            r#""reason":"said \"bye\"\nand = left\u001b[0m","rows":3,"clean":true,"empty":""}"#
+        );
+        assert_eq!(lines, [expected]);
+    }
+
+    #[test]
+    fn diagnostics_are_log_events_and_cannot_pass_for_others() {
+        let work = || tracing::info!(event = "peer_lost", half = 0.5, "two\nlines");
+        let text_lines = lines(LogFormat::Text, "info", work);
+        let [line] = text_lines.as_slice() else { panic!("{text_lines:?}") };
+        let (_, rest) = line.split_once(' ').unwrap();
+        assert_eq!(rest, r#"INFO log message="two\nlines" field_event=peer_lost half=0.5"#);
+        let json_lines = lines(LogFormat::Json, "info", work);
+        let json: serde_json::Value = serde_json::from_str(&json_lines[0]).unwrap();
+        assert_eq!((&json["event"], &json["half"]), (&"log".into(), &0.5.into()));
+    }
+
+    #[test]
+    fn a_plain_level_is_for_our_own_lines() {
+        let work = || {
+            EventSink::default().emit(Event::new(EventName::Insert));
+            tracing::info!(target: "hyper", "of a library");
+            tracing::warn!(target: "hyper", "of a library, important");
+            tracing::debug!(target: "peer_link", "of ours");
+        };
+        assert_eq!(lines(LogFormat::Text, "info", work).len(), 1);
+        assert_eq!(lines(LogFormat::Text, "debug", work).len(), 3);
+        assert_eq!(lines(LogFormat::Text, "warn,sync_engine=debug", work).len(), 2);
+    }
 
     #[test]
     fn times_read_as_rfc_3339() {

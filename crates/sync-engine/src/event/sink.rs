@@ -1,0 +1,261 @@
+//! Where events go: the log, and the hook on a thread of its own. Owns the hook's queue and thread; must not know what events
+//! mean.
+
+use std::fmt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use sqlite_store::RowOperation;
+use tracing::Level;
+
+use crate::change_event::ChangeEvent;
+use crate::event::{Event, EventName, TARGET};
+
+/// Events that may wait for the hook.
+const HOOK_QUEUE: usize = 1024;
+
+/// How long closing waits for the hook to see what is queued.
+const HOOK_GRACE: Duration = Duration::from_secs(2);
+
+/// How often closing looks whether it has.
+const HOOK_CHECK: Duration = Duration::from_millis(5);
+
+/// A function that sees every event.
+pub type LogHook = dyn Fn(&Event) + Send + Sync;
+
+/// Where events go: the log, and the hook if there is one.
+#[derive(Clone, Default)]
+pub struct EventSink {
+    hook: Option<Arc<Hook>>,
+}
+
+impl fmt::Debug for EventSink {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("EventSink").field("hook", &self.hook.is_some()).finish()
+    }
+}
+
+/// The hook's thread and its queue: a slow hook holds up nobody.
+struct Hook {
+    queue: Mutex<Queue>,
+    thread: Mutex<Option<JoinHandle<()>>>,
+    /// Events in the queue.
+    waiting: Arc<AtomicUsize>,
+}
+
+/// The way to the hook.
+struct Queue {
+    sender: Option<SyncSender<Event>>,
+    /// Events that the hook missed since it last kept up.
+    missed: u64,
+}
+
+impl EventSink {
+    /// A sink with a hook. Without a thread for it the hook is never called, which the log says.
+    pub fn with_hook(hook: Arc<LogHook>) -> Self {
+        let (sender, receiver) = sync_channel(HOOK_QUEUE);
+        let waiting = Arc::new(AtomicUsize::new(0));
+        let taken = Arc::clone(&waiting);
+        let thread =
+            std::thread::Builder::new().name("log hook".to_owned()).spawn(move || call_hook(&*hook, &receiver, &taken));
+        match thread {
+            Ok(thread) => Self {
+                hook: Some(Arc::new(Hook {
+                    queue: Mutex::new(Queue { sender: Some(sender), missed: 0 }),
+                    thread: Mutex::new(Some(thread)),
+                    waiting,
+                })),
+            },
+            Err(error) => {
+                log(&hook_error(&format!("no thread for the hook: {error}")));
+                Self::default()
+            }
+        }
+    }
+
+    /// Logs an event and hands it to the hook. Never waits for the hook.
+    pub fn emit(&self, event: Event) {
+        log(&event);
+        if let Some(report) = self.hook.as_ref().and_then(|hook| hook.hand_over(event)) {
+            log(&report);
+        }
+    }
+
+    /// Whether anybody wants to see single rows.
+    pub(crate) fn wants_changes(&self) -> bool {
+        self.hook.is_some() || tracing::enabled!(target: TARGET, Level::DEBUG)
+    }
+
+    /// Logs a row that a peer's change wrote.
+    pub(crate) fn change(&self, operation: RowOperation, change: &ChangeEvent) {
+        if !self.wants_changes() {
+            return;
+        }
+        self.emit(
+            Event::new(crate::change_event::event_name(operation))
+                .field("database", change.database.as_str())
+                .field("table", change.table.as_str())
+                .field("key", change.key.to_string())
+                .field("node", change.node.as_str())
+                .field("id", change.id.as_str()),
+        );
+    }
+
+    /// Waits until the hook has seen what is queued, for two seconds at most. Nothing reaches it afterwards.
+    pub async fn close(&self) {
+        let Some(hook) = &self.hook else { return };
+        let missed = {
+            let mut queue = hook.queue.lock().unwrap_or_else(PoisonError::into_inner);
+            queue.sender = None;
+            std::mem::take(&mut queue.missed)
+        };
+        if missed > 0 {
+            log(&hook_error("the hook was too slow").field("missed", missed));
+        }
+        let thread = hook.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let Some(thread) = thread else { return };
+        // Asked instead of joined: a thread of the runtime that joined a hung hook would keep the runtime from ending.
+        let finished = async {
+            while !thread.is_finished() {
+                tokio::time::sleep(HOOK_CHECK).await;
+            }
+        };
+        if tokio::time::timeout(HOOK_GRACE, finished).await.is_err() {
+            log(&hook_error("the hook did not finish in time"));
+        }
+    }
+}
+
+impl Hook {
+    /// Puts an event into the queue. Answers what there is to report: the first event of a burst that finds no room, and,
+    /// once the hook has worked half of the queue off, how many they were.
+    fn hand_over(&self, event: Event) -> Option<Event> {
+        let mut queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
+        // Counted before the hook's thread can take it.
+        let waiting = self.waiting.fetch_add(1, Ordering::Relaxed);
+        match queue.sender.as_ref().map(|sender| sender.try_send(event)) {
+            Some(Ok(())) => {
+                if queue.missed == 0 || waiting >= HOOK_QUEUE / 2 {
+                    return None;
+                }
+                let missed = std::mem::take(&mut queue.missed);
+                Some(hook_error("the hook keeps up again").field("missed", missed))
+            }
+            failed => {
+                self.waiting.fetch_sub(1, Ordering::Relaxed);
+                if !matches!(failed, Some(Err(TrySendError::Full(_)))) {
+                    return None;
+                }
+                queue.missed += 1;
+                (queue.missed == 1).then(|| hook_error("the hook is too slow, events pass it by"))
+            }
+        }
+    }
+}
+
+fn call_hook(hook: &LogHook, queue: &Receiver<Event>, waiting: &AtomicUsize) {
+    while let Ok(event) = queue.recv() {
+        waiting.fetch_sub(1, Ordering::Relaxed);
+        if catch_unwind(AssertUnwindSafe(|| hook(&event))).is_err() {
+            log(&hook_error("the hook panicked").field("during", event.name.as_str()));
+        }
+    }
+}
+
+fn hook_error(reason: &str) -> Event {
+    Event::new(EventName::LogHookError).field("reason", reason)
+}
+
+/// One line of the log. The fields travel as one JSON text, from which the log's format makes its own.
+fn log(event: &Event) {
+    macro_rules! line {
+        ($level:expr) => {
+            tracing::event!(
+                target: TARGET,
+                $level,
+                event = event.name.as_str(),
+                fields = %serde_json::to_string(event).unwrap_or_default()
+            )
+        };
+    }
+    match event.name.level() {
+        Level::ERROR => line!(Level::ERROR),
+        Level::WARN => line!(Level::WARN),
+        Level::INFO => line!(Level::INFO),
+        _ => line!(Level::DEBUG),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{EventSink, HOOK_QUEUE};
+    use crate::event::{Event, EventName};
+    use std::sync::atomic::Ordering;
+    use std::sync::{Arc, Mutex};
+
+    #[tokio::test]
+    async fn a_hook_that_panics_is_called_again() {
+        let seen = Arc::new(Mutex::new(Vec::new()));
+        let noted = Arc::clone(&seen);
+        let sink = EventSink::with_hook(Arc::new(move |event: &Event| {
+            noted.lock().unwrap().push(event.name);
+            assert!(event.name != EventName::SyncStart, "on purpose");
+        }));
+        sink.emit(Event::new(EventName::SyncStart));
+        sink.emit(Event::new(EventName::SyncComplete));
+        sink.close().await;
+        let seen = seen.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        assert_eq!(*seen, [EventName::SyncStart, EventName::SyncComplete]);
+    }
+
+    #[test]
+    fn a_burst_that_the_hook_misses_is_reported_at_its_begin_and_its_end() {
+        let (step, steps) = std::sync::mpsc::channel::<()>();
+        let steps = Mutex::new(steps);
+        let sink = EventSink::with_hook(Arc::new(move |_: &Event| {
+            let _ = steps.lock().unwrap().recv();
+        }));
+        let hook = sink.hook.as_ref().unwrap();
+        let mut reports = Vec::new();
+        // One event is with the hook already, or not yet.
+        for _ in 0..HOOK_QUEUE + 10 {
+            reports.extend(hook.hand_over(Event::new(EventName::SyncRetry)));
+        }
+        let reasons = |reports: &[Event]| reports.iter().map(ToString::to_string).collect::<Vec<_>>();
+        assert_eq!(reasons(&reports), ["log_hook_error reason=\"the hook is too slow, events pass it by\""]);
+        for _ in 0..HOOK_QUEUE {
+            step.send(()).unwrap();
+        }
+        while hook.waiting.load(Ordering::Relaxed) >= HOOK_QUEUE / 2 {
+            std::thread::yield_now();
+        }
+        let missed = hook.queue.lock().unwrap().missed;
+        assert!((9..=10).contains(&missed), "{missed}");
+        let end = hook.hand_over(Event::new(EventName::SyncRetry)).unwrap().to_string();
+        assert_eq!(end, format!("log_hook_error reason=\"the hook keeps up again\" missed={missed}"));
+        assert_eq!(hook.hand_over(Event::new(EventName::SyncRetry)), None);
+    }
+
+    #[test]
+    fn a_hook_that_hangs_holds_up_nobody() {
+        let (release, hold) = std::sync::mpsc::channel::<()>();
+        let hold = Mutex::new(hold);
+        let sink = EventSink::with_hook(Arc::new(move |_: &Event| {
+            let _ = hold.lock().unwrap().recv();
+        }));
+        let begun = std::time::Instant::now();
+        for _ in 0..3_000 {
+            sink.emit(Event::new(EventName::SyncRetry));
+        }
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+        runtime.block_on(sink.close());
+        // A runtime waits for what runs in its pool.
+        drop(runtime);
+        assert!(begun.elapsed() < std::time::Duration::from_secs(10), "{:?}", begun.elapsed());
+        drop(release);
+    }
+}
