@@ -6,7 +6,13 @@ use clap::{Args, Parser, Subcommand};
 
 /// Keeps SQLite files on several machines at the same rows, while unmodified applications write them.
 #[derive(Debug, Parser)]
-#[command(name = "sync-engine", version, max_term_width = 100)]
+#[command(
+    name = "sync-engine",
+    version,
+    max_term_width = 100,
+    after_help = "First steps:\n  sync-engine demo                  see it work\n  sync-engine run inventory.db      sync a file of yours\n\n\
+                  Exit codes: 0 done; 1 the answer is no; 2 command line; 74 input or output; 78 configuration"
+)]
 pub(crate) struct Cli {
     #[command(subcommand)]
     pub(crate) command: Command,
@@ -49,7 +55,7 @@ pub(crate) struct Run {
     /// A peer, as ws://host:port; may be repeated [default: $SYNC_ENGINE_WS_URL, comma-separated]
     #[arg(long = "peer", value_name = "URL")]
     pub(crate) peers: Vec<String>,
-    /// File with the secret that peers share
+    /// File with the secret that peers share; refused by this version, which checks none
     #[arg(long, value_name = "FILE")]
     pub(crate) token_file: Option<PathBuf>,
 }
