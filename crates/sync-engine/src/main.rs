@@ -14,7 +14,7 @@ fn main() -> ExitCode {
         Ok(code) => code,
         Err(error) => {
             // Where standard error is gone there is nobody to tell.
-            let _ = writeln!(std::io::stderr(), "sync-engine: {error:#}");
+            let _ = writeln!(std::io::stderr(), "sync-engine: {}", commands::message(&error));
             commands::exit_code(&error)
         }
     }

@@ -75,7 +75,7 @@ async fn node(shop: &'static str, file: &Path, folder: &Path) -> anyhow::Result<
 fn arrival(shop: &str, change: &ChangeEvent) -> String {
     let mut line = format!("{shop:>8} <-    {} {} {}", change.op, change.table, change.key);
     if let Some(row) = &change.row {
-        for column in &change.changed {
+        for column in change.changed.iter().filter(|column| change.key.get(column).is_none()) {
             let value = row.get(column).unwrap_or(&serde_json::Value::Null);
             line.push_str(&format!(" {column}={value}"));
         }

@@ -64,6 +64,21 @@ pub(crate) fn exit_code(error: &anyhow::Error) -> ExitCode {
     NO.into()
 }
 
+/// An error for people: what happened, each cause that is not told already, and what to do.
+pub(crate) fn message(error: &anyhow::Error) -> String {
+    let mut text = String::new();
+    for cause in error.chain() {
+        let cause = cause.to_string();
+        if text.is_empty() {
+            text = cause;
+        } else if !text.contains(&cause) && !cause.starts_with("Error code ") {
+            text = format!("{text}: {cause}");
+        }
+    }
+    let store = error.chain().find_map(|cause| cause.downcast_ref::<sqlite_store::StoreError>());
+    store.map_or(text.clone(), |store| format!("{text}; {}", store.remedy()))
+}
+
 /// The process's environment, where it is text.
 fn environment() -> BTreeMap<String, String> {
     std::env::vars_os()
