@@ -104,7 +104,10 @@ fn replaced(row: &IncomingRow<'_>, columns: &Map<String, Json>) -> RowVerdict {
     let mut values = base.to_vec();
     for (name, value) in columns {
         let Some(index) = row.shape.columns.iter().position(|column| column == name) else {
-            return RowVerdict::Fail(format!("the apply callback named a column {name:?} that {:?} does not have", row.shape.name));
+            return RowVerdict::Fail(format!(
+                "the apply callback named a column {name:?} that {:?} does not have",
+                row.shape.name
+            ));
         };
         let is_key = row.shape.key.iter().any(|key| usize::from(*key) == index);
         match sqlite_store::json::value_from_json(value) {
@@ -112,7 +115,11 @@ fn replaced(row: &IncomingRow<'_>, columns: &Map<String, Json>) -> RowVerdict {
                 return RowVerdict::Fail(format!("the apply callback changed the key column {name:?}"));
             }
             Some(value) => values[index] = value,
-            None => return RowVerdict::Fail(format!("the apply callback gave column {name:?} a value that SQLite has none for")),
+            None => {
+                return RowVerdict::Fail(format!(
+                    "the apply callback gave column {name:?} a value that SQLite has none for"
+                ));
+            }
         }
     }
     RowVerdict::Replace(values)

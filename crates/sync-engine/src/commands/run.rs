@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use anyhow::{Context as _, bail};
+use anyhow::Context as _;
 use sync_engine::config::{self, Overrides, Settings};
 use sync_engine::{Database, LastWriteWins, SyncEngine, telemetry};
 
@@ -19,11 +19,7 @@ pub(crate) async fn run(arguments: Run) -> anyhow::Result<ExitCode> {
         token_file: arguments.token_file,
     };
     let settings = config::load(arguments.config.as_deref(), &overrides, &environment())?;
-    if settings.databases.is_empty() {
-        bail!(
-            "no database to sync; name one (sync-engine run inventory.db), or write a [[database]] into sync-engine.toml"
-        );
-    }
+    settings.require_databases()?;
     let _log = telemetry::start(&settings.log)?;
     let signal = stop_signal();
     let engine = build(&settings).await?;

@@ -176,10 +176,7 @@ impl SyncEngineBuilder {
 
     /// Shows changes from peers that connect to this node, and from [`SyncEngine::connect`], to a callback.
     #[must_use]
-    pub fn apply_callback(
-        mut self,
-        callback: impl Fn(&ChangeEvent) -> ApplyDecision + Send + Sync + 'static,
-    ) -> Self {
+    pub fn apply_callback(mut self, callback: impl Fn(&ChangeEvent) -> ApplyDecision + Send + Sync + 'static) -> Self {
         self.callback = Some(Arc::new(callback));
         self
     }
@@ -223,9 +220,8 @@ impl SyncEngineBuilder {
             databases.push(started);
         }
         drop(events);
-        self.events.emit(
-            Event::new(EventName::SyncStart).field("node", node.as_str()).field("databases", databases.len()),
-        );
+        self.events
+            .emit(Event::new(EventName::SyncStart).field("node", node.as_str()).field("databases", databases.len()));
         let subscriber = databases.is_empty().then(|| subscriber_origin(&node));
         let shared = Arc::new(Shared::new(SharedParts {
             node,

@@ -5,8 +5,8 @@ mod database_events;
 mod http;
 mod peering;
 mod registry;
-mod session_events;
 mod session_driver;
+mod session_events;
 mod shared;
 mod source;
 
@@ -47,7 +47,9 @@ pub enum EngineError {
         source: std::io::Error,
     },
     /// Listening beyond loopback is refused: peers are not authenticated.
-    #[error("refused to listen on {address}: anybody on the network could read and write the databases; listen on 127.0.0.1, and reach other machines through a tunnel or a reverse proxy that authenticates")]
+    #[error(
+        "refused to listen on {address}: anybody on the network could read and write the databases; listen on 127.0.0.1, and reach other machines through a tunnel or a reverse proxy that authenticates"
+    )]
     NotLoopback {
         /// The address.
         address: SocketAddr,
@@ -164,7 +166,9 @@ impl SyncEngine {
         };
         let clean = tokio::time::timeout(self.grace, orderly).await.is_ok();
         shared.links.cancel();
-        shared.events.emit(Event::new(EventName::SyncComplete).field("node", shared.node.as_str()).field("clean", clean));
+        shared
+            .events
+            .emit(Event::new(EventName::SyncComplete).field("node", shared.node.as_str()).field("clean", clean));
         shared.events.close().await;
         shared.state.clone().close().await;
         Ok(())

@@ -74,13 +74,7 @@ pub(crate) async fn keep_dialing(shared: Arc<Shared>, url: String, callback: Opt
 }
 
 /// One line for each new reason, and one a minute while it lasts: a peer that is down for a week must not fill the log.
-fn tell_retry(
-    shared: &Shared,
-    url: &str,
-    reason: &str,
-    pause: Duration,
-    told: &mut Option<(String, Instant)>,
-) {
+fn tell_retry(shared: &Shared, url: &str, reason: &str, pause: Duration, told: &mut Option<(String, Instant)>) {
     let quiet = told.as_ref().is_some_and(|(last, at)| last == reason && at.elapsed() < Duration::from_secs(60));
     if quiet {
         return;

@@ -55,12 +55,8 @@ impl Registry {
             present.replaced.cancel();
         }
         let replaced = CancellationToken::new();
-        let member = Member {
-            session,
-            dialed_by: dialed_by.to_owned(),
-            replaced: replaced.clone(),
-            status: Arc::clone(status),
-        };
+        let member =
+            Member { session, dialed_by: dialed_by.to_owned(), replaced: replaced.clone(), status: Arc::clone(status) };
         members.insert(node.to_owned(), member);
         drop(members);
         self.bump();

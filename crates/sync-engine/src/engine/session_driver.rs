@@ -10,10 +10,10 @@ use std::time::{Duration, Instant};
 use futures::future::BoxFuture;
 use futures::stream::{BoxStream, FuturesUnordered, SelectAll, StreamExt as _, unfold};
 use peer_link::{Direction, Link, LinkReceiver, LinkSender};
+use replication::message::{ByeReason, Envelope, Problem, ProblemCode};
 use replication::session::{
     AppliedOutcome, CloseReason, Input, LocalState, Output, Session, SessionConfig, SessionEvent,
 };
-use replication::message::{ByeReason, Envelope, Problem, ProblemCode};
 use replication::{Batch, VersionVector};
 use sqlite_store::{ApplyOutcome, ApplyReply, DatabaseState, HeldKind, Phase, RowObserver, StoreError};
 

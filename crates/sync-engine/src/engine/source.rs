@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use replication::{Admission, Batch, Origin, VersionVector, admit};
 use serde::{Deserialize, Serialize};
 use sqlite_store::{
-    ApplyOutcome, ApplyReply, Applied, BatchLimits, Database, DatabaseState, IncomingRow, Phase, RowObserver,
+    Applied, ApplyOutcome, ApplyReply, BatchLimits, Database, DatabaseState, IncomingRow, Phase, RowObserver,
     RowOperation, RowVerdict, StateDatabase, StoreError,
 };
 use tokio::sync::watch;
@@ -36,11 +36,7 @@ impl Source {
     }
 
     /// What a peer at `from` lacks; none where there is nothing to read from.
-    pub(crate) async fn read(
-        &self,
-        from: VersionVector,
-        limits: BatchLimits,
-    ) -> Result<Option<Batch>, StoreError> {
+    pub(crate) async fn read(&self, from: VersionVector, limits: BatchLimits) -> Result<Option<Batch>, StoreError> {
         match self {
             Self::File(database) => database.read(from, limits).await.map(Some),
             Self::Subscriber(_) => Ok(None),
@@ -116,11 +112,7 @@ impl Subscriber {
         })
     }
 
-    async fn apply(
-        &self,
-        batch: Batch,
-        observer: Option<Arc<dyn RowObserver>>,
-    ) -> Result<ApplyReply, StoreError> {
+    async fn apply(&self, batch: Batch, observer: Option<Arc<dyn RowObserver>>) -> Result<ApplyReply, StoreError> {
         let _turn = self.turn.lock().await;
         let source = batch.source;
         let mut progress = self.progress.lock().unwrap_or_else(PoisonError::into_inner).clone();
@@ -157,7 +149,8 @@ impl Subscriber {
         } else {
             progress.received.entry(source).or_default().join(&to);
         }
-        let text = serde_json::to_string(progress).map_err(|error| StoreError::Encoding { reason: error.to_string() })?;
+        let text =
+            serde_json::to_string(progress).map_err(|error| StoreError::Encoding { reason: error.to_string() })?;
         self.store.save_progress(&self.name, &text).await?;
         *self.progress.lock().unwrap_or_else(PoisonError::into_inner) = progress.clone();
         self.state.send_modify(|state| {
