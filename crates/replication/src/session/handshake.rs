@@ -1,0 +1,104 @@
+//! The opening of a conversation: `hello` in both directions, said again when databases come or go.
+
+use crate::message::{DatabaseHello, Hello, Message, PROTOCOL_VERSION, ProblemCode};
+use crate::session::{Output, Remote, Session, SessionEvent, Stage};
+
+impl Session {
+    pub(super) fn say_hello(&mut self) {
+        let databases = self
+            .channels
+            .iter()
+            .filter_map(|(name, channel)| {
+                let local = channel.local.as_ref()?;
+                let hello = DatabaseHello {
+                    origin: local.origin,
+                    have: local.have.clone(),
+                    received: local.received.clone(),
+                    tables: local.tables.clone(),
+                    nodes: local.nodes.clone(),
+                };
+                Some((name.clone(), hello))
+            })
+            .collect();
+        // An older greeting that still waits says less.
+        self.sends.retain(|message| !matches!(message, Message::Hello(_)));
+        self.sends.push_front(Message::Hello(Hello {
+            protocol: PROTOCOL_VERSION,
+            cluster: self.config.cluster.clone(),
+            node: self.config.node.clone(),
+            incarnation: self.config.incarnation,
+            version: self.config.version.clone(),
+            clock_millis: self.config.wall_millis,
+            databases,
+        }));
+    }
+
+    pub(super) fn greeted(&mut self, hello: Hello, from: &str) {
+        if let Err((code, text)) = self.check(&hello, from) {
+            return self.refuse(code, text);
+        }
+        if self.remote.is_none() {
+            self.remote = Some(Remote { node: hello.node.clone(), incarnation: hello.incarnation });
+            self.stage = Stage::Open;
+            let event = SessionEvent::Opened { node: hello.node.clone(), version: hello.version };
+            self.actions.push_back(Output::Event(event));
+        }
+        let databases = hello.databases.iter().map(|(name, database)| {
+            let mut nodes = database.nodes.clone();
+            nodes.insert(database.origin, hello.node.clone());
+            (name.clone(), nodes)
+        });
+        let event = SessionEvent::Databases { databases: databases.collect() };
+        self.actions.push_back(Output::Event(event));
+        for (name, channel) in &mut self.channels {
+            if !hello.databases.contains_key(name) {
+                channel.remote = None;
+            }
+        }
+        for (name, database) in hello.databases {
+            self.channels.entry(name).or_default().greet(database);
+        }
+        self.review_shared();
+    }
+
+    fn check(&self, hello: &Hello, from: &str) -> Result<(), (ProblemCode, String)> {
+        if hello.protocol != PROTOCOL_VERSION {
+            let text = format!(
+                "node {} speaks protocol {} and node {} speaks {PROTOCOL_VERSION}; run the same version of sync-engine on both",
+                hello.node, hello.protocol, self.config.node
+            );
+            return Err((ProblemCode::ProtocolVersion, text));
+        }
+        if hello.cluster != self.config.cluster {
+            let text = format!(
+                "node {} is of cluster {:?} and node {} of {:?}; set the same cluster on both if they belong together",
+                hello.node, hello.cluster, self.config.node, self.config.cluster
+            );
+            return Err((ProblemCode::Cluster, text));
+        }
+        if hello.node == self.config.node {
+            let own = hello.incarnation == self.config.incarnation;
+            let code = if own { ProblemCode::SelfConnection } else { ProblemCode::DuplicateNode };
+            let text = format!("two nodes are named {:?}; give each node a name of its own", hello.node);
+            return Err((code, text));
+        }
+        if hello.node != from {
+            return Err((ProblemCode::Protocol, format!("hello names node {:?} but comes from {from:?}", hello.node)));
+        }
+        if self.remote.as_ref().is_some_and(|remote| remote.incarnation != hello.incarnation) {
+            let text = format!("node {:?} was started anew behind a link that stands", hello.node);
+            return Err((ProblemCode::Protocol, text));
+        }
+        Ok(())
+    }
+
+    /// Looks at the databases that both sides have, after one side's list changed.
+    pub(super) fn review_shared(&mut self) {
+        if self.stage != Stage::Open {
+            return;
+        }
+        for (name, channel) in &mut self.channels {
+            channel.review(name, self.now, &mut self.actions);
+        }
+    }
+}
