@@ -3,8 +3,11 @@
 //! Used by the database's thread only. Every write goes through one place: BEGIN IMMEDIATE, schema unchanged, log
 //! captured, then the work; the replica in memory is loaded again whenever a transaction does not commit.
 
+mod transaction;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use replication::{Batch, Origin, VersionVector};
 use rusqlite::{Connection, OptionalExtension, params};
@@ -28,6 +31,9 @@ const CAPTURE_ROWS: usize = 20_000;
 
 /// Baseline rows, or deletions of a rebuilt table, in one transaction.
 const PUBLISH_ROWS: usize = 5_000;
+
+/// The pause between lines about publishing.
+const PROGRESS: Duration = Duration::from_secs(2);
 
 /// Snapshots tried without the write lock before one is taken with it.
 const SNAPSHOT_TRIES: u32 = 4;
@@ -58,6 +64,10 @@ pub(crate) struct Attachment {
     tables: Arc<BTreeMap<String, u64>>,
     unsynced: Arc<Vec<Unsynced>>,
     conflicts: u64,
+    /// Counts the daemon's transactions on this file, as the file has it: another daemon on the same file, which the
+    /// replica must follow, moves it too.
+    generation: i64,
+    last_progress: Instant,
 }
 
 impl Attachment {
@@ -90,7 +100,7 @@ impl Attachment {
             runtime.block_on(state.remember(&path, attached.origin, file))?;
         }
         let mut attachment = Self::over(options.clone(), conn, &attached, file)?;
-        attachment.note_rebuilt(&attached)?;
+        attachment.note_rebuilt(&attached);
         Ok((attachment, events))
     }
 
@@ -105,6 +115,7 @@ impl Attachment {
         let replica = Replica::load(&conn, &attached.schema, &options.rules)?;
         let conflicts: i64 =
             conn.query_row("SELECT count(*) FROM main._sync_conflict WHERE state = 'open'", [], |row| row.get(0))?;
+        let generation = transaction::generation(&conn)?;
         let publish: Option<i64> = conn
             .query_row("SELECT value FROM main._sync_meta WHERE key = 'publish'", [], |row| row.get(0))
             .optional()?;
@@ -120,18 +131,14 @@ impl Attachment {
             tables: Arc::new(fingerprints(&attached.schema)),
             unsynced: Arc::new(attached.schema.unsynced.clone()),
             conflicts: conflicts.cast_unsigned(),
+            generation,
+            last_progress: Instant::now(),
         })
     }
 
     /// Rebuilt tables: clock entries without a row become deletions, rows without a clock entry are published anew.
-    fn note_rebuilt(&mut self, attached: &Attached) -> Result<(), StoreError> {
+    fn note_rebuilt(&mut self, attached: &Attached) {
         self.rebuilt = attached.rebuilt.iter().filter_map(|number| self.replica.table_by_number(*number)).collect();
-        for index in &self.rebuilt {
-            let table = &mut self.replica.tables[*index].table;
-            self.conn.execute("UPDATE main._sync_table SET baseline = 0 WHERE id = ?1", [table.number])?;
-            table.baseline_published = false;
-        }
-        Ok(())
     }
 
     pub(crate) fn file(&self) -> FileIdentity {
@@ -203,7 +210,10 @@ impl Attachment {
         // A failed step starts over from the first row without an entry.
         self.publishing = Some(if step.is_ok() { publishing } else { Publishing::default() });
         let step = step?;
-        if let Some(table) = step.table.filter(|_| step.rows > 0) {
+        // A line now and then: a large table is published in many steps.
+        let due = step.finished || self.last_progress.elapsed() >= PROGRESS;
+        if let Some(table) = step.table.filter(|_| step.rows > 0 && due) {
+            self.last_progress = Instant::now();
             events.push(DatabaseEvent::Publishing { table, rows: step.rows, finished: step.finished });
         }
         Ok(())
@@ -236,95 +246,6 @@ impl Attachment {
             }
             Ok(((), true))
         })
-    }
-
-    /// One write transaction of its own: everything that applications committed is captured first, in it. The work
-    /// says whether to commit.
-    pub(crate) fn write<T>(
-        &mut self,
-        work: impl FnOnce(&Connection, &mut Replica) -> Result<(T, bool), StoreError>,
-    ) -> Result<T, StoreError> {
-        // A long log is captured in short transactions, so that what is left for the last one is little.
-        while has_log(&self.conn)? {
-            if self.capture_step()?.drained {
-                break;
-            }
-        }
-        self.in_write(|conn, replica| {
-            capture(conn, replica, wall_millis(), usize::MAX)?;
-            work(conn, replica)
-        })
-    }
-
-    fn in_write<T>(
-        &mut self,
-        work: impl FnOnce(&Connection, &mut Replica) -> Result<(T, bool), StoreError>,
-    ) -> Result<T, StoreError> {
-        self.begin_immediate()?;
-        let result = work(&self.conn, &mut self.replica);
-        let result = match result {
-            Ok((value, true)) => match self.conn.execute_batch("COMMIT") {
-                Ok(()) => return Ok(value),
-                Err(error) => Err(error.into()),
-            },
-            Ok((value, false)) => Ok(value),
-            Err(error) => Err(error),
-        };
-        if !self.conn.is_autocommit() {
-            self.conn.execute_batch("ROLLBACK")?;
-        }
-        self.reload()?;
-        result
-    }
-
-    /// The write lock, with the schema that the replica knows.
-    fn begin_immediate(&mut self) -> Result<(), StoreError> {
-        loop {
-            self.conn.execute_batch("BEGIN IMMEDIATE")?;
-            match self.schema_version() {
-                Ok(version) if version == self.replica.schema_version => return Ok(()),
-                other => {
-                    self.conn.execute_batch("ROLLBACK")?;
-                    other?;
-                }
-            }
-            self.reattach(&mut Vec::new())?;
-        }
-    }
-
-    fn schema_version(&self) -> Result<i64, StoreError> {
-        Ok(self.conn.prepare_cached("PRAGMA main.schema_version")?.query_row([], |row| row.get(0))?)
-    }
-
-    /// Follows a changed schema: triggers are put right on a fresh connection, whose TEMP triggers are made anew.
-    fn reattach(&mut self, events: &mut Vec<DatabaseEvent>) -> Result<(), StoreError> {
-        let before = (self.schema_version()?, attach::schema_hash(&self.conn)?);
-        if before.1 == self.replica.schema_hash {
-            // VACUUM and ANALYZE move the version too.
-            self.replica.schema_version = before.0;
-            return Ok(());
-        }
-        let mut conn = connection::open(&self.options.path)?;
-        let attached = attach::attach(&mut conn, new_origin(), &self.options.node)?;
-        let publishing = self.publishing.take();
-        let fresh = Self::over(self.options.clone(), conn, &attached, self.file)?;
-        *self = fresh;
-        self.publishing = publishing.map(|_| Publishing::default());
-        self.note_rebuilt(&attached)?;
-        let rebuilt = self.rebuilt.iter().map(|index| self.replica.tables[*index].shape.name.clone()).collect();
-        events.push(DatabaseEvent::SchemaChanged { rebuilt });
-        Ok(())
-    }
-
-    fn reload(&mut self) -> Result<(), StoreError> {
-        let schema = Schema {
-            tables: self.replica.tables.iter().map(|table| table.table.clone()).collect(),
-            unsynced: self.unsynced.to_vec(),
-            hash: self.replica.schema_hash,
-            version: self.replica.schema_version,
-        };
-        self.replica = Replica::load(&self.conn, &schema, &self.options.rules)?;
-        Ok(())
     }
 
     /// What a peer at `from` lacks, from one snapshot in which the log is empty.

@@ -175,7 +175,7 @@ impl Database {
     ) -> Result<Self, StoreError> {
         let (sender, receiver) = flume::bounded(COMMAND_QUEUE);
         let (state_sender, state) = watch::channel(Arc::default());
-        let wake = Wake::new(sender.clone());
+        let wake = Wake::new(&sender);
         let name: Arc<str> = options.name.as_str().into();
         let runtime = tokio::runtime::Handle::current();
         let label = Arc::clone(&name);

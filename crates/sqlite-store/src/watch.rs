@@ -20,19 +20,22 @@ use crate::worker::Command;
 #[derive(Debug, Clone)]
 pub(crate) struct Wake {
     raised: Arc<AtomicBool>,
-    commands: flume::Sender<Command>,
+    /// Weak: a watched folder does not keep a database's thread alive.
+    commands: flume::WeakSender<Command>,
 }
 
 impl Wake {
-    pub(crate) fn new(commands: flume::Sender<Command>) -> Self {
-        Self { raised: Arc::default(), commands }
+    pub(crate) fn new(commands: &flume::Sender<Command>) -> Self {
+        Self { raised: Arc::default(), commands: commands.downgrade() }
     }
 
     /// Asks for a look. Never blocks: where the queue is full the thread is busy, and looks at the flag afterwards.
     pub(crate) fn raise(&self) {
-        if !self.raised.swap(true, Ordering::AcqRel) {
+        if !self.raised.swap(true, Ordering::AcqRel)
+            && let Some(commands) = self.commands.upgrade()
+        {
             // A full or closed queue needs no message: the flag is up.
-            let _ = self.commands.try_send(Command::Look);
+            let _ = commands.try_send(Command::Look);
         }
     }
 

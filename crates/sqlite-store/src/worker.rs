@@ -138,6 +138,8 @@ impl Worker {
             Command::Look | Command::Close => {}
             Command::Read { from, limits, reply } => {
                 let result = self.with_attachment(|attachment| attachment.read(&from, limits));
+                // Reading captures what was committed meanwhile.
+                self.announce();
                 // The asker may have gone; it will ask again.
                 let _ = reply.send(result);
             }

@@ -1,0 +1,134 @@
+//! The transactions of an attached database: BEGIN IMMEDIATE with the schema and the state that the replica knows, COMMIT
+//! with a count that other daemons on the same file see, and the way back after anything else.
+
+use rusqlite::{Connection, OptionalExtension};
+
+use super::{Attachment, new_origin};
+use crate::attach;
+use crate::baseline::Publishing;
+use crate::capture::{capture, has_log};
+use crate::connection;
+use crate::database::DatabaseEvent;
+use crate::error::StoreError;
+use crate::replica::{Replica, wall_millis};
+use crate::schema::Schema;
+
+impl Attachment {
+    /// One write transaction of its own: everything that applications committed is captured first, in it. The work
+    /// says whether to commit.
+    pub(crate) fn write<T>(
+        &mut self,
+        work: impl FnOnce(&Connection, &mut Replica) -> Result<(T, bool), StoreError>,
+    ) -> Result<T, StoreError> {
+        // A long log is captured in short transactions, so that what is left for the last one is little.
+        while has_log(&self.conn)? {
+            if self.capture_step()?.drained {
+                break;
+            }
+        }
+        self.in_write(|conn, replica| {
+            capture(conn, replica, wall_millis(), usize::MAX)?;
+            work(conn, replica)
+        })
+    }
+
+    pub(super) fn in_write<T>(
+        &mut self,
+        work: impl FnOnce(&Connection, &mut Replica) -> Result<(T, bool), StoreError>,
+    ) -> Result<T, StoreError> {
+        self.begin_immediate()?;
+        let result = work(&self.conn, &mut self.replica);
+        let result = match result {
+            Ok((value, true)) => match self.commit() {
+                Ok(()) => return Ok(value),
+                Err(error) => Err(error),
+            },
+            Ok((value, false)) => Ok(value),
+            Err(error) => Err(error),
+        };
+        if !self.conn.is_autocommit() {
+            self.conn.execute_batch("ROLLBACK")?;
+        }
+        self.reload()?;
+        result
+    }
+
+    fn commit(&mut self) -> Result<(), StoreError> {
+        let sql = "INSERT INTO main._sync_meta (key, value) VALUES ('generation', ?1) \
+                   ON CONFLICT DO UPDATE SET value = excluded.value";
+        self.conn.prepare_cached(sql)?.execute([self.generation + 1])?;
+        self.conn.prepare_cached("COMMIT")?.execute([])?;
+        self.generation += 1;
+        Ok(())
+    }
+
+    /// The write lock, with the schema and the state that the replica knows.
+    fn begin_immediate(&mut self) -> Result<(), StoreError> {
+        loop {
+            self.conn.execute_batch("BEGIN IMMEDIATE")?;
+            match self.schema_version() {
+                Ok(version) if version == self.replica.schema_version => return self.follow(),
+                other => {
+                    self.conn.execute_batch("ROLLBACK")?;
+                    other?;
+                }
+            }
+            self.reattach(&mut Vec::new())?;
+        }
+    }
+
+    /// Loads the replica again if another daemon wrote to the file.
+    fn follow(&mut self) -> Result<(), StoreError> {
+        let followed = generation(&self.conn).and_then(|generation| {
+            if generation != self.generation {
+                self.generation = generation;
+                self.reload()?;
+            }
+            Ok(())
+        });
+        if followed.is_err() {
+            self.conn.execute_batch("ROLLBACK")?;
+        }
+        followed
+    }
+
+    pub(super) fn schema_version(&self) -> Result<i64, StoreError> {
+        Ok(self.conn.prepare_cached("PRAGMA main.schema_version")?.query_row([], |row| row.get(0))?)
+    }
+
+    /// Follows a changed schema: triggers are put right on a fresh connection, whose TEMP triggers are made anew.
+    pub(super) fn reattach(&mut self, events: &mut Vec<DatabaseEvent>) -> Result<(), StoreError> {
+        let before = (self.schema_version()?, attach::schema_hash(&self.conn)?);
+        if before.1 == self.replica.schema_hash {
+            // VACUUM and ANALYZE move the version too.
+            self.replica.schema_version = before.0;
+            return Ok(());
+        }
+        let mut conn = connection::open(&self.options.path)?;
+        let attached = attach::attach(&mut conn, new_origin(), &self.options.node)?;
+        let publishing = self.publishing.take();
+        let fresh = Self::over(self.options.clone(), conn, &attached, self.file)?;
+        *self = fresh;
+        self.publishing = publishing.map(|_| Publishing::default());
+        self.note_rebuilt(&attached);
+        let rebuilt = self.rebuilt.iter().map(|index| self.replica.tables[*index].shape.name.clone()).collect();
+        events.push(DatabaseEvent::SchemaChanged { rebuilt });
+        Ok(())
+    }
+
+    fn reload(&mut self) -> Result<(), StoreError> {
+        let schema = Schema {
+            tables: self.replica.tables.iter().map(|table| table.table.clone()).collect(),
+            unsynced: self.unsynced.to_vec(),
+            hash: self.replica.schema_hash,
+            version: self.replica.schema_version,
+        };
+        self.replica = Replica::load(&self.conn, &schema, &self.options.rules)?;
+        Ok(())
+    }
+}
+
+pub(super) fn generation(conn: &Connection) -> Result<i64, StoreError> {
+    let sql = "SELECT value FROM main._sync_meta WHERE key = 'generation'";
+    Ok(conn.prepare_cached(sql)?.query_row([], |row| row.get(0)).optional()?.unwrap_or(0))
+}
