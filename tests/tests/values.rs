@@ -67,13 +67,14 @@ fn changes_that_only_bytes_tell_arrive() {
     scenario(|scene| {
         let cluster = pair(scene)?;
         let change = |sql: &str| python_code(cluster.file(0), &format!("db.execute(\"{sql}\")"));
-        change("INSERT INTO untyped VALUES (1, 1), (2, 'a'), (3, ''), (4, x''), (5, NULL)")?;
+        change("INSERT INTO untyped VALUES (1, 1), (2, 'a'), (3, ''), (4, x''), (5, NULL), (6, 0.0)")?;
         cluster.settled()?;
         change("UPDATE untyped SET v = 1.0 WHERE id = 1")?;
         change("UPDATE untyped SET v = x'61' WHERE id = 2")?;
         change("UPDATE untyped SET v = NULL WHERE id = 3")?;
         change("UPDATE untyped SET v = '' WHERE id = 4")?;
         change("UPDATE untyped SET v = x'' WHERE id = 5")?;
+        python_code(cluster.file(0), "db.execute('UPDATE untyped SET v = ? WHERE id = 6', (-0.0,))")?;
         cluster.settled()?;
         let there = cluster.file(1);
         check_equal!(cell(there, &untyped(1))?, Cell::Real(1.0_f64.to_bits()));
@@ -81,6 +82,7 @@ fn changes_that_only_bytes_tell_arrive() {
         check_equal!(cell(there, &untyped(3))?, Cell::Null);
         check_equal!(cell(there, &untyped(4))?, Cell::Text(Vec::new()));
         check_equal!(cell(there, &untyped(5))?, Cell::Blob(Vec::new()));
+        check_equal!(cell(there, &untyped(6))?, Cell::Real((-0.0_f64).to_bits()));
         Ok(())
     });
 }

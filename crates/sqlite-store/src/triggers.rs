@@ -143,12 +143,15 @@ fn compared(table: &Table) -> Vec<&Column> {
 }
 
 /// Whether a column's bytes differ. The column's own collation and numeric equality would hide 'Abc' → 'ABC' and, where
-/// no affinity keeps values to one class, 1 → 1.0.
+/// no affinity keeps values to one class, 1 → 1.0. Nothing in SQL tells 0.0 from -0.0, which only such a column can hold:
+/// a real zero counts as different always.
 fn differs(column: &Column) -> String {
     let name = quote(&column.name);
     let value = format!("OLD.{name} IS NOT NEW.{name} COLLATE BINARY");
     match column.affinity {
-        Affinity::Blob => format!("({value} OR typeof(OLD.{name}) <> typeof(NEW.{name}))"),
+        Affinity::Blob => format!(
+            "({value} OR typeof(OLD.{name}) <> typeof(NEW.{name}) OR (typeof(NEW.{name}) = 'real' AND NEW.{name} = 0))"
+        ),
         _ => format!("({value})"),
     }
 }
