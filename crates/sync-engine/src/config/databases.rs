@@ -8,9 +8,13 @@ use replication::Granularity;
 use super::check::Check;
 use super::error::{ErrorKind, Place};
 use super::raw::{RawDatabase, RawTable};
-use super::{DatabaseSettings, Policy, TableSettings, values};
+use super::{DatabaseSettings, Policy, TableSettings, schema, values};
 
 const GRANULARITIES: [(&str, Granularity); 2] = [("column", Granularity::Column), ("row", Granularity::Row)];
+
+/// The names of policies; this version has the first.
+const POLICIES: [&str; 8] =
+    ["last-write-wins", "first-write-wins", "origin-priority", "max", "min", "union", "counter", "sql"];
 
 /// A database as it is written, and the key that it stands under.
 struct Written {
@@ -25,7 +29,15 @@ pub(super) fn resolve(configured: Vec<RawDatabase>, arguments: &[PathBuf], check
         .enumerate()
         .map(|(index, raw)| Written { key: format!("database[{index}]"), raw })
         .collect();
-    let written = if arguments.is_empty() { configured } else { chosen(configured, arguments, check) };
+    let (written, rest) =
+        if arguments.is_empty() { (configured, Vec::new()) } else { chosen(configured, arguments, check) };
+    // What is not synced this time is still part of the file, and wrong if it is wrong. Its names clash with no argument's.
+    described(rest, check);
+    described(written, check)
+}
+
+/// Databases in their types, without those that have an error.
+fn described(written: Vec<Written>, check: &mut Check) -> Vec<DatabaseSettings> {
     let mut databases: Vec<DatabaseSettings> = Vec::with_capacity(written.len());
     let mut names = BTreeMap::new();
     let mut files = BTreeMap::new();
@@ -49,14 +61,15 @@ pub(super) fn resolve(configured: Vec<RawDatabase>, arguments: &[PathBuf], check
     databases
 }
 
-fn chosen(mut configured: Vec<Written>, arguments: &[PathBuf], check: &mut Check) -> Vec<Written> {
+/// The databases of the command line, and those of the file that it does not name.
+fn chosen(mut configured: Vec<Written>, arguments: &[PathBuf], check: &mut Check) -> (Vec<Written>, Vec<Written>) {
     let mut chosen = Vec::with_capacity(arguments.len());
     for path in arguments {
         let known = configured
             .iter()
             .position(|written| written.raw.path.as_deref().is_some_and(|known| absolute(known) == absolute(path)));
         chosen.push(match known {
-            Some(index) => configured.swap_remove(index),
+            Some(index) => configured.remove(index),
             None => {
                 let key = path.display().to_string();
                 check.given(&key, Place::Argument("DB"));
@@ -64,7 +77,7 @@ fn chosen(mut configured: Vec<Written>, arguments: &[PathBuf], check: &mut Check
             }
         });
     }
-    chosen
+    (chosen, configured)
 }
 
 /// The same file under several spellings of one path is one file.
@@ -142,11 +155,21 @@ fn database_name(
 }
 
 fn policy(key: &str, text: Option<&str>, check: &mut Check) -> Policy {
-    if let Some(text) = text
-        && text != "last-write-wins"
-    {
-        let what = format!("this version does not support the policy {text:?}");
-        check.complain(&subkey(key, "policy"), ErrorKind::NotSupported, what, "use \"last-write-wins\"");
+    let at = subkey(key, "policy");
+    match text {
+        None | Some("last-write-wins") => {}
+        Some(text) if POLICIES.contains(&text) => {
+            let what = format!("this version does not support the policy {text:?}");
+            check.complain(&at, ErrorKind::NotSupported, what, "use \"last-write-wins\"");
+        }
+        Some(text) => {
+            let remedy = match schema::nearest(POLICIES.into_iter(), text) {
+                Some("last-write-wins") => "did you mean \"last-write-wins\"?".to_owned(),
+                Some(near) => format!("{near:?} is the nearest, but this version has only \"last-write-wins\""),
+                None => "use \"last-write-wins\"".to_owned(),
+            };
+            check.bad_value(&at, format!("there is no policy {text:?}"), remedy);
+        }
     }
     Policy::LastWriteWins
 }
