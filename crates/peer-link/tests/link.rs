@@ -1,0 +1,184 @@
+//! Links over in-process pipes and over real sockets.
+
+#![allow(clippy::unwrap_used, reason = "a failure here is a failure of the test")]
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{Request, Response};
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper_util::rt::TokioIo;
+use peer_link::{DialError, Direction, Frame, Link, LinkLost, LinkOptions, LinkReceiver, LinkSender, dial, over};
+use tokio::net::TcpListener;
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+const SUBPROTOCOL: &str = "test.v1";
+
+/// Two ends of a pipe of `buffer` bytes, each a link.
+struct Pair {
+    ends: [(LinkSender, LinkReceiver); 2],
+    tracker: TaskTracker,
+    cancel: CancellationToken,
+}
+
+async fn pair(options: [LinkOptions; 2], buffer: usize) -> Pair {
+    let (near, far) = tokio::io::duplex(buffer);
+    let (tracker, cancel) = (TaskTracker::new(), CancellationToken::new());
+    let dialed = over(near, Direction::Dialed, &options[0], &tracker, cancel.clone()).await.split();
+    let accepted = over(far, Direction::Accepted, &options[1], &tracker, CancellationToken::new()).await.split();
+    Pair { ends: [dialed, accepted], tracker, cancel }
+}
+
+fn text(text: &str) -> Frame {
+    Frame::Text(text.to_owned())
+}
+
+#[tokio::test]
+async fn frames_pass_both_ways_in_order() {
+    let Pair { ends: [(a, mut from_b), (b, mut from_a)], tracker, .. } = pair(Default::default(), 64 << 10).await;
+    let large = Frame::Binary(Bytes::from(vec![7; 10 << 20]));
+    let sending = async {
+        for number in 0..100 {
+            assert!(a.send(text(&number.to_string())).await);
+        }
+        assert!(a.send(large.clone()).await);
+    };
+    let receiving = async {
+        for number in 0..100 {
+            assert_eq!(from_a.recv().await.unwrap(), text(&number.to_string()));
+        }
+        assert_eq!(from_a.recv().await.unwrap(), large);
+    };
+    tokio::join!(sending, receiving);
+    assert!(b.send(text("back")).await);
+    assert_eq!(from_b.recv().await.unwrap(), text("back"));
+    assert!(a.traffic().bytes_out() >= 10 << 20);
+    assert_eq!(a.traffic().bytes_in(), 4);
+    drop((a, b, from_a, from_b));
+    tracker.close();
+    tracker.wait().await;
+}
+
+#[tokio::test]
+async fn what_is_queued_arrives_before_the_goodbye() {
+    let Pair { ends: [(a, mut from_b), (_b, mut from_a)], cancel, .. } = pair(Default::default(), 64 << 10).await;
+    for number in 0..5 {
+        assert!(a.send(text(&number.to_string())).await);
+    }
+    cancel.cancel();
+    for number in 0..5 {
+        assert_eq!(from_a.recv().await.unwrap(), text(&number.to_string()));
+    }
+    assert!(from_a.recv().await.is_none());
+    assert!(matches!(from_a.lost().await, LinkLost::ClosedByPeer { .. }));
+    assert!(from_b.recv().await.is_none());
+    assert!(!a.send(text("late")).await);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_peer_that_answers_pings_is_kept_and_a_silent_one_is_dropped() {
+    let Pair { ends: [(_a, mut from_b), (_b, _from_a)], .. } = pair(Default::default(), 64 << 10).await;
+    let kept = tokio::time::timeout(Duration::from_secs(600), from_b.recv()).await;
+    assert!(kept.is_err(), "the link was lost");
+
+    let (near, _far) = tokio::io::duplex(64 << 10);
+    let (tracker, cancel) = (TaskTracker::new(), CancellationToken::new());
+    let link = over(near, Direction::Dialed, &LinkOptions::default(), &tracker, cancel).await;
+    let (_sender, mut receiver) = link.split();
+    assert!(receiver.recv().await.is_none());
+    assert!(matches!(receiver.lost().await, LinkLost::Idle(_)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_peer_that_takes_nothing_is_dropped_and_costs_a_bounded_queue() {
+    let (near, _far) = tokio::io::duplex(1 << 10);
+    let (tracker, cancel) = (TaskTracker::new(), CancellationToken::new());
+    let options = LinkOptions { idle_timeout: Duration::from_secs(3600), ..LinkOptions::default() };
+    let (sender, mut receiver) = over(near, Direction::Dialed, &options, &tracker, cancel).await.split();
+    let mut sent = 0;
+    while sender.send(Frame::Binary(Bytes::from(vec![0; 64 << 10]))).await {
+        sent += 1;
+        assert!(sent < 200, "the queue has no bound");
+    }
+    assert!(matches!(receiver.lost().await, LinkLost::Stalled(_)));
+}
+
+#[tokio::test]
+async fn a_message_that_is_too_large_ends_the_link() {
+    let small = LinkOptions { max_message: 1 << 10, ..LinkOptions::default() };
+    let Pair { ends: [(a, _from_b), (_b, mut from_a)], .. } = pair([LinkOptions::default(), small], 64 << 10).await;
+    assert!(a.send(Frame::Binary(Bytes::from(vec![0; 4 << 10]))).await);
+    assert!(from_a.recv().await.is_none());
+    assert!(matches!(from_a.lost().await, LinkLost::TooLarge { limit: 1024 }));
+}
+
+/// An HTTP server that upgrades whoever offers `subprotocol`; the links come out of the channel.
+async fn server(subprotocol: &'static str) -> (String, mpsc::Receiver<Link>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("ws://{}/v1/sync", listener.local_addr().unwrap());
+    let (links, taken) = mpsc::channel(4);
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            let links = links.clone();
+            let service = service_fn(move |mut request: Request<Incoming>| {
+                let links = links.clone();
+                async move {
+                    let answer = match peer_link::upgrade(&mut request, subprotocol, &LinkOptions::default()) {
+                        Ok((response, pending)) => {
+                            tokio::spawn(async move {
+                                let link = pending.establish(&TaskTracker::new(), CancellationToken::new()).await;
+                                let _ = links.send(link.unwrap()).await;
+                            });
+                            response.map(|()| String::new())
+                        }
+                        Err(error) => Response::builder().status(error.status()).body(error.to_string()).unwrap(),
+                    };
+                    Ok::<_, std::convert::Infallible>(answer)
+                }
+            });
+            let connection = hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service);
+            tokio::spawn(connection.with_upgrades());
+        }
+    });
+    (url, taken)
+}
+
+async fn dial_once(url: &str) -> Result<Link, DialError> {
+    let options = LinkOptions { handshake_timeout: Duration::from_secs(5), ..LinkOptions::default() };
+    dial(url, SUBPROTOCOL, &options, &TaskTracker::new(), CancellationToken::new()).await
+}
+
+#[tokio::test]
+async fn a_dialed_server_becomes_a_link() {
+    let (url, mut links) = server(SUBPROTOCOL).await;
+    let (dialed, _from_server) = dial_once(&url).await.unwrap().split();
+    let (accepted, mut from_client) = links.recv().await.unwrap().split();
+    assert_eq!((dialed.direction(), accepted.direction()), (Direction::Dialed, Direction::Accepted));
+    assert!(dialed.send(text("first")).await);
+    assert_eq!(from_client.recv().await.unwrap(), text("first"));
+}
+
+#[tokio::test]
+async fn what_cannot_be_dialed_says_why() {
+    let (other, _links) = server("other.v9").await;
+    assert!(matches!(dial_once(&other).await, Err(DialError::Status { status: 400, .. })));
+    let closed = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
+    assert!(matches!(dial_once(&format!("ws://{closed}")).await, Err(DialError::Connect { .. })));
+    for url in ["", "oslo", "http://127.0.0.1:1", "ws://"] {
+        let error = dial_once(url).await.unwrap_err();
+        assert!(error.is_permanent() && error.to_string().contains("ws://"), "{url:?}: {error}");
+    }
+    assert!(matches!(dial_once("wss://127.0.0.1:1").await, Err(DialError::Tls { .. })));
+}
+
+#[tokio::test]
+async fn a_server_that_says_nothing_is_given_up() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("ws://{}", listener.local_addr().unwrap());
+    let options = LinkOptions { handshake_timeout: Duration::from_millis(200), ..LinkOptions::default() };
+    let answer = dial(&url, SUBPROTOCOL, &options, &TaskTracker::new(), CancellationToken::new()).await;
+    assert!(matches!(answer, Err(DialError::Timeout { .. })));
+}
