@@ -3,14 +3,12 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
-use std::time::SystemTime;
 
 use crate::{Failure, Result};
 
 /// The path of `sync-engine`, built in the profile of the running tests.
 ///
-/// `SYNC_ENGINE_BINARY` names another one. Otherwise it is built once in a test process, unless it is newer than its
-/// sources: cargo gives no path to the binary of another package and does not always build it for tests.
+/// `SYNC_ENGINE_BINARY` names another one. Otherwise it is built once in a test process: cargo gives no path to the binary of another package and does not always build it for tests.
 ///
 /// # Errors
 /// The build failed, or the test does not run from a target folder. The answer stays for the life of the process.
@@ -28,22 +26,9 @@ fn locate() -> Result<PathBuf> {
     let profile_folder =
         test.ancestors().nth(2).ok_or_else(|| Failure::new(format!("{} is not in a target folder", test.display())))?;
     let binary = profile_folder.join(format!("sync-engine{}", std::env::consts::EXE_SUFFIX));
-    if !is_current(&binary) {
-        build(profile_folder)?;
-    }
+    // Where nothing changed this costs less than a second; comparing times would miss a source that changed meanwhile.
+    build(profile_folder)?;
     Ok(binary)
-}
-
-/// Whether the binary is newer than every source that cargo noted for it.
-fn is_current(binary: &Path) -> bool {
-    let Some(built) = modified(binary) else { return false };
-    let Ok(noted) = std::fs::read_to_string(binary.with_extension("d")) else { return false };
-    let Some((_, sources)) = noted.split_once(": ") else { return false };
-    sources.split_whitespace().all(|source| modified(Path::new(source)).is_some_and(|changed| changed <= built))
-}
-
-fn modified(path: &Path) -> Option<SystemTime> {
-    path.metadata().and_then(|metadata| metadata.modified()).ok()
 }
 
 fn build(profile_folder: &Path) -> Result {
