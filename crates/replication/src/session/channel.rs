@@ -48,6 +48,8 @@ pub(super) struct Channel {
     pub(super) applying: Option<Origin>,
     /// A `want` is out, and is to be repeated at this time.
     pub(super) want_repeat: Option<u64>,
+    /// The peer has what lacks here; if none of it has come by this time, it was lost and is asked for.
+    pub(super) patience: Option<u64>,
     /// Nothing is taken until this time, or until either side's schema changes.
     pub(super) held_until: Option<u64>,
     /// The last problem that was told of this database, ours or the peer's: it is told once while it lasts.
@@ -73,7 +75,7 @@ impl Channel {
     }
 
     pub(super) fn next_timeout(&self) -> Option<u64> {
-        let due = [self.want_repeat, self.held_until].into_iter().flatten().min();
+        let due = [self.want_repeat, self.held_until, self.patience].into_iter().flatten().min();
         due.filter(|_| self.is_shared())
     }
 

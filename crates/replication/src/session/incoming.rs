@@ -12,6 +12,10 @@ use crate::version_vector::VersionVector;
 /// How many windows of rows a peer may have waiting here before it counts as not keeping to the protocol.
 const QUEUED_WINDOWS: usize = 4;
 
+/// How many `repeat` intervals may pass without a word of what the peer is known to have, before it counts as lost.
+/// Links keep their promises: this is for what goes missing between them and the session.
+const PATIENCE: u64 = 3;
+
 /// A part that does not follow the one before.
 struct OutOfOrder;
 
@@ -26,6 +30,7 @@ impl Session {
         // The sender vouches for what its rows have taken into account.
         channel.peer_have.join(&changes.rows.context);
         channel.position.join(&changes.rows.context);
+        channel.patience = None;
         if channel.held_until.is_some() {
             return;
         }
@@ -135,6 +140,18 @@ impl Channel {
             self.want_repeat = None;
             self.ask_again(name, now, repeat, sends);
         }
+        if self.patience.is_some_and(|at| now >= at) {
+            self.patience = None;
+            self.ask_again(name, now, repeat, sends);
+        }
+        self.start_apply(name, actions);
+        let waits = self.applying.is_none() && self.held_until.is_none() && self.want_repeat.is_none();
+        let lacks = self.local.as_ref().is_some_and(|local| !local.have.covers_all(&self.peer_have));
+        self.patience = (waits && lacks).then(|| self.patience.unwrap_or(now + PATIENCE * repeat));
+    }
+
+    /// Applies the next batch that has something new.
+    fn start_apply(&mut self, name: &str, actions: &mut VecDeque<Output>) {
         while self.applying.is_none() {
             let Some((batch, _)) = self.queue.pop_front() else { return };
             let known = self.local.as_ref().is_some_and(|local| local.have.covers_all(&batch.context));

@@ -198,7 +198,10 @@ impl Session {
         if self.now >= self.last_heard + self.config.idle {
             return self.end(CloseReason::Silent);
         }
-        if self.stage == Stage::Open && self.now >= self.last_sent + self.config.heartbeat {
+        if self.now >= self.last_sent + self.config.heartbeat {
+            if self.stage == Stage::Greeting {
+                self.say_hello();
+            }
             self.channels.values_mut().filter(|channel| channel.is_shared()).for_each(|channel| channel.ack_due = true);
             // With nothing in common the link's own keep-alive has to do.
             self.last_sent = self.now;

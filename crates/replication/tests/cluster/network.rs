@@ -1,0 +1,322 @@
+//! Replicas that talk through real sessions over links that delay, reorder, lose, repeat and break, in virtual time.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use replication::codec::{Encoded, Limits, decode_binary, decode_text, encode};
+use replication::message::Envelope;
+use replication::session::{AppliedOutcome, Input, LocalState, Output, Session, SessionConfig};
+use replication::{Batch, VersionVector};
+
+use crate::model::{Applied, Replica, Rules, Writes};
+use crate::random::Random;
+
+const DATABASE: &str = "db";
+
+/// A directed pair of nodes: whose session, with whom.
+type Side = (usize, usize);
+
+/// What happens at a time.
+enum Event {
+    Deliver { side: Side, epoch: u64, bytes: Encoded },
+    Read { side: Side, epoch: u64, from: VersionVector },
+    Apply { side: Side, epoch: u64, batch: Box<Batch> },
+    Connect { edge: Side },
+}
+
+/// How hard the network is.
+#[derive(Clone, Copy)]
+pub(crate) struct Weather {
+    /// One message in so many is lost; 0: none.
+    pub(crate) loss: u64,
+    /// One message in so many comes twice; 0: none.
+    pub(crate) repeats: u64,
+    /// The longest delay of a message in milliseconds; messages overtake each other.
+    pub(crate) delay: u64,
+}
+
+pub(crate) struct Cluster<'a> {
+    pub(crate) replicas: Vec<Replica>,
+    pub(crate) writes: Writes,
+    pub(crate) weather: Weather,
+    rules: Rules<'a>,
+    edges: BTreeSet<Side>,
+    sessions: BTreeMap<Side, Session>,
+    epochs: BTreeMap<Side, u64>,
+    /// Links that are cut and not to be connected.
+    parted: BTreeSet<Side>,
+    dead: BTreeSet<usize>,
+    incarnations: Vec<u64>,
+    events: BTreeMap<(u64, u64), Event>,
+    next_event: u64,
+    pub(crate) now: u64,
+    batch_rows: usize,
+    random: Random,
+}
+
+impl<'a> Cluster<'a> {
+    pub(crate) fn new(edges: BTreeSet<Side>, nodes: u8, rules: Rules<'a>, weather: Weather, seed: u64) -> Self {
+        let mut random = Random::new(seed ^ 0x5eed);
+        let batch_rows = 1 + random.index(6);
+        let mut cluster = Self {
+            replicas: (1..=nodes).map(Replica::new).collect(),
+            writes: Writes::new(),
+            weather,
+            rules,
+            edges,
+            sessions: BTreeMap::new(),
+            epochs: BTreeMap::new(),
+            parted: BTreeSet::new(),
+            dead: BTreeSet::new(),
+            incarnations: vec![1; usize::from(nodes)],
+            events: BTreeMap::new(),
+            next_event: 0,
+            now: 0,
+            batch_rows,
+            random,
+        };
+        for edge in cluster.edges.clone() {
+            cluster.plan(1, Event::Connect { edge });
+        }
+        cluster
+    }
+
+    fn plan(&mut self, after: u64, event: Event) {
+        self.next_event += 1;
+        self.events.insert((self.now + after, self.next_event), event);
+    }
+
+    fn epoch(&self, side: Side) -> u64 {
+        self.epochs.get(&edge_of(side)).copied().unwrap_or(0)
+    }
+
+    /// Breaks a link; both sides notice.
+    fn disconnect(&mut self, edge: Side) {
+        *self.epochs.entry(edge).or_insert(0) += 1;
+        self.sessions.remove(&edge);
+        self.sessions.remove(&(edge.1, edge.0));
+        let pause = 50 + self.random.below(2_000);
+        self.plan(pause, Event::Connect { edge });
+    }
+
+    fn connect(&mut self, edge: Side) {
+        let impossible = self.parted.contains(&edge) || self.dead.contains(&edge.0) || self.dead.contains(&edge.1);
+        if impossible || self.sessions.contains_key(&edge) {
+            return;
+        }
+        *self.epochs.entry(edge).or_insert(0) += 1;
+        for side in [edge, (edge.1, edge.0)] {
+            let config = SessionConfig {
+                node: format!("n{}", side.0),
+                incarnation: self.incarnations[side.0],
+                max_batch_rows: self.batch_rows,
+                part_bytes: 200,
+                window_bytes: 2_000,
+                ..SessionConfig::default()
+            };
+            let mut session = Session::new(config, self.now);
+            session.handle(self.now, Input::Local { database: DATABASE.to_owned(), state: self.state(side.0) });
+            session.handle(self.now, Input::Start);
+            self.sessions.insert(side, session);
+        }
+        self.drain(edge);
+        self.drain((edge.1, edge.0));
+    }
+
+    fn state(&self, node: usize) -> LocalState {
+        let replica = &self.replicas[node];
+        LocalState {
+            origin: replica.origin,
+            have: replica.have.clone(),
+            received: replica.received.clone(),
+            clock: replica.clock.last(),
+            tables: BTreeMap::new(),
+            nodes: BTreeMap::new(),
+        }
+    }
+
+    fn input(&mut self, side: Side, input: Input) {
+        let now = self.now;
+        if let Some(session) = self.sessions.get_mut(&side) {
+            session.handle(now, input);
+            self.drain(side);
+        }
+    }
+
+    /// Tells all sessions of a node that its vector moved.
+    fn moved(&mut self, node: usize) {
+        let sides: Vec<Side> = self.sessions.keys().copied().filter(|side| side.0 == node).collect();
+        for side in sides {
+            let state = self.state(node);
+            self.input(side, Input::Local { database: DATABASE.to_owned(), state });
+        }
+    }
+
+    fn drain(&mut self, side: Side) {
+        while let Some(output) = self.sessions.get_mut(&side).and_then(|session| session.poll_output(true)) {
+            let epoch = self.epoch(side);
+            let work = 1 + self.random.below(20);
+            match output {
+                Output::Send(envelope) => self.send(side, epoch, &envelope),
+                Output::Read { from, .. } => self.plan(work, Event::Read { side, epoch, from }),
+                Output::Apply { batch, .. } => self.plan(work, Event::Apply { side, epoch, batch }),
+                Output::Close(_) => return self.disconnect(edge_of(side)),
+                Output::Publish { .. } | Output::Event(_) => {}
+            }
+        }
+    }
+
+    fn send(&mut self, from: Side, epoch: u64, envelope: &Envelope) {
+        let bytes = encode(envelope).expect("every message can be encoded");
+        let side = (from.1, from.0);
+        let lost = self.weather.loss > 0 && self.random.chance(self.weather.loss);
+        let twice = self.weather.repeats > 0 && self.random.chance(self.weather.repeats);
+        for _ in 0..usize::from(!lost) + usize::from(twice) {
+            let delay = 1 + self.random.below(self.weather.delay);
+            self.plan(delay, Event::Deliver { side, epoch, bytes: bytes.clone() });
+        }
+    }
+
+    /// Does everything that is due until `until`.
+    pub(crate) fn run(&mut self, until: u64) {
+        loop {
+            let event = self.events.keys().next().map(|(at, _)| *at);
+            let timeout = self.sessions.values().filter_map(Session::next_timeout).min();
+            let Some(at) = [event, timeout].into_iter().flatten().min().filter(|at| *at <= until) else { break };
+            self.now = self.now.max(at);
+            if event == Some(at) {
+                let (_, event) = self.events.pop_first().expect("there is a next event");
+                self.happen(event);
+            } else {
+                let due: Vec<Side> = self
+                    .sessions
+                    .iter()
+                    .filter(|(_, session)| session.next_timeout().is_some_and(|due| due <= at))
+                    .map(|(side, _)| *side)
+                    .collect();
+                due.into_iter().for_each(|side| self.input(side, Input::Timeout));
+            }
+        }
+        self.now = until;
+    }
+
+    fn happen(&mut self, event: Event) {
+        match event {
+            Event::Connect { edge } => self.connect(edge),
+            Event::Deliver { side, epoch, bytes } if epoch == self.epoch(side) => {
+                let limits = Limits::default();
+                let envelope = match &bytes {
+                    Encoded::Text(text) => decode_text(text, &limits),
+                    Encoded::Binary(bytes) => decode_binary(bytes, &limits),
+                };
+                let envelope = envelope.expect("what was encoded can be decoded");
+                self.input(side, Input::Received(Box::new(envelope)));
+            }
+            Event::Read { side, epoch, from } if epoch == self.epoch(side) => {
+                let batch = self.replicas[side.0].read(&from, self.batch_rows);
+                self.input(side, Input::BatchRead { database: DATABASE.to_owned(), batch: Some(batch) });
+            }
+            Event::Apply { side, epoch, batch } => self.apply(side, epoch, &batch),
+            // The link that it belonged to is gone.
+            Event::Deliver { .. } | Event::Read { .. } => {}
+        }
+    }
+
+    /// An apply that was under way when its link broke may still take place.
+    fn apply(&mut self, side: Side, epoch: u64, batch: &Batch) {
+        let current = epoch == self.epoch(side);
+        if self.dead.contains(&side.0) || (!current && self.random.chance(2)) {
+            return;
+        }
+        let now = self.millis();
+        let replica = &mut self.replicas[side.0];
+        let applied = replica.apply(batch, now, &self.rules);
+        let (have, received) = (replica.have.clone(), replica.received.get(&batch.source).cloned());
+        if current {
+            let outcome = match applied {
+                Applied::Done => AppliedOutcome::Done { have, received, rows: batch.row_count() },
+                Applied::Gap => AppliedOutcome::Gap { have, received },
+            };
+            self.input(side, Input::Applied { database: DATABASE.to_owned(), outcome });
+        }
+        self.moved(side.0);
+    }
+
+    fn millis(&self) -> i64 {
+        1_000_000 + i64::try_from(self.now).unwrap()
+    }
+
+    /// Applications, cuts, partitions, crashes and deaths, until `until`.
+    pub(crate) fn storm(&mut self, until: u64, deaths: bool) {
+        while self.now < until {
+            let pause = 1 + self.random.below(400);
+            self.run(self.now + pause);
+            let node = self.random.index(self.replicas.len());
+            let edges: Vec<Side> = self.edges.iter().copied().collect();
+            let edge = edges[self.random.index(edges.len())];
+            match self.random.below(24) {
+                0 => self.disconnect(edge),
+                1 => {
+                    self.parted.insert(edge);
+                    self.disconnect(edge);
+                }
+                2 => self.heal(),
+                3 => self.restart(node),
+                4 if deaths && self.dead.is_empty() => self.die(node),
+                _ => self.write(node),
+            }
+        }
+    }
+
+    fn write(&mut self, node: usize) {
+        if self.dead.contains(&node) {
+            return;
+        }
+        // Wall clocks of machines differ.
+        let now = self.millis() + 50 * i64::try_from(node).unwrap();
+        for _ in 0..1 + self.random.below(4) {
+            self.replicas[node].write(&mut self.random, now, &self.rules, &mut self.writes);
+        }
+        self.moved(node);
+    }
+
+    /// The process ends and starts again: what is not durable is gone.
+    fn restart(&mut self, node: usize) {
+        self.incarnations[node] += 1;
+        let edges: Vec<Side> = self.edges.iter().copied().filter(|edge| edge.0 == node || edge.1 == node).collect();
+        edges.into_iter().for_each(|edge| self.disconnect(edge));
+    }
+
+    fn die(&mut self, node: usize) {
+        self.dead.insert(node);
+        self.restart(node);
+    }
+
+    /// Ends all partitions.
+    pub(crate) fn heal(&mut self) {
+        for edge in std::mem::take(&mut self.parted) {
+            self.plan(1, Event::Connect { edge });
+        }
+    }
+
+    /// Runs until all that live know the same and nothing is on its way, for half an hour at most.
+    pub(crate) fn settle(&mut self) -> bool {
+        let deadline = self.now + 1_800_000;
+        while self.now < deadline {
+            self.run(self.now + 5_000);
+            let mut living = self.living();
+            let first = living.next().expect("somebody lives");
+            if living.all(|replica| replica.have == first.have) {
+                return true;
+            }
+        }
+        false
+    }
+
+    pub(crate) fn living(&self) -> impl Iterator<Item = &Replica> {
+        self.replicas.iter().enumerate().filter(|(node, _)| !self.dead.contains(node)).map(|(_, replica)| replica)
+    }
+}
+
+const fn edge_of(side: Side) -> Side {
+    if side.0 < side.1 { side } else { (side.1, side.0) }
+}
