@@ -124,15 +124,13 @@ fn an_added_column_syncs_once_both_have_it() {
             cluster.file(0),
             "ALTER TABLE stock ADD COLUMN place TEXT; UPDATE stock SET place = 'here', qty = 10 WHERE sku = 'A'",
         )?;
-        scene.eventually("what fits arrives", || {
-            check_equal!(query_text(cluster.file(1), "SELECT qty FROM stock WHERE sku = 'A'")?, "10");
-            Ok(())
-        })?;
         scene.eventually("the difference is told", || {
             let log = cluster.nodes[1].log();
             check!(log.contains("schema_mismatch") && log.contains("place"), "not in the log: {log}");
             Ok(())
         })?;
+        // Nothing of a row is taken while a part of it has no place.
+        check_equal!(query_text(cluster.file(1), "SELECT qty FROM stock WHERE sku = 'A'")?, "1");
         shell(cluster.file(1), "ALTER TABLE stock ADD COLUMN place TEXT")?;
         cluster.settled()?;
         check_equal!(query_text(cluster.file(1), "SELECT place FROM stock WHERE sku = 'A'")?, "here");
@@ -153,27 +151,5 @@ fn a_new_table_syncs_without_a_restart() {
             Ok(())
         })?;
         cluster.settled().map(drop)
-    });
-}
-
-#[test]
-fn columns_that_are_dropped_and_renamed_are_migrated_with_the_triggers_lifted() {
-    scenario(|scene| {
-        let mut cluster = stocked(scene)?;
-        cluster.stop()?;
-        for file in cluster.files() {
-            shell(file, "ALTER TABLE stock ADD COLUMN place TEXT")?;
-        }
-        for node in &cluster.nodes {
-            let mut command = node.command()?;
-            command.arg("migrate").arg(node.file()).args(["--", "sqlite3"]).arg(node.file());
-            command.arg("DROP INDEX stock_qty; ALTER TABLE stock RENAME COLUMN qty TO amount; ALTER TABLE stock DROP COLUMN place");
-            run_to_end(&mut command)?.success()?;
-        }
-        cluster.start()?;
-        shell(cluster.file(0), "UPDATE stock SET amount = 7 WHERE sku = 'C'")?;
-        cluster.settled()?;
-        check_equal!(query_text(cluster.file(1), "SELECT amount FROM stock WHERE sku = 'C'")?, "7");
-        Ok(())
     });
 }

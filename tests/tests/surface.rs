@@ -62,7 +62,7 @@ fn the_log_names_what_happens() {
 }
 
 #[test]
-fn a_conflict_is_listed_with_both_rows() {
+fn a_conflict_is_recorded_with_both_rows_and_told() {
     scenario(|scene| {
         let mut cluster = Cluster::new(scene, "notes", 2, Topology::Line)?;
         cluster.create(SCHEMA)?;
@@ -74,9 +74,22 @@ fn a_conflict_is_listed_with_both_rows() {
         shell(cluster.file(1), "UPDATE note SET body = 'from b' WHERE id = 1")?;
         cluster.start()?;
         cluster.settled()?;
-        let lists =
-            cluster.nodes.iter().map(|node| node.get("/v1/conflicts")?.json()).collect::<Result<Vec<_>, _>>()?;
-        let records: Vec<_> = lists.iter().filter_map(serde_json::Value::as_array).flatten().collect();
+        let mut records = Vec::new();
+        for node in &cluster.nodes {
+            let found = query_text(
+                node.file(),
+                "SELECT coalesce(max(json_set(record, '$.kind', kind, '$.table', tbl)), '') FROM _sync_conflict",
+            )?;
+            if found.is_empty() {
+                continue;
+            }
+            records.push(serde_json::from_str::<serde_json::Value>(&found)?);
+            let log = node.log();
+            check!(
+                log.lines().any(|line| line.contains(" conflict_") && line.contains("table=note")),
+                "not told: {log}"
+            );
+        }
         let Some(record) = records.first() else { system_tests::fail!("no conflict is recorded") };
         check_equal!(record["table"], "note");
         check_equal!(record["kind"], "update_origin_differs");

@@ -247,15 +247,13 @@ mod tests {
         let sink = EventSink::with_hook(Arc::new(move |_: &Event| {
             let _ = hold.lock().unwrap().recv();
         }));
-        let begun = std::time::Instant::now();
         for _ in 0..3_000 {
             sink.emit(Event::new(EventName::SyncRetry));
         }
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
         runtime.block_on(sink.close());
-        // A runtime waits for what runs in its pool.
+        // A runtime waits for what runs in its pool: this returns although the hook still hangs.
         drop(runtime);
-        assert!(begun.elapsed() < std::time::Duration::from_secs(10), "{:?}", begun.elapsed());
-        drop(release);
+        assert_eq!(release.send(()), Ok(()));
     }
 }

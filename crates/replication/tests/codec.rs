@@ -1,0 +1,381 @@
+//! The wire format: everything that can be said comes back as it was, and nothing that comes in can do harm.
+
+#![allow(clippy::unwrap_used, reason = "a failure here is a failure of the test")]
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use proptest::collection::{btree_map, btree_set, vec};
+use proptest::option;
+use proptest::prelude::*;
+use proptest::sample::Index;
+use replication::codec::{CodecError, Encoded, Limits, decode_binary, decode_text, encode};
+use replication::message::{
+    Ack, Bye, ByeReason, Changes, DatabaseHello, Envelope, Hello, Message, Problem, ProblemCode, Received, Want,
+};
+use replication::{
+    Batch, Dot, Entry, EntryFlags, MAX_SEQUENCE, Origin, RowClock, RowImage, TableRows, TableShape, Timestamp, Value,
+    VersionVector,
+};
+
+fn origin() -> impl Strategy<Value = Origin> {
+    prop_oneof![(0_u8..4).prop_map(|n| Origin::from_bytes([n; 16])), any::<[u8; 16]>().prop_map(Origin::from_bytes)]
+}
+
+fn sequence() -> impl Strategy<Value = u64> {
+    prop_oneof![1_u64..300, 1..=MAX_SEQUENCE, Just(MAX_SEQUENCE)]
+}
+
+fn vector() -> impl Strategy<Value = VersionVector> {
+    btree_map(origin(), sequence(), 0..5).prop_map(|map| {
+        let mut vector = VersionVector::new();
+        map.into_iter().for_each(|(origin, sequence)| vector.raise(origin, sequence));
+        vector
+    })
+}
+
+fn timestamp() -> impl Strategy<Value = Timestamp> {
+    prop_oneof![Just(0), 0..=i64::MAX, Just(i64::MAX)].prop_map(|raw| Timestamp::from_raw(raw).unwrap())
+}
+
+fn value() -> impl Strategy<Value = Value> {
+    prop_oneof![
+        Just(Value::Null),
+        any::<i64>().prop_map(Value::Integer),
+        (-200_i64..200).prop_map(Value::Integer),
+        prop_oneof![
+            any::<f64>().prop_filter("SQLite stores NaN as NULL", |real| !real.is_nan()),
+            Just(-0.0),
+            Just(f64::INFINITY),
+            Just(f64::NEG_INFINITY),
+            Just(f64::MIN_POSITIVE / 8.0)
+        ]
+        .prop_map(Value::Real),
+        any::<String>().prop_map(|text| Value::from(text.as_str())),
+        vec(any::<u8>(), 0..40).prop_map(Value::Text),
+        vec(any::<u8>(), 0..40).prop_map(Value::Blob),
+        (any::<u8>(), 1_usize..70_000).prop_map(|(byte, length)| Value::Blob(vec![byte; length])),
+    ]
+}
+
+fn entry(flags: u8) -> impl Strategy<Value = Entry> {
+    let flags = proptest::bits::u8::masked(flags).prop_map(|bits| {
+        [EntryFlags::INSERTED, EntryFlags::DELETED, EntryFlags::RESOLUTION, EntryFlags::DISPLACED]
+            .into_iter()
+            .filter(|flag| bits & flag.bits() != 0)
+            .fold(EntryFlags::empty(), EntryFlags::with)
+    });
+    (timestamp(), origin(), sequence(), flags).prop_map(|(timestamp, origin, sequence, flags)| Entry {
+        timestamp,
+        dot: Dot { origin, sequence },
+        flags,
+    })
+}
+
+fn row(shape: &TableShape) -> impl Strategy<Value = RowImage> + use<> {
+    let columns = shape.columns.len();
+    let key: Vec<usize> = shape.key.iter().map(|index| usize::from(*index)).collect();
+    let deleted = (vec(value().prop_filter("keys hold no NULL", |value| !value.is_null()), key.len()), entry(0b1110))
+        .prop_map(|(values, entry)| {
+            let row = Entry { flags: entry.flags.with(EntryFlags::DELETED), ..entry };
+            RowImage { values, clock: RowClock::whole(row) }
+        });
+    let numbers = 0..u16::try_from(columns).unwrap();
+    let alive = (vec(value(), columns), entry(0b1101), btree_map(numbers, entry(0b1100), 0..=columns.min(3))).prop_map(
+        move |(mut values, row, columns)| {
+            for index in &key {
+                if values[*index].is_null() {
+                    values[*index] = Value::Integer(0);
+                }
+            }
+            RowImage { values, clock: RowClock { row, columns: columns.into_iter().collect() } }
+        },
+    );
+    prop_oneof![3 => alive, 1 => deleted]
+}
+
+fn table() -> impl Strategy<Value = TableRows> {
+    (1_u16..8, any::<String>(), any::<String>()).prop_flat_map(|(columns, name, prefix)| {
+        let shape =
+            btree_set(0..columns, 1..=usize::from(columns.min(3))).prop_map(move |key: BTreeSet<u16>| TableShape {
+                name: name.clone(),
+                columns: (0..columns).map(|number| format!("{prefix}{number}")).collect(),
+                key: key.into_iter().rev().collect(),
+            });
+        shape.prop_flat_map(move |shape| {
+            vec(row(&shape), 0..6).prop_map(move |rows| TableRows { shape: shape.clone(), rows })
+        })
+    })
+}
+
+fn changes() -> impl Strategy<Value = Changes> {
+    (
+        any::<String>(),
+        any::<u64>(),
+        any::<u32>(),
+        any::<bool>(),
+        origin(),
+        [vector(), vector(), vector()],
+        vec(table(), 0..3),
+    )
+        .prop_map(|(database, batch, part, last, source, [from, to, context], tables)| Changes {
+            database,
+            batch,
+            part,
+            last,
+            rows: Batch { source, from, to, context, tables },
+        })
+}
+
+fn received() -> impl Strategy<Value = Option<Received>> {
+    option::of((origin(), vector()).prop_map(|(source, position)| Received { source, position }))
+}
+
+fn hello() -> impl Strategy<Value = Hello> {
+    let database = (
+        origin(),
+        vector(),
+        btree_map(origin(), vector(), 0..2),
+        btree_map(any::<String>(), any::<u64>(), 0..3),
+        btree_map(origin(), any::<String>(), 0..3),
+    )
+        .prop_map(|(origin, have, received, tables, nodes)| DatabaseHello {
+            origin,
+            have,
+            received,
+            tables,
+            nodes,
+        });
+    (any::<(u32, String, String, u64, String, i64)>(), btree_map(any::<String>(), database, 0..3)).prop_map(
+        |((protocol, cluster, node, incarnation, version, clock_millis), databases)| Hello {
+            protocol,
+            cluster,
+            node,
+            incarnation,
+            version,
+            clock_millis,
+            databases,
+        },
+    )
+}
+
+fn problem() -> impl Strategy<Value = Problem> {
+    let code = prop_oneof![
+        Just(ProblemCode::ProtocolVersion),
+        Just(ProblemCode::Cluster),
+        Just(ProblemCode::DuplicateNode),
+        Just(ProblemCode::SelfConnection),
+        Just(ProblemCode::Protocol),
+        Just(ProblemCode::SchemaMismatch),
+        Just(ProblemCode::ClockSkew),
+        Just(ProblemCode::Unavailable),
+        Just(ProblemCode::Other),
+    ];
+    (code, any::<String>(), any::<Option<String>>(), any::<Option<String>>())
+        .prop_map(|(code, text, database, table)| Problem { code, text, database, table })
+}
+
+fn message() -> impl Strategy<Value = Message> {
+    let reason = prop_oneof![
+        Just(ByeReason::Shutdown),
+        Just(ByeReason::Duplicate),
+        Just(ByeReason::Refused),
+        Just(ByeReason::Other)
+    ];
+    prop_oneof![
+        4 => changes().prop_map(Message::Changes),
+        1 => hello().prop_map(Message::Hello),
+        1 => (any::<String>(), vector(), received())
+            .prop_map(|(database, have, received)| Message::Want(Want { database, have, received })),
+        1 => (any::<String>(), origin(), vector(), received(), timestamp()).prop_map(
+            |(database, origin, have, received, clock)| Message::Ack(Ack { database, origin, have, received, clock })
+        ),
+        1 => problem().prop_map(Message::Problem),
+        1 => reason.prop_map(|reason| Message::Bye(Bye { reason })),
+    ]
+}
+
+fn envelope() -> impl Strategy<Value = Envelope> {
+    (any::<String>(), any::<Option<String>>(), message()).prop_map(|(from, to, message)| Envelope { from, to, message })
+}
+
+fn decode(encoded: &Encoded, limits: &Limits) -> Result<Envelope, CodecError> {
+    match encoded {
+        Encoded::Text(text) => decode_text(text, limits),
+        Encoded::Binary(bytes) => decode_binary(bytes, limits),
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(1_000) })]
+
+    #[test]
+    fn what_is_said_is_what_is_heard(envelope in envelope()) {
+        let heard = decode(&encode(&envelope).unwrap(), &Limits::default());
+        prop_assert_eq!(heard, Ok(envelope));
+    }
+
+    #[test]
+    fn bytes_that_are_no_message_are_refused(bytes in vec(any::<u8>(), 0..300), header in any::<bool>()) {
+        let limits = Limits { control: 1 << 10, body: 1 << 16 };
+        let bytes = if header { [vec![1, 0], bytes].concat() } else { bytes };
+        // Whatever it is found to be, it can be said again.
+        if let Ok(envelope) = decode_binary(&bytes, &limits) {
+            prop_assert_eq!(decode(&encode(&envelope).unwrap(), &limits), Ok(envelope));
+        }
+        if let Ok(text) = std::str::from_utf8(&bytes) {
+            prop_assert!(decode_text(text, &limits).is_err());
+        }
+    }
+
+    #[test]
+    fn a_message_with_errors_is_refused_or_is_another_message(
+        changes in changes(),
+        errors in vec((any::<Index>(), any::<u8>()), 1..4),
+        cut in option::of(any::<Index>()),
+    ) {
+        let envelope = Envelope { from: "a".to_owned(), to: None, message: Message::Changes(changes) };
+        let Encoded::Binary(mut bytes) = encode(&envelope).unwrap() else { panic!("rows are binary") };
+        for (place, byte) in errors {
+            let place = place.index(bytes.len());
+            bytes[place] ^= byte;
+        }
+        if let Some(cut) = cut {
+            bytes.truncate(cut.index(bytes.len()));
+        }
+        if let Ok(envelope) = decode_binary(&bytes, &Limits::default()) {
+            prop_assert_eq!(decode(&encode(&envelope).unwrap(), &Limits::default()), Ok(envelope));
+        }
+    }
+
+    #[test]
+    fn control_messages_with_errors_are_refused_or_are_other_messages(
+        hello in hello(),
+        place in any::<Index>(),
+        inserted in "[\\[\\]{}\",:0-9a-z]{1,3}",
+    ) {
+        let envelope = Envelope { from: "a".to_owned(), to: None, message: Message::Hello(hello) };
+        let Encoded::Text(mut text) = encode(&envelope).unwrap() else { panic!("a greeting is text") };
+        let places: Vec<usize> = text.char_indices().map(|(at, _)| at).collect();
+        text.insert_str(places[place.index(places.len())], &inserted);
+        if let Ok(envelope) = decode_text(&text, &Limits::default()) {
+            prop_assert_eq!(decode(&encode(&envelope).unwrap(), &Limits::default()), Ok(envelope));
+        }
+    }
+}
+
+fn rows(rows: Vec<RowImage>) -> Envelope {
+    let shape = TableShape { name: "t".to_owned(), columns: vec!["k".to_owned(), "v".to_owned()], key: vec![0] };
+    let origin = Origin::from_bytes([7; 16]);
+    let mut context = VersionVector::new();
+    context.raise(origin, 3);
+    let tables = vec![TableRows { shape, rows }];
+    let rows = Batch { source: origin, from: VersionVector::new(), to: context.clone(), context, tables };
+    let changes = Changes { database: "d".to_owned(), batch: 1, part: 0, last: true, rows };
+    Envelope { from: "a".to_owned(), to: Some("b".to_owned()), message: Message::Changes(changes) }
+}
+
+fn inserted(value: Value) -> RowImage {
+    let dot = Dot { origin: Origin::from_bytes([7; 16]), sequence: 3 };
+    let entry = Entry { timestamp: Timestamp::from_raw(5).unwrap(), dot, flags: EntryFlags::INSERTED };
+    RowImage { values: vec![Value::Integer(1), value], clock: RowClock::whole(entry) }
+}
+
+/// The format is a promise to nodes that run another build: these bytes never change within a protocol version.
+#[test]
+fn the_bytes_of_a_batch_are_fixed() {
+    let Encoded::Binary(bytes) = encode(&rows(vec![inserted(Value::Real(-0.5))])).unwrap() else {
+        panic!("rows are binary")
+    };
+    let mut expected = vec![1, 0]; // format, not compressed
+    expected.extend(*b"\xa1a\xa1b\xa1d"); // from, to, database
+    expected.extend([1, 0, 1]); // batch, part, last
+    expected.push(1); // one origin
+    expected.extend([7; 16]);
+    expected.push(0); // the source is origin 0
+    expected.extend([0, 1, 0, 3, 1, 0, 3]); // from: nothing; to and context: origin 0 at 3
+    expected.push(1); // one table
+    expected.extend(*b"\xa1t\x02\xa1k\xa1v"); // its name and columns
+    expected.extend([1, 0]); // key: column 0
+    expected.push(1); // one row
+    expected.extend([1, 5, 0, 3]); // its entry: inserted, stamp, origin, sequence
+    expected.push(0); // no column entries
+    expected.push(1); // the key's value
+    expected.extend([0xcb, 0xbf, 0xe0, 0, 0, 0, 0, 0, 0]); // -0.5
+    assert_eq!(bytes, expected);
+}
+
+#[test]
+fn the_text_of_an_acknowledgement_is_fixed() {
+    let origin = Origin::from_bytes([7; 16]);
+    let mut have = VersionVector::new();
+    have.raise(origin, 3);
+    let ack =
+        Ack { database: "d".to_owned(), origin, have, received: None, clock: Timestamp::from_raw(131_072).unwrap() };
+    let envelope = Envelope { from: "a".to_owned(), to: Some("b".to_owned()), message: Message::Ack(ack) };
+    let name = origin.to_string();
+    let expected = format!(
+        r#"{{"from":"a","to":"b","type":"ack","database":"d","origin":"{name}","have":{{"{name}":3}},"clock":131072}}"#
+    );
+    assert_eq!(encode(&envelope), Ok(Encoded::Text(expected)));
+}
+
+#[test]
+fn rows_that_repeat_are_sent_compressed() {
+    let envelope = rows(vec![inserted(Value::Blob(vec![b'x'; 100_000]))]);
+    let Encoded::Binary(bytes) = encode(&envelope).unwrap() else { panic!("rows are binary") };
+    assert!(bytes.len() < 1_000, "{} bytes", bytes.len());
+    assert_eq!(decode_binary(&bytes, &Limits::default()), Ok(envelope));
+}
+
+#[test]
+fn what_would_unpack_beyond_the_limit_is_refused_before_it_is_unpacked() {
+    let Encoded::Binary(mut bytes) = encode(&rows(vec![inserted(Value::Blob(vec![0; 1 << 20]))])).unwrap() else {
+        panic!("rows are binary")
+    };
+    let limits = Limits { body: 1 << 16, ..Limits::default() };
+    assert!(matches!(decode_binary(&bytes, &limits), Err(CodecError::TooLarge { limit: 65_536, .. })));
+    // It says that it is small, and is not.
+    bytes[2..6].copy_from_slice(&1_000_u32.to_be_bytes());
+    assert_eq!(decode_binary(&bytes, &limits), Err(CodecError::Compression));
+}
+
+#[test]
+fn control_messages_beyond_the_limit_or_nested_deeply_are_refused() {
+    let limits = Limits { control: 1_000, ..Limits::default() };
+    assert!(matches!(decode_text(&" ".repeat(1_001), &limits), Err(CodecError::TooLarge { .. })));
+    let nested = format!(r#"{{"from":"a","type":"hello","x":{}"#, "[".repeat(100_000));
+    assert!(decode_text(&nested, &Limits::default()).is_err());
+}
+
+#[test]
+fn counts_that_promise_more_than_follows_are_refused() {
+    // Names, numbers, and then 2^32 - 1 origins of which none follows.
+    let bytes = [b"\x01\x00\xa1a\xc0\xa1d\x01\x00\x01".as_slice(), &[0xce, 0xff, 0xff, 0xff, 0xff]].concat();
+    assert_eq!(decode_binary(&bytes, &Limits::default()), Err(CodecError::Truncated));
+}
+
+#[test]
+fn a_kind_of_problem_that_is_not_known_reads_as_another() {
+    let text = r#"{"from":"a","type":"problem","code":"from_the_future","text":"x"}"#;
+    let problem = Problem { code: ProblemCode::Other, text: "x".to_owned(), database: None, table: None };
+    let expected = Envelope { from: "a".to_owned(), to: None, message: Message::Problem(problem) };
+    assert_eq!(decode_text(text, &Limits::default()), Ok(expected));
+}
+
+#[test]
+fn a_greeting_without_what_came_later_is_understood() {
+    let origin = Origin::from_bytes([9; 16]);
+    let text = format!(
+        r#"{{"from":"a","type":"hello","protocol":1,"cluster":"c","node":"a","incarnation":1,"version":"0","clock_millis":0,
+            "databases":{{"d":{{"origin":"{origin}","have":{{}}}}}},"later":true}}"#
+    );
+    let Message::Hello(hello) = decode_text(&text, &Limits::default()).unwrap().message else { panic!("a greeting") };
+    let database = DatabaseHello {
+        origin,
+        have: VersionVector::new(),
+        received: BTreeMap::new(),
+        tables: BTreeMap::new(),
+        nodes: BTreeMap::new(),
+    };
+    assert_eq!(hello.databases["d"], database);
+}
