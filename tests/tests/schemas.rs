@@ -139,6 +139,45 @@ fn an_added_column_syncs_once_both_have_it() {
 }
 
 #[test]
+fn a_column_that_was_added_and_written_while_the_daemon_was_down_arrives() {
+    scenario(|scene| {
+        let mut cluster = Cluster::new(scene, "shop", 2, Topology::Line)?;
+        cluster.create(
+            "CREATE TABLE stock (sku TEXT, lot INTEGER, qty INTEGER, PRIMARY KEY (sku, lot)); \
+             WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 12000) \
+             INSERT INTO stock SELECT 'sku', i, i FROM n; INSERT INTO stock VALUES (NULL, 1, 1);",
+        )?;
+        cluster.start()?;
+        scene.eventually("all that has a key is on both", || {
+            cluster.nodes.iter().try_for_each(|node| {
+                let published = "SELECT count(*) FROM _sync_clock_stock WHERE col = 0";
+                check_equal!(query_text(node.file(), published)?, "12000");
+                Ok(())
+            })
+        })?;
+        cluster.settled()?;
+        cluster.stop()?;
+        let add =
+            "ALTER TABLE stock ADD COLUMN place TEXT DEFAULT 'Yard'; ALTER TABLE stock ADD COLUMN extra DEFAULT 1";
+        shell(
+            cluster.file(0),
+            &format!(
+                "{add}; UPDATE stock SET place = 'yard' WHERE sku IS NOT NULL; UPDATE stock SET extra = 1.0 WHERE lot = 7"
+            ),
+        )?;
+        shell(cluster.file(1), &format!("{add}; UPDATE stock SET extra = x'00' WHERE lot = 8"))?;
+        cluster.start()?;
+        cluster.settled()?;
+        let seen = "SELECT count(*) || ' ' || (SELECT typeof(extra) FROM stock WHERE lot = 7) || ' ' || \
+            (SELECT typeof(extra) FROM stock WHERE lot = 8) FROM stock WHERE place = 'yard' AND sku IS NOT NULL";
+        for file in cluster.files() {
+            check_equal!(query_text(file, seen)?, "12000 real blob");
+        }
+        Ok(())
+    });
+}
+
+#[test]
 fn a_new_table_syncs_without_a_restart() {
     scenario(|scene| {
         let cluster = stocked(scene)?;

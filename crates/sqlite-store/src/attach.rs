@@ -8,6 +8,8 @@ mod clock_table;
 pub(crate) mod registry;
 pub(crate) mod statement_check;
 
+use std::collections::HashSet;
+
 use replication::Origin;
 use rusqlite::{Connection, TransactionBehavior};
 
@@ -31,6 +33,9 @@ pub struct Attached {
     /// Numbers of tables whose triggers had been lost: a migration rebuilt them, and what changed meanwhile was not
     /// logged. They are named at every attach until [`settle_rebuilt`] is called for them.
     pub rebuilt: Vec<i64>,
+    /// Columns that may have been written before the triggers knew them: numbers of table and column. They are named at
+    /// every attach until [`settle_unwatched`] is called for them.
+    pub unwatched: Vec<(i64, u16)>,
     /// What becomes of the application's own triggers when changes are applied.
     pub app_triggers: Vec<AppTrigger>,
 }
@@ -48,10 +53,10 @@ pub fn attach(conn: &mut Connection, new_origin: Origin, node: &str) -> Result<A
     let origin = bookkeeping::own_origin(&transaction, created, new_origin, node)?;
     let (tables, unsynced) = Installation::new(&transaction)?.run(read_tables(&transaction)?)?;
     let schema = Schema { hash: schema_hash(&transaction)?, version: schema_version(&transaction)?, tables, unsynced };
-    let rebuilt = read_rebuilt(&transaction, &schema.tables)?;
+    let (rebuilt, unwatched) = read_marks(&transaction, &schema.tables)?;
     let app_triggers = app_triggers::classify(&transaction, &schema)?;
     transaction.commit()?;
-    Ok(Attached { schema, origin, created, rebuilt, app_triggers })
+    Ok(Attached { schema, origin, created, rebuilt, unwatched, app_triggers })
 }
 
 /// Reads the schema of an attached database without changing anything. Tables that the last attach did not see are
@@ -133,19 +138,38 @@ pub fn settle_rebuilt(conn: &Connection, number: i64) -> Result<(), StoreError> 
     Ok(())
 }
 
+/// Notes that what was written in a new column before the triggers knew it has become changes.
+///
+/// # Errors
+/// SQLite's own; the column is then named again at the next attach.
+pub fn settle_unwatched(conn: &Connection, number: i64, column: u16) -> Result<(), StoreError> {
+    conn.execute("DELETE FROM main._sync_meta WHERE key = ?1", [unwatched_key(number, column)])?;
+    Ok(())
+}
+
 fn rebuilt_key(number: i64) -> String {
     format!("rebuilt_{number}")
 }
 
-fn read_rebuilt(conn: &Connection, tables: &[Table]) -> Result<Vec<i64>, StoreError> {
-    let mut statement = conn.prepare("SELECT 1 FROM main._sync_meta WHERE key = ?1")?;
-    let mut rebuilt = Vec::new();
-    for table in tables {
-        if statement.exists([rebuilt_key(table.number)])? {
-            rebuilt.push(table.number);
-        }
-    }
-    Ok(rebuilt)
+fn unwatched_key(number: i64, column: u16) -> String {
+    format!("unwatched_{number}_{column}")
+}
+
+/// A mark in the file that work on a table is due.
+fn mark(conn: &Connection, key: String) -> Result<(), StoreError> {
+    conn.execute("INSERT OR REPLACE INTO main._sync_meta (key, value) VALUES (?1, 1)", [key])?;
+    Ok(())
+}
+
+type Marks = (Vec<i64>, Vec<(i64, u16)>);
+
+fn read_marks(conn: &Connection, tables: &[Table]) -> Result<Marks, StoreError> {
+    let mut statement = conn.prepare("SELECT key FROM main._sync_meta")?;
+    let marks = statement.query_map([], |row| row.get(0))?.collect::<Result<HashSet<String>, _>>()?;
+    let rebuilt = tables.iter().map(|table| table.number).filter(|number| marks.contains(&rebuilt_key(*number)));
+    let columns = tables.iter().flat_map(|table| table.columns.iter().map(|column| (table.number, column.number)));
+    let unwatched = columns.filter(|(table, column)| marks.contains(&unwatched_key(*table, *column)));
+    Ok((rebuilt.collect(), unwatched.collect()))
 }
 
 fn sort(tables: &mut [Table], unsynced: &mut [Unsynced]) {
@@ -196,14 +220,20 @@ impl<'a> Installation<'a> {
     fn install(&mut self, mut table: Table) -> Result<Result<(Table, Vec<Trigger>), Unsynced>, StoreError> {
         self.conn.execute_batch("SAVEPOINT _sync_install")?;
         let known = self.registry.number(&table.name).is_some();
-        self.registry.register(self.conn, &mut table)?;
+        let added = self.registry.register(self.conn, &mut table)?;
         if clock_table::ensure(self.conn, &table)? {
             self.registry.reset_baseline(self.conn, &mut table)?;
         }
         bookkeeping::widen_log(self.conn, table.key.len())?;
         let triggers = triggers::of_table(&table);
-        if known && self.has_lost_triggers(&table) {
-            self.note_rebuilt(&mut table)?;
+        if known {
+            if self.has_lost_triggers(&table) {
+                self.registry.reset_baseline(self.conn, &mut table)?;
+                mark(self.conn, rebuilt_key(table.number))?;
+            }
+            for column in self.unwatched(&table, &added) {
+                mark(self.conn, unwatched_key(table.number, column))?;
+            }
         }
         self.put_triggers(&table, &triggers)?;
         let refusal = statement_check::refusal(self.conn, &table, &triggers)?;
@@ -224,13 +254,16 @@ impl<'a> Installation<'a> {
         })
     }
 
-    fn note_rebuilt(&mut self, table: &mut Table) -> Result<(), StoreError> {
-        self.registry.reset_baseline(self.conn, table)?;
-        self.conn.execute(
-            "INSERT OR REPLACE INTO main._sync_meta (key, value) VALUES (?1, 1)",
-            [rebuilt_key(table.number)],
-        )?;
-        Ok(())
+    /// The columns that the triggers did not know until now: new ones, and ones that come back.
+    fn unwatched(&self, table: &Table, added: &[u16]) -> Vec<u16> {
+        let name = triggers::name(table.number, "update");
+        let stored = self.stored.iter().find(|trigger| trigger.name == name);
+        let watched = stored.map(|trigger| triggers::numbered_columns(&trigger.sql));
+        let is_new = |number: &u16| match &watched {
+            Some(watched) => !watched.iter().any(|(column, _)| column == number),
+            None => added.contains(number),
+        };
+        table.columns.iter().map(|column| column.number).filter(is_new).collect()
     }
 
     fn put_triggers(&self, table: &Table, triggers: &[Trigger]) -> Result<(), StoreError> {

@@ -16,12 +16,13 @@ use uuid::Uuid;
 use crate::app_triggers;
 use crate::apply::ApplyOutcome;
 use crate::attach::{self, Attached};
-use crate::baseline::{Publishing, bury_rowless};
+use crate::baseline::Publishing;
 use crate::batch_read::{BatchLimits, read_batch};
 use crate::capture::{Captured, capture, has_log};
 use crate::connection;
 use crate::database::{DatabaseEvent, DatabaseOptions, DatabaseState, Phase};
 use crate::error::StoreError;
+use crate::migration::Migrated;
 use crate::replica::{Replica, wall_millis};
 use crate::schema::{Schema, Unsynced};
 use crate::state::FileIdentity;
@@ -29,7 +30,7 @@ use crate::state::FileIdentity;
 /// Log rows captured in one transaction of their own.
 const CAPTURE_ROWS: usize = 20_000;
 
-/// Baseline rows, or deletions of a rebuilt table, in one transaction.
+/// Baseline rows in one transaction.
 const PUBLISH_ROWS: usize = 5_000;
 
 /// The pause between lines about publishing.
@@ -59,8 +60,7 @@ pub(crate) struct Attachment {
     /// The log was not drained by the last capture.
     more: bool,
     publishing: Option<Publishing>,
-    /// Tables, by index, whose clock entries without a row are to become deletions.
-    rebuilt: Vec<usize>,
+    migrated: Migrated,
     tables: Arc<BTreeMap<String, u64>>,
     unsynced: Arc<Vec<Unsynced>>,
     conflicts: u64,
@@ -100,7 +100,7 @@ impl Attachment {
             runtime.block_on(state.remember(&path, attached.origin, file))?;
         }
         let mut attachment = Self::over(options.clone(), conn, &attached, file)?;
-        attachment.note_rebuilt(&attached);
+        attachment.migrated = Migrated::of(&attached);
         Ok((attachment, events))
     }
 
@@ -127,18 +127,13 @@ impl Attachment {
             data_version: -1,
             more: true,
             publishing: publish.map(|_| Publishing::default()),
-            rebuilt: Vec::new(),
+            migrated: Migrated::default(),
             tables: Arc::new(fingerprints(&attached.schema)),
             unsynced: Arc::new(attached.schema.unsynced.clone()),
             conflicts: conflicts.cast_unsigned(),
             generation,
             last_progress: Instant::now(),
         })
-    }
-
-    /// Rebuilt tables: clock entries without a row become deletions, rows without a clock entry are published anew.
-    fn note_rebuilt(&mut self, attached: &Attached) {
-        self.rebuilt = attached.rebuilt.iter().filter_map(|number| self.replica.table_by_number(*number)).collect();
     }
 
     pub(crate) fn file(&self) -> FileIdentity {
@@ -151,7 +146,7 @@ impl Attachment {
 
     /// Whether there is something to do without being asked.
     pub(crate) fn has_work(&self) -> bool {
-        self.more || !self.rebuilt.is_empty() || self.is_publishing()
+        self.more || !self.migrated.is_done() || self.is_publishing()
     }
 
     fn is_publishing(&self) -> bool {
@@ -175,17 +170,8 @@ impl Attachment {
                 looked.events.push(DatabaseEvent::NullKeys { rows: captured.null_keys });
             }
         }
-        if let Some(index) = self.rebuilt.last().copied() {
-            let buried = self.write(|conn, replica| {
-                let rows = bury_rowless(conn, replica, index, wall_millis(), PUBLISH_ROWS)?;
-                if rows < PUBLISH_ROWS {
-                    attach::settle_rebuilt(conn, replica.tables[index].table.number)?;
-                }
-                Ok((rows, true))
-            })?;
-            if buried < PUBLISH_ROWS {
-                self.rebuilt.pop();
-            }
+        if !self.migrated.is_done() {
+            self.migration_step()?;
         } else if self.is_publishing() {
             self.publish_step(&mut looked.events)?;
         }
@@ -202,6 +188,18 @@ impl Attachment {
         })?;
         self.more = !captured.drained;
         Ok(captured)
+    }
+
+    fn migration_step(&mut self) -> Result<(), StoreError> {
+        let migrated = std::mem::take(&mut self.migrated);
+        let hash = self.replica.schema_hash;
+        let step = self.write(|conn, replica| migrated.step(conn, replica).map(|step| (step, true)));
+        // A schema that moved once more has been looked at afresh, with all that is not settled.
+        if self.replica.schema_hash == hash {
+            self.migrated = migrated;
+            self.migrated.advance(step?);
+        }
+        Ok(())
     }
 
     fn publish_step(&mut self, events: &mut Vec<DatabaseEvent>) -> Result<(), StoreError> {

@@ -5,14 +5,14 @@
 //! and merged by the same rules, and two nodes that publish the same key decide by (0, origin), equal content without a
 //! conflict. A separate exchange of baselines, and a mark for it in the version vector, are not needed.
 
-use replication::{Entry, EntryFlags, Value};
+use replication::Value;
 use rusqlite::Connection;
 
-use crate::bind::{bind_from, values_from};
+use crate::bind::bind_from;
 use crate::capture::give_row_entry;
 use crate::error::StoreError;
 use crate::replica::Replica;
-use crate::row_clock::{drop_column_entries, put_entry};
+use crate::row_clock::collect_keys;
 
 /// Where publishing stands.
 #[derive(Debug, Default)]
@@ -86,39 +86,4 @@ fn unclocked(
     bind_from(&mut statement, 1, key)?;
     statement.raw_bind_parameter(key.len() + 1, limit)?;
     collect_keys(&mut statement, width)
-}
-
-fn collect_keys(statement: &mut rusqlite::Statement<'_>, width: usize) -> Result<Vec<Vec<Value>>, StoreError> {
-    let mut rows = statement.raw_query();
-    let mut keys = Vec::new();
-    while let Some(row) = rows.next()? {
-        keys.push(values_from(row, 0, width)?);
-    }
-    Ok(keys)
-}
-
-/// Makes deletions of up to `limit` living clock entries without a row: a migration rebuilt the table without its
-/// triggers, and these rows went meanwhile. Returns how many there were.
-pub(crate) fn bury_rowless(
-    conn: &Connection,
-    replica: &mut Replica,
-    index: usize,
-    now: i64,
-    limit: usize,
-) -> Result<usize, StoreError> {
-    let table = &replica.tables[index];
-    let keys = {
-        let mut statement = conn.prepare_cached(&table.sql.rowless)?;
-        statement.raw_bind_parameter(1, i64::try_from(limit).unwrap_or(i64::MAX))?;
-        collect_keys(&mut statement, table.table.key.len())?
-    };
-    let before = replica.have.clone();
-    for key in &keys {
-        let timestamp = replica.clock.stamp(now, now);
-        let entry = Entry { timestamp, dot: replica.next_dot(), flags: EntryFlags::DELETED };
-        drop_column_entries(conn, &replica.tables[index], key)?;
-        put_entry(conn, replica, index, key, 0, &entry)?;
-    }
-    replica.save(conn, &before)?;
-    Ok(keys.len())
 }

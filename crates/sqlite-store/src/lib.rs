@@ -20,6 +20,7 @@ mod capture;
 mod conflict_record;
 mod database;
 mod identifier;
+mod migration;
 mod observer;
 mod replica;
 mod row_clock;

@@ -125,3 +125,16 @@ pub(crate) fn put_clock(
     }
     Ok(())
 }
+
+/// Runs a statement whose lines begin with a key.
+pub(crate) fn collect_keys(
+    statement: &mut rusqlite::Statement<'_>,
+    width: usize,
+) -> Result<Vec<Vec<Value>>, StoreError> {
+    let mut rows = statement.raw_query();
+    let mut keys = Vec::new();
+    while let Some(row) = rows.next()? {
+        keys.push(values_from(row, 0, width)?);
+    }
+    Ok(keys)
+}

@@ -5,7 +5,8 @@
 use replication::EntryFlags;
 
 use crate::identifier::quote;
-use crate::schema::Table;
+use crate::schema::{Affinity, Column, Table};
+use crate::triggers::default_value;
 
 /// Statement texts of one table. Parameters `?1..` are the key columns in the key's order, unless said otherwise.
 #[derive(Debug, Clone)]
@@ -41,6 +42,9 @@ pub(crate) struct TableSql {
     key_match: String,
     table: String,
     columns: Vec<String>,
+    key_list: String,
+    /// "The row `t` has a key, and": rows with NULL in the key cannot be named.
+    named: String,
 }
 
 impl TableSql {
@@ -66,9 +70,9 @@ impl TableSql {
         };
         let list = columns.join(", ");
         let key_list = key.iter().map(|name| format!("t.{name}")).collect::<Vec<_>>().join(", ");
+        let named: String = key.iter().map(|name| format!("t.{name} IS NOT NULL AND ")).collect();
         let unclocked = format!(
-            "SELECT {key_list} FROM {name} AS t WHERE {} NOT EXISTS (SELECT 1 FROM {clock} AS c WHERE {} AND c.col = 0)",
-            key.iter().map(|name| format!("t.{name} IS NOT NULL AND ")).collect::<String>(),
+            "SELECT {key_list} FROM {name} AS t WHERE {named}NOT EXISTS (SELECT 1 FROM {clock} AS c WHERE {} AND c.col = 0)",
             joined("t", "c")
         );
         let plain = rowid_name(table);
@@ -108,7 +112,30 @@ impl TableSql {
             key_match,
             table: name,
             columns,
+            key_list,
+            named,
         }
+    }
+
+    /// Keys of rows that hold something besides its default in a column, in key order: after a key of `after` columns (0:
+    /// from the first), at most as many as the last parameter says.
+    pub(crate) fn written(&self, column: &Column, after: usize) -> String {
+        let value = format!("t.{}", quote(&column.name));
+        let default = default_value(column.default.as_deref().unwrap_or("NULL"));
+        let mut differs = format!("{value} IS NOT {default} COLLATE BINARY");
+        if column.affinity == Affinity::Blob {
+            // Nothing converts these: 1 is not 1.0.
+            differs = format!("({differs} OR typeof({value}) <> typeof({default}))");
+        }
+        let start =
+            if after == 0 { String::new() } else { format!(" AND ({}) > ({})", self.key_list, parameters(1, after)) };
+        format!(
+            "SELECT {keys} FROM {} AS t WHERE {}{differs}{start} ORDER BY {keys} LIMIT ?{}",
+            self.table,
+            self.named,
+            after + 1,
+            keys = self.key_list
+        )
     }
 
     /// Updates the columns at these indices: `?1..` is the key of the row as it stands, the new values follow.

@@ -6,6 +6,8 @@
 
 mod replace_guard;
 
+pub(crate) use replace_guard::default_value;
+
 use crate::identifier::quote;
 use crate::schema::tokens::{TokenKind, tokens};
 use crate::schema::{Affinity, Collation, Column, Table};

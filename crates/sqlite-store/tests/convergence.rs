@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use replication::VersionVector;
+use replication::{Granularity, VersionVector};
 use rusqlite::Connection;
 use rusqlite::types::Value;
 use sqlite_store::{
@@ -15,7 +15,6 @@ use tempfile::TempDir;
 use tokio::sync::mpsc;
 
 const SCHEMA: &str = "
-    PRAGMA journal_mode = WAL;
     CREATE TABLE item (id INTEGER PRIMARY KEY, name TEXT, qty, note BLOB);
     CREATE TABLE word (word TEXT PRIMARY KEY COLLATE NOCASE, n INTEGER, r REAL) WITHOUT ROWID;
     CREATE TABLE pair (a INTEGER, b TEXT, value NUMERIC, PRIMARY KEY (a, b));
@@ -48,15 +47,20 @@ struct Replica {
 }
 
 impl Replica {
-    async fn start(folder: &Path, name: &str, schema: &str) -> Self {
+    async fn start(folder: &Path, name: &str, journal: &str, granularity: Granularity) -> Self {
         let path = folder.join(format!("{name}.db"));
-        Connection::open(&path).unwrap().execute_batch(schema).unwrap();
+        let conn = Connection::open(&path).unwrap();
+        conn.pragma_update(None, "journal_mode", journal).unwrap();
+        conn.execute_batch(SCHEMA).unwrap();
+        drop(conn);
         let (sender, events) = mpsc::channel(1024);
+        let mut rules = DatabaseRules::default();
+        rules.default.granularity = granularity;
         let options = DatabaseOptions {
             name: "test".to_owned(),
             path: path.clone(),
             node: name.to_owned(),
-            rules: DatabaseRules::default(),
+            rules,
             poll_interval: Duration::from_millis(50),
             max_clock_skew: Duration::from_secs(60),
             state: None,
@@ -171,8 +175,10 @@ async fn converge(seed: u64) {
     let folder = TempDir::new().unwrap();
     let mut random = Random(seed);
     let mut replicas = Vec::new();
+    let granularity = if seed.is_multiple_of(4) { Granularity::Row } else { Granularity::Column };
     for name in ["a", "b", "c"] {
-        replicas.push(Replica::start(folder.path(), name, SCHEMA).await);
+        let journal = ["WAL", "WAL", "DELETE", "TRUNCATE"][usize::try_from(random.below(4)).unwrap()];
+        replicas.push(Replica::start(folder.path(), name, journal, granularity).await);
     }
     for replica in &replicas {
         let conn = replica.application();

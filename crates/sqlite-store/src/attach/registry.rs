@@ -157,13 +157,15 @@ impl Registry {
         Ok(())
     }
 
-    /// Gives a table and its columns numbers where they have none, and the table the name of a clock table.
-    pub(super) fn register(&mut self, conn: &Connection, table: &mut Table) -> Result<(), StoreError> {
+    /// Gives a table and its columns numbers where they have none, and the table the name of a clock table. Returns the
+    /// new columns' numbers.
+    pub(super) fn register(&mut self, conn: &Connection, table: &mut Table) -> Result<Vec<u16>, StoreError> {
         let number = match self.number(&table.name) {
             Some(number) => number,
             None => self.add_table(conn, &table.name)?,
         };
-        let Some(entry) = self.tables.get_mut(&number) else { return Ok(()) };
+        let mut added = Vec::new();
+        let Some(entry) = self.tables.get_mut(&number) else { return Ok(added) };
         for column in &table.columns {
             if entry.columns.values().any(|name| name.eq_ignore_ascii_case(&column.name)) {
                 continue;
@@ -177,9 +179,10 @@ impl Registry {
                 params![number, next, column.name],
             )?;
             entry.columns.insert(next, column.name.clone());
+            added.push(next);
         }
         self.complete(table);
-        Ok(())
+        Ok(added)
     }
 
     fn add_table(&mut self, conn: &Connection, name: &str) -> Result<i64, StoreError> {
@@ -227,6 +230,7 @@ impl Registry {
         conn.execute("DELETE FROM main._sync_column WHERE tbl = ?1", [number])?;
         conn.execute("DELETE FROM main._sync_log WHERE tbl = ?1", [number])?;
         conn.execute("DELETE FROM main._sync_meta WHERE key = ?1", [super::rebuilt_key(number)])?;
+        conn.execute("DELETE FROM main._sync_meta WHERE key GLOB ?1", [format!("unwatched_{number}_*")])?;
         Ok(())
     }
 }

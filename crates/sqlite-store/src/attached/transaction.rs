@@ -10,6 +10,7 @@ use crate::capture::{capture, has_log};
 use crate::connection;
 use crate::database::DatabaseEvent;
 use crate::error::StoreError;
+use crate::migration::Migrated;
 use crate::replica::{Replica, wall_millis};
 use crate::schema::Schema;
 
@@ -110,8 +111,8 @@ impl Attachment {
         let fresh = Self::over(self.options.clone(), conn, &attached, self.file)?;
         *self = fresh;
         self.publishing = publishing.map(|_| Publishing::default());
-        self.note_rebuilt(&attached);
-        let rebuilt = self.rebuilt.iter().map(|index| self.replica.tables[*index].shape.name.clone()).collect();
+        self.migrated = Migrated::of(&attached);
+        let rebuilt = self.migrated.rebuilt_names(&self.replica);
         events.push(DatabaseEvent::SchemaChanged { rebuilt });
         Ok(())
     }

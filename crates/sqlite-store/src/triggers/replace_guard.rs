@@ -132,7 +132,7 @@ fn new_value(column: &Column) -> String {
 }
 
 /// A DEFAULT as an expression: a lone identifier there is a string, not a column.
-fn default_value(text: &str) -> String {
+pub(crate) fn default_value(text: &str) -> String {
     let tokens = significant(text);
     let [token] = tokens.as_slice() else { return format!("({text})") };
     let bare = token.kind == TokenKind::Word && !token.text.starts_with(|c: char| c.is_ascii_digit());

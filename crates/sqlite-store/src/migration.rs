@@ -1,0 +1,153 @@
+//! What migrations did while our triggers did not see it: rows that went with a rebuilt table, and values in columns
+//! that are new. Both become changes of this database, in short transactions, before anything else is sent.
+
+use replication::{Entry, EntryFlags, Granularity, Value};
+use rusqlite::Connection;
+
+use crate::attach::{self, Attached};
+use crate::bind::bind_from;
+use crate::error::StoreError;
+use crate::replica::{Replica, wall_millis};
+use crate::row_clock::{collect_keys, drop_column_entries, put_entry, read_clock};
+
+/// Rows in one transaction.
+const STEP_ROWS: usize = 5_000;
+
+/// What is left to look at. The file remembers it until it is done.
+#[derive(Debug, Default)]
+pub(crate) struct Migrated {
+    /// Numbers of tables whose clock entries without a row are to become deletions.
+    rebuilt: Vec<i64>,
+    unwatched: Vec<Unwatched>,
+}
+
+/// A column that was written before the triggers knew it.
+#[derive(Debug)]
+struct Unwatched {
+    /// The table's number.
+    table: i64,
+    /// The column's number.
+    column: u16,
+    /// The last key that was looked at.
+    after: Option<Vec<Value>>,
+}
+
+impl Migrated {
+    /// What an attach found.
+    pub(crate) fn of(attached: &Attached) -> Self {
+        let unwatched = attached.unwatched.iter();
+        Self {
+            rebuilt: attached.rebuilt.clone(),
+            unwatched: unwatched
+                .map(|(table, column)| Unwatched { table: *table, column: *column, after: None })
+                .collect(),
+        }
+    }
+
+    pub(crate) fn is_done(&self) -> bool {
+        self.rebuilt.is_empty() && self.unwatched.is_empty()
+    }
+
+    /// The names of the rebuilt tables.
+    pub(crate) fn rebuilt_names(&self, replica: &Replica) -> Vec<String> {
+        let tables = self.rebuilt.iter().filter_map(|number| replica.table_by_number(*number));
+        tables.map(|index| replica.tables[index].shape.name.clone()).collect()
+    }
+
+    /// Does one step, in a write transaction. A step that fails is done again.
+    pub(crate) fn step(&self, conn: &Connection, replica: &mut Replica) -> Result<Step, StoreError> {
+        let before = replica.have.clone();
+        let keys = if let Some(number) = self.rebuilt.last() {
+            let buried = bury_rowless(conn, replica, *number)?;
+            if buried.len() < STEP_ROWS {
+                attach::settle_rebuilt(conn, *number)?;
+            }
+            buried
+        } else if let Some(column) = self.unwatched.last() {
+            let issued = issue_written(conn, replica, column)?;
+            if issued.len() < STEP_ROWS {
+                attach::settle_unwatched(conn, column.table, column.column)?;
+            }
+            issued
+        } else {
+            Vec::new()
+        };
+        replica.save(conn, &before)?;
+        Ok(Step { finished: keys.len() < STEP_ROWS, after: keys.into_iter().next_back() })
+    }
+
+    /// Takes note of a step that is durable.
+    pub(crate) fn advance(&mut self, step: Step) {
+        if !self.rebuilt.is_empty() {
+            if step.finished {
+                self.rebuilt.pop();
+            }
+        } else if step.finished {
+            self.unwatched.pop();
+        } else if let Some(column) = self.unwatched.last_mut() {
+            column.after = step.after;
+        }
+    }
+}
+
+/// What one step did.
+#[derive(Debug)]
+pub(crate) struct Step {
+    finished: bool,
+    after: Option<Vec<Value>>,
+}
+
+/// Makes deletions of living clock entries without a row: a migration rebuilt the table without its triggers, and these
+/// rows went meanwhile. Returns their keys.
+fn bury_rowless(conn: &Connection, replica: &mut Replica, number: i64) -> Result<Vec<Vec<Value>>, StoreError> {
+    let Some(index) = replica.table_by_number(number) else { return Ok(Vec::new()) };
+    let now = wall_millis();
+    let table = &replica.tables[index];
+    let keys = {
+        let mut statement = conn.prepare_cached(&table.sql.rowless)?;
+        statement.raw_bind_parameter(1, i64::try_from(STEP_ROWS).unwrap_or(i64::MAX))?;
+        collect_keys(&mut statement, table.table.key.len())?
+    };
+    for key in &keys {
+        let timestamp = replica.clock.stamp(now, now);
+        let entry = Entry { timestamp, dot: replica.next_dot(), flags: EntryFlags::DELETED };
+        drop_column_entries(conn, &replica.tables[index], key)?;
+        put_entry(conn, replica, index, key, 0, &entry)?;
+    }
+    Ok(keys)
+}
+
+/// Makes changes of what a new column holds besides its default; returns the keys that were looked at. When it was
+/// written is not known, only that it was after the row: the stamp is the next one after the row's, so that no write
+/// that was seen loses against it.
+fn issue_written(
+    conn: &Connection,
+    replica: &mut Replica,
+    unwatched: &Unwatched,
+) -> Result<Vec<Vec<Value>>, StoreError> {
+    let Some(index) = replica.table_by_number(unwatched.table) else { return Ok(Vec::new()) };
+    let table = &replica.tables[index];
+    let Some(place) = table.table.columns.iter().position(|known| known.number == unwatched.column) else {
+        return Ok(Vec::new());
+    };
+    let keys = {
+        let after = unwatched.after.as_deref().unwrap_or_default();
+        let mut statement = conn.prepare(&table.sql.written(&table.table.columns[place], after.len()))?;
+        bind_from(&mut statement, 1, after)?;
+        statement.raw_bind_parameter(after.len() + 1, i64::try_from(STEP_ROWS).unwrap_or(i64::MAX))?;
+        collect_keys(&mut statement, table.table.key.len())?
+    };
+    let column = u16::try_from(place).unwrap_or(u16::MAX);
+    let whole = table.rules.granularity == Granularity::Row;
+    for key in &keys {
+        // A row without an entry is sent as it stands when it gets one.
+        let Some(clock) = read_clock(conn, replica, &replica.tables[index], key)? else { continue };
+        let written = if whole { clock.newest() } else { clock.effective(column) };
+        let entry = Entry { timestamp: written.timestamp.next(), dot: replica.next_dot(), flags: EntryFlags::empty() };
+        if whole {
+            drop_column_entries(conn, &replica.tables[index], key)?;
+        }
+        put_entry(conn, replica, index, key, if whole { 0 } else { unwatched.column }, &entry)?;
+    }
+    Ok(keys)
+}
