@@ -30,8 +30,8 @@ pub struct Attached {
     pub origin: Origin,
     /// Whether it was attached for the first time.
     pub created: bool,
-    /// Numbers of tables whose triggers had been lost: a migration rebuilt them, and what changed meanwhile was not
-    /// logged. They are named at every attach until [`settle_rebuilt`] is called for them.
+    /// Numbers of tables whose triggers had been lost, or lacked a guard: a migration rebuilt them, or gave them a unique
+    /// index, and what changed meanwhile was not logged. They are named at every attach until [`settle_rebuilt`] is called for them.
     pub rebuilt: Vec<i64>,
     /// Columns that may have been written before the triggers knew them: numbers of table and column. They are named at
     /// every attach until [`settle_unwatched`] is called for them.
@@ -227,7 +227,7 @@ impl<'a> Installation<'a> {
         bookkeeping::widen_log(self.conn, table.key.len())?;
         let triggers = triggers::of_table(&table);
         if known {
-            if self.has_lost_triggers(&table) {
+            if self.has_lost_triggers(&table) || self.has_new_guards(&triggers) {
                 self.registry.reset_baseline(self.conn, &mut table)?;
                 mark(self.conn, rebuilt_key(table.number))?;
             }
@@ -251,6 +251,14 @@ impl<'a> Installation<'a> {
         triggers::ESSENTIAL.iter().any(|role| {
             let name = triggers::name(table.number, role);
             !self.stored.iter().any(|stored| stored.name == name && stored.table.eq_ignore_ascii_case(&table.name))
+        })
+    }
+
+    /// Whether a REPLACE could take out rows without a word until now: through a unique index that is new.
+    fn has_new_guards(&self, triggers: &[Trigger]) -> bool {
+        triggers.iter().filter(|trigger| triggers::is_guard(&trigger.name)).any(|guard| {
+            let stored = self.stored.iter().find(|stored| stored.name == guard.name);
+            stored.is_none_or(|stored| stored.sql != guard.sql)
         })
     }
 

@@ -48,6 +48,11 @@ pub(crate) fn parse_name(name: &str) -> Option<(i64, &str)> {
     Some((number.parse().ok()?, role)).filter(|_| known)
 }
 
+/// Whether a trigger of this name logs the rows that a REPLACE may take out through a unique index.
+pub(crate) fn is_guard(name: &str) -> bool {
+    parse_name(name).is_some_and(|(_, role)| !ESSENTIAL.contains(&role))
+}
+
 /// All triggers of a table.
 pub(crate) fn of_table(table: &Table) -> Vec<Trigger> {
     let on = quote(&table.name);

@@ -1,7 +1,7 @@
 //! Attached databases whose schema changes, and databases that are detached.
 
 use replication::Origin;
-use sqlite_store::attach::{attach, schema_hash, schema_version, settle_rebuilt};
+use sqlite_store::attach::{attach, schema_hash, schema_version, settle_rebuilt, settle_unwatched};
 use sqlite_store::detach::Detached;
 use sqlite_store::error::StoreError;
 
@@ -109,6 +109,35 @@ fn a_renamed_key_column_is_followed() {
         db.attach();
         assert_eq!(numbers(db, "t")[0], (1, "key".to_owned()));
         assert_eq!(db.logged("INSERT INTO t VALUES (4, 1)"), ["insert t 4"]);
+    });
+}
+
+#[test]
+fn new_columns_are_named_until_they_are_settled() {
+    with_both("CREATE TABLE t(id INTEGER PRIMARY KEY, a)", |db| {
+        assert_eq!(db.attach().unwatched, []);
+        db.write("ALTER TABLE t ADD COLUMN b; ALTER TABLE t ADD COLUMN c");
+        assert_eq!(db.attach().unwatched, [(1, 3), (1, 4)]);
+        settle_unwatched(&db.conn, 1, 3).unwrap();
+        assert_eq!(db.attach().unwatched, [(1, 4)]);
+        // A column that comes back under its old number is as new to the triggers.
+        db.write("DROP TRIGGER _sync_1_update; ALTER TABLE t DROP COLUMN b");
+        db.attach();
+        db.write("ALTER TABLE t ADD COLUMN b");
+        assert_eq!(db.attach().unwatched, [(1, 4), (1, 3)]);
+    });
+}
+
+#[test]
+fn a_unique_index_that_is_new_may_have_taken_rows_out() {
+    with_both("CREATE TABLE t(id INTEGER PRIMARY KEY, a)", |db| {
+        db.write(
+            "CREATE UNIQUE INDEX t_a ON t (a); INSERT INTO t VALUES (1, 1); INSERT OR REPLACE INTO t VALUES (2, 1)",
+        );
+        assert_eq!(db.attach().rebuilt, [1]);
+        settle_rebuilt(&db.conn, 1).unwrap();
+        db.write("CREATE INDEX plain ON t (a)");
+        assert!(db.attach().rebuilt.is_empty());
     });
 }
 
