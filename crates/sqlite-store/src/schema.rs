@@ -1,7 +1,7 @@
 //! What the daemon knows of an application's schema: the synced tables, their columns, keys and unique indexes, and the
 //! tables that are not synced, with the reason.
 //!
-//! Owns the types; [`introspection`] fills them from a connection, which it only reads. Numbers come from the registry
+//! Owns the types; `introspection` fills them from a connection, which it only reads. Numbers come from the registry
 //! that `attach` keeps.
 
 pub(crate) mod index_text;

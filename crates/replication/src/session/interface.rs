@@ -108,7 +108,7 @@ pub enum Input {
         /// What became of the batch.
         outcome: AppliedOutcome,
     },
-    /// The time of [`Session::next_timeout`] has come.
+    /// The time of [`Session::next_timeout`](super::Session::next_timeout) has come.
     Timeout,
     /// This node stops.
     Stop,

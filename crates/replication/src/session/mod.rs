@@ -4,7 +4,7 @@
 //! while the link has room, which is the back-pressure: what is not sent stays in the database. Time is an argument, in
 //! milliseconds of any clock that never goes back. The same inputs give the same outputs.
 //!
-//! Per database a [`channel::Channel`] keeps what the peer has, what it has been sent, and what came in. Live changes
+//! Per database a `Channel` keeps what the peer has, what it has been sent, and what came in. Live changes
 //! and catch-up are one path: whenever the local version vector is not covered by what the peer has been sent, a batch
 //! is read from there. The database is the queue; a slow or absent peer costs no memory.
 
