@@ -35,9 +35,10 @@ fn build(profile_folder: &Path) -> Result {
     let name = profile_folder.file_name().and_then(|name| name.to_str()).unwrap_or("debug");
     let profile = if name == "debug" { "dev" } else { name };
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-    // The whole workspace, so that features unify as they did for the tests and nothing is compiled twice.
+    // The whole workspace with a test in it, so that features, those of development dependencies too, unify as they did
+    // for the tests and nothing is compiled twice.
     let built = Command::new(cargo)
-        .args(["build", "--workspace", "--bin", "sync-engine", "--locked", "--profile", profile])
+        .args(["build", "--workspace", "--bin", "sync-engine", "--test", "demo", "--locked", "--profile", profile])
         .current_dir(env!("CARGO_MANIFEST_DIR"))
         .output()?;
     if !built.status.success() {
