@@ -69,7 +69,9 @@ fn captured(runtime: &Runtime, node: &Node, rows: u64) {
 
 fn read_all(runtime: &Runtime, node: &Node) -> Batch {
     let limits = BatchLimits { rows: usize::MAX, bytes: usize::MAX };
-    runtime.block_on(node.database.read(VersionVector::new(), limits)).unwrap()
+    let batch = runtime.block_on(node.database.read(VersionVector::new(), limits)).unwrap();
+    assert_eq!(batch.tables.iter().map(|table| table.rows.len() as u64).sum::<u64>(), ROWS);
+    batch
 }
 
 fn bench(c: &mut Criterion) {
@@ -113,7 +115,7 @@ fn bench(c: &mut Criterion) {
                 let begun = Instant::now();
                 let reply = runtime.block_on(target.database.apply(batch, None)).unwrap();
                 spent += begun.elapsed();
-                assert!(matches!(reply.outcome, ApplyOutcome::Applied(_)));
+                assert!(matches!(&reply.outcome, ApplyOutcome::Applied(applied) if applied.rows as u64 == ROWS));
                 runtime.block_on(target.database.close());
             }
             spent

@@ -129,7 +129,7 @@ fn lacking_entries(
             continue;
         }
         // One more than there is room for tells that more follows.
-        let limit = room + 1;
+        let limit = room.saturating_add(1);
         let mut statement = conn.prepare_cached(&table.sql.clock_since)?;
         let mut rows = statement.query(rusqlite::params![
             id,
