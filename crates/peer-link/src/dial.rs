@@ -1,5 +1,7 @@
 //! Dialing a peer.
 
+use std::sync::Arc;
+
 use http::{HeaderValue, Uri, header};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
@@ -10,7 +12,8 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::error::DialError;
-use crate::link::{Direction, Link, LinkOptions, start};
+use crate::link::{Direction, Link, LinkOptions, Traffic, start};
+use crate::metered::Metered;
 
 /// A peer's address.
 struct Target {
@@ -83,6 +86,8 @@ async fn connect(
     let mut request = target.uri.clone().into_client_request().map_err(|error| failed(error.to_string()))?;
     let offered = HeaderValue::from_str(subprotocol).map_err(|error| failed(error.to_string()))?;
     request.headers_mut().insert(header::SEC_WEBSOCKET_PROTOCOL, offered);
+    let traffic = Arc::<Traffic>::default();
+    let stream = Metered::new(stream, Arc::clone(&traffic));
     let answer = client_async_with_config(request, stream, Some(options.web_socket())).await;
     let socket = match answer {
         Ok((socket, _)) => socket,
@@ -94,5 +99,5 @@ async fn connect(
         }
         Err(error) => return Err(failed(error.to_string())),
     };
-    Ok(start(socket, Direction::Dialed, options, tracker, cancel))
+    Ok(start(socket, traffic, Direction::Dialed, options, tracker, cancel))
 }

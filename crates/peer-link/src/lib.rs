@@ -7,6 +7,7 @@ mod backoff;
 mod dial;
 mod error;
 mod link;
+mod metered;
 mod pump;
 mod upgrade;
 

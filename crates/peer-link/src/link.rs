@@ -13,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::error::LinkLost;
+use crate::metered::Metered;
 use crate::pump::pump;
 
 /// What one WebSocket message carries.
@@ -50,9 +51,9 @@ pub struct LinkOptions {
     pub incoming_frames: usize,
     /// The pause between pings.
     pub ping_interval: Duration,
-    /// How long nothing at all may come before the link counts as lost; more than two ping intervals.
+    /// How long not a single byte may come before the link counts as lost; more than two ping intervals.
     pub idle_timeout: Duration,
-    /// How long the peer may refuse to take anything.
+    /// How long the peer may refuse to take a single byte.
     pub send_timeout: Duration,
     /// How long connecting and the handshake may take.
     pub handshake_timeout: Duration,
@@ -92,22 +93,42 @@ pub enum Direction {
     Accepted,
 }
 
-/// Payload bytes that passed over a link.
+/// Bytes that passed over a link.
 #[derive(Debug, Default)]
 pub struct Traffic {
     bytes_in: AtomicU64,
     bytes_out: AtomicU64,
+    read: AtomicU64,
+    written: AtomicU64,
 }
 
 impl Traffic {
-    /// Bytes received.
+    /// Payload bytes received, in whole messages.
     pub fn bytes_in(&self) -> u64 {
         self.bytes_in.load(Ordering::Relaxed)
     }
 
-    /// Bytes sent.
+    /// Payload bytes sent.
     pub fn bytes_out(&self) -> u64 {
         self.bytes_out.load(Ordering::Relaxed)
+    }
+
+    /// Bytes read from the connection, whether or not they make up a message yet.
+    pub fn bytes_read(&self) -> u64 {
+        self.read.load(Ordering::Relaxed)
+    }
+
+    /// Bytes that the connection took.
+    pub(crate) fn bytes_written(&self) -> u64 {
+        self.written.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn count_read(&self, bytes: usize) {
+        self.read.fetch_add(bytes as u64, Ordering::Relaxed);
+    }
+
+    pub(crate) fn count_written(&self, bytes: usize) {
+        self.written.fetch_add(bytes as u64, Ordering::Relaxed);
     }
 
     pub(crate) fn count_in(&self, bytes: usize) {
@@ -191,7 +212,7 @@ impl LinkReceiver {
 }
 
 /// A link over any stream that has passed the WebSocket handshake. Its one task runs on `tracker` until either side
-/// closes or `cancel` is cancelled; what is queued by then is still sent.
+/// closes or `cancel` is cancelled; what is queued by then is still sent, if the peer takes it within a few seconds.
 pub async fn over<S>(
     stream: S,
     direction: Direction,
@@ -206,13 +227,16 @@ where
         Direction::Dialed => Role::Client,
         Direction::Accepted => Role::Server,
     };
+    let traffic = Arc::<Traffic>::default();
+    let stream = Metered::new(stream, Arc::clone(&traffic));
     let socket = WebSocketStream::from_raw_socket(stream, role, Some(options.web_socket())).await;
-    start(socket, direction, options, tracker, cancel)
+    start(socket, traffic, direction, options, tracker, cancel)
 }
 
 /// Starts the task of a link.
 pub(crate) fn start<S>(
     socket: WebSocketStream<S>,
+    traffic: Arc<Traffic>,
     direction: Direction,
     options: &LinkOptions,
     tracker: &TaskTracker,
@@ -224,7 +248,6 @@ where
     let (frames, to_send) = mpsc::channel(options.outgoing_frames);
     let (taken, incoming) = mpsc::channel(options.incoming_frames);
     let (lost_sender, lost) = watch::channel(None);
-    let traffic = Arc::<Traffic>::default();
     let counted = Arc::clone(&traffic);
     let options = options.clone();
     tracker.spawn(async move {

@@ -22,11 +22,35 @@ use crate::link::{Frame, LinkOptions, Traffic};
 /// How long the peer may take to answer a close.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 
+/// How long the peer may take to take what is queued, and to answer a close, once the link is cancelled.
+const LEAVE_TIMEOUT: Duration = Duration::from_secs(3);
+
 /// Frames that are written before they are flushed.
 const FEED: usize = 32;
 
 /// Pumps until the link is gone; tells why.
 pub(crate) async fn pump<S>(
+    socket: WebSocketStream<S>,
+    outgoing: mpsc::Receiver<Frame>,
+    incoming: mpsc::Sender<Frame>,
+    options: &LinkOptions,
+    traffic: &Traffic,
+    cancel: &CancellationToken,
+) -> LinkLost
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    let overdue = async {
+        cancel.cancelled().await;
+        tokio::time::sleep(LEAVE_TIMEOUT).await;
+    };
+    tokio::select! {
+        lost = talk(socket, outgoing, incoming, options, traffic, cancel) => lost,
+        () = overdue => LinkLost::Closed,
+    }
+}
+
+async fn talk<S>(
     socket: WebSocketStream<S>,
     outgoing: mpsc::Receiver<Frame>,
     incoming: mpsc::Sender<Frame>,
@@ -73,7 +97,7 @@ where
         let open = tokio::select! {
             count = outgoing.recv_many(&mut frames, FEED) => count > 0,
             _ = pings.tick() => {
-                within(options.send_timeout, sink.send(Message::Ping(Bytes::new()))).await?;
+                taken(options.send_timeout, traffic, sink.send(Message::Ping(Bytes::new()))).await?;
                 continue;
             }
             () = cancel.cancelled() => {
@@ -90,20 +114,40 @@ where
                 Frame::Text(text) => Message::text(text),
                 Frame::Binary(bytes) => Message::Binary(bytes),
             };
-            within(options.send_timeout, sink.feed(message)).await?;
+            taken(options.send_timeout, traffic, sink.feed(message)).await?;
         }
-        within(options.send_timeout, sink.flush()).await?;
+        taken(options.send_timeout, traffic, sink.flush()).await?;
         if !open {
-            return within(CLOSE_TIMEOUT, sink.send(Message::Close(None))).await;
+            return taken(CLOSE_TIMEOUT, traffic, sink.send(Message::Close(None))).await;
         }
     }
 }
 
-async fn within(limit: Duration, writing: impl Future<Output = Result<(), Error>>) -> Result<(), LinkLost> {
-    match timeout(limit, writing).await {
-        Ok(Ok(())) => Ok(()),
-        Ok(Err(error)) => Err(lost_by(error)),
-        Err(_) => Err(LinkLost::Stalled(limit)),
+/// Waits for what is written. A large message over a slow connection takes as long as it takes: only a peer that takes
+/// nothing at all is given up.
+async fn taken(
+    limit: Duration,
+    traffic: &Traffic,
+    writing: impl Future<Output = Result<(), Error>>,
+) -> Result<(), LinkLost> {
+    let progress = || traffic.bytes_written();
+    match while_moving(limit, progress, writing).await {
+        Some(Ok(())) => Ok(()),
+        Some(Err(error)) => Err(lost_by(error)),
+        None => Err(LinkLost::Stalled(limit)),
+    }
+}
+
+/// Waits for `work` as long as `progress` grows within each `limit`; none if it did not.
+async fn while_moving<T>(limit: Duration, progress: impl Fn() -> u64, work: impl Future<Output = T>) -> Option<T> {
+    let mut work = std::pin::pin!(work);
+    loop {
+        let before = progress();
+        match timeout(limit, &mut work).await {
+            Ok(done) => return Some(done),
+            Err(_) if progress() == before => return None,
+            Err(_) => {}
+        }
     }
 }
 
@@ -118,7 +162,7 @@ where
 {
     loop {
         // Pings of ours are answered, so a peer that is alive is heard.
-        let Ok(next) = timeout(options.idle_timeout, stream.next()).await else {
+        let Some(next) = while_moving(options.idle_timeout, || traffic.bytes_read(), stream.next()).await else {
             return LinkLost::Idle(options.idle_timeout);
         };
         let frame = match next {

@@ -10,6 +10,7 @@ use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use peer_link::{DialError, Direction, Frame, Link, LinkLost, LinkOptions, LinkReceiver, LinkSender, dial, over};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
@@ -104,6 +105,45 @@ async fn a_peer_that_takes_nothing_is_dropped_and_costs_a_bounded_queue() {
         assert!(sent < 200, "the queue has no bound");
     }
     assert!(matches!(receiver.lost().await, LinkLost::Stalled(_)));
+}
+
+/// A kilobyte a second, until either end is gone.
+async fn slowly(mut from: impl AsyncRead + Unpin, mut to: impl AsyncWrite + Unpin) {
+    let mut bytes = [0; 1 << 10];
+    while let Ok(count @ 1..) = from.read(&mut bytes).await {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        if to.write_all(&bytes[..count]).await.is_err() {
+            return;
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_large_message_over_a_slow_connection_takes_its_time() {
+    let ((near, near_end), (far_end, far)) = (tokio::io::duplex(1 << 10), tokio::io::duplex(1 << 10));
+    let (tracker, cancel) = (TaskTracker::new(), CancellationToken::new());
+    let options = LinkOptions::default();
+    let (sender, _kept) = over(near, Direction::Dialed, &options, &tracker, cancel.clone()).await.split();
+    let (_back, mut receiver) = over(far, Direction::Accepted, &options, &tracker, cancel).await.split();
+    let ((from_near, to_near), (from_far, to_far)) = (tokio::io::split(near_end), tokio::io::split(far_end));
+    tracker.spawn(slowly(from_near, to_far));
+    tracker.spawn(slowly(from_far, to_near));
+    let message = Frame::Binary(Bytes::from(vec![7; 300 << 10]));
+    assert!(sender.send(message.clone()).await);
+    assert_eq!(receiver.recv().await, Some(message));
+    assert!(sender.traffic().bytes_out() >= 300 << 10);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_cancelled_link_does_not_wait_for_a_peer_that_takes_nothing() {
+    let (near, _far) = tokio::io::duplex(1 << 10);
+    let (tracker, cancel) = (TaskTracker::new(), CancellationToken::new());
+    let options = LinkOptions { send_timeout: Duration::from_secs(3600), ..LinkOptions::default() };
+    let (sender, mut receiver) = over(near, Direction::Dialed, &options, &tracker, cancel.clone()).await.split();
+    assert!(sender.send(Frame::Binary(Bytes::from(vec![0; 64 << 10]))).await);
+    cancel.cancel();
+    let lost = tokio::time::timeout(Duration::from_secs(10), receiver.lost()).await;
+    assert!(matches!(lost, Ok(LinkLost::Closed)), "{lost:?}");
 }
 
 #[tokio::test]

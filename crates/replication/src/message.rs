@@ -168,6 +168,8 @@ pub enum ProblemCode {
     ClockSkew,
     /// The database cannot be written at the moment.
     Unavailable,
+    /// A row is larger than can be sent.
+    TooLarge,
     /// Anything else.
     #[serde(other)]
     Other,

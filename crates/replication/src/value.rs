@@ -1,6 +1,7 @@
 //! One SQL value, exactly as SQLite stores it.
 
 use std::cmp::Ordering;
+use std::fmt;
 use std::hash::{Hash, Hasher};
 
 /// A value of one of SQLite's five storage classes.
@@ -44,6 +45,29 @@ impl Value {
             Self::Real(_) => 2,
             Self::Text(_) => 3,
             Self::Blob(_) => 4,
+        }
+    }
+}
+
+/// For people: as SQL would write it, long values shortened.
+impl fmt::Display for Value {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        const SHOWN: usize = 60;
+        match self {
+            Self::Null => f.write_str("NULL"),
+            Self::Integer(n) => n.fmt(f),
+            Self::Real(r) => write!(f, "{r:?}"),
+            Self::Text(bytes) => {
+                let text = String::from_utf8_lossy(bytes);
+                let shown: String = text.chars().take(SHOWN).collect();
+                let rest = if shown.len() < text.len() { "…" } else { "" };
+                write!(f, "'{}{rest}'", shown.replace('\'', "''"))
+            }
+            Self::Blob(bytes) => {
+                f.write_str("X'")?;
+                bytes.iter().take(SHOWN / 2).try_for_each(|byte| write!(f, "{byte:02X}"))?;
+                f.write_str(if bytes.len() > SHOWN / 2 { "…'" } else { "'" })
+            }
         }
     }
 }

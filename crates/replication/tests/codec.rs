@@ -216,7 +216,7 @@ proptest! {
 
     #[test]
     fn bytes_that_are_no_message_are_refused(bytes in vec(any::<u8>(), 0..300), header in any::<bool>()) {
-        let limits = Limits { control: 1 << 10, body: 1 << 16 };
+        let limits = Limits { control: 1 << 10, body: 1 << 16, structure: 1 << 20 };
         let bytes = if header { [vec![1, 0], bytes].concat() } else { bytes };
         // Whatever it is found to be, it can be said again.
         if let Ok(envelope) = decode_binary(&bytes, &limits) {
@@ -352,6 +352,30 @@ fn counts_that_promise_more_than_follows_are_refused() {
     // Names, numbers, and then 2^32 - 1 origins of which none follows.
     let bytes = [b"\x01\x00\xa1a\xc0\xa1d\x01\x00\x01".as_slice(), &[0xce, 0xff, 0xff, 0xff, 0xff]].concat();
     assert_eq!(decode_binary(&bytes, &Limits::default()), Err(CodecError::Truncated));
+}
+
+/// A message with one table of `count` columns, up to the columns' names.
+fn columns_claimed(count: u32) -> Vec<u8> {
+    let mut bytes = vec![1, 0, 0xa1, b'x', 0xc0, 0xa1, b'd', 1, 0, 0, 1];
+    bytes.extend_from_slice(&[1; 16]);
+    bytes.extend_from_slice(&[0, 0, 0, 0, 1, 0xa1, b't', 0xce]);
+    bytes.extend_from_slice(&count.to_be_bytes());
+    bytes
+}
+
+#[test]
+fn small_messages_that_would_be_large_in_memory_are_refused() {
+    let mut columns = columns_claimed(5_000_000);
+    columns.resize(columns.len() + 5_000_000, 0xa0);
+    assert!(matches!(decode_binary(&columns, &Limits::default()), Err(CodecError::TooLarge { .. })));
+    let mut columns = columns_claimed(70_000);
+    columns.resize(columns.len() + 70_000, 0xa0);
+    assert!(matches!(decode_binary(&columns, &Limits::default()), Err(CodecError::Invalid(_))));
+    // What a node sends is far below the limit: a part full of NULLs.
+    let row = RowImage { values: vec![Value::Integer(1), Value::Null], ..inserted(Value::Null) };
+    let nulls = rows(vec![row; 20_000]);
+    let Encoded::Binary(bytes) = encode(&nulls).unwrap() else { panic!("rows are binary") };
+    assert_eq!(decode_binary(&bytes, &Limits::default()), Ok(nulls));
 }
 
 #[test]

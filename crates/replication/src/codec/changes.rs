@@ -156,7 +156,7 @@ fn write_value(out: &mut Vec<u8>, value: &Value) -> Written {
 }
 
 pub(super) fn decode(bytes: &[u8], limits: &Limits) -> Result<Envelope, CodecError> {
-    let mut header = Reader::new(bytes);
+    let mut header = Reader::new(bytes, limits.structure);
     let [format, compression] = header.array()?;
     if format != FORMAT {
         return Err(CodecError::Format(format));
@@ -171,7 +171,7 @@ pub(super) fn decode(bytes: &[u8], limits: &Limits) -> Result<Envelope, CodecErr
             check_size(size, limits)?;
             let left = header.left();
             let body = zstd::bulk::decompress(header.take(left)?, size).map_err(|_| CodecError::Compression)?;
-            read_body(Reader::new(&body))
+            read_body(Reader::new(&body, limits.structure))
         }
         _ => Err(CodecError::Compression),
     }
@@ -193,13 +193,13 @@ fn read_body(mut reader: Reader<'_>) -> Result<Envelope, CodecError> {
         _ => return Err(CodecError::Invalid("a yes or no is neither")),
     };
     let mut origins = Vec::new();
-    for _ in 0..reader.count(16)? {
+    for _ in 0..reader.count::<Origin>(16)? {
         origins.push(Origin::from_bytes(reader.array()?));
     }
     let source = read_origin(&mut reader, &origins)?;
     let [from_vector, to_vector, context] = [(); 3].map(|()| read_vector(&mut reader, &origins));
     let mut tables = Vec::new();
-    for _ in 0..reader.count(4)? {
+    for _ in 0..reader.count::<TableRows>(4)? {
         tables.push(read_table(&mut reader, &origins)?);
     }
     reader.end()?;
@@ -221,7 +221,7 @@ fn read_sequence(reader: &mut Reader<'_>) -> Result<u64, CodecError> {
 
 fn read_vector(reader: &mut Reader<'_>, origins: &[Origin]) -> Result<VersionVector, CodecError> {
     let mut vector = VersionVector::new();
-    for _ in 0..reader.count(2)? {
+    for _ in 0..reader.count::<(Origin, u64)>(2)? {
         let origin = read_origin(reader, origins)?;
         vector.raise(origin, read_sequence(reader)?);
     }
@@ -230,15 +230,17 @@ fn read_vector(reader: &mut Reader<'_>, origins: &[Origin]) -> Result<VersionVec
 
 fn read_table(reader: &mut Reader<'_>, origins: &[Origin]) -> Result<TableRows, CodecError> {
     let name = reader.name()?;
-    let mut columns = Vec::new();
-    for _ in 0..reader.count(1)? {
-        columns.push(reader.name()?);
-    }
-    if columns.len() > usize::from(u16::MAX) {
+    let count = reader.count::<String>(1)?;
+    if count > usize::from(u16::MAX) {
         return Err(CodecError::Invalid("a table has more columns than tables can have"));
     }
+    let columns = (0..count).map(|_| reader.name()).collect::<Result<Vec<_>, _>>()?;
+    let count = reader.count::<u16>(1)?;
+    if count > columns.len() {
+        return Err(CodecError::Invalid("a key names more columns than there are"));
+    }
     let mut key = Vec::new();
-    for _ in 0..reader.count(1)? {
+    for _ in 0..count {
         let index = u16::try_from(reader.unsigned()?).unwrap_or(u16::MAX);
         if usize::from(index) >= columns.len() || key.contains(&index) {
             return Err(CodecError::Invalid("a key names a column that is not there, or one twice"));
@@ -251,7 +253,7 @@ fn read_table(reader: &mut Reader<'_>, origins: &[Origin]) -> Result<TableRows, 
     let shape = TableShape { name, columns, key };
     let mut rows = Vec::new();
     // Four for the row entry, one for the count of column entries, one for each key value.
-    for _ in 0..reader.count(5 + shape.key.len())? {
+    for _ in 0..reader.count::<RowImage>(5 + shape.key.len())? {
         rows.push(read_row(reader, &shape, origins)?);
     }
     Ok(TableRows { shape, rows })
@@ -260,7 +262,7 @@ fn read_table(reader: &mut Reader<'_>, origins: &[Origin]) -> Result<TableRows, 
 fn read_row(reader: &mut Reader<'_>, shape: &TableShape, origins: &[Origin]) -> Result<RowImage, CodecError> {
     let mut clock = RowClock::whole(read_entry(reader, origins)?);
     let deleted = clock.is_deleted();
-    for _ in 0..reader.count(5)? {
+    for _ in 0..reader.count::<(u16, Entry)>(5)? {
         let column = u16::try_from(reader.unsigned()?).unwrap_or(u16::MAX);
         let ascending = clock.columns.last().is_none_or(|(before, _)| *before < column);
         if usize::from(column) >= shape.columns.len() || !ascending || deleted {
@@ -276,6 +278,7 @@ fn read_row(reader: &mut Reader<'_>, shape: &TableShape, origins: &[Origin]) -> 
     if count > reader.left() {
         return Err(CodecError::Truncated);
     }
+    reader.make_room::<Value>(count)?;
     let values = (0..count).map(|_| read_value(reader)).collect::<Result<Vec<_>, _>>()?;
     let image = RowImage { values, clock };
     if image.key(shape).into_iter().any(Value::is_null) {

@@ -18,11 +18,14 @@ pub struct Limits {
     pub control: usize,
     /// Bytes of a `changes` body after decompression.
     pub body: usize,
+    /// Bytes of memory for what a body is made of, beside the values' own bytes: a NULL is one byte in a message and
+    /// many in memory.
+    pub structure: usize,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { control: 4 << 20, body: 256 << 20 }
+        Self { control: 4 << 20, body: 256 << 20, structure: 64 << 20 }
     }
 }
 

@@ -7,11 +7,13 @@ use crate::codec::CodecError;
 /// What is left to read.
 pub(super) struct Reader<'a> {
     rest: &'a [u8],
+    /// Memory that what is read may still take.
+    structure: usize,
 }
 
 impl<'a> Reader<'a> {
-    pub(super) const fn new(bytes: &'a [u8]) -> Self {
-        Self { rest: bytes }
+    pub(super) const fn new(bytes: &'a [u8], structure: usize) -> Self {
+        Self { rest: bytes, structure }
     }
 
     pub(super) const fn left(&self) -> usize {
@@ -74,10 +76,24 @@ impl<'a> Reader<'a> {
         })
     }
 
-    /// A count of things of which each takes at least `least` bytes.
-    pub(super) fn count(&mut self, least: usize) -> Result<usize, CodecError> {
+    /// A count of `T`s, of which each takes at least `least` bytes.
+    pub(super) fn count<T>(&mut self, least: usize) -> Result<usize, CodecError> {
         let count = usize::try_from(self.unsigned()?).map_err(|_| CodecError::Truncated)?;
-        if count.saturating_mul(least.max(1)) > self.left() { Err(CodecError::Truncated) } else { Ok(count) }
+        if count.saturating_mul(least.max(1)) > self.left() {
+            return Err(CodecError::Truncated);
+        }
+        self.make_room::<T>(count)?;
+        Ok(count)
+    }
+
+    /// Takes the memory of `count` `T`s from what is allowed.
+    pub(super) fn make_room<T>(&mut self, count: usize) -> Result<(), CodecError> {
+        let wanted = count.saturating_mul(size_of::<T>());
+        self.structure = self
+            .structure
+            .checked_sub(wanted)
+            .ok_or(CodecError::TooLarge { size: wanted, limit: self.structure })?;
+        Ok(())
     }
 
     /// A length that is read as `bytes` big-endian bytes, and as many bytes.

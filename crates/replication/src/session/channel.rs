@@ -5,6 +5,7 @@ use std::collections::{BTreeSet, VecDeque};
 use crate::message::{Ack, DatabaseHello, Message, Problem, Received};
 use crate::origin::Origin;
 use crate::row::Batch;
+use crate::session::incoming::Waiting;
 use crate::session::{LocalState, Output, SessionEvent};
 use crate::version_vector::VersionVector;
 
@@ -21,7 +22,7 @@ pub(super) struct Assembly {
     pub(super) number: u64,
     pub(super) next_part: u32,
     pub(super) batch: Batch,
-    pub(super) bytes: usize,
+    pub(super) waiting: Waiting,
 }
 
 /// One database's state in a session.
@@ -33,6 +34,9 @@ pub(super) struct Channel {
     pub(super) peer_have: VersionVector,
     /// What the peer has or was sent.
     pub(super) position: VersionVector,
+    /// What the peer will know once it has taken what it was sent. It may fall short of `position`: a peer that has
+    /// everything from several sides, but the end of no catch-up, is still to be told that nothing lacks.
+    pub(super) promised: VersionVector,
     pub(super) in_flight: VecDeque<InFlight>,
     pub(super) reading: bool,
     /// The database could not be read; it is tried again when its state moves.
@@ -42,8 +46,8 @@ pub(super) struct Channel {
     pub(super) paused_by_peer: bool,
     pub(super) ack_due: bool,
     pub(super) assembly: Option<Assembly>,
-    /// Whole batches that wait, the oldest first, with their bytes.
-    pub(super) queue: VecDeque<(Batch, usize)>,
+    /// Whole batches that wait, the oldest first, with their sizes.
+    pub(super) queue: VecDeque<(Batch, Waiting)>,
     /// The source of the batch that is being applied.
     pub(super) applying: Option<Origin>,
     /// A `want` is out, and is to be repeated at this time.
@@ -52,8 +56,10 @@ pub(super) struct Channel {
     pub(super) patience: Option<u64>,
     /// Nothing is taken until this time, or until either side's schema changes.
     pub(super) held_until: Option<u64>,
-    /// The last problem that was told of this database, ours or the peer's: it is told once while it lasts.
-    pub(super) told_problem: Option<Problem>,
+    /// The last problem of ours with this database that was told: it is told once while it lasts.
+    pub(super) own_problem: Option<Problem>,
+    /// The last problem of the peer's with this database that was told.
+    pub(super) peer_problem: Option<Problem>,
     published: bool,
     told_differing: Vec<String>,
     pub(super) catch_up: Option<CatchUp>,
@@ -101,6 +107,7 @@ impl Channel {
     /// Sends from `have` again.
     pub(super) fn restart(&mut self, have: &VersionVector) {
         self.position = have.clone();
+        self.promised = VersionVector::new();
         self.in_flight.clear();
     }
 
@@ -117,6 +124,7 @@ impl Channel {
         if old.origin != state.origin {
             // Positions are positions in what the old origin's database would have sent.
             self.position = self.peer_have.clone();
+            self.promised = VersionVector::new();
             self.in_flight.clear();
             self.published = false;
         }

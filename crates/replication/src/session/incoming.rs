@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 
 use crate::message::{Changes, Message, Problem, ProblemCode, Want};
 use crate::origin::Origin;
-use crate::row::{Batch, RowImage};
+use crate::row::{Admission, Batch, RowImage, admit};
 use crate::session::channel::{Assembly, Channel};
 use crate::session::{AppliedOutcome, Output, Session, SessionEvent};
 use crate::version_vector::VersionVector;
@@ -14,7 +14,7 @@ const QUEUED_WINDOWS: usize = 4;
 
 /// How many `repeat` intervals may pass without a word of what the peer is known to have, before it counts as lost.
 /// Links keep their promises: this is for what goes missing between them and the session.
-const PATIENCE: u64 = 3;
+pub(super) const PATIENCE: u64 = 3;
 
 /// A part that does not follow the one before.
 struct OutOfOrder;
@@ -34,11 +34,13 @@ impl Session {
         if channel.held_until.is_some() {
             return;
         }
-        let waiting: usize = channel.queue.iter().map(|(_, bytes)| bytes).sum();
-        let assembled = channel.assembly.as_ref().map_or(0, |assembly| assembly.bytes);
-        if waiting > limit || assembled > limit {
+        if channel.waiting().beyond_largest() > limit {
             let text = format!("database {database:?}: more was sent than the window allows");
             return self.refuse(ProblemCode::Protocol, text);
+        }
+        // On a slow link the answer to a `want` may take longer than the pause before the next one.
+        if channel.want_repeat.is_some() && channel.fits(&changes.rows) {
+            channel.want_repeat = Some(now + repeat);
         }
         match channel.assemble(changes) {
             Ok(Some(whole)) => channel.queue.push_back(whole),
@@ -62,7 +64,7 @@ impl Session {
                 }
                 channel.ack_due = true;
                 channel.want_repeat = None;
-                channel.told_problem = None;
+                channel.own_problem = None;
             }
             AppliedOutcome::Gap { have, received } => {
                 channel.queue.clear();
@@ -75,11 +77,7 @@ impl Session {
                 channel.held_until = Some(now + repeat);
                 let problem = Problem { database: Some(database.to_owned()), ..problem };
                 self.sends.push_back(Message::Problem(problem.clone()));
-                if channel.told_problem.as_ref() != Some(&problem) {
-                    channel.told_problem = Some(problem.clone());
-                    let event = SessionEvent::Held { database: database.to_owned(), problem };
-                    self.actions.push_back(Output::Event(event));
-                }
+                self.hold(database, problem);
             }
             AppliedOutcome::Retry { after } => {
                 // What waits here is in the peer's database too; it is asked for again.
@@ -91,13 +89,63 @@ impl Session {
     }
 }
 
+impl Session {
+    /// Tells of a problem of ours with a database, once while it lasts.
+    pub(super) fn hold(&mut self, database: &str, problem: Problem) {
+        let Some(channel) = self.channels.get_mut(database) else { return };
+        if channel.own_problem.as_ref() != Some(&problem) {
+            channel.own_problem = Some(problem.clone());
+            let event = SessionEvent::Held { database: database.to_owned(), problem };
+            self.actions.push_back(Output::Event(event));
+        }
+    }
+}
+
+/// How much is held back in memory.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Waiting {
+    bytes: usize,
+    largest_row: usize,
+}
+
+impl Waiting {
+    fn of(batch: &Batch) -> Self {
+        let sizes = batch.tables.iter().flat_map(|table| &table.rows).map(RowImage::wire_size);
+        sizes.fold(Self::default(), |sum, size| sum.plus(Self { bytes: size, largest_row: size }))
+    }
+
+    fn plus(self, other: Self) -> Self {
+        Self { bytes: self.bytes + other.bytes, largest_row: self.largest_row.max(other.largest_row) }
+    }
+
+    /// A batch ends with the row that reaches the limit, whatever its size: one row is not the sender's fault.
+    const fn beyond_largest(self) -> usize {
+        self.bytes - self.largest_row
+    }
+}
+
 impl Channel {
+    /// What came and is not applied.
+    fn waiting(&self) -> Waiting {
+        let assembled = self.assembly.as_ref().map(|assembly| assembly.waiting).unwrap_or_default();
+        self.queue.iter().fold(assembled, |sum, (_, waiting)| sum.plus(*waiting))
+    }
+
+    /// Whether a batch goes on from what is here, or from what waits to be applied.
+    fn fits(&self, batch: &Batch) -> bool {
+        let Some(local) = &self.local else { return false };
+        let nothing = VersionVector::new();
+        let received = local.received.get(&batch.source).unwrap_or(&nothing);
+        let follows = self.queue.back().is_some_and(|(last, _)| last.to.covers_all(&batch.from));
+        follows || admit(&local.have, received, batch) != Admission::Gap
+    }
+
     /// Joins a part to those before it; the whole batch with the last.
-    fn assemble(&mut self, changes: Changes) -> Result<Option<(Batch, usize)>, OutOfOrder> {
-        let bytes: usize = changes.rows.tables.iter().flat_map(|table| &table.rows).map(RowImage::wire_size).sum();
+    fn assemble(&mut self, changes: Changes) -> Result<Option<(Batch, Waiting)>, OutOfOrder> {
+        let waiting = Waiting::of(&changes.rows);
         let assembly = if changes.part == 0 {
             // A batch that breaks off and starts anew after a `want` leaves the old one behind.
-            Assembly { number: changes.batch, next_part: 1, batch: changes.rows, bytes }
+            Assembly { number: changes.batch, next_part: 1, batch: changes.rows, waiting }
         } else {
             let Some(mut assembly) = self.assembly.take() else { return Err(OutOfOrder) };
             let same = assembly.number == changes.batch
@@ -110,13 +158,13 @@ impl Channel {
                 return Err(OutOfOrder);
             }
             assembly.next_part += 1;
-            assembly.bytes += bytes;
+            assembly.waiting = assembly.waiting.plus(waiting);
             assembly.batch.tables.extend(changes.rows.tables);
             assembly
         };
         if changes.last {
             self.assembly = None;
-            return Ok(Some((assembly.batch, assembly.bytes)));
+            return Ok(Some((assembly.batch, assembly.waiting)));
         }
         self.assembly = Some(assembly);
         Ok(None)

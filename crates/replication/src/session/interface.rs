@@ -29,6 +29,8 @@ pub struct SessionConfig {
     pub window_bytes: usize,
     /// Bytes of one message, to within a row.
     pub part_bytes: usize,
+    /// Bytes of one row at most: what peers decode, with room for what goes around a row.
+    pub max_row_bytes: usize,
     /// Milliseconds after which an idle session says that it is alive.
     pub heartbeat: u64,
     /// Milliseconds of silence after which the peer counts as lost.
@@ -49,6 +51,7 @@ impl Default for SessionConfig {
             max_batch_bytes: 8 << 20,
             window_bytes: 8 << 20,
             part_bytes: 256 << 10,
+            max_row_bytes: 255 << 20,
             heartbeat: 10_000,
             idle: 45_000,
             repeat: 10_000,
@@ -108,6 +111,8 @@ pub enum Input {
         /// What became of the batch.
         outcome: AppliedOutcome,
     },
+    /// A part of a message came, or more of it: the peer is there, and what is waited for may be on its way.
+    Progress,
     /// The time of [`Session::next_timeout`](super::Session::next_timeout) has come.
     Timeout,
     /// This node stops.
@@ -210,13 +215,15 @@ pub enum SessionEvent {
         /// The tables, missing on one side or of another shape.
         tables: Vec<String>,
     },
-    /// A batch cannot be taken as things are; nothing of the database is taken until that changes.
+    /// A batch cannot be taken, or not be sent, as things are; nothing more is until that changes.
     Held {
         /// The database.
         database: String,
         /// Why.
         problem: Problem,
     },
+    /// The peer is not talked to.
+    Refused(Problem),
     /// The peer reports a problem of its own.
     PeerProblem(Problem),
 }

@@ -99,6 +99,7 @@ impl Session {
             Input::LocalGone { database } => self.local_gone(&database),
             Input::BatchRead { database, batch } => self.batch_read(&database, batch),
             Input::Applied { database, outcome } => self.applied(&database, outcome),
+            Input::Progress => self.progress(),
             Input::Timeout => self.timeout(),
             Input::Stop => self.leave(ByeReason::Shutdown, CloseReason::Stopped),
             Input::Replaced => self.leave(ByeReason::Duplicate, CloseReason::Replaced),
@@ -186,10 +187,10 @@ impl Session {
     fn peer_problem(&mut self, problem: Problem) {
         if let Some(channel) = problem.database.as_ref().and_then(|name| self.channels.get_mut(name)) {
             channel.paused_by_peer = true;
-            if channel.told_problem.as_ref() == Some(&problem) {
+            if channel.peer_problem.as_ref() == Some(&problem) {
                 return;
             }
-            channel.told_problem = Some(problem.clone());
+            channel.peer_problem = Some(problem.clone());
         }
         self.actions.push_back(Output::Event(SessionEvent::PeerProblem(problem)));
     }
@@ -199,12 +200,24 @@ impl Session {
             return self.end(CloseReason::Silent);
         }
         if self.now >= self.last_sent + self.config.heartbeat {
-            if self.stage == Stage::Greeting {
-                self.say_hello();
+            let mut shared = self.channels.values_mut().filter(|channel| channel.is_shared()).peekable();
+            if shared.peek().is_none() {
+                // Nothing to acknowledge: a greeting says as well that somebody is here.
+                return self.say_hello();
             }
-            self.channels.values_mut().filter(|channel| channel.is_shared()).for_each(|channel| channel.ack_due = true);
-            // With nothing in common the link's own keep-alive has to do.
+            shared.for_each(|channel| channel.ack_due = true);
             self.last_sent = self.now;
+        }
+    }
+
+    /// Bytes of a message that is not complete yet: on a slow link it takes long, and is on its way nevertheless.
+    fn progress(&mut self) {
+        self.last_heard = self.now;
+        let repeat = self.config.repeat;
+        for channel in self.channels.values_mut() {
+            let later = |at: u64, pauses: u64| at.max(self.now + pauses * repeat);
+            channel.want_repeat = channel.want_repeat.map(|at| later(at, 1));
+            channel.patience = channel.patience.map(|at| later(at, incoming::PATIENCE));
         }
     }
 
@@ -213,7 +226,10 @@ impl Session {
         self.sends.push_back(Message::Problem(problem.clone()));
         let reason = match code {
             ProblemCode::SelfConnection => CloseReason::SelfConnection,
-            _ => CloseReason::Refused(problem),
+            _ => {
+                self.actions.push_back(Output::Event(SessionEvent::Refused(problem.clone())));
+                CloseReason::Refused(problem)
+            }
         };
         self.leave(ByeReason::Refused, reason);
     }

@@ -1,6 +1,6 @@
 //! What the peer lacks: reading it, splitting it into messages, and keeping within the window.
 
-use crate::message::{Ack, Changes, Message, Want};
+use crate::message::{Ack, Changes, Message, Problem, ProblemCode, Want};
 use crate::row::{Batch, TableRows};
 use crate::session::channel::{Channel, InFlight};
 use crate::session::{Output, Session};
@@ -31,11 +31,20 @@ impl Session {
             return;
         };
         let current = channel.local.as_ref().is_some_and(|local| local.origin == batch.source);
-        // The position moved while the batch was read: it is read again from there.
-        if !current || batch.from != channel.position {
+        // What the peer learned from others meanwhile does no harm, and a peer that keeps learning would otherwise never
+        // be sent anything. A peer that starts over from before the batch is read for again.
+        if !current || !channel.position.covers_all(&batch.from) {
+            return;
+        }
+        if let Some(problem) = too_large(&batch, self.config.max_row_bytes) {
+            channel.unreadable = true;
+            self.hold(database, problem);
             return;
         }
         channel.position.join(&batch.to);
+        if batch.is_complete() {
+            channel.promised.join(&batch.context);
+        }
         channel.last_batch += 1;
         channel.ack_due = false;
         let bytes = batch.tables.iter().flat_map(|table| &table.rows).map(crate::row::RowImage::wire_size).sum();
@@ -68,7 +77,7 @@ impl Session {
         let Some(channel) = self.channels.get_mut(&ack.database) else { return };
         if !channel.peer_have.covers_all(&ack.have) {
             // It takes changes again: the next problem is a new one.
-            channel.told_problem = None;
+            channel.peer_problem = None;
         }
         channel.peer_have.join(&ack.have);
         channel.position.join(&ack.have);
@@ -88,12 +97,27 @@ impl Channel {
         let local = self.local.as_ref()?;
         let unsent: usize = self.in_flight.iter().map(|batch| batch.bytes).sum();
         let full = !self.in_flight.is_empty() && unsent >= window;
-        if self.reading || self.paused_by_peer || self.unreadable || full || self.position.covers_all(&local.have) {
+        let sent = || self.promised.clone().joined(&self.peer_have).covers_all(&local.have);
+        if self.reading || self.paused_by_peer || self.unreadable || full || sent() {
             return None;
         }
         self.reading = true;
         Some(self.position.clone())
     }
+}
+
+/// Why a batch cannot be sent, if a row in it is larger than a message may be.
+fn too_large(batch: &Batch, limit: usize) -> Option<Problem> {
+    let rows = batch.tables.iter().flat_map(|table| table.rows.iter().map(move |row| (table, row)));
+    let (table, row) = rows.max_by_key(|(_, row)| row.wire_size()).filter(|(_, row)| row.wire_size() > limit)?;
+    let key: Vec<String> = row.key(&table.shape).into_iter().map(ToString::to_string).collect();
+    let text = format!(
+        "the row of table {:?} with key ({}) is about {} bytes and a row can be sent up to {limit}; nothing of this database goes to the peer until the row is made smaller or deleted",
+        table.shape.name,
+        key.join(", "),
+        row.wire_size()
+    );
+    Some(Problem { code: ProblemCode::TooLarge, text, database: None, table: Some(table.shape.name.clone()) })
 }
 
 /// Splits a batch into parts of at most `limit` bytes, to within a row; at least one part, which may hold no row.

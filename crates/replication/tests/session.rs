@@ -1,0 +1,302 @@
+//! One session at a time, fed by hand: what it does about slow links, large rows, busy and silent peers.
+
+#![allow(clippy::unwrap_used, reason = "a failure here is a failure of the test")]
+
+use std::collections::BTreeMap;
+
+use replication::message::{
+    Ack, Changes, DatabaseHello, Envelope, Hello, Message, PROTOCOL_VERSION, Problem, ProblemCode, Want,
+};
+use replication::session::{
+    AppliedOutcome, CloseReason, Input, LocalState, Output, Session, SessionConfig, SessionEvent,
+};
+use replication::{
+    Batch, Dot, Entry, EntryFlags, Origin, RowClock, RowImage, TableRows, TableShape, Timestamp, Value, VersionVector,
+};
+
+const DATABASE: &str = "db";
+
+fn origin(number: u8) -> Origin {
+    Origin::from_bytes([number; 16])
+}
+
+fn vector(entries: &[(u8, u64)]) -> VersionVector {
+    let mut vector = VersionVector::new();
+    entries.iter().for_each(|(number, sequence)| vector.raise(origin(*number), *sequence));
+    vector
+}
+
+fn state(number: u8, have: VersionVector) -> LocalState {
+    LocalState {
+        origin: origin(number),
+        have,
+        received: BTreeMap::new(),
+        clock: Timestamp::default(),
+        tables: BTreeMap::new(),
+        nodes: BTreeMap::new(),
+    }
+}
+
+/// Rows of table `table`, one for each size, with sequences of origin `source` from `from + 1` on.
+fn table(source: u8, name: &str, from: u64, sizes: &[usize]) -> TableRows {
+    let rows = (from + 1..).zip(sizes).map(|(sequence, size)| RowImage {
+        values: vec![Value::Integer(sequence.cast_signed()), Value::Blob(vec![7; *size])],
+        clock: RowClock::whole(Entry {
+            timestamp: Timestamp::from_raw(1).unwrap(),
+            dot: Dot { origin: origin(source), sequence },
+            flags: EntryFlags::empty(),
+        }),
+    });
+    let shape = TableShape { name: name.to_owned(), columns: vec!["k".to_owned(), "v".to_owned()], key: vec![0] };
+    TableRows { shape, rows: rows.collect() }
+}
+
+fn batch(source: u8, from: VersionVector, context: VersionVector, tables: Vec<TableRows>) -> Batch {
+    Batch { source: origin(source), from, to: context.clone(), context, tables }
+}
+
+/// A session of node "b" (origin 2) that node "a" (origin 1) greets, and what came out of it.
+struct Bench {
+    session: Session,
+    now: u64,
+    sent: Vec<Message>,
+    reads: Vec<VersionVector>,
+    applies: Vec<Batch>,
+    events: Vec<SessionEvent>,
+    closed: Option<CloseReason>,
+}
+
+impl Bench {
+    /// With databases at both ends: what each knows.
+    fn open(config: SessionConfig, shared: Option<(VersionVector, VersionVector)>) -> Self {
+        let config = SessionConfig { node: "b".to_owned(), incarnation: 2, ..config };
+        let mut bench = Self {
+            session: Session::new(config, 0),
+            now: 0,
+            sent: Vec::new(),
+            reads: Vec::new(),
+            applies: Vec::new(),
+            events: Vec::new(),
+            closed: None,
+        };
+        let mut databases = BTreeMap::new();
+        if let Some((local, remote)) = shared {
+            bench.input(Input::Local { database: DATABASE.to_owned(), state: state(2, local) });
+            let hello = DatabaseHello {
+                origin: origin(1),
+                have: remote,
+                received: BTreeMap::new(),
+                tables: BTreeMap::new(),
+                nodes: BTreeMap::new(),
+            };
+            databases.insert(DATABASE.to_owned(), hello);
+        }
+        bench.input(Input::Start);
+        bench.hear(Message::Hello(Hello {
+            protocol: PROTOCOL_VERSION,
+            cluster: "default".to_owned(),
+            node: "a".to_owned(),
+            incarnation: 1,
+            version: String::new(),
+            clock_millis: 0,
+            databases,
+        }));
+        bench
+    }
+
+    fn input(&mut self, input: Input) {
+        self.session.handle(self.now, input);
+        while let Some(output) = self.session.poll_output(true) {
+            match output {
+                Output::Send(envelope) => self.sent.push(envelope.message),
+                Output::Read { from, .. } => self.reads.push(from),
+                Output::Apply { batch, .. } => self.applies.push(*batch),
+                Output::Publish { .. } => {}
+                Output::Event(event) => self.events.push(event),
+                Output::Close(reason) => self.closed = Some(reason),
+            }
+        }
+    }
+
+    fn hear(&mut self, message: Message) {
+        self.input(Input::Received(Box::new(Envelope { from: "a".to_owned(), to: None, message })));
+    }
+
+    fn hear_part(&mut self, part: u32, last: bool, rows: Batch) {
+        self.hear(Message::Changes(Changes { database: DATABASE.to_owned(), batch: 1, part, last, rows }));
+    }
+
+    fn applied(&mut self, outcome: AppliedOutcome) {
+        self.input(Input::Applied { database: DATABASE.to_owned(), outcome });
+    }
+
+    /// Lets time pass, with everything that falls due on the way.
+    fn wait(&mut self, millis: u64) {
+        let until = self.now + millis;
+        while let Some(due) = self.session.next_timeout().filter(|due| *due <= until) {
+            self.now = self.now.max(due);
+            self.input(Input::Timeout);
+        }
+        self.now = until;
+    }
+
+    fn wants(&self) -> usize {
+        self.sent.iter().filter(|message| matches!(message, Message::Want(_))).count()
+    }
+
+    fn parts(&self) -> usize {
+        self.sent.iter().filter(|message| matches!(message, Message::Changes(_))).count()
+    }
+}
+
+#[test]
+fn a_batch_is_sent_although_the_peer_learns_something_while_it_is_read() {
+    let mut bench = Bench::open(SessionConfig::default(), Some((vector(&[(2, 3)]), vector(&[]))));
+    assert_eq!(bench.reads, [vector(&[])]);
+    bench.hear(Message::Ack(Ack {
+        database: DATABASE.to_owned(),
+        origin: origin(1),
+        have: vector(&[(1, 9)]),
+        received: None,
+        clock: Timestamp::default(),
+    }));
+    let rows = batch(2, vector(&[]), vector(&[(2, 3)]), vec![table(2, "t", 0, &[1, 1, 1])]);
+    bench.input(Input::BatchRead { database: DATABASE.to_owned(), batch: Some(rows) });
+    assert_eq!(bench.parts(), 1);
+    assert_eq!(bench.reads.len(), 1, "what was sent is not read again");
+}
+
+#[test]
+fn a_batch_that_was_read_from_a_place_the_peer_gave_up_is_read_again() {
+    let mut bench = Bench::open(SessionConfig::default(), Some((vector(&[(2, 3)]), vector(&[(2, 1)]))));
+    bench.hear(Message::Want(Want { database: DATABASE.to_owned(), have: vector(&[]), received: None }));
+    let rows = batch(2, vector(&[(2, 1)]), vector(&[(2, 3)]), vec![table(2, "t", 1, &[1, 1])]);
+    bench.input(Input::BatchRead { database: DATABASE.to_owned(), batch: Some(rows) });
+    assert_eq!(bench.parts(), 0);
+    assert_eq!(bench.reads, [vector(&[(2, 1)]), vector(&[])]);
+}
+
+/// A bench that has asked once for what it lacks.
+fn asking() -> (Bench, impl Fn(u64) -> Batch) {
+    let mut bench = Bench::open(SessionConfig::default(), Some((vector(&[]), vector(&[(1, 9)]))));
+    let gap = batch(1, vector(&[(1, 5)]), vector(&[(1, 9)]), vec![]);
+    bench.hear_part(0, true, gap);
+    bench.applied(AppliedOutcome::Gap { have: vector(&[]), received: None });
+    assert_eq!(bench.wants(), 1);
+    (bench, |row| batch(1, vector(&[]), vector(&[(1, 9)]), vec![table(1, "t", row, &[100])]))
+}
+
+#[test]
+fn what_is_coming_slowly_is_not_asked_for_again() {
+    let (mut bench, part) = asking();
+    for number in 0..8 {
+        bench.wait(9_000);
+        bench.hear_part(number, number == 7, part(u64::from(number)));
+    }
+    assert_eq!(bench.wants(), 1);
+    assert_eq!(bench.applies.len(), 2);
+    assert_eq!(bench.applies[1].row_count(), 8);
+}
+
+#[test]
+fn a_message_that_takes_minutes_is_waited_for_and_silence_is_not() {
+    let (mut bench, _) = asking();
+    for _ in 0..40 {
+        bench.wait(9_000);
+        bench.input(Input::Progress);
+    }
+    assert_eq!((bench.wants(), &bench.closed), (1, &None));
+    bench.wait(15_000);
+    assert_eq!((bench.wants(), &bench.closed), (2, &None));
+    bench.wait(40_000);
+    assert_eq!(bench.closed, Some(CloseReason::Silent));
+}
+
+#[test]
+fn rows_that_do_not_fit_do_not_put_off_asking_again() {
+    let (mut bench, _) = asking();
+    for number in 0..6 {
+        bench.wait(4_000);
+        bench.hear_part(0, true, batch(1, vector(&[(1, 5)]), vector(&[(1, 9 + number)]), vec![]));
+        bench.applied(AppliedOutcome::Gap { have: vector(&[]), received: None });
+    }
+    assert!(bench.wants() >= 3, "asked {} times", bench.wants());
+}
+
+#[test]
+fn a_row_larger_than_the_window_is_taken_together_with_what_follows() {
+    let config = SessionConfig { window_bytes: 100, max_batch_bytes: 100, ..SessionConfig::default() };
+    let mut bench = Bench::open(config, Some((vector(&[]), vector(&[(1, 3)]))));
+    let part = |tables| batch(1, vector(&[]), vector(&[(1, 3)]), tables);
+    bench.hear_part(0, false, part(vec![table(1, "a", 1, &[100_000])]));
+    bench.hear_part(1, true, part(vec![table(1, "z", 0, &[1])]));
+    assert_eq!(bench.closed, None);
+    assert_eq!(bench.applies.len(), 1);
+}
+
+#[test]
+fn a_peer_that_sends_more_than_the_window_is_refused() {
+    let config = SessionConfig { window_bytes: 100, max_batch_bytes: 100, ..SessionConfig::default() };
+    let mut bench = Bench::open(config, Some((vector(&[]), vector(&[(1, 300)]))));
+    for number in 0..8 {
+        let rows = table(1, "t", u64::from(number), &[60]);
+        bench.hear_part(number, false, batch(1, vector(&[]), vector(&[(1, 300)]), vec![rows]));
+    }
+    assert!(matches!(&bench.closed, Some(CloseReason::Refused(problem)) if problem.code == ProblemCode::Protocol));
+    assert!(bench.events.iter().any(|event| matches!(event, SessionEvent::Refused(_))));
+}
+
+#[test]
+fn a_row_that_no_message_holds_is_named_once_and_nothing_is_sent() {
+    let config = SessionConfig { max_row_bytes: 50, ..SessionConfig::default() };
+    let mut bench = Bench::open(config, Some((vector(&[(2, 1)]), vector(&[]))));
+    for sequence in 1..4 {
+        let have = vector(&[(2, sequence)]);
+        let rows = batch(2, vector(&[]), have.clone(), vec![table(2, "t", 0, &[1_000])]);
+        bench.input(Input::BatchRead { database: DATABASE.to_owned(), batch: Some(rows) });
+        bench.input(Input::Local { database: DATABASE.to_owned(), state: state(2, have) });
+    }
+    let problems: Vec<&Problem> = bench
+        .events
+        .iter()
+        .filter_map(|event| if let SessionEvent::Held { problem, .. } = event { Some(problem) } else { None })
+        .collect();
+    assert_eq!(problems.len(), 1);
+    assert_eq!((problems[0].code, problems[0].table.as_deref()), (ProblemCode::TooLarge, Some("t")));
+    assert!(problems[0].text.contains("key (1)"), "{}", problems[0].text);
+    assert_eq!((bench.parts(), &bench.closed), (0, &None));
+}
+
+#[test]
+fn nodes_without_a_common_database_stay_connected() {
+    let mut bench = Bench::open(SessionConfig::default(), None);
+    let greetings = |bench: &Bench| bench.sent.iter().filter(|message| matches!(message, Message::Hello(_))).count();
+    let first = greetings(&bench);
+    bench.wait(25_000);
+    assert!(greetings(&bench) >= first + 2, "the peer hears nothing");
+}
+
+#[test]
+fn a_problem_on_both_sides_is_told_once_each_while_it_lasts() {
+    let mut bench = Bench::open(SessionConfig::default(), Some((vector(&[]), vector(&[(1, 1)]))));
+    let problem = |text: &str| Problem {
+        code: ProblemCode::SchemaMismatch,
+        text: text.to_owned(),
+        database: Some(DATABASE.to_owned()),
+        table: Some("t".to_owned()),
+    };
+    for _ in 0..5 {
+        bench.hear_part(0, true, batch(1, vector(&[]), vector(&[(1, 1)]), vec![table(1, "t", 0, &[1])]));
+        bench.applied(AppliedOutcome::Held(problem("ours")));
+        bench.hear(Message::Problem(problem("theirs")));
+        bench.wait(11_000);
+    }
+    let told = |wanted: &str| {
+        let matching = bench.events.iter().filter(|event| match event {
+            SessionEvent::Held { problem, .. } | SessionEvent::PeerProblem(problem) => problem.text == wanted,
+            _ => false,
+        });
+        matching.count()
+    };
+    assert_eq!((told("ours"), told("theirs")), (1, 1));
+}
