@@ -12,10 +12,14 @@ pub(crate) fn encode(envelope: &Envelope) -> Result<Frame, CodecError> {
     })
 }
 
-/// The message in a frame.
-pub(crate) fn decode(frame: &Frame) -> Result<Envelope, CodecError> {
+/// What is taken before a greeting, which is small, and which has no rows.
+const BEFORE_GREETING: Limits = Limits { control: 1 << 20, body: 0, structure: 0 };
+
+/// The message in a frame. Little is taken from a peer that has not said who it is.
+pub(crate) fn decode(frame: &Frame, greeted: bool) -> Result<Envelope, CodecError> {
+    let limits = if greeted { Limits::default() } else { BEFORE_GREETING };
     match frame {
-        Frame::Text(text) => decode_text(text, &Limits::default()),
-        Frame::Binary(bytes) => decode_binary(bytes, &Limits::default()),
+        Frame::Text(text) => decode_text(text, &limits),
+        Frame::Binary(bytes) => decode_binary(bytes, &limits),
     }
 }

@@ -89,10 +89,8 @@ impl<'a> Reader<'a> {
     /// Takes the memory of `count` `T`s from what is allowed.
     pub(super) fn make_room<T>(&mut self, count: usize) -> Result<(), CodecError> {
         let wanted = count.saturating_mul(size_of::<T>());
-        self.structure = self
-            .structure
-            .checked_sub(wanted)
-            .ok_or(CodecError::TooLarge { size: wanted, limit: self.structure })?;
+        self.structure =
+            self.structure.checked_sub(wanted).ok_or(CodecError::TooLarge { size: wanted, limit: self.structure })?;
         Ok(())
     }
 

@@ -5,6 +5,7 @@ mod database_events;
 mod http;
 mod peering;
 mod registry;
+mod repeats;
 mod session_driver;
 mod session_events;
 mod shared;
@@ -132,6 +133,18 @@ impl SyncEngine {
         if self.shared.stop.is_cancelled() {
             return Err(EngineError::Stopped);
         }
+        let bound = self.bind(address).await;
+        if let Err(error) = &bound {
+            self.shared
+                .events
+                .emit(Event::new(EventName::SyncError).field("kind", "listen").field("reason", error.to_string()));
+        }
+        let (listener, local) = bound?;
+        self.shared.tracker.spawn(http::serve(Arc::clone(&self.shared), listener));
+        Ok(local)
+    }
+
+    async fn bind(&self, address: &str) -> Result<(TcpListener, SocketAddr), EngineError> {
         let failed = |source| EngineError::Listen { address: address.to_owned(), source };
         let resolved = tokio::net::lookup_host(address).await.map_err(failed)?.collect::<Vec<_>>();
         if let Some(address) = resolved.iter().find(|address| !address.ip().is_loopback()) {
@@ -139,8 +152,7 @@ impl SyncEngine {
         }
         let listener = TcpListener::bind(resolved.as_slice()).await.map_err(failed)?;
         let local = listener.local_addr().map_err(failed)?;
-        self.shared.tracker.spawn(http::serve(Arc::clone(&self.shared), listener));
-        Ok(local)
+        Ok((listener, local))
     }
 
     /// What there is to say of databases and peers now.
@@ -157,15 +169,19 @@ impl SyncEngine {
         let shared = Arc::clone(&self.shared);
         shared.stop.cancel();
         shared.tracker.close();
-        let orderly = async {
-            // Sessions say goodbye and end by themselves; their links close behind them.
-            shared.tracker.wait().await;
-            for database in &self.databases {
-                database.close().await;
+        let end = tokio::time::Instant::now() + self.grace;
+        let talks = async {
+            // Sessions say goodbye and end by themselves; their links close behind them. A peer that takes nothing is
+            // not waited for beyond its share.
+            if tokio::time::timeout(self.grace / 4, shared.tracker.wait()).await.is_err() {
+                shared.links.cancel();
+                shared.tracker.wait().await;
             }
         };
-        let clean = tokio::time::timeout(self.grace, orderly).await.is_ok();
+        let talked = tokio::time::timeout(self.grace / 4 * 3, talks).await.is_ok();
         shared.links.cancel();
+        let closing = futures::future::join_all(self.databases.iter().map(sqlite_store::Database::close));
+        let clean = tokio::time::timeout_at(end, closing).await.is_ok() && talked;
         shared
             .events
             .emit(Event::new(EventName::SyncComplete).field("node", shared.node.as_str()).field("clean", clean));

@@ -25,13 +25,12 @@ pub(crate) async fn keep_dialing(shared: Arc<Shared>, url: String, callback: Opt
     let status = Arc::new(Mutex::new(PeerStatus { url: url.clone(), ..PeerStatus::default() }));
     shared.dialed.lock().unwrap_or_else(PoisonError::into_inner).insert(url.clone(), Arc::clone(&status));
     let mut backoff = Backoff::new(FIRST_RETRY, LONGEST_RETRY, seed);
-    let mut told = None;
     while !shared.stop.is_cancelled() {
         set(&status, |status| status.state = "connecting".to_owned());
         let begun = Instant::now();
         let reason = match reach(&shared, &url, callback.clone(), &status).await {
             Ok(SessionEnd::Stopped) => return,
-            Ok(SessionEnd::Duplicate { node }) => {
+            Ok(SessionEnd::Duplicate { node: Some(node) }) => {
                 set(&status, |status| status.state = "connected".to_owned());
                 tokio::select! {
                     () = shared.registry.gone(&node) => {}
@@ -54,6 +53,9 @@ pub(crate) async fn keep_dialing(shared: Arc<Shared>, url: String, callback: Opt
                 });
                 return;
             }
+            Ok(SessionEnd::Duplicate { node: None }) => {
+                "the peer says that it has another link to this node".to_owned()
+            }
             Ok(SessionEnd::Lost { reason } | SessionEnd::Refused { reason }) => reason,
             Err(reason) => reason,
         };
@@ -65,7 +67,7 @@ pub(crate) async fn keep_dialing(shared: Arc<Shared>, url: String, callback: Opt
             status.state = "waiting".to_owned();
             status.last_error = Some(reason.clone());
         });
-        tell_retry(&shared, &url, &reason, pause, &mut told);
+        tell_retry(&shared, &url, &reason, pause);
         tokio::select! {
             () = tokio::time::sleep(pause) => {}
             () = shared.stop.cancelled() => return,
@@ -73,13 +75,11 @@ pub(crate) async fn keep_dialing(shared: Arc<Shared>, url: String, callback: Opt
     }
 }
 
-/// One line for each new reason, and one a minute while it lasts: a peer that is down for a week must not fill the log.
-fn tell_retry(shared: &Shared, url: &str, reason: &str, pause: Duration, told: &mut Option<(String, Instant)>) {
-    let quiet = told.as_ref().is_some_and(|(last, at)| last == reason && at.elapsed() < Duration::from_secs(60));
-    if quiet {
+/// One line for each new reason, and one a minute while it lasts.
+fn tell_retry(shared: &Shared, url: &str, reason: &str, pause: Duration) {
+    if !shared.told.is_news(format!("{url} {reason}")) {
         return;
     }
-    *told = Some((reason.to_owned(), Instant::now()));
     shared.events.emit(
         Event::new(EventName::SyncRetry)
             .field("url", url)

@@ -9,13 +9,14 @@ use std::time::{Duration, Instant};
 
 use futures::future::BoxFuture;
 use futures::stream::{BoxStream, FuturesUnordered, SelectAll, StreamExt as _, unfold};
-use peer_link::{Direction, Link, LinkReceiver, LinkSender};
+use peer_link::{Direction, Frame, Link, LinkReceiver, LinkSender};
 use replication::message::{ByeReason, Envelope, Problem, ProblemCode};
 use replication::session::{
     AppliedOutcome, CloseReason, Input, LocalState, Output, Session, SessionConfig, SessionEvent,
 };
 use replication::{Batch, VersionVector};
 use sqlite_store::{ApplyOutcome, ApplyReply, DatabaseState, HeldKind, Phase, RowObserver, StoreError};
+use tokio_util::sync::CancellationToken;
 
 use crate::change_event::{ApplyCallback, ChangeObserver};
 use crate::engine::registry::Seat;
@@ -25,6 +26,12 @@ use crate::engine::source::Source;
 use crate::status::{PeerDatabaseStatus, PeerStatus};
 use crate::wire;
 
+/// How long a peer may take to take this side's goodbye.
+const GOODBYE: Duration = Duration::from_secs(1);
+
+/// Bytes without a whole message that count as a message on its way; pings are a few.
+const PROGRESS: u64 = 4 << 10;
+
 /// The pause before a batch that could not be written is asked for again.
 const APPLY_RETRY: Duration = Duration::from_millis(500);
 
@@ -32,7 +39,7 @@ const APPLY_RETRY: Duration = Duration::from_millis(500);
 #[derive(Debug)]
 pub(crate) enum SessionEnd {
     /// There is another link to this node; this one is not needed while that stands.
-    Duplicate { node: String },
+    Duplicate { node: Option<String> },
     /// Both ends of the link are this engine.
     SelfConnection,
     /// The engine stops.
@@ -69,6 +76,10 @@ pub(crate) struct SessionDriver {
     /// Since when the peer lacks something, by database.
     behind: BTreeMap<String, Instant>,
     closing: Option<CloseReason>,
+    /// How much had been read from the link when something was last heard.
+    heard_at: u64,
+    /// Set once this side goes: until when the peer may take the goodbye, and how the session ends then.
+    leaving: Option<(tokio::time::Instant, CloseReason)>,
 }
 
 impl SessionDriver {
@@ -104,6 +115,8 @@ impl SessionDriver {
             number,
             behind: BTreeMap::new(),
             closing: None,
+            heard_at: 0,
+            leaving: None,
         }
     }
 
@@ -113,7 +126,6 @@ impl SessionDriver {
         self.add_sources();
         self.handle(Input::Start);
         let stop = self.shared.stop.clone();
-        let mut stopping = false;
         loop {
             self.act().await;
             if let Some(reason) = self.closing.take() {
@@ -122,33 +134,52 @@ impl SessionDriver {
             self.update_status();
             let deadline = self.session.next_timeout();
             let replaced = self.seat.as_ref().map(|seat| seat.replaced.clone());
+            let leaving = self.leaving.clone();
             tokio::select! {
                 biased;
-                () = stop.cancelled(), if !stopping => {
-                    stopping = true;
-                    self.handle(Input::Stop);
-                }
-                () = async { if let Some(replaced) = replaced { replaced.cancelled().await } else { std::future::pending().await } } => {
-                    self.handle(Input::Replaced);
-                }
+                () = stop.cancelled(), if leaving.is_none() => self.leave(Input::Stop, CloseReason::Stopped),
+                () = cancelled(replaced), if leaving.is_none() => self.leave(Input::Replaced, CloseReason::Replaced),
+                reason = overdue(leaving) => return self.ended(reason),
                 Some(answer) = self.pending.next(), if !self.pending.is_empty() => self.take_answer(answer),
                 Some((database, state)) = self.states.next(), if !self.states.is_empty() => self.take_state(database, &state),
                 room = self.sender.room(), if self.session.wants_room() => if !room {
                     return self.lost().await;
                 },
                 frame = self.receiver.recv() => match frame {
-                    Some(frame) => match wire::decode(&frame) {
-                        Ok(envelope) => self.handle(Input::Received(Box::new(envelope))),
-                        Err(error) => self.handle(Input::Malformed(error.to_string())),
-                    },
+                    Some(frame) => self.take_frame(&frame),
                     None => return self.lost().await,
                 },
                 changed = sources_changed.changed() => if changed.is_ok() {
                     self.add_sources();
                 },
-                () = until(&self.shared, deadline) => self.handle(Input::Timeout),
+                () = until(&self.shared, deadline) => self.wake(),
             }
         }
+    }
+
+    /// Says goodbye, and gives the peer a moment to take it.
+    fn leave(&mut self, input: Input, reason: CloseReason) {
+        self.leaving = Some((tokio::time::Instant::now() + GOODBYE, reason));
+        self.handle(input);
+    }
+
+    fn take_frame(&mut self, frame: &Frame) {
+        self.heard_at = self.sender.traffic().bytes_read();
+        let greeted = self.session.remote_node().is_some();
+        match wire::decode(frame, greeted) {
+            Ok(envelope) => self.handle(Input::Received(Box::new(envelope))),
+            Err(error) => self.handle(Input::Malformed(error.to_string())),
+        }
+    }
+
+    /// Something is due, unless what it waits for is on its way.
+    fn wake(&mut self) {
+        let read = self.sender.traffic().bytes_read();
+        if read > self.heard_at + PROGRESS {
+            self.heard_at = read;
+            self.handle(Input::Progress);
+        }
+        self.handle(Input::Timeout);
     }
 
     fn handle(&mut self, input: Input) {
@@ -252,6 +283,7 @@ impl SessionDriver {
     }
 
     async fn event(&mut self, event: SessionEvent) {
+        let node = self.session.remote_node().unwrap_or_default().to_owned();
         if let SessionEvent::Opened { node, .. } = &event {
             let dialed_by = match self.sender.direction() {
                 Direction::Dialed => self.shared.node.clone(),
@@ -274,11 +306,18 @@ impl SessionDriver {
                 }
             }
         }
-        if let SessionEvent::PeerProblem(problem) | SessionEvent::Held { problem, .. } = &event {
+        if let SessionEvent::PeerProblem(problem)
+        | SessionEvent::Refused(problem)
+        | SessionEvent::Held { problem, .. } = &event
+        {
             let text = problem.text.clone();
             self.status.lock().unwrap_or_else(PoisonError::into_inner).last_error = Some(text);
+            // A peer that is refused comes again and again.
+            let refused = problem.database.is_none() && !matches!(event, SessionEvent::Held { .. });
+            if refused && !self.shared.told.is_news(format!("{node} {}", problem.text)) {
+                return;
+            }
         }
-        let node = self.session.remote_node().unwrap_or_default().to_owned();
         session_events::tell(&self.shared.events, &node, event);
     }
 
@@ -353,7 +392,7 @@ impl SessionDriver {
     }
 
     fn ended(self, reason: CloseReason) -> (Option<String>, SessionEnd) {
-        let node = self.session.remote_node().unwrap_or_default().to_owned();
+        let node = self.session.remote_node().map(str::to_owned);
         let end = match reason {
             CloseReason::Stopped => SessionEnd::Stopped,
             CloseReason::Replaced | CloseReason::Bye(ByeReason::Duplicate) => SessionEnd::Duplicate { node },
@@ -367,6 +406,25 @@ impl SessionDriver {
             CloseReason::Silent => SessionEnd::Lost { reason: "nothing was heard from the peer".to_owned() },
         };
         (self.seated_node(), end)
+    }
+}
+
+/// Waits until a better link took this one's place; for ever where there is none to take it.
+async fn cancelled(token: Option<CancellationToken>) {
+    match token {
+        Some(token) => token.cancelled().await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Waits until the time for the goodbye is over.
+async fn overdue(leaving: Option<(tokio::time::Instant, CloseReason)>) -> CloseReason {
+    match leaving {
+        Some((deadline, reason)) => {
+            tokio::time::sleep_until(deadline).await;
+            reason
+        }
+        None => std::future::pending().await,
     }
 }
 

@@ -47,6 +47,12 @@ pub(crate) fn tell(events: &EventSink, node: &str, event: SessionEvent) {
                 .field("table", problem.table.unwrap_or_default())
                 .field("reason", problem.text),
         ),
+        SessionEvent::Refused(problem) => events.emit(
+            Event::new(EventName::SyncError)
+                .field("kind", kind(problem.code))
+                .field("node", node)
+                .field("reason", problem.text),
+        ),
         SessionEvent::PeerProblem(problem) => events.emit(
             Event::new(EventName::SyncError)
                 .field("kind", kind(problem.code))
@@ -67,6 +73,7 @@ fn kind(code: ProblemCode) -> &'static str {
         ProblemCode::SchemaMismatch => "schema_mismatch",
         ProblemCode::ClockSkew => "clock_skew",
         ProblemCode::Unavailable => "unavailable",
+        ProblemCode::TooLarge => "too_large",
         ProblemCode::Other => "other",
     }
 }

@@ -15,6 +15,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::change_event::ApplyCallback;
 use crate::engine::registry::Registry;
+use crate::engine::repeats::Repeats;
 use crate::engine::source::{Source, Subscriber};
 use crate::event::EventSink;
 use crate::status::{DatabaseStatus, PeerStatus, Status, UnsyncedTable};
@@ -47,6 +48,8 @@ pub(crate) struct Shared {
     /// URLs that are dialed, with what became of it.
     pub(crate) dialed: Mutex<BTreeMap<String, Arc<Mutex<PeerStatus>>>>,
     sessions: AtomicU64,
+    /// Troubles with peers that the log has lately.
+    pub(crate) told: Repeats,
 }
 
 /// What a new [`Shared`] is made of.
@@ -85,6 +88,7 @@ impl Shared {
             subscriber: parts.subscriber,
             dialed: Mutex::default(),
             sessions: AtomicU64::new(1),
+            told: Repeats::default(),
         }
     }
 
