@@ -3,6 +3,9 @@
 //! The machine is asked for messages only while the link has room, which is the back-pressure: what is not sent stays in
 //! the database.
 
+mod answers;
+mod ending;
+
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -10,15 +13,16 @@ use std::time::{Duration, Instant};
 use futures::future::BoxFuture;
 use futures::stream::{BoxStream, FuturesUnordered, SelectAll, StreamExt as _, unfold};
 use peer_link::{Direction, Frame, Link, LinkReceiver, LinkSender};
-use replication::message::{ByeReason, Envelope, Problem, ProblemCode};
-use replication::session::{
-    AppliedOutcome, CloseReason, Input, LocalState, Output, Session, SessionConfig, SessionEvent,
-};
-use replication::{Batch, VersionVector};
-use sqlite_store::{ApplyOutcome, ApplyReply, DatabaseState, HeldKind, Phase, RowObserver, StoreError};
+use replication::message::Envelope;
+use replication::session::{CloseReason, Input, LocalState, Output, Session, SessionConfig, SessionEvent};
+use sqlite_store::{DatabaseState, Phase};
 use tokio_util::sync::CancellationToken;
 
-use crate::change_event::{ApplyCallback, ChangeObserver};
+use answers::Answer;
+pub(crate) use ending::SessionEnd;
+use ending::overdue;
+
+use crate::change_event::ApplyCallback;
 use crate::engine::registry::Seat;
 use crate::engine::session_events;
 use crate::engine::shared::{Shared, wall_millis};
@@ -26,36 +30,8 @@ use crate::engine::source::Source;
 use crate::status::{PeerDatabaseStatus, PeerStatus};
 use crate::wire;
 
-/// How long a peer may take to take this side's goodbye.
-const GOODBYE: Duration = Duration::from_secs(1);
-
 /// Bytes without a whole message that count as a message on its way; pings are a few.
 const PROGRESS: u64 = 4 << 10;
-
-/// The pause before a batch that could not be written is asked for again.
-const APPLY_RETRY: Duration = Duration::from_millis(500);
-
-/// How a session ended.
-#[derive(Debug)]
-pub(crate) enum SessionEnd {
-    /// There is another link to this node; this one is not needed while that stands.
-    Duplicate { node: Option<String> },
-    /// Both ends of the link are this engine.
-    SelfConnection,
-    /// The engine stops.
-    Stopped,
-    /// The link is gone.
-    Lost { reason: String },
-    /// The peer was refused, or refused us.
-    Refused { reason: String },
-}
-
-/// Something that a database was asked and has answered.
-enum Answer {
-    Read { database: String, result: Result<Option<Batch>, StoreError> },
-    Applied { database: String, result: Result<ApplyReply, StoreError> },
-    Done,
-}
 
 /// A database's name and its newest state.
 type StateStream = BoxStream<'static, (String, Arc<DatabaseState>)>;
@@ -157,12 +133,6 @@ impl SessionDriver {
         }
     }
 
-    /// Says goodbye, and gives the peer a moment to take it.
-    fn leave(&mut self, input: Input, reason: CloseReason) {
-        self.leaving = Some((tokio::time::Instant::now() + GOODBYE, reason));
-        self.handle(input);
-    }
-
     fn take_frame(&mut self, frame: &Frame) {
         self.heard_at = self.sender.traffic().bytes_read();
         let greeted = self.session.remote_node().is_some();
@@ -193,14 +163,7 @@ impl SessionDriver {
                 Output::Send(envelope) => self.send(&envelope).await,
                 Output::Read { database, from } => self.read(database, from),
                 Output::Apply { database, batch } => self.apply(database, *batch),
-                Output::Publish { database } => {
-                    if let Some(source) = self.sources.get(&database).cloned() {
-                        self.pending.push(Box::pin(async move {
-                            source.publish().await;
-                            Answer::Done
-                        }));
-                    }
-                }
+                Output::Publish { database } => self.publish(&database),
                 Output::Event(event) => self.event(event).await,
                 Output::Close(reason) => self.closing = Some(reason),
             }
@@ -214,71 +177,6 @@ impl SessionDriver {
                 self.sender.send(frame).await;
             }
             Err(error) => self.handle(Input::Malformed(error.to_string())),
-        }
-    }
-
-    fn read(&mut self, database: String, from: VersionVector) {
-        let Some(source) = self.sources.get(&database).cloned() else { return };
-        let limits = self.shared.limits;
-        self.pending.push(Box::pin(async move {
-            let result = source.read(from, limits).await;
-            Answer::Read { database, result }
-        }));
-    }
-
-    fn apply(&mut self, database: String, batch: Batch) {
-        let Some(source) = self.sources.get(&database).cloned() else { return };
-        let wanted = self.callback.is_some() || self.shared.events.wants_changes();
-        let observer = wanted.then(|| -> Arc<dyn RowObserver> {
-            Arc::new(ChangeObserver {
-                database: database.clone(),
-                callback: self.callback.clone(),
-                events: self.shared.events.clone(),
-            })
-        });
-        self.pending.push(Box::pin(async move {
-            let result = source.apply(batch, observer).await;
-            Answer::Applied { database, result }
-        }));
-    }
-
-    fn take_answer(&mut self, answer: Answer) {
-        match answer {
-            Answer::Done => {}
-            Answer::Read { database, result } => {
-                // A database that cannot be read says so itself, and its state moves when it can.
-                self.handle(Input::BatchRead { database, batch: result.ok().flatten() });
-            }
-            Answer::Applied { database, result } => {
-                let outcome = self.outcome(&database, result);
-                self.handle(Input::Applied { database, outcome });
-            }
-        }
-    }
-
-    fn outcome(&self, database: &str, result: Result<ApplyReply, StoreError>) -> AppliedOutcome {
-        let retry = AppliedOutcome::Retry { after: u64::try_from(APPLY_RETRY.as_millis()).unwrap_or(500) };
-        let Ok(ApplyReply { outcome, have, received }) = result else { return retry };
-        match outcome {
-            ApplyOutcome::Applied(applied) => {
-                session_events::conflicts(&self.shared.events, database, &applied.conflicts);
-                AppliedOutcome::Done { have, received, rows: applied.rows }
-            }
-            ApplyOutcome::Known => AppliedOutcome::Done { have, received, rows: 0 },
-            ApplyOutcome::Gap => AppliedOutcome::Gap { have, received },
-            ApplyOutcome::Failed { reason } => {
-                session_events::apply_failed(&self.shared.events, database, &reason, APPLY_RETRY);
-                retry
-            }
-            ApplyOutcome::Held(held) => {
-                let code = match held.kind {
-                    HeldKind::SchemaMismatch => ProblemCode::SchemaMismatch,
-                    HeldKind::ClockSkew => ProblemCode::ClockSkew,
-                    HeldKind::Constraint => ProblemCode::Unavailable,
-                };
-                let text = format!("{}; {}", held.reason, held.remedy);
-                AppliedOutcome::Held(Problem { code, text, database: None, table: held.table })
-            }
         }
     }
 
@@ -381,49 +279,12 @@ impl SessionDriver {
         (status.bytes_in, status.bytes_out) = (traffic.bytes_in(), traffic.bytes_out());
         status.databases = databases;
     }
-
-    async fn lost(mut self) -> (Option<String>, SessionEnd) {
-        let reason = self.receiver.lost().await.to_string();
-        (self.seated_node(), SessionEnd::Lost { reason })
-    }
-
-    fn seated_node(&self) -> Option<String> {
-        self.seat.as_ref().and_then(|_| self.session.remote_node()).map(str::to_owned)
-    }
-
-    fn ended(self, reason: CloseReason) -> (Option<String>, SessionEnd) {
-        let node = self.session.remote_node().map(str::to_owned);
-        let end = match reason {
-            CloseReason::Stopped => SessionEnd::Stopped,
-            CloseReason::Replaced | CloseReason::Bye(ByeReason::Duplicate) => SessionEnd::Duplicate { node },
-            CloseReason::SelfConnection => SessionEnd::SelfConnection,
-            CloseReason::Bye(ByeReason::Refused) => {
-                let told = self.status.lock().unwrap_or_else(PoisonError::into_inner).last_error.clone();
-                SessionEnd::Refused { reason: told.unwrap_or_else(|| "the peer refused this node".to_owned()) }
-            }
-            CloseReason::Bye(_) => SessionEnd::Lost { reason: "the peer said goodbye".to_owned() },
-            CloseReason::Refused(problem) => SessionEnd::Refused { reason: problem.text },
-            CloseReason::Silent => SessionEnd::Lost { reason: "nothing was heard from the peer".to_owned() },
-        };
-        (self.seated_node(), end)
-    }
 }
 
 /// Waits until a better link took this one's place; for ever where there is none to take it.
 async fn cancelled(token: Option<CancellationToken>) {
     match token {
         Some(token) => token.cancelled().await,
-        None => std::future::pending().await,
-    }
-}
-
-/// Waits until the time for the goodbye is over.
-async fn overdue(leaving: Option<(tokio::time::Instant, CloseReason)>) -> CloseReason {
-    match leaving {
-        Some((deadline, reason)) => {
-            tokio::time::sleep_until(deadline).await;
-            reason
-        }
         None => std::future::pending().await,
     }
 }
