@@ -116,6 +116,99 @@ fn a_rebuilt_table_goes_on_syncing() {
     });
 }
 
+/// A migration that also writes: on one node only, while the others have the rows as they were.
+#[test]
+fn what_a_rebuild_wrote_on_one_node_reaches_the_others() {
+    scenario(|scene| {
+        let cluster = stocked(scene)?;
+        shell(
+            cluster.file(0),
+            "BEGIN IMMEDIATE; CREATE TABLE stock_new (sku TEXT PRIMARY KEY, qty INTEGER); \
+             INSERT INTO stock_new SELECT sku, qty * 10 FROM stock WHERE sku <> 'C'; \
+             DROP TABLE stock; ALTER TABLE stock_new RENAME TO stock; COMMIT;",
+        )?;
+        scene.eventually("the other node has what the rebuild wrote", || {
+            let rows = "SELECT group_concat(sku || qty, ' ') FROM (SELECT * FROM stock ORDER BY sku)";
+            check_equal!(query_text(cluster.file(1), rows)?, "A10 B20");
+            Ok(())
+        })?;
+        cluster.settled().map(drop)
+    });
+}
+
+/// Each statement a transaction of its own, and the daemon looks after each.
+#[test]
+fn a_table_rebuilt_in_steps_goes_on_syncing() {
+    scenario(|scene| {
+        let cluster = stocked(scene)?;
+        let await_table = |name: &str, there: bool| {
+            scene.eventually("the daemon sees the table come or go", || {
+                let status = cluster.nodes[0].database_status("shop")?;
+                let tables = status["tables"].as_array();
+                let found = tables.is_some_and(|tables| tables.iter().any(|table| table == name));
+                check!(found == there, "{status}");
+                Ok(())
+            })
+        };
+        shell(cluster.file(0), "CREATE TABLE stock_new (sku TEXT PRIMARY KEY, qty INTEGER)")?;
+        await_table("stock_new", true)?;
+        shell(cluster.file(0), "INSERT INTO stock_new SELECT sku, qty + 1 FROM stock WHERE sku <> 'B'")?;
+        shell(cluster.file(0), "DROP TABLE stock")?;
+        await_table("stock", false)?;
+        // What the other node writes meanwhile is not lost.
+        shell(cluster.file(1), "INSERT INTO stock VALUES ('D', 4)")?;
+        shell(cluster.file(0), "ALTER TABLE stock_new RENAME TO stock")?;
+        await_table("stock", true)?;
+        cluster.settled()?;
+        let rows = "SELECT group_concat(sku || qty, ' ') FROM (SELECT * FROM stock ORDER BY sku)";
+        check_equal!(query_text(cluster.file(1), rows)?, "A2 C4 D4");
+        Ok(())
+    });
+}
+
+/// A node that has lost a table does not make others believe that they have been sent its rows.
+#[test]
+fn a_node_without_a_table_does_not_vouch_for_its_rows() {
+    scenario(|scene| {
+        let mut cluster = Cluster::new(scene, "shop", 3, Topology::Line)?;
+        cluster
+            .create("CREATE TABLE stock (sku TEXT PRIMARY KEY, qty INTEGER); CREATE TABLE o (k TEXT PRIMARY KEY)")?;
+        cluster.start()?;
+        cluster.settled()?;
+        cluster.nodes[2].stop()?;
+        shell(cluster.file(0), "INSERT INTO stock VALUES ('A', 1)")?;
+        scene.eventually("the row is in the middle", || {
+            check_equal!(query_text(cluster.file(1), "SELECT count(*) FROM stock")?, "1");
+            Ok(())
+        })?;
+        shell(cluster.file(1), "DROP TABLE stock")?;
+        scene.eventually("the middle has lost the table", || {
+            check_equal!(cluster.nodes[1].database_status("shop")?["tables"].as_array().map(Vec::len), Some(1));
+            Ok(())
+        })?;
+        cluster.nodes[0].stop()?;
+        cluster.nodes[2].start()?;
+        scene.eventually("the last node is told of the difference", || {
+            check!(cluster.nodes[2].log().contains("schema_mismatch"), "{}", cluster.nodes[2].log());
+            Ok(())
+        })?;
+        // By the time that what the last node writes is in the middle, the middle has said what it has to say.
+        shell(cluster.file(2), "INSERT INTO o VALUES ('later')")?;
+        scene.eventually("the middle has the other table's row", || {
+            check_equal!(query_text(cluster.file(1), "SELECT count(*) FROM o")?, "1");
+            Ok(())
+        })?;
+        cluster.nodes[1].stop()?;
+        let url = cluster.nodes[2].url();
+        cluster.nodes[0].peer_url(&url);
+        cluster.nodes[0].start()?;
+        scene.eventually("the row comes from the node that has it", || {
+            check_equal!(query_text(cluster.file(2), "SELECT count(*) FROM stock")?, "1");
+            Ok(())
+        })
+    });
+}
+
 #[test]
 fn an_added_column_syncs_once_both_have_it() {
     scenario(|scene| {

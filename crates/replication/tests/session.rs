@@ -2,7 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a failure here is a failure of the test")]
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use replication::message::{
     Ack, Changes, DatabaseHello, Envelope, Hello, Message, PROTOCOL_VERSION, Problem, ProblemCode, Want,
@@ -33,6 +33,7 @@ fn state(number: u8, have: VersionVector) -> LocalState {
         received: BTreeMap::new(),
         clock: Timestamp::default(),
         tables: BTreeMap::new(),
+        retired: BTreeSet::new(),
         nodes: BTreeMap::new(),
     }
 }
@@ -92,7 +93,12 @@ impl Bench {
             databases.insert(DATABASE.to_owned(), hello);
         }
         bench.input(Input::Start);
-        bench.hear(Message::Hello(Hello {
+        bench.greet(databases);
+        bench
+    }
+
+    fn greet(&mut self, databases: BTreeMap<String, DatabaseHello>) {
+        self.hear(Message::Hello(Hello {
             protocol: PROTOCOL_VERSION,
             cluster: "default".to_owned(),
             node: "a".to_owned(),
@@ -101,7 +107,6 @@ impl Bench {
             clock_millis: 0,
             databases,
         }));
-        bench
     }
 
     fn input(&mut self, input: Input) {
@@ -299,4 +304,23 @@ fn a_problem_on_both_sides_is_told_once_each_while_it_lasts() {
         matching.count()
     };
     assert_eq!((told("ours"), told("theirs")), (1, 1));
+}
+
+#[test]
+fn nothing_is_sent_to_a_peer_that_has_a_table_which_was_lost_here() {
+    let mut bench = Bench::open(SessionConfig::default(), Some((vector(&[(2, 5)]), vector(&[(2, 5)]))));
+    let mut hello = DatabaseHello {
+        origin: origin(1),
+        have: vector(&[(2, 5)]),
+        received: BTreeMap::new(),
+        tables: BTreeMap::from([("gone".to_owned(), 1)]),
+        nodes: BTreeMap::new(),
+    };
+    bench.greet(BTreeMap::from([(DATABASE.to_owned(), hello.clone())]));
+    let lost = LocalState { retired: BTreeSet::from(["gone".to_owned()]), ..state(2, vector(&[(2, 9)])) };
+    bench.input(Input::Local { database: DATABASE.to_owned(), state: lost });
+    assert_eq!(bench.reads, []);
+    hello.tables.clear();
+    bench.greet(BTreeMap::from([(DATABASE.to_owned(), hello)]));
+    assert_eq!(bench.reads, [vector(&[(2, 5)])]);
 }

@@ -8,7 +8,7 @@ mod clock_table;
 pub(crate) mod registry;
 pub(crate) mod statement_check;
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 
 use replication::Origin;
 use rusqlite::{Connection, TransactionBehavior};
@@ -30,12 +30,19 @@ pub struct Attached {
     pub origin: Origin,
     /// Whether it was attached for the first time.
     pub created: bool,
-    /// Numbers of tables whose triggers had been lost, or lacked a guard: a migration rebuilt them, or gave them a unique
-    /// index, and what changed meanwhile was not logged. They are named at every attach until [`settle_rebuilt`] is called for them.
+    /// Numbers of tables from which rows may have gone without being logged: their triggers had been lost because a
+    /// migration rebuilt them, or lacked the guard of a unique index that is new. They are named at every attach until
+    /// [`settle_rebuilt`] is called for them.
     pub rebuilt: Vec<i64>,
+    /// Those of them whose rows may hold anything by now, because all triggers had been lost. They are named until
+    /// [`settle_rewritten`] is called for them.
+    pub rewritten: Vec<i64>,
     /// Columns that may have been written before the triggers knew them: numbers of table and column. They are named at
     /// every attach until [`settle_unwatched`] is called for them.
     pub unwatched: Vec<(i64, u16)>,
+    /// Names of tables that were synced and are gone or cannot be synced any more. Their clock entries are kept: a table
+    /// that comes back goes on with them, and until then this database does not hold everything that its vector covers.
+    pub retired: BTreeSet<String>,
     /// What becomes of the application's own triggers when changes are applied.
     pub app_triggers: Vec<AppTrigger>,
 }
@@ -51,12 +58,12 @@ pub fn attach(conn: &mut Connection, new_origin: Origin, node: &str) -> Result<A
     let transaction = conn.transaction_with_behavior(TransactionBehavior::Immediate)?;
     let created = bookkeeping::ensure(&transaction)?;
     let origin = bookkeeping::own_origin(&transaction, created, new_origin, node)?;
-    let (tables, unsynced) = Installation::new(&transaction)?.run(read_tables(&transaction)?)?;
+    let Installed { tables, unsynced, retired } = Installation::new(&transaction)?.run(read_tables(&transaction)?)?;
     let schema = Schema { hash: schema_hash(&transaction)?, version: schema_version(&transaction)?, tables, unsynced };
-    let (rebuilt, unwatched) = read_marks(&transaction, &schema.tables)?;
+    let Marks { rebuilt, rewritten, unwatched } = read_marks(&transaction, &schema.tables)?;
     let app_triggers = app_triggers::classify(&transaction, &schema)?;
     transaction.commit()?;
-    Ok(Attached { schema, origin, created, rebuilt, unwatched, app_triggers })
+    Ok(Attached { schema, origin, created, rebuilt, rewritten, unwatched, retired, app_triggers })
 }
 
 /// Reads the schema of an attached database without changing anything. Tables that the last attach did not see are
@@ -138,6 +145,15 @@ pub fn settle_rebuilt(conn: &Connection, number: i64) -> Result<(), StoreError> 
     Ok(())
 }
 
+/// Notes that the rows of a rebuilt table have become changes.
+///
+/// # Errors
+/// SQLite's own; the table is then named again at the next attach.
+pub fn settle_rewritten(conn: &Connection, number: i64) -> Result<(), StoreError> {
+    conn.execute("DELETE FROM main._sync_meta WHERE key = ?1", [rewritten_key(number)])?;
+    Ok(())
+}
+
 /// Notes that what was written in a new column before the triggers knew it has become changes.
 ///
 /// # Errors
@@ -151,6 +167,10 @@ fn rebuilt_key(number: i64) -> String {
     format!("rebuilt_{number}")
 }
 
+fn rewritten_key(number: i64) -> String {
+    format!("rewritten_{number}")
+}
+
 fn unwatched_key(number: i64, column: u16) -> String {
     format!("unwatched_{number}_{column}")
 }
@@ -161,20 +181,35 @@ fn mark(conn: &Connection, key: String) -> Result<(), StoreError> {
     Ok(())
 }
 
-type Marks = (Vec<i64>, Vec<(i64, u16)>);
+/// The marks that a file holds.
+struct Marks {
+    rebuilt: Vec<i64>,
+    rewritten: Vec<i64>,
+    unwatched: Vec<(i64, u16)>,
+}
 
 fn read_marks(conn: &Connection, tables: &[Table]) -> Result<Marks, StoreError> {
     let mut statement = conn.prepare("SELECT key FROM main._sync_meta")?;
     let marks = statement.query_map([], |row| row.get(0))?.collect::<Result<HashSet<String>, _>>()?;
-    let rebuilt = tables.iter().map(|table| table.number).filter(|number| marks.contains(&rebuilt_key(*number)));
+    let marked = |key: fn(i64) -> String| {
+        let numbers = tables.iter().map(|table| table.number);
+        numbers.filter(|number| marks.contains(&key(*number))).collect()
+    };
     let columns = tables.iter().flat_map(|table| table.columns.iter().map(|column| (table.number, column.number)));
     let unwatched = columns.filter(|(table, column)| marks.contains(&unwatched_key(*table, *column)));
-    Ok((rebuilt.collect(), unwatched.collect()))
+    Ok(Marks { rebuilt: marked(rebuilt_key), rewritten: marked(rewritten_key), unwatched: unwatched.collect() })
 }
 
 fn sort(tables: &mut [Table], unsynced: &mut [Unsynced]) {
     tables.sort_by_key(|table| table.number);
     unsynced.sort_by(|a, b| a.table.cmp(&b.table));
+}
+
+/// What an attach left in place.
+struct Installed {
+    tables: Vec<Table>,
+    unsynced: Vec<Unsynced>,
+    retired: BTreeSet<String>,
 }
 
 /// The work of one attach on the synced tables.
@@ -190,7 +225,7 @@ impl<'a> Installation<'a> {
         Ok(Self { conn, registry: Registry::load(conn)?, stored: stored_triggers(conn)? })
     }
 
-    fn run(mut self, found: Vec<Found>) -> Result<(Vec<Table>, Vec<Unsynced>), StoreError> {
+    fn run(mut self, found: Vec<Found>) -> Result<Installed, StoreError> {
         let mut candidates = Vec::new();
         let mut unsynced = Vec::new();
         for table in found {
@@ -211,9 +246,9 @@ impl<'a> Installation<'a> {
                 Err(refused) => unsynced.push(refused),
             }
         }
-        self.clear_away(&tables, &expected)?;
+        let retired = self.clear_away(&tables, &expected)?;
         sort(&mut tables, &mut unsynced);
-        Ok((tables, unsynced))
+        Ok(Installed { tables, unsynced, retired })
     }
 
     /// Installs one table, or leaves nothing of it.
@@ -227,9 +262,13 @@ impl<'a> Installation<'a> {
         bookkeeping::widen_log(self.conn, table.key.len())?;
         let triggers = triggers::of_table(&table);
         if known {
-            if self.has_lost_triggers(&table) || self.has_new_guards(&triggers) {
+            let lost = self.has_lost_triggers(&table);
+            if lost || self.has_new_guards(&triggers) {
                 self.registry.reset_baseline(self.conn, &mut table)?;
                 mark(self.conn, rebuilt_key(table.number))?;
+            }
+            if lost {
+                mark(self.conn, rewritten_key(table.number))?;
             }
             for column in self.unwatched(&table, &added) {
                 mark(self.conn, unwatched_key(table.number, column))?;
@@ -286,19 +325,36 @@ impl<'a> Installation<'a> {
         Ok(())
     }
 
-    /// Removes what belongs to tables that are gone or no longer synced.
-    fn clear_away(&mut self, tables: &[Table], expected: &[String]) -> Result<(), StoreError> {
+    /// Removes what belongs to tables that are gone or no longer synced; returns the names of those of which entries are
+    /// kept.
+    fn clear_away(&mut self, tables: &[Table], expected: &[String]) -> Result<BTreeSet<String>, StoreError> {
         for stored in &self.stored {
             if !expected.contains(&stored.name) {
                 self.drop_trigger(&stored.name)?;
             }
         }
+        let mut retired = BTreeSet::new();
         for number in self.registry.numbers() {
-            if !tables.iter().any(|table| table.number == number) {
+            if tables.iter().any(|table| table.number == number) {
+                continue;
+            }
+            if self.went_into_another(number, tables) || !self.registry.has_entries(self.conn, number)? {
                 self.registry.forget(self.conn, number)?;
+            } else {
+                retired.extend(self.registry.name(number));
             }
         }
-        Ok(())
+        Ok(retired)
+    }
+
+    /// Whether a table took the place of another one: a migration filled it and renamed it, and its rows go on as the
+    /// other's.
+    fn went_into_another(&self, number: i64, tables: &[Table]) -> bool {
+        let triggers = self
+            .stored
+            .iter()
+            .filter(|stored| triggers::parse_name(&stored.name).is_some_and(|(named, _)| named == number));
+        triggers.into_iter().any(|stored| tables.iter().any(|table| table.name.eq_ignore_ascii_case(&stored.table)))
     }
 
     fn drop_trigger(&self, name: &str) -> Result<(), StoreError> {

@@ -5,7 +5,7 @@
 
 mod transaction;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -62,6 +62,7 @@ pub(crate) struct Attachment {
     publishing: Option<Publishing>,
     migrated: Migrated,
     tables: Arc<BTreeMap<String, u64>>,
+    retired: Arc<BTreeSet<String>>,
     unsynced: Arc<Vec<Unsynced>>,
     conflicts: u64,
     /// Counts the daemon's transactions on this file, as the file has it: another daemon on the same file, which the
@@ -129,6 +130,7 @@ impl Attachment {
             publishing: publish.map(|_| Publishing::default()),
             migrated: Migrated::default(),
             tables: Arc::new(fingerprints(&attached.schema)),
+            retired: Arc::new(attached.retired.clone()),
             unsynced: Arc::new(attached.schema.unsynced.clone()),
             conflicts: conflicts.cast_unsigned(),
             generation,
@@ -290,6 +292,7 @@ impl Attachment {
             received: self.replica.received.clone(),
             clock: self.replica.clock.last(),
             tables,
+            retired: Arc::clone(&self.retired),
             nodes: Arc::clone(self.replica.names()),
             unsynced,
             conflicts: self.conflicts,

@@ -1,6 +1,6 @@
 //! The handle of one database: what the rest of the daemon asks of it, and what it tells.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -76,6 +76,8 @@ pub struct DatabaseState {
     pub clock: Timestamp,
     /// The synced tables' names and fingerprints.
     pub tables: Arc<BTreeMap<String, u64>>,
+    /// Tables that were synced and are not any more: what the vector covers of them is not here.
+    pub retired: Arc<BTreeSet<String>>,
     /// The names of the nodes that origins belong to, as far as they are known.
     pub nodes: Arc<BTreeMap<Origin, String>>,
     /// Tables that are not synced, and why.

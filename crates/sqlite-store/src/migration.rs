@@ -1,5 +1,5 @@
-//! What migrations did while our triggers did not see it: rows that went with a rebuilt table, and values in columns
-//! that are new. Both become changes of this database, in short transactions, before anything else is sent.
+//! What migrations did while our triggers did not see it: rows that went with a rebuilt table, what the rows that stayed
+//! hold now, and values in columns that are new. All become changes of this database, in short transactions, before anything else is sent.
 
 use replication::{Entry, EntryFlags, Granularity, Value};
 use rusqlite::Connection;
@@ -18,7 +18,18 @@ const STEP_ROWS: usize = 5_000;
 pub(crate) struct Migrated {
     /// Numbers of tables whose clock entries without a row are to become deletions.
     rebuilt: Vec<i64>,
+    /// Tables whose rows are to become changes, whatever they hold.
+    rewritten: Vec<Rewritten>,
     unwatched: Vec<Unwatched>,
+}
+
+/// A table whose rows were written while its triggers were gone.
+#[derive(Debug)]
+struct Rewritten {
+    /// Its number.
+    table: i64,
+    /// The last key that was looked at.
+    after: Option<Vec<Value>>,
 }
 
 /// A column that was written before the triggers knew it.
@@ -35,9 +46,11 @@ struct Unwatched {
 impl Migrated {
     /// What an attach found.
     pub(crate) fn of(attached: &Attached) -> Self {
+        let rewritten = attached.rewritten.iter().map(|table| Rewritten { table: *table, after: None });
         let unwatched = attached.unwatched.iter();
         Self {
             rebuilt: attached.rebuilt.clone(),
+            rewritten: rewritten.collect(),
             unwatched: unwatched
                 .map(|(table, column)| Unwatched { table: *table, column: *column, after: None })
                 .collect(),
@@ -45,7 +58,7 @@ impl Migrated {
     }
 
     pub(crate) fn is_done(&self) -> bool {
-        self.rebuilt.is_empty() && self.unwatched.is_empty()
+        self.rebuilt.is_empty() && self.rewritten.is_empty() && self.unwatched.is_empty()
     }
 
     /// The names of the rebuilt tables.
@@ -57,23 +70,30 @@ impl Migrated {
     /// Does one step, in a write transaction. A step that fails is done again.
     pub(crate) fn step(&self, conn: &Connection, replica: &mut Replica) -> Result<Step, StoreError> {
         let before = replica.have.clone();
+        let done = |keys: &[Vec<Value>]| keys.len() < STEP_ROWS;
         let keys = if let Some(number) = self.rebuilt.last() {
-            let buried = bury_rowless(conn, replica, *number)?;
-            if buried.len() < STEP_ROWS {
+            let keys = bury_rowless(conn, replica, *number)?;
+            if done(&keys) {
                 attach::settle_rebuilt(conn, *number)?;
             }
-            buried
+            keys
+        } else if let Some(rewritten) = self.rewritten.last() {
+            let keys = issue_rows(conn, replica, rewritten)?;
+            if done(&keys) {
+                attach::settle_rewritten(conn, rewritten.table)?;
+            }
+            keys
         } else if let Some(column) = self.unwatched.last() {
-            let issued = issue_written(conn, replica, column)?;
-            if issued.len() < STEP_ROWS {
+            let keys = issue_written(conn, replica, column)?;
+            if done(&keys) {
                 attach::settle_unwatched(conn, column.table, column.column)?;
             }
-            issued
+            keys
         } else {
             Vec::new()
         };
         replica.save(conn, &before)?;
-        Ok(Step { finished: keys.len() < STEP_ROWS, after: keys.into_iter().next_back() })
+        Ok(Step { finished: done(&keys), after: keys.into_iter().next_back() })
     }
 
     /// Takes note of a step that is durable.
@@ -82,10 +102,16 @@ impl Migrated {
             if step.finished {
                 self.rebuilt.pop();
             }
-        } else if step.finished {
-            self.unwatched.pop();
+        } else if let Some(rewritten) = self.rewritten.last_mut() {
+            rewritten.after = step.after;
+            if step.finished {
+                self.rewritten.pop();
+            }
         } else if let Some(column) = self.unwatched.last_mut() {
             column.after = step.after;
+            if step.finished {
+                self.unwatched.pop();
+            }
         }
     }
 }
@@ -117,6 +143,37 @@ fn bury_rowless(conn: &Connection, replica: &mut Replica, number: i64) -> Result
     Ok(keys)
 }
 
+/// Makes changes of the rows of a rebuilt table, as they stand: what was written to them meanwhile is not known. Nor is
+/// when; the stamp is the next one after the row's, so that no write that was seen loses against it. Rows without an
+/// entry need none: they are sent as they stand when they get one. Returns the keys that were looked at.
+fn issue_rows(conn: &Connection, replica: &mut Replica, rewritten: &Rewritten) -> Result<Vec<Vec<Value>>, StoreError> {
+    let Some(index) = replica.table_by_number(rewritten.table) else { return Ok(Vec::new()) };
+    let table = &replica.tables[index];
+    let keys = {
+        let after = rewritten.after.as_deref().unwrap_or_default();
+        let sql = if after.is_empty() { &table.sql.clocked } else { &table.sql.clocked_after };
+        let mut statement = conn.prepare_cached(sql)?;
+        bind_from(&mut statement, 1, after)?;
+        statement.raw_bind_parameter(after.len() + 1, i64::try_from(STEP_ROWS).unwrap_or(i64::MAX))?;
+        collect_keys(&mut statement, table.table.key.len())?
+    };
+    for key in &keys {
+        let Some(clock) = read_clock(conn, replica, &replica.tables[index], key)? else { continue };
+        let flags = if clock.is_deleted() { EntryFlags::INSERTED } else { EntryFlags::empty() };
+        let entry = next_after(clock.newest(), replica, flags);
+        drop_column_entries(conn, &replica.tables[index], key)?;
+        put_entry(conn, replica, index, key, 0, &entry)?;
+    }
+    Ok(keys)
+}
+
+/// An entry with the next stamp after another's.
+fn next_after(written: &Entry, replica: &mut Replica, flags: EntryFlags) -> Entry {
+    let timestamp = written.timestamp.next();
+    replica.clock.observe(timestamp);
+    Entry { timestamp, dot: replica.next_dot(), flags }
+}
+
 /// Makes changes of what a new column holds besides its default; returns the keys that were looked at. When it was
 /// written is not known, only that it was after the row: the stamp is the next one after the row's, so that no write
 /// that was seen loses against it.
@@ -143,7 +200,7 @@ fn issue_written(
         // A row without an entry is sent as it stands when it gets one.
         let Some(clock) = read_clock(conn, replica, &replica.tables[index], key)? else { continue };
         let written = if whole { clock.newest() } else { clock.effective(column) };
-        let entry = Entry { timestamp: written.timestamp.next(), dot: replica.next_dot(), flags: EntryFlags::empty() };
+        let entry = next_after(written, replica, EntryFlags::empty());
         if whole {
             drop_column_entries(conn, &replica.tables[index], key)?;
         }

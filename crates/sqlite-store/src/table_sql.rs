@@ -37,6 +37,10 @@ pub(crate) struct TableSql {
     pub(crate) unclocked: String,
     /// The same after a key: the key, then the limit.
     pub(crate) unclocked_after: String,
+    /// Keys of rows with a row entry, a tombstone included, in key order, at most `?1`.
+    pub(crate) clocked: String,
+    /// The same after a key: the key, then the limit.
+    pub(crate) clocked_after: String,
     /// Keys of living rows by the clock that have no row in the table, at most `?1`.
     pub(crate) rowless: String,
     key_match: String,
@@ -71,10 +75,18 @@ impl TableSql {
         let list = columns.join(", ");
         let key_list = key.iter().map(|name| format!("t.{name}")).collect::<Vec<_>>().join(", ");
         let named: String = key.iter().map(|name| format!("t.{name} IS NOT NULL AND ")).collect();
-        let unclocked = format!(
-            "SELECT {key_list} FROM {name} AS t WHERE {named}NOT EXISTS (SELECT 1 FROM {clock} AS c WHERE {} AND c.col = 0)",
-            joined("t", "c")
-        );
+        let entry = format!("EXISTS (SELECT 1 FROM {clock} AS c WHERE {} AND c.col = 0)", joined("t", "c"));
+        let first = |condition: &str| {
+            format!("SELECT {key_list} FROM {name} AS t WHERE {named}{condition} ORDER BY {key_list} LIMIT ?1")
+        };
+        let next = |condition: &str| {
+            format!(
+                "SELECT {key_list} FROM {name} AS t WHERE {named}{condition} AND ({key_list}) > ({}) \
+                 ORDER BY {key_list} LIMIT ?{}",
+                parameters(1, width),
+                width + 1
+            )
+        };
         let plain = rowid_name(table);
         let deleted = EntryFlags::DELETED.bits();
         Self {
@@ -98,12 +110,10 @@ impl TableSql {
                 format!("INSERT INTO {name} ({rowid}, {list}) VALUES ({})", parameters(1, columns.len() + 1))
             }),
             delete: format!("DELETE FROM {name} WHERE {key_match}"),
-            unclocked: format!("{unclocked} ORDER BY {key_list} LIMIT ?1"),
-            unclocked_after: format!(
-                "{unclocked} AND ({key_list}) > ({}) ORDER BY {key_list} LIMIT ?{}",
-                parameters(1, width),
-                width + 1
-            ),
+            unclocked: first(&format!("NOT {entry}")),
+            unclocked_after: next(&format!("NOT {entry}")),
+            clocked: first(&entry),
+            clocked_after: next(&entry),
             rowless: format!(
                 "SELECT {clock_list} FROM {clock} AS c WHERE c.col = 0 AND (c.flags & {deleted}) = 0 AND NOT EXISTS \
                  (SELECT 1 FROM {name} AS t WHERE {}) LIMIT ?1",

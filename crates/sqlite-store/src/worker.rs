@@ -310,6 +310,7 @@ impl Worker {
             && old.conflicts == state.conflicts
             && old.backlog == state.backlog
             && old.nodes == state.nodes
+            && old.retired == state.retired
             && Arc::ptr_eq(&old.tables, &state.tables)
             && Arc::ptr_eq(&old.unsynced, &state.unsynced);
         if !same {

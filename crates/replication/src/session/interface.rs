@@ -1,6 +1,6 @@
 //! What goes into a session and what comes out of it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::hybrid_clock::Timestamp;
 use crate::message::{ByeReason, Envelope, Problem};
@@ -72,6 +72,9 @@ pub struct LocalState {
     pub clock: Timestamp,
     /// The synced tables' fingerprints.
     pub tables: BTreeMap<String, u64>,
+    /// Tables that were synced and are not any more. What the vector covers of them is not there to be sent, so nothing
+    /// is sent to a peer that has such a table: it would believe to have been sent everything.
+    pub retired: BTreeSet<String>,
     /// The names of the nodes that origins belong to, as far as they are known.
     pub nodes: BTreeMap<Origin, String>,
 }

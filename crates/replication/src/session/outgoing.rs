@@ -94,11 +94,12 @@ impl Session {
 impl Channel {
     /// The position to read from, if there is something to read and room for it.
     fn next_read(&mut self, window: usize) -> Option<VersionVector> {
-        let local = self.local.as_ref()?;
+        let (local, remote) = (self.local.as_ref()?, self.remote.as_ref()?);
         let unsent: usize = self.in_flight.iter().map(|batch| batch.bytes).sum();
         let full = !self.in_flight.is_empty() && unsent >= window;
         let sent = || self.promised.clone().joined(&self.peer_have).covers_all(&local.have);
-        if self.reading || self.paused_by_peer || self.unreadable || full || sent() {
+        let vouches = !local.retired.iter().any(|table| remote.tables.contains_key(table));
+        if self.reading || self.paused_by_peer || self.unreadable || full || !vouches || sent() {
             return None;
         }
         self.reading = true;

@@ -80,6 +80,21 @@ impl Registry {
         self.tables.keys().copied().collect()
     }
 
+    /// The name of a table.
+    pub(super) fn name(&self, number: i64) -> Option<String> {
+        self.tables.get(&number).map(|entry| entry.name.clone())
+    }
+
+    /// Whether there are clock entries of a table.
+    pub(super) fn has_entries(&self, conn: &Connection, number: i64) -> Result<bool, StoreError> {
+        let Some(entry) = self.tables.get(&number) else { return Ok(false) };
+        if !super::bookkeeping::has_table(conn, &entry.clock)? {
+            return Ok(false);
+        }
+        let sql = format!("SELECT EXISTS (SELECT 1 FROM main.{})", quote(&entry.clock));
+        Ok(conn.query_row(&sql, [], |row| row.get(0))?)
+    }
+
     /// Fills in what the registry knows of a table. False if it does not know the table or all of its columns.
     pub(crate) fn complete(&self, table: &mut Table) -> bool {
         let Some((number, entry)) = self.number(&table.name).and_then(|n| Some((n, self.tables.get(&n)?))) else {
@@ -221,7 +236,7 @@ impl Registry {
         Ok(())
     }
 
-    /// Removes a table that is gone or no longer synced, with its clock table and its log rows.
+    /// Removes a table, with its clock table and its log rows.
     pub(super) fn forget(&mut self, conn: &Connection, number: i64) -> Result<(), StoreError> {
         if let Some(entry) = self.tables.remove(&number) {
             conn.execute_batch(&format!("DROP TABLE IF EXISTS main.{}", quote(&entry.clock)))?;
@@ -229,7 +244,10 @@ impl Registry {
         conn.execute("DELETE FROM main._sync_table WHERE id = ?1", [number])?;
         conn.execute("DELETE FROM main._sync_column WHERE tbl = ?1", [number])?;
         conn.execute("DELETE FROM main._sync_log WHERE tbl = ?1", [number])?;
-        conn.execute("DELETE FROM main._sync_meta WHERE key = ?1", [super::rebuilt_key(number)])?;
+        conn.execute(
+            "DELETE FROM main._sync_meta WHERE key IN (?1, ?2)",
+            [super::rebuilt_key(number), super::rewritten_key(number)],
+        )?;
         conn.execute("DELETE FROM main._sync_meta WHERE key GLOB ?1", [format!("unwatched_{number}_*")])?;
         Ok(())
     }

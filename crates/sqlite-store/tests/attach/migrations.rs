@@ -1,7 +1,7 @@
 //! Attached databases whose schema changes, and databases that are detached.
 
 use replication::Origin;
-use sqlite_store::attach::{attach, schema_hash, schema_version, settle_rebuilt, settle_unwatched};
+use sqlite_store::attach::{attach, schema_hash, schema_version, settle_rebuilt, settle_rewritten, settle_unwatched};
 use sqlite_store::detach::Detached;
 use sqlite_store::error::StoreError;
 
@@ -57,6 +57,46 @@ fn a_new_table_and_a_table_that_is_gone() {
         db.write("DROP TABLE fresh; CREATE TABLE later(id INTEGER PRIMARY KEY)");
         db.attach();
         assert_eq!(db.table("later").number, 4);
+    });
+}
+
+#[test]
+fn a_table_that_comes_back_goes_on_with_its_entries() {
+    with_both(SCHEMA, |db| {
+        db.conn.execute("INSERT INTO _sync_clock_t VALUES (1, 0, 5, 1, 1, 0)", []).unwrap();
+        db.write("DROP TABLE t");
+        let attached = db.attach();
+        assert_eq!((attached.retired.iter().map(String::as_str).collect(), attached.rebuilt), (vec!["t"], vec![]));
+        assert_eq!(db.attach().retired.len(), 1);
+        db.write("CREATE TABLE t(id INTEGER PRIMARY KEY, a, b TEXT UNIQUE); INSERT INTO t VALUES (2, 2, 'y')");
+        let attached = db.attach();
+        assert!(attached.retired.is_empty());
+        assert_eq!((attached.rebuilt, attached.rewritten, db.table("t").number), (vec![1], vec![1], 1));
+        assert_eq!(db.rows("SELECT k0, ts FROM _sync_clock_t"), ["1 5"]);
+        assert_eq!(db.logged("DELETE FROM t WHERE id = 2"), ["delete t 2"]);
+        assert_eq!(db.detach().tables, 10);
+        assert!(db.rows("SELECT name FROM sqlite_schema WHERE name GLOB '_sync_*'").is_empty());
+    });
+}
+
+#[test]
+fn a_table_rebuilt_step_by_step_is_the_one_that_it_was() {
+    with_both(SCHEMA, |db| {
+        db.conn.execute("INSERT INTO _sync_clock_t VALUES (1, 0, 5, 1, 1, 0)", []).unwrap();
+        db.write("CREATE TABLE t_new(id INTEGER PRIMARY KEY, a, b TEXT UNIQUE, c)");
+        db.attach();
+        db.write("INSERT INTO t_new SELECT *, 1 FROM t");
+        db.conn.execute("INSERT INTO _sync_clock_t_new VALUES (1, 0, 6, 1, 2, 0)", []).unwrap();
+        db.write("DROP TABLE t");
+        assert_eq!(db.attach().retired.len(), 1);
+        db.write("ALTER TABLE t_new RENAME TO t");
+        let attached = db.attach();
+        assert!(attached.retired.is_empty());
+        assert_eq!((attached.rebuilt, attached.rewritten), (vec![1], vec![1]));
+        assert_eq!(db.rows("SELECT id, name FROM _sync_table"), ["1 't'", "2 'o'"]);
+        assert_eq!(db.rows("SELECT k0, ts FROM _sync_clock_t"), ["1 5"]);
+        db.take_log();
+        assert_eq!(db.logged("UPDATE t SET c = 2 WHERE id = 1"), ["update t 1 [c]"]);
     });
 }
 
@@ -134,7 +174,8 @@ fn a_unique_index_that_is_new_may_have_taken_rows_out() {
         db.write(
             "CREATE UNIQUE INDEX t_a ON t (a); INSERT INTO t VALUES (1, 1); INSERT OR REPLACE INTO t VALUES (2, 1)",
         );
-        assert_eq!(db.attach().rebuilt, [1]);
+        let attached = db.attach();
+        assert_eq!((attached.rebuilt, attached.rewritten), (vec![1], vec![]));
         settle_rebuilt(&db.conn, 1).unwrap();
         db.write("CREATE INDEX plain ON t (a)");
         assert!(db.attach().rebuilt.is_empty());
@@ -156,9 +197,10 @@ fn a_rebuilt_table_is_named_until_it_is_settled() {
         let published: Vec<bool> = attached.schema.tables.iter().map(|table| table.baseline_published).collect();
         assert_eq!(published, [false, true]);
         assert_eq!(db.schema(), attached.schema);
-        assert_eq!(db.attach().rebuilt, [1]);
+        assert_eq!((db.attach().rebuilt, db.attach().rewritten), (vec![1], vec![1]));
         settle_rebuilt(&db.conn, 1).unwrap();
-        assert!(db.attach().rebuilt.is_empty());
+        settle_rewritten(&db.conn, 1).unwrap();
+        assert_eq!((db.attach().rebuilt, db.attach().rewritten), (vec![], vec![]));
         assert_eq!(db.logged("DELETE FROM t WHERE id = 2"), ["delete t 2"]);
     });
 }

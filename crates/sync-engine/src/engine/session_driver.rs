@@ -253,6 +253,7 @@ impl SessionDriver {
                     received: state.received.clone(),
                     clock: state.clock,
                     tables: (*state.tables).clone(),
+                    retired: (*state.retired).clone(),
                     nodes: (*state.nodes).clone(),
                 };
                 self.handle(Input::Local { database, state });

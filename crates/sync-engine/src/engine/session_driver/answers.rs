@@ -1,0 +1,98 @@
+//! What a session asks of databases, and what it is told of their answers.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use replication::message::{Problem, ProblemCode};
+use replication::session::{AppliedOutcome, Input};
+use replication::{Batch, VersionVector};
+use sqlite_store::{ApplyOutcome, ApplyReply, HeldKind, RowObserver, StoreError};
+
+use super::SessionDriver;
+use crate::change_event::ChangeObserver;
+use crate::engine::session_events;
+
+/// The pause before a batch that could not be written is asked for again.
+const APPLY_RETRY: Duration = Duration::from_millis(500);
+
+/// Something that a database was asked and has answered.
+pub(super) enum Answer {
+    Read { database: String, result: Result<Option<Batch>, StoreError> },
+    Applied { database: String, result: Result<ApplyReply, StoreError> },
+    Done,
+}
+
+impl SessionDriver {
+    pub(super) fn read(&mut self, database: String, from: VersionVector) {
+        let Some(source) = self.sources.get(&database).cloned() else { return };
+        let limits = self.shared.limits;
+        self.pending.push(Box::pin(async move {
+            let result = source.read(from, limits).await;
+            Answer::Read { database, result }
+        }));
+    }
+
+    pub(super) fn apply(&mut self, database: String, batch: Batch) {
+        let Some(source) = self.sources.get(&database).cloned() else { return };
+        let wanted = self.callback.is_some() || self.shared.events.wants_changes();
+        let observer = wanted.then(|| -> Arc<dyn RowObserver> {
+            Arc::new(ChangeObserver {
+                database: database.clone(),
+                callback: self.callback.clone(),
+                events: self.shared.events.clone(),
+            })
+        });
+        self.pending.push(Box::pin(async move {
+            let result = source.apply(batch, observer).await;
+            Answer::Applied { database, result }
+        }));
+    }
+
+    pub(super) fn publish(&mut self, database: &str) {
+        let Some(source) = self.sources.get(database).cloned() else { return };
+        self.pending.push(Box::pin(async move {
+            source.publish().await;
+            Answer::Done
+        }));
+    }
+
+    pub(super) fn take_answer(&mut self, answer: Answer) {
+        match answer {
+            Answer::Done => {}
+            Answer::Read { database, result } => {
+                // A database that cannot be read says so itself, and its state moves when it can.
+                self.handle(Input::BatchRead { database, batch: result.ok().flatten() });
+            }
+            Answer::Applied { database, result } => {
+                let outcome = self.outcome(&database, result);
+                self.handle(Input::Applied { database, outcome });
+            }
+        }
+    }
+
+    fn outcome(&self, database: &str, result: Result<ApplyReply, StoreError>) -> AppliedOutcome {
+        let retry = AppliedOutcome::Retry { after: u64::try_from(APPLY_RETRY.as_millis()).unwrap_or(500) };
+        let Ok(ApplyReply { outcome, have, received }) = result else { return retry };
+        match outcome {
+            ApplyOutcome::Applied(applied) => {
+                session_events::conflicts(&self.shared.events, database, &applied.conflicts);
+                AppliedOutcome::Done { have, received, rows: applied.rows }
+            }
+            ApplyOutcome::Known => AppliedOutcome::Done { have, received, rows: 0 },
+            ApplyOutcome::Gap => AppliedOutcome::Gap { have, received },
+            ApplyOutcome::Failed { reason } => {
+                session_events::apply_failed(&self.shared.events, database, &reason, APPLY_RETRY);
+                retry
+            }
+            ApplyOutcome::Held(held) => {
+                let code = match held.kind {
+                    HeldKind::SchemaMismatch => ProblemCode::SchemaMismatch,
+                    HeldKind::ClockSkew => ProblemCode::ClockSkew,
+                    HeldKind::Constraint => ProblemCode::Unavailable,
+                };
+                let text = format!("{}; {}", held.reason, held.remedy);
+                AppliedOutcome::Held(Problem { code, text, database: None, table: held.table })
+            }
+        }
+    }
+}
