@@ -8,8 +8,11 @@
 mod changes;
 mod control;
 mod reader;
+mod rows;
 
 use crate::message::{Envelope, Message};
+
+pub use rows::{decode_row, encode_row, encode_values};
 
 /// What a decoder accepts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -1,0 +1,208 @@
+//! Rows as bytes. A row is its flags, its clock, and its values. TEXT that is UTF-8 is `str`, other TEXT an extension; a
+//! BLOB is `bin`.
+
+use std::collections::HashMap;
+
+use rmp::{Marker, encode as mp};
+
+use crate::codec::reader::Reader;
+use crate::codec::{CodecError, Limits};
+use crate::hybrid_clock::Timestamp;
+use crate::origin::{Dot, MAX_SEQUENCE, Origin};
+use crate::row::{Entry, EntryFlags, RowClock, RowImage, TableShape};
+use crate::value::Value;
+
+/// The extension type of TEXT that is not UTF-8.
+const RAW_TEXT: i8 = 1;
+
+pub(super) type Written = Result<(), mp::ValueWriteError>;
+
+/// One row by itself, to be kept and read again with [`decode_row`] by the same shape.
+///
+/// # Errors
+/// [`CodecError::Unencodable`] for a value that the format cannot hold.
+pub fn encode_row(row: &RowImage) -> Result<Vec<u8>, CodecError> {
+    let mut origins = Origins::default();
+    origins.add_row(row);
+    let mut out = Vec::with_capacity(row.wire_size());
+    let written = origins.write(&mut out).and_then(|()| write_row(&mut out, row, &origins));
+    written.map(|()| out).map_err(|_| CodecError::Unencodable("a value is larger than MessagePack can hold"))
+}
+
+/// Reads what [`encode_row`] wrote.
+///
+/// # Errors
+/// The bytes are no row of this shape.
+pub fn decode_row(bytes: &[u8], shape: &TableShape) -> Result<RowImage, CodecError> {
+    let mut reader = Reader::new(bytes, Limits::default().structure);
+    let origins = read_origins(&mut reader)?;
+    let row = read_row(&mut reader, shape, &origins)?;
+    reader.end()?;
+    Ok(row)
+}
+
+/// Values by themselves, the same bytes for the same values: a key to look things up by.
+///
+/// # Errors
+/// [`CodecError::Unencodable`] for a value that the format cannot hold.
+pub fn encode_values(values: &[Value]) -> Result<Vec<u8>, CodecError> {
+    let mut out = Vec::new();
+    let written = values.iter().try_for_each(|value| write_value(&mut out, value));
+    written.map(|()| out).map_err(|_| CodecError::Unencodable("a value is larger than MessagePack can hold"))
+}
+
+/// Origins by number: what is written names them in a byte or two.
+#[derive(Default)]
+pub(super) struct Origins {
+    list: Vec<Origin>,
+    numbers: HashMap<Origin, u64>,
+}
+
+impl Origins {
+    pub(super) fn add(&mut self, origin: Origin) {
+        let next = self.list.len() as u64;
+        self.numbers.entry(origin).or_insert_with(|| {
+            self.list.push(origin);
+            next
+        });
+    }
+
+    pub(super) fn add_row(&mut self, row: &RowImage) {
+        row.clock.entries().for_each(|entry| self.add(entry.dot.origin));
+    }
+
+    pub(super) fn write(&self, out: &mut Vec<u8>) -> Written {
+        mp::write_uint(out, self.list.len() as u64)?;
+        self.list.iter().for_each(|origin| out.extend_from_slice(origin.as_bytes()));
+        Ok(())
+    }
+
+    pub(super) fn number(&self, origin: Origin) -> u64 {
+        self.numbers.get(&origin).copied().unwrap_or(0)
+    }
+}
+
+pub(super) fn write_row(out: &mut Vec<u8>, row: &RowImage, origins: &Origins) -> Written {
+    write_entry(out, &row.clock.row, origins)?;
+    mp::write_uint(out, row.clock.columns.len() as u64)?;
+    for (column, entry) in &row.clock.columns {
+        mp::write_uint(out, u64::from(*column))?;
+        write_entry(out, entry, origins)?;
+    }
+    row.values.iter().try_for_each(|value| write_value(out, value))
+}
+
+fn write_entry(out: &mut Vec<u8>, entry: &Entry, origins: &Origins) -> Written {
+    mp::write_uint(out, u64::from(entry.flags.bits()))?;
+    mp::write_uint(out, entry.timestamp.raw().cast_unsigned())?;
+    mp::write_uint(out, origins.number(entry.dot.origin))?;
+    mp::write_uint(out, entry.dot.sequence).map(drop)
+}
+
+fn write_value(out: &mut Vec<u8>, value: &Value) -> Written {
+    match value {
+        Value::Null => mp::write_nil(out).map_err(mp::ValueWriteError::InvalidMarkerWrite),
+        Value::Integer(n) => mp::write_sint(out, *n).map(drop),
+        Value::Real(r) => mp::write_f64(out, *r),
+        Value::Blob(bytes) => mp::write_bin(out, bytes),
+        Value::Text(bytes) => match std::str::from_utf8(bytes) {
+            Ok(text) => mp::write_str(out, text),
+            Err(_) => {
+                // A length beyond 32 bits cannot occur: SQLite's values end at 2 GiB.
+                mp::write_ext_meta(out, u32::try_from(bytes.len()).unwrap_or(u32::MAX), RAW_TEXT)?;
+                out.extend_from_slice(bytes);
+                Ok(())
+            }
+        },
+    }
+}
+
+pub(super) fn read_origins(reader: &mut Reader<'_>) -> Result<Vec<Origin>, CodecError> {
+    let mut origins = Vec::new();
+    for _ in 0..reader.count::<Origin>(16)? {
+        origins.push(Origin::from_bytes(reader.array()?));
+    }
+    Ok(origins)
+}
+
+pub(super) fn read_origin(reader: &mut Reader<'_>, origins: &[Origin]) -> Result<Origin, CodecError> {
+    let number = usize::try_from(reader.unsigned()?).unwrap_or(usize::MAX);
+    origins.get(number).copied().ok_or(CodecError::Invalid("an origin's number is not in the list"))
+}
+
+pub(super) fn read_sequence(reader: &mut Reader<'_>) -> Result<u64, CodecError> {
+    match reader.unsigned()? {
+        sequence @ 1..=MAX_SEQUENCE => Ok(sequence),
+        _ => Err(CodecError::Invalid("a sequence is 0 or larger than sequences can be")),
+    }
+}
+
+pub(super) fn read_row(
+    reader: &mut Reader<'_>,
+    shape: &TableShape,
+    origins: &[Origin],
+) -> Result<RowImage, CodecError> {
+    let mut clock = RowClock::whole(read_entry(reader, origins)?);
+    let deleted = clock.is_deleted();
+    for _ in 0..reader.count::<(u16, Entry)>(5)? {
+        let column = u16::try_from(reader.unsigned()?).unwrap_or(u16::MAX);
+        let ascending = clock.columns.last().is_none_or(|(before, _)| *before < column);
+        if usize::from(column) >= shape.columns.len() || !ascending || deleted {
+            return Err(CodecError::Invalid("a column entry is out of place"));
+        }
+        let entry = read_entry(reader, origins)?;
+        if entry.flags.contains(EntryFlags::DELETED) {
+            return Err(CodecError::Invalid("a column is marked as deleted"));
+        }
+        clock.columns.push((column, entry));
+    }
+    let count = if deleted { shape.key.len() } else { shape.columns.len() };
+    if count > reader.left() {
+        return Err(CodecError::Truncated);
+    }
+    reader.make_room::<Value>(count)?;
+    let values = (0..count).map(|_| read_value(reader)).collect::<Result<Vec<_>, _>>()?;
+    let image = RowImage { values, clock };
+    if image.key(shape).into_iter().any(Value::is_null) {
+        return Err(CodecError::Invalid("a key holds NULL"));
+    }
+    Ok(image)
+}
+
+fn read_entry(reader: &mut Reader<'_>, origins: &[Origin]) -> Result<Entry, CodecError> {
+    let flags = u8::try_from(reader.unsigned()?).map_err(|_| CodecError::Invalid("an entry's marks are too many"))?;
+    let timestamp = i64::try_from(reader.unsigned()?).ok().and_then(Timestamp::from_raw);
+    let timestamp = timestamp.ok_or(CodecError::Invalid("a timestamp is too large"))?;
+    let origin = read_origin(reader, origins)?;
+    let sequence = read_sequence(reader)?;
+    Ok(Entry { timestamp, dot: Dot { origin, sequence }, flags: EntryFlags::from_bits(flags) })
+}
+
+fn read_value(reader: &mut Reader<'_>) -> Result<Value, CodecError> {
+    let text = |bytes: &[u8]| match std::str::from_utf8(bytes) {
+        Ok(_) => Ok(Value::Text(bytes.to_vec())),
+        Err(_) => Err(CodecError::Invalid("a text is not UTF-8")),
+    };
+    Ok(match reader.marker()? {
+        Marker::Null => Value::Null,
+        Marker::F64 => {
+            let real = f64::from_bits(u64::from_be_bytes(reader.array()?));
+            if real.is_nan() {
+                return Err(CodecError::Invalid("a real is not a number"));
+            }
+            Value::Real(real)
+        }
+        Marker::FixStr(length) => text(reader.take(usize::from(length))?)?,
+        Marker::Str8 => text(reader.sized(1)?)?,
+        Marker::Str16 => text(reader.sized(2)?)?,
+        Marker::Str32 => text(reader.sized(4)?)?,
+        Marker::Bin8 => Value::Blob(reader.sized(1)?.to_vec()),
+        Marker::Bin16 => Value::Blob(reader.sized(2)?.to_vec()),
+        Marker::Bin32 => Value::Blob(reader.sized(4)?.to_vec()),
+        marker => match reader.extension(marker)? {
+            Some((RAW_TEXT, bytes)) => Value::Text(bytes.to_vec()),
+            Some(_) => return Err(CodecError::Invalid("a value is of a kind that is not known")),
+            None => Value::Integer(reader.integer(marker)?),
+        },
+    })
+}
