@@ -38,6 +38,8 @@ fn start(runtime: &Runtime, folder: &Path, name: &str) -> Node {
         rules: DatabaseRules::default(),
         poll_interval: Duration::from_secs(1),
         max_clock_skew: Duration::from_secs(60),
+        max_rows: 20_000,
+        observer: None,
         state: None,
     };
     runtime.block_on(async {

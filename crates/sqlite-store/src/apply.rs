@@ -1,21 +1,22 @@
 //! Apply: a batch of a peer becomes rows, clocks, conflict records and version vector, in one write transaction.
 
-use std::collections::HashMap;
-use std::panic::{AssertUnwindSafe, catch_unwind};
+mod columns;
+mod work;
 
-use replication::{
-    Admission, Batch, Decided, Entry, EntryFlags, MergeContext, Outcome, RowClock, RowImage, TableRows, Value,
-    VersionVector, admit, merge,
-};
+use replication::{Admission, Batch, Origin, TableRows, TableShape, VersionVector, admit};
 use rusqlite::Connection;
 
-use crate::capture::give_row_entry;
-use crate::conflict_record::{ConflictNote, record_conflict};
+use columns::ColumnOrder;
+pub(crate) use work::Work;
+
+use crate::conflict_record::ConflictNote;
 use crate::error::StoreError;
-use crate::observer::{IncomingRow, RowObserver, RowOperation, RowVerdict};
+use crate::observer::RowObserver;
 use crate::replica::Replica;
-use crate::row_clock::{put_clock, read_clock, read_row};
-use crate::row_write::{RowWrite, settle_unique, write_row};
+use crate::staging::{self, Stage};
+
+/// Rows merged in one transaction where there are more than fit one.
+const STEP_ROWS: usize = 5_000;
 
 /// What became of a batch.
 #[derive(Debug, Clone, PartialEq)]
@@ -42,6 +43,14 @@ pub struct Applied {
     pub rows: usize,
     /// Conflicts that were decided and recorded.
     pub conflicts: Vec<ConflictNote>,
+}
+
+impl Applied {
+    /// Adds what another transaction of the same batch did.
+    pub(crate) fn add(&mut self, other: Self) {
+        self.rows += other.rows;
+        self.conflicts.extend(other.conflicts);
+    }
 }
 
 /// Why a batch cannot be taken.
@@ -74,6 +83,8 @@ pub(crate) struct ApplyRules<'a> {
     pub(crate) now: i64,
     /// How far ahead of `now` a stamp may be, in milliseconds.
     pub(crate) max_skew: i64,
+    /// How many rows are merged in one transaction at most.
+    pub(crate) max_rows: usize,
     pub(crate) observer: Option<&'a dyn RowObserver>,
 }
 
@@ -103,7 +114,8 @@ impl Stop {
 }
 
 /// Applies a batch inside the caller's write transaction, in which the change log has been captured. Unless the result
-/// is [`ApplyOutcome::Applied`], the caller rolls back and loads the replica again.
+/// is [`ApplyOutcome::Applied`], the caller rolls back and loads the replica again. Afterwards [`Replica::merging`] tells
+/// whether a catch-up is complete and is to be merged with [`merge_staged`].
 pub(crate) fn apply(
     conn: &Connection,
     replica: &mut Replica,
@@ -111,16 +123,13 @@ pub(crate) fn apply(
     rules: &ApplyRules<'_>,
 ) -> Result<ApplyOutcome, StoreError> {
     let nothing = VersionVector::new();
-    match admit(&replica.have, replica.received.get(&batch.source).unwrap_or(&nothing), &batch) {
+    let position = replica.received.get(&batch.source).map_or(&nothing, |received| &received.position);
+    match admit(&replica.have, position, &batch) {
         Admission::Known => return Ok(ApplyOutcome::Known),
         Admission::Gap => return Ok(ApplyOutcome::Gap),
         Admission::Apply => {}
     }
-    match apply_admitted(conn, replica, batch, rules) {
-        Ok(applied) => Ok(ApplyOutcome::Applied(applied)),
-        Err(Stop::Outcome(outcome)) => Ok(*outcome),
-        Err(Stop::Store(error)) => Err(error),
-    }
+    outcome(apply_admitted(conn, replica, batch, rules))
 }
 
 fn apply_admitted(
@@ -129,37 +138,121 @@ fn apply_admitted(
     batch: Batch,
     rules: &ApplyRules<'_>,
 ) -> Result<Applied, Stop> {
-    let complete = batch.is_complete();
-    let Batch { source, to, context, tables, .. } = batch;
-    for rows in &tables {
+    for rows in &batch.tables {
         observe_stamps(replica, rows, rules)?;
     }
-    let own = replica.have.clone();
-    let mut work =
-        Work { conn, replica, rules, own: &own, context: &context, applied: Applied::default(), deferred: Vec::new() };
-    for rows in tables {
-        work.table(rows)?;
-    }
-    let Work { mut applied, deferred, .. } = work;
-    settle_unique(conn, replica, deferred, rules.now, &mut applied.conflicts)?;
-    if complete {
-        replica.have.join(&context);
-        if replica.received.remove(&source).is_some() {
-            conn.prepare_cached("DELETE FROM main._sync_received WHERE source = ?1")?.execute([source.as_bytes()])?;
-        }
+    if batch.is_complete() && replica.have.covers_all(&batch.from) {
+        apply_whole(conn, replica, batch, rules)
     } else {
-        let position = replica.received.entry(source).or_default();
-        position.join(&to);
-        let text =
-            serde_json::to_string(position).map_err(|error| StoreError::Encoding { reason: error.to_string() })?;
-        conn.prepare_cached(
-            "INSERT INTO main._sync_received (source, position) VALUES (?1, ?2) \
-             ON CONFLICT DO UPDATE SET position = excluded.position",
-        )?
-        .execute(rusqlite::params![source.as_bytes(), text])?;
+        stage(conn, replica, batch)
+    }
+}
+
+/// Merges a complete batch.
+fn apply_whole(
+    conn: &Connection,
+    replica: &mut Replica,
+    batch: Batch,
+    rules: &ApplyRules<'_>,
+) -> Result<Applied, Stop> {
+    let own = replica.have.clone();
+    let Batch { context, tables, .. } = batch;
+    let mut work = Work::new(conn, replica, rules, &own, None);
+    for rows in tables {
+        let (index, order) = fit(work.replica, &rows.shape)?;
+        for row in rows.rows {
+            work.row(index, order.arrange(row), &context)?;
+        }
+    }
+    let applied = work.finish()?;
+    replica.have.join(&context);
+    staging::clear_known(conn, replica)?;
+    replica.save(conn, &own)?;
+    Ok(applied)
+}
+
+/// Stages a batch of a catch-up that takes several.
+fn stage(conn: &Connection, replica: &mut Replica, batch: Batch) -> Result<Applied, Stop> {
+    let own = replica.have.clone();
+    let complete = batch.is_complete();
+    let Batch { source, to, context, tables, .. } = batch;
+    let mut stage = Stage::open(conn, source)?;
+    if complete && !context.covers_all(&stage.context()) {
+        // An old message: it ends a catch-up that went on since.
+        return Err(Stop::Outcome(Box::new(ApplyOutcome::Gap)));
+    }
+    let number = stage.begin(conn, &context)?;
+    for rows in tables {
+        let (index, order) = fit(replica, &rows.shape)?;
+        for row in rows.rows {
+            stage.put(conn, number, &replica.tables[index], &order.arrange(row))?;
+        }
+    }
+    stage.advance(conn, replica, &to, complete)?;
+    replica.save(conn, &own)?;
+    Ok(Applied::default())
+}
+
+/// Merges the next of the rows that are staged of a catch-up which is complete, and with the last of them raises the
+/// vector. Inside the caller's write transaction, like [`apply`].
+pub(crate) fn merge_staged(
+    conn: &Connection,
+    replica: &mut Replica,
+    source: Origin,
+    rules: &ApplyRules<'_>,
+) -> Result<ApplyOutcome, StoreError> {
+    outcome(merge_next(conn, replica, source, rules))
+}
+
+fn merge_next(
+    conn: &Connection,
+    replica: &mut Replica,
+    source: Origin,
+    rules: &ApplyRules<'_>,
+) -> Result<Applied, Stop> {
+    let stage = Stage::open(conn, source)?;
+    let own = replica.have.clone();
+    // What fits one transaction is seen as one by readers; more would keep applications waiting for too long.
+    let whole = stage.holds_at_most(conn, rules.max_rows)?;
+    let mut left = if whole { rules.max_rows } else { rules.max_rows.min(STEP_ROWS) };
+    let mut work = Work::new(conn, replica, rules, &own, Some(&stage));
+    while left > 0 {
+        let page = stage.take_page(conn, work.replica, left)?;
+        if page.is_empty() {
+            break;
+        }
+        left -= page.len().min(left);
+        for staged in page {
+            work.row(staged.table, staged.row, &staged.context)?;
+        }
+    }
+    let applied = work.finish()?;
+    if stage.is_empty(conn)? {
+        replica.have.join(&stage.context());
+        replica.received.remove(&source);
+        staging::clear(conn, &source)?;
+        staging::clear_known(conn, replica)?;
     }
     replica.save(conn, &own)?;
     Ok(applied)
+}
+
+fn outcome(result: Result<Applied, Stop>) -> Result<ApplyOutcome, StoreError> {
+    match result {
+        Ok(applied) => Ok(ApplyOutcome::Applied(applied)),
+        Err(Stop::Outcome(outcome)) => Ok(*outcome),
+        Err(Stop::Store(error)) => Err(error),
+    }
+}
+
+/// The table that rows of a shape belong to, and how they fit it.
+fn fit(replica: &Replica, shape: &TableShape) -> Result<(usize, ColumnOrder), Stop> {
+    let index = replica.table_by_name(&shape.name).ok_or_else(|| {
+        let reason = format!("table {:?} is not synced here", shape.name);
+        let remedy = "create the table with a primary key here as well, or drop it on the other nodes";
+        Stop::held(HeldKind::SchemaMismatch, Some(&shape.name), reason, remedy)
+    })?;
+    Ok((index, ColumnOrder::between(shape, &replica.tables[index].shape)?))
 }
 
 /// Raises the clock by every stamp of a table's rows; refuses stamps from too far in the future.
@@ -179,209 +272,4 @@ fn observe_stamps(replica: &mut Replica, rows: &TableRows, rules: &ApplyRules<'_
         replica.clock.observe(entry.timestamp);
     }
     Ok(())
-}
-
-/// One batch at work.
-struct Work<'a> {
-    conn: &'a Connection,
-    replica: &'a mut Replica,
-    rules: &'a ApplyRules<'a>,
-    /// The version vector before the batch.
-    own: &'a VersionVector,
-    context: &'a VersionVector,
-    applied: Applied,
-    /// Rows that a unique index refused.
-    deferred: Vec<RowWrite>,
-}
-
-/// What a row is to become.
-struct Decision {
-    clock: RowClock,
-    values: Option<Vec<Value>>,
-}
-
-impl Work<'_> {
-    fn table(&mut self, rows: TableRows) -> Result<(), Stop> {
-        let index = self.replica.table_by_name(&rows.shape.name).ok_or_else(|| {
-            let reason = format!("table {:?} is not synced here", rows.shape.name);
-            let remedy = "create the table with a primary key here as well, or drop it on the other nodes";
-            Stop::held(HeldKind::SchemaMismatch, Some(&rows.shape.name), reason, remedy)
-        })?;
-        let order = ColumnOrder::between(&rows.shape, &self.replica.tables[index].shape)?;
-        for row in rows.rows {
-            self.row(index, order.arrange(row))?;
-        }
-        Ok(())
-    }
-
-    fn row(&mut self, index: usize, remote: RowImage) -> Result<(), Stop> {
-        let key: Vec<Value> = remote.key(&self.replica.tables[index].shape).into_iter().cloned().collect();
-        let local = self.local(index, &key)?;
-        let table = &self.replica.tables[index];
-        let cx = MergeContext {
-            shape: &table.shape,
-            own: self.own,
-            context: self.context,
-            granularity: table.rules.granularity,
-            policy: table.rules.policy.as_ref(),
-        };
-        let merged = merge(local.as_ref(), &remote, &cx);
-        if let Some(decided) = &merged.conflict {
-            self.record(index, &key, local.as_ref(), &remote, decided)?;
-        }
-        let decision = match merged.outcome {
-            Outcome::Keep => return Ok(()),
-            Outcome::TakeRemote => Self::decision_of(remote),
-            Outcome::Store(image) => Self::decision_of(image),
-            Outcome::Reissue { values, flags } => self.reissue(values, flags),
-        };
-        let old = local.as_ref().filter(|image| !image.clock.is_deleted()).map(|image| image.values.clone());
-        let decision = self.consult(index, &key, old.as_deref(), decision)?;
-        let had_columns = local.as_ref().is_some_and(|image| !image.clock.columns.is_empty());
-        put_clock(self.conn, self.replica, index, &key, &decision.clock, had_columns)?;
-        if old != decision.values {
-            self.applied.rows += 1;
-            let write = RowWrite { table: index, key, old, new: decision.values, clock: decision.clock };
-            if !write_row(self.conn, &self.replica.tables[index], &write)? {
-                self.deferred.push(write);
-            }
-        }
-        Ok(())
-    }
-
-    fn decision_of(image: RowImage) -> Decision {
-        let values = (!image.clock.is_deleted()).then_some(image.values);
-        Decision { clock: image.clock, values }
-    }
-
-    fn reissue(&mut self, values: Option<Vec<Value>>, flags: EntryFlags) -> Decision {
-        let timestamp = self.replica.clock.stamp(self.rules.now, self.rules.now);
-        let entry = Entry { timestamp, dot: self.replica.next_dot(), flags };
-        Decision { clock: RowClock::whole(entry), values }
-    }
-
-    /// This node's state of the row. A baseline row is given its row entry first.
-    fn local(&mut self, index: usize, key: &[Value]) -> Result<Option<RowImage>, StoreError> {
-        let clock = read_clock(self.conn, self.replica, &self.replica.tables[index], key)?;
-        if let Some(clock) = clock.as_ref().filter(|clock| clock.is_deleted()) {
-            return Ok(Some(RowImage { values: key.to_vec(), clock: clock.clone() }));
-        }
-        let Some(values) = read_row(self.conn, &self.replica.tables[index], key)? else { return Ok(None) };
-        let clock = match clock {
-            Some(clock) => clock,
-            None => RowClock::whole(give_row_entry(self.conn, self.replica, index, key)?),
-        };
-        Ok(Some(RowImage { values, clock }))
-    }
-
-    /// Shows the row to the observer and follows its verdict.
-    fn consult(
-        &mut self,
-        index: usize,
-        key: &[Value],
-        old: Option<&[Value]>,
-        decision: Decision,
-    ) -> Result<Decision, Stop> {
-        let new = decision.values.as_deref();
-        let operation = match (old, new) {
-            (None, Some(_)) => RowOperation::Insert,
-            (Some(_), None) => RowOperation::Delete,
-            (Some(before), Some(after)) if before != after => RowOperation::Update,
-            _ => return Ok(decision),
-        };
-        let Some(observer) = self.rules.observer else { return Ok(decision) };
-        let newest = decision.clock.newest();
-        let node = self.replica.node_name(newest.dot.origin);
-        let shape = &self.replica.tables[index].shape;
-        let row =
-            IncomingRow { shape, operation, key, old, new, dot: newest.dot, timestamp: newest.timestamp, node: &node };
-        let verdict = catch_unwind(AssertUnwindSafe(|| observer.observe(&row)))
-            .unwrap_or_else(|_| RowVerdict::Fail("the apply callback panicked".to_owned()));
-        let values = match verdict {
-            RowVerdict::Apply => return Ok(decision),
-            RowVerdict::Skip => old.map(<[Value]>::to_vec),
-            RowVerdict::Replace(values) if values.len() == shape.columns.len() => Some(values),
-            RowVerdict::Replace(values) => {
-                let reason = format!(
-                    "the apply callback replaced a row of table {:?} with {} values where it has {} columns",
-                    shape.name,
-                    values.len(),
-                    shape.columns.len()
-                );
-                return Err(Stop::Outcome(Box::new(ApplyOutcome::Failed { reason })));
-            }
-            RowVerdict::Fail(reason) => return Err(Stop::Outcome(Box::new(ApplyOutcome::Failed { reason }))),
-        };
-        let deleted = if values.is_none() { EntryFlags::DELETED } else { EntryFlags::empty() };
-        Ok(self.reissue(values, EntryFlags::RESOLUTION.with(deleted)))
-    }
-
-    fn record(
-        &mut self,
-        index: usize,
-        key: &[Value],
-        local: Option<&RowImage>,
-        remote: &RowImage,
-        decided: &Decided,
-    ) -> Result<(), StoreError> {
-        let note = record_conflict(self.conn, self.replica, index, key, local, Some(remote), decided, self.rules.now)?;
-        self.applied.conflicts.push(note);
-        Ok(())
-    }
-}
-
-/// How the sender's columns map to this database's.
-enum ColumnOrder {
-    Same,
-    /// For each local column, the sender's index; for each local key column, its place in the sender's key.
-    Permuted {
-        columns: Vec<usize>,
-        key: Vec<usize>,
-    },
-}
-
-impl ColumnOrder {
-    fn between(remote: &replication::TableShape, local: &replication::TableShape) -> Result<Self, Stop> {
-        if remote.columns == local.columns && remote.key == local.key {
-            return Ok(Self::Same);
-        }
-        let mismatch = |what: String| {
-            let remedy = "run the same migration on every node; sync of this database goes on by itself afterwards";
-            Stop::held(HeldKind::SchemaMismatch, Some(&local.name), what, remedy)
-        };
-        let places: HashMap<&str, usize> =
-            remote.columns.iter().enumerate().map(|(place, name)| (name.as_str(), place)).collect();
-        if let Some(extra) = remote.columns.iter().find(|name| !local.columns.contains(name)) {
-            return Err(mismatch(format!("table {:?} has no column {extra:?} here", local.name)));
-        }
-        let mut columns = Vec::with_capacity(local.columns.len());
-        for name in &local.columns {
-            let place = places.get(name.as_str());
-            columns.push(
-                *place.ok_or_else(|| mismatch(format!("the peer's table {:?} has no column {name:?}", local.name)))?,
-            );
-        }
-        let mut key = Vec::with_capacity(local.key.len());
-        for index in &local.key {
-            let wanted = columns[usize::from(*index)];
-            let place = remote.key.iter().position(|theirs| usize::from(*theirs) == wanted);
-            key.push(place.ok_or_else(|| mismatch(format!("table {:?} has another key on the peer", local.name)))?);
-        }
-        if remote.key.len() != local.key.len() {
-            return Err(mismatch(format!("table {:?} has another key on the peer", local.name)));
-        }
-        Ok(Self::Permuted { columns, key })
-    }
-
-    fn arrange(&self, mut row: RowImage) -> RowImage {
-        let Self::Permuted { columns, key } = self else { return row };
-        let order = if row.clock.is_deleted() { key } else { columns };
-        let values = order.iter().map(|place| row.values[*place].clone()).collect();
-        for (column, _) in &mut row.clock.columns {
-            let local = columns.iter().position(|place| *place == usize::from(*column)).unwrap_or(0);
-            *column = u16::try_from(local).unwrap_or(u16::MAX);
-        }
-        row.clock.columns.sort_unstable_by_key(|(column, _)| *column);
-        RowImage { values, clock: row.clock }
-    }
 }

@@ -3,10 +3,12 @@
 //! Used by the database's thread only. Every write goes through one place: BEGIN IMMEDIATE, schema unchanged, log
 //! captured, then the work; the replica in memory is loaded again whenever a transaction does not commit.
 
+mod incoming;
 mod transaction;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
 use replication::{Batch, Origin, VersionVector};
@@ -14,7 +16,6 @@ use rusqlite::{Connection, OptionalExtension, params};
 use uuid::Uuid;
 
 use crate::app_triggers;
-use crate::apply::ApplyOutcome;
 use crate::attach::{self, Attached};
 use crate::baseline::Publishing;
 use crate::batch_read::{BatchLimits, read_batch};
@@ -25,6 +26,7 @@ use crate::error::StoreError;
 use crate::migration::Migrated;
 use crate::replica::{Replica, wall_millis};
 use crate::schema::{Schema, Unsynced};
+use crate::staging;
 use crate::state::FileIdentity;
 
 /// Log rows captured in one transaction of their own.
@@ -56,6 +58,8 @@ pub(crate) struct Attachment {
     conn: Connection,
     replica: Replica,
     file: FileIdentity,
+    /// Raised when the thread is to end.
+    closing: Arc<AtomicBool>,
     data_version: i64,
     /// The log was not drained by the last capture.
     more: bool,
@@ -78,6 +82,7 @@ impl Attachment {
         options: &DatabaseOptions,
         file: FileIdentity,
         runtime: &tokio::runtime::Handle,
+        closing: &Arc<AtomicBool>,
     ) -> Result<(Self, Vec<DatabaseEvent>), StoreError> {
         let mut conn = connection::open(&options.path)?;
         let mut attached = attach::attach(&mut conn, new_origin(), &options.node)?;
@@ -100,7 +105,7 @@ impl Attachment {
             }
             runtime.block_on(state.remember(&path, attached.origin, file))?;
         }
-        let mut attachment = Self::over(options.clone(), conn, &attached, file)?;
+        let mut attachment = Self::over(options.clone(), conn, &attached, file, Arc::clone(closing))?;
         attachment.migrated = Migrated::of(&attached);
         Ok((attachment, events))
     }
@@ -110,10 +115,12 @@ impl Attachment {
         conn: Connection,
         attached: &Attached,
         file: FileIdentity,
+        closing: Arc<AtomicBool>,
     ) -> Result<Self, StoreError> {
         conn.set_prepared_statement_cache_capacity(64 + 16 * attached.schema.tables.len());
         app_triggers::install_temp_copies(&conn, &attached.schema)?;
         let replica = Replica::load(&conn, &attached.schema, &options.rules)?;
+        staging::clear_stale(&conn, &replica)?;
         let conflicts: i64 =
             conn.query_row("SELECT count(*) FROM main._sync_conflict WHERE state = 'open'", [], |row| row.get(0))?;
         let generation = transaction::generation(&conn)?;
@@ -125,6 +132,7 @@ impl Attachment {
             conn,
             replica,
             file,
+            closing,
             data_version: -1,
             more: true,
             publishing: publish.map(|_| Publishing::default()),
@@ -250,6 +258,7 @@ impl Attachment {
 
     /// What a peer at `from` lacks, from one snapshot in which the log is empty.
     pub(crate) fn read(&mut self, from: &VersionVector, limits: BatchLimits) -> Result<Batch, StoreError> {
+        self.finish_interrupted()?;
         for _ in 0..SNAPSHOT_TRIES {
             self.conn.execute_batch("BEGIN")?;
             let clean = self.is_clean();
@@ -273,13 +282,6 @@ impl Attachment {
         Ok(!has_log(&self.conn)? && self.schema_version()? == self.replica.schema_version)
     }
 
-    /// Counts the conflicts of an applied batch.
-    pub(crate) fn count_conflicts(&mut self, outcome: &ApplyOutcome) {
-        if let ApplyOutcome::Applied(applied) = outcome {
-            self.conflicts += applied.conflicts.len() as u64;
-        }
-    }
-
     /// What to make known.
     pub(crate) fn state(&self, old: &DatabaseState, phase: Phase) -> DatabaseState {
         let tables = if *old.tables == *self.tables { Arc::clone(&old.tables) } else { Arc::clone(&self.tables) };
@@ -289,7 +291,7 @@ impl Attachment {
             phase,
             origin: Some(self.replica.own),
             have: self.replica.have.clone(),
-            received: self.replica.received.clone(),
+            received: self.replica.positions(),
             clock: self.replica.clock.last(),
             tables,
             retired: Arc::clone(&self.retired),

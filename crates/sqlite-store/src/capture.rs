@@ -3,9 +3,9 @@
 //! Runs inside a write transaction of the daemon. The log says which rows were touched and in what order, nothing more;
 //! what became of a row is read from the row. Reads all of the log (up to a limit), deletes what it read.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 
-use replication::{Entry, EntryFlags, Granularity, Timestamp, Value};
+use replication::{Entry, EntryFlags, Granularity, RowClock, Timestamp, Value};
 use rusqlite::Connection;
 
 use crate::bind::{bind_from, values_from};
@@ -40,6 +40,8 @@ pub(crate) struct Captured {
 
 /// What the log says of one row.
 struct Touched {
+    /// The place in the log of the last that is said of it.
+    last: i64,
     table: usize,
     key: Vec<Value>,
     inserted: bool,
@@ -96,9 +98,13 @@ fn read_log(conn: &Connection, replica: &Replica, limit: usize) -> Result<(Vec<T
         let Some(index) = replica.table_by_number(row.get(1)?) else { continue };
         let table = &replica.tables[index];
         let key = values_from(row, 5, table.table.key.len())?;
-        log.note(index, table, key, row.get(2)?, row.get::<_, Option<i64>>(3)?.unwrap_or(0), row.get(4)?);
+        let said = Said { op: row.get(2)?, mask: row.get::<_, Option<i64>>(3)?.unwrap_or(0), millis: row.get(4)? };
+        log.note(row.get(0)?, index, table, key, &said);
     }
     drop(rows);
+    // Stamps rise with each row: one that was written early and late comes late, or all that were written between would
+    // be stamped after it.
+    log.touched.sort_by_key(|row| row.last);
     captured.drained = captured.log_rows < limit;
     match last {
         // Without a condition SQLite drops the pages whole.
@@ -115,25 +121,32 @@ struct LogReader {
     places: HashMap<(usize, Vec<Value>), usize>,
 }
 
+/// What one log row says.
+struct Said {
+    op: i64,
+    mask: i64,
+    millis: i64,
+}
+
 impl LogReader {
-    fn note(&mut self, index: usize, table: &ReplicaTable, key: Vec<Value>, op: i64, mask: i64, millis: i64) {
-        let place = *self.places.entry((index, canonical_key(table, &key))).or_insert_with(|| {
+    fn note(&mut self, place: i64, index: usize, table: &ReplicaTable, key: Vec<Value>, said: &Said) {
+        let touched = *self.places.entry((index, canonical_key(table, &key))).or_insert_with(|| {
             self.touched.push(Touched {
+                last: place,
                 table: index,
                 key: Vec::new(),
                 inserted: false,
                 whole: false,
                 candidate: true,
                 mask: 0,
-                millis,
+                millis: said.millis,
             });
             self.touched.len() - 1
         });
-        let row = &mut self.touched[place];
-        row.key = key;
-        row.millis = millis;
-        match op {
-            op::UPDATE => row.mask |= mask,
+        let row = &mut self.touched[touched];
+        (row.last, row.key, row.millis) = (place, key, said.millis);
+        match said.op {
+            op::UPDATE => row.mask |= said.mask,
             op::CANDIDATE => return,
             op::INSERT => (row.inserted, row.whole) = (true, true),
             // A deletion: the row itself tells whether it is still gone.
@@ -156,28 +169,54 @@ fn capture_row(conn: &Connection, replica: &mut Replica, row: &Touched, now: i64
     }
     let every = all_columns(table);
     if !exists {
-        write_whole(conn, replica, row, EntryFlags::DELETED, now)?;
+        write_whole(conn, replica, row, EntryFlags::DELETED, &[], now)?;
     } else if row.whole {
         let flags = if row.inserted { EntryFlags::INSERTED } else { EntryFlags::empty() };
-        write_whole(conn, replica, row, flags, now)?;
-    } else if table.rules.granularity == Granularity::Row || row.mask & every == every {
-        write_whole(conn, replica, row, EntryFlags::empty(), now)?;
+        write_whole(conn, replica, row, flags, &[], now)?;
+    } else if row.mask & every == every {
+        write_whole(conn, replica, row, EntryFlags::empty(), &[], now)?;
+    } else if table.rules.granularity == Granularity::Row {
+        let kept = untouched_unique(conn, replica, row)?;
+        write_whole(conn, replica, row, EntryFlags::empty(), &kept, now)?;
     } else {
         write_columns(conn, replica, row, now)?;
     }
     Ok(true)
 }
 
+/// The entries, by column number, of columns that decide over unique values and that an update of a row as a whole left
+/// alone: who keeps a unique value is judged by when it was written, not by when anything in its row was.
+fn untouched_unique(conn: &Connection, replica: &mut Replica, row: &Touched) -> Result<Vec<(u16, Entry)>, StoreError> {
+    let table = &replica.tables[row.table].table;
+    let deciding: BTreeSet<usize> =
+        table.unique.iter().filter_map(|index| table.deciding_columns(index)).flatten().collect();
+    let untouched = deciding.into_iter().filter(|index| row.mask & mask_bit(table.columns[*index].number) == 0);
+    let untouched: Vec<usize> = untouched.collect();
+    if untouched.is_empty() {
+        return Ok(Vec::new());
+    }
+    let clock = match read_clock(conn, replica, &replica.tables[row.table], &row.key)? {
+        Some(clock) => clock,
+        None => RowClock::whole(give_row_entry(conn, replica, row.table, &row.key)?),
+    };
+    let columns = &replica.tables[row.table].table.columns;
+    let entry = |index: usize| *clock.effective(u16::try_from(index).unwrap_or(u16::MAX));
+    Ok(untouched.into_iter().map(|index| (columns[index].number, entry(index))).collect())
+}
+
+/// Writes the row's own entry, and the entries of the columns that are to keep theirs.
 fn write_whole(
     conn: &Connection,
     replica: &mut Replica,
     row: &Touched,
     flags: EntryFlags,
+    kept: &[(u16, Entry)],
     now: i64,
 ) -> Result<(), StoreError> {
     let entry = Entry { timestamp: replica.clock.stamp(row.millis, now), dot: replica.next_dot(), flags };
     drop_column_entries(conn, &replica.tables[row.table], &row.key)?;
-    put_entry(conn, replica, row.table, &row.key, 0, &entry)
+    put_entry(conn, replica, row.table, &row.key, 0, &entry)?;
+    kept.iter().try_for_each(|(column, entry)| put_entry(conn, replica, row.table, &row.key, *column, entry))
 }
 
 fn write_columns(conn: &Connection, replica: &mut Replica, row: &Touched, now: i64) -> Result<(), StoreError> {

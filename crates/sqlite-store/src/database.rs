@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use replication::{Batch, Origin, Timestamp, VersionVector};
@@ -36,6 +37,10 @@ pub struct DatabaseOptions {
     pub poll_interval: Duration,
     /// How far ahead of this machine's clock an incoming stamp may be.
     pub max_clock_skew: Duration,
+    /// How many rows one transaction of incoming changes writes at most.
+    pub max_rows: usize,
+    /// Who sees rows of a catch-up that was interrupted while it was merged.
+    pub observer: Option<Arc<dyn RowObserver>>,
     /// Where identities are kept. Without it a copied file is not told from its original.
     pub state: Option<StateDatabase>,
 }
@@ -161,7 +166,8 @@ pub struct Database {
     name: Arc<str>,
     commands: flume::Sender<Command>,
     state: watch::Receiver<Arc<DatabaseState>>,
-    thread: Arc<std::sync::Mutex<Option<std::thread::JoinHandle<()>>>>,
+    /// Raised when the thread is to end: long work stops between two transactions.
+    closing: Arc<AtomicBool>,
 }
 
 impl Database {
@@ -180,12 +186,15 @@ impl Database {
         let wake = Wake::new(&sender);
         let name: Arc<str> = options.name.as_str().into();
         let runtime = tokio::runtime::Handle::current();
-        let label = Arc::clone(&name);
-        let thread = std::thread::Builder::new()
+        let closing = Arc::<AtomicBool>::default();
+        let raised = Arc::clone(&closing);
+        std::thread::Builder::new()
             .name(format!("db {name}"))
-            .spawn(move || Worker::new(label, options, file_watch, wake, state_sender, events, runtime).run(&receiver))
+            .spawn(move || {
+                Worker::new(options, file_watch, wake, state_sender, events, runtime, raised).run(&receiver);
+            })
             .map_err(|source| StoreError::Thread { source })?;
-        Ok(Self { name, commands: sender, state, thread: Arc::new(std::sync::Mutex::new(Some(thread))) })
+        Ok(Self { name, commands: sender, state, closing })
     }
 
     /// The name that peers know it by.
@@ -226,12 +235,11 @@ impl Database {
 
     /// Ends the thread after what it is doing, and waits for it.
     pub async fn close(&self) {
+        self.closing.store(true, Ordering::Relaxed);
         self.tell(Command::Close).await;
-        let thread = self.thread.lock().unwrap_or_else(std::sync::PoisonError::into_inner).take();
-        if let Some(thread) = thread {
-            // The thread ends by itself; joining it blocks for as long as its last transaction takes.
-            let _ = tokio::task::spawn_blocking(move || thread.join()).await;
-        }
+        // The thread holds the other end for as long as it runs. Not joined: a blocked join would keep the process.
+        let mut state = self.state.clone();
+        while state.changed().await.is_ok() {}
     }
 
     async fn tell(&self, command: Command) {

@@ -65,6 +65,12 @@ pub enum StoreError {
     /// The database's thread has ended. What it had committed stands; a retry does not help.
     #[error("the database's thread has ended")]
     Closed,
+    /// A catch-up is merged in part and cannot go on. What is left of it is staged; a retry helps once the cause is gone.
+    #[error("a catch-up is merged in part and cannot go on: {reason}")]
+    Unmerged {
+        /// Why.
+        reason: String,
+    },
     /// The state folder cannot be made. Nothing was touched; a retry helps once the folder is writable.
     #[error("cannot create the state folder {}: {source}", folder.display())]
     StateFolder {
@@ -100,6 +106,7 @@ impl StoreError {
             Self::UnknownOrigin { .. } | Self::Damaged { .. } => "damaged",
             Self::Thread { .. } | Self::Watch(_) => "resources",
             Self::Closed => "closed",
+            Self::Unmerged { .. } => "unmerged",
             Self::StateFolder { .. } | Self::State(_) | Self::StateMigration(_) => "state",
         }
     }
@@ -119,6 +126,7 @@ impl StoreError {
             "damaged" => "run sync-engine detach on the file, and attach it again",
             "resources" => "raise the system's limits (threads, open files, inotify watches)",
             "closed" => "restart the daemon",
+            "unmerged" => "see the error before it in the log; it goes on when that is settled",
             "state" => "check the state folder and its permissions",
             "schema" => "look at the application's schema: SQLite does not accept it",
             _ => "report it, with the message",

@@ -25,9 +25,11 @@ mod observer;
 mod replica;
 mod row_clock;
 mod row_write;
+mod staging;
 mod state;
 mod table_sql;
 mod triggers;
+mod unique;
 mod watch;
 mod worker;
 

@@ -74,4 +74,9 @@ pub enum RowVerdict {
 pub trait RowObserver: Send + Sync {
     /// Judges one row.
     fn observe(&self, row: &IncomingRow<'_>) -> RowVerdict;
+
+    /// The transaction of the rows that were shown since the last call has ended: it was committed, or rolled back.
+    fn ended(&self, committed: bool) {
+        let _ = committed;
+    }
 }

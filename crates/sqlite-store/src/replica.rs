@@ -14,6 +14,7 @@ use rusqlite::{Connection, OptionalExtension, params};
 
 use crate::error::StoreError;
 use crate::schema::{Schema, Table};
+use crate::staging;
 use crate::table_sql::TableSql;
 
 /// How one table is merged.
@@ -65,6 +66,15 @@ pub(crate) struct ReplicaTable {
     pub(crate) high: VersionVector,
 }
 
+/// A catch-up that is under way.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Received {
+    /// The position after the last batch that is staged.
+    pub(crate) position: VersionVector,
+    /// Whether all of it is here, to be merged.
+    pub(crate) complete: bool,
+}
+
 /// The state of one attached database.
 #[derive(Debug)]
 pub(crate) struct Replica {
@@ -74,8 +84,8 @@ pub(crate) struct Replica {
     pub(crate) own: Origin,
     pub(crate) clock: HybridClock,
     pub(crate) have: VersionVector,
-    /// Positions in catch-ups that are not complete, by the origin they were read from.
-    pub(crate) received: BTreeMap<Origin, VersionVector>,
+    /// Catch-ups that are under way, by the origin they are read from.
+    pub(crate) received: BTreeMap<Origin, Received>,
     ids: HashMap<Origin, i64>,
     origins: HashMap<i64, Origin>,
     names: Arc<BTreeMap<Origin, String>>,
@@ -103,7 +113,7 @@ impl Replica {
             names: Arc::default(),
         };
         replica.load_origins(conn, own_id)?;
-        replica.load_received(conn)?;
+        staging::load(conn, &mut replica)?;
         for table in &schema.tables {
             let sql = TableSql::new(table);
             let mut high = VersionVector::new();
@@ -138,18 +148,14 @@ impl Replica {
         Ok(())
     }
 
-    fn load_received(&mut self, conn: &Connection) -> Result<(), StoreError> {
-        let mut statement = conn.prepare("SELECT source, position FROM main._sync_received")?;
-        let mut rows = statement.query([])?;
-        while let Some(row) = rows.next()? {
-            let source = Origin::from_bytes(row.get(0)?);
-            let position: String = row.get(1)?;
-            // An unreadable position only costs the catch-up a fresh start.
-            if let Ok(position) = serde_json::from_str(&position) {
-                self.received.insert(source, position);
-            }
-        }
-        Ok(())
+    /// Positions in catch-ups, by the origin they are read from.
+    pub(crate) fn positions(&self) -> BTreeMap<Origin, VersionVector> {
+        self.received.iter().map(|(source, received)| (*source, received.position.clone())).collect()
+    }
+
+    /// The source of the catch-up whose rows are all here and are to be merged.
+    pub(crate) fn merging(&self) -> Option<Origin> {
+        self.received.iter().find(|(_, received)| received.complete).map(|(source, _)| *source)
     }
 
     /// The next dot of this database's own origin.

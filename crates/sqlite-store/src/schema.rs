@@ -10,6 +10,8 @@ pub(crate) mod tokens;
 
 use replication::TableShape;
 
+use index_text::mentioned_names;
+
 /// The schema of one attached database.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Schema {
@@ -58,6 +60,32 @@ impl Table {
             columns: self.columns.iter().map(|column| column.name.clone()).collect(),
             key,
         }
+    }
+
+    /// The columns whose values decide whether two rows clash on a unique index, as indices: those that it indexes, and
+    /// those that its expressions and its WHERE mention. None where a generated column is involved: what that is made of
+    /// is not told.
+    pub fn deciding_columns(&self, index: &UniqueIndex) -> Option<Vec<usize>> {
+        let texts = index.partial.iter().chain(index.columns.iter().filter_map(|part| match part {
+            IndexPart::Expression { text, .. } => Some(text),
+            _ => None,
+        }));
+        let mentioned: Vec<String> = texts.flat_map(|text| mentioned_names(text)).collect();
+        let mentions = |name: &String| mentioned.iter().any(|mentioned| mentioned.eq_ignore_ascii_case(name));
+        let generated = |part: &IndexPart| matches!(part, IndexPart::Generated { .. });
+        if self.generated.iter().any(mentions) || index.columns.iter().any(generated) {
+            return None;
+        }
+        let indexed = |place: usize| {
+            index.columns.iter().any(|part| matches!(part, IndexPart::Column { index, .. } if *index == place))
+        };
+        let columns = self.columns.iter().enumerate();
+        Some(
+            columns
+                .filter(|(place, column)| indexed(*place) || mentions(&column.name))
+                .map(|(place, _)| place)
+                .collect(),
+        )
     }
 
     /// The key columns in the key's order.

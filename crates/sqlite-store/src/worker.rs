@@ -6,18 +6,17 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
 use replication::{Batch, Origin, VersionVector};
 use tokio::sync::{mpsc, oneshot, watch};
 
-use crate::apply::{ApplyOutcome, ApplyRules, apply};
 use crate::attached::Attachment;
 use crate::batch_read::BatchLimits;
 use crate::database::{ApplyReply, DatabaseEvent, DatabaseOptions, DatabaseState, Phase};
 use crate::error::StoreError;
 use crate::observer::RowObserver;
-use crate::replica::wall_millis;
 use crate::state::FileIdentity;
 use crate::watch::{FileWatch, Wake};
 
@@ -66,6 +65,7 @@ pub(crate) struct Worker {
     state: watch::Sender<Arc<DatabaseState>>,
     events: mpsc::Sender<(Arc<str>, DatabaseEvent)>,
     runtime: tokio::runtime::Handle,
+    closing: Arc<AtomicBool>,
     attachment: Option<Attachment>,
     phase: Phase,
     /// The next of [`RECHECKS`].
@@ -78,16 +78,16 @@ pub(crate) struct Worker {
 
 impl Worker {
     pub(crate) fn new(
-        name: Arc<str>,
         options: DatabaseOptions,
         file_watch: Arc<FileWatch>,
         wake: Wake,
         state: watch::Sender<Arc<DatabaseState>>,
         events: mpsc::Sender<(Arc<str>, DatabaseEvent)>,
         runtime: tokio::runtime::Handle,
+        closing: Arc<AtomicBool>,
     ) -> Self {
         Self {
-            name,
+            name: options.name.as_str().into(),
             options,
             file_watch,
             watching: false,
@@ -95,6 +95,7 @@ impl Worker {
             state,
             events,
             runtime,
+            closing,
             attachment: None,
             phase: Phase::Opening,
             recheck: RECHECKS.len(),
@@ -159,18 +160,12 @@ impl Worker {
     }
 
     fn apply(&mut self, batch: Batch, observer: Option<Arc<dyn RowObserver>>) -> Result<ApplyReply, StoreError> {
-        let max_skew = i64::try_from(self.options.max_clock_skew.as_millis()).unwrap_or(i64::MAX);
         let source = batch.source;
         let reply = self.with_attachment(|attachment| {
-            let outcome = attachment.write(|conn, replica| {
-                let rules = ApplyRules { now: wall_millis(), max_skew, observer: observer.as_deref() };
-                let outcome = apply(conn, replica, batch, &rules)?;
-                let keep = matches!(outcome, ApplyOutcome::Applied(_));
-                Ok((outcome, keep))
-            })?;
-            attachment.count_conflicts(&outcome);
-            let received = attachment.replica().received.get(&source).cloned();
-            Ok(ApplyReply { outcome, have: attachment.replica().have.clone(), received })
+            let outcome = attachment.apply(batch, observer.as_ref())?;
+            let replica = attachment.replica();
+            let received = replica.received.get(&source).map(|received| received.position.clone());
+            Ok(ApplyReply { outcome, have: replica.have.clone(), received })
         });
         self.announce();
         reply
@@ -220,7 +215,7 @@ impl Worker {
             }
             return;
         };
-        match Attachment::open(&self.options, file, &self.runtime) {
+        match Attachment::open(&self.options, file, &self.runtime, &self.closing) {
             Ok((attachment, events)) => {
                 self.attachment = Some(attachment);
                 events.into_iter().for_each(|event| self.tell(event));

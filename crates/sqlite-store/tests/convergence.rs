@@ -47,7 +47,7 @@ struct Replica {
 }
 
 impl Replica {
-    async fn start(folder: &Path, name: &str, journal: &str, granularity: Granularity) -> Self {
+    async fn start(folder: &Path, name: &str, journal: &str, granularity: Granularity, max_rows: usize) -> Self {
         let path = folder.join(format!("{name}.db"));
         let conn = Connection::open(&path).unwrap();
         conn.pragma_update(None, "journal_mode", journal).unwrap();
@@ -63,6 +63,8 @@ impl Replica {
             rules,
             poll_interval: Duration::from_millis(50),
             max_clock_skew: Duration::from_secs(60),
+            max_rows,
+            observer: None,
             state: None,
         };
         let database = Database::start(options, Arc::new(FileWatch::new().unwrap()), sender).unwrap();
@@ -178,7 +180,8 @@ async fn converge(seed: u64) {
     let granularity = if seed.is_multiple_of(4) { Granularity::Row } else { Granularity::Column };
     for name in ["a", "b", "c"] {
         let journal = ["WAL", "WAL", "DELETE", "TRUNCATE"][usize::try_from(random.below(4)).unwrap()];
-        replicas.push(Replica::start(folder.path(), name, journal, granularity).await);
+        let max_rows = 1 + usize::try_from(random.below(10)).unwrap();
+        replicas.push(Replica::start(folder.path(), name, journal, granularity, max_rows).await);
     }
     for replica in &replicas {
         let conn = replica.application();

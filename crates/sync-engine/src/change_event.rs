@@ -1,5 +1,6 @@
 //! Changes as others see them: the apply callback, the debug log, and later the event streams.
 
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use serde::Serialize;
@@ -7,6 +8,7 @@ use serde_json::{Map, Value as Json};
 use sqlite_store::json::{key_json, row_json};
 use sqlite_store::{IncomingRow, RowObserver, RowOperation, RowVerdict};
 
+use crate::event::{EventName, EventSink};
 use crate::telemetry::rfc3339;
 
 /// One change of one row.
@@ -73,9 +75,33 @@ pub type ApplyCallback = dyn Fn(&ChangeEvent) -> ApplyDecision + Send + Sync;
 
 /// Connects an apply callback and the debug log to the store.
 pub(crate) struct ChangeObserver {
-    pub(crate) database: String,
-    pub(crate) callback: Option<std::sync::Arc<ApplyCallback>>,
-    pub(crate) events: crate::event::EventSink,
+    database: String,
+    callback: Option<Arc<ApplyCallback>>,
+    events: EventSink,
+    /// What is told once it is committed.
+    shown: Mutex<Vec<(RowOperation, ChangeEvent)>>,
+}
+
+impl ChangeObserver {
+    /// An observer of a database's incoming rows, if anybody wants to see them.
+    pub(crate) fn wanted(
+        database: &str,
+        callback: Option<&Arc<ApplyCallback>>,
+        events: &EventSink,
+    ) -> Option<Arc<dyn RowObserver>> {
+        (callback.is_some() || events.wants_changes()).then(|| -> Arc<dyn RowObserver> {
+            Arc::new(Self {
+                database: database.to_owned(),
+                callback: callback.cloned(),
+                events: events.clone(),
+                shown: Mutex::default(),
+            })
+        })
+    }
+
+    fn shown(&self) -> MutexGuard<'_, Vec<(RowOperation, ChangeEvent)>> {
+        self.shown.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 impl RowObserver for ChangeObserver {
@@ -90,10 +116,23 @@ impl RowObserver for ChangeObserver {
                 ApplyDecision::Replace(columns) => replaced(row, &columns),
             },
         };
-        if verdict == RowVerdict::Apply {
-            self.events.change(row.operation, &event);
+        match &verdict {
+            RowVerdict::Apply => self.shown().push((row.operation, event)),
+            // What is written instead is this node's own change.
+            RowVerdict::Replace(values) => {
+                let written = ChangeEvent::incoming(&self.database, &IncomingRow { new: Some(values), ..*row });
+                self.shown().push((row.operation, written));
+            }
+            RowVerdict::Skip | RowVerdict::Fail(_) => {}
         }
         verdict
+    }
+
+    fn ended(&self, committed: bool) {
+        let shown = std::mem::take(&mut *self.shown());
+        if committed {
+            shown.iter().for_each(|(operation, event)| self.events.change(*operation, event));
+        }
     }
 }
 
@@ -126,10 +165,10 @@ fn replaced(row: &IncomingRow<'_>, columns: &Map<String, Json>) -> RowVerdict {
 }
 
 /// Whether an operation's event belongs in the log.
-pub(crate) fn event_name(operation: RowOperation) -> crate::event::EventName {
+pub(crate) fn event_name(operation: RowOperation) -> EventName {
     match operation {
-        RowOperation::Insert => crate::event::EventName::Insert,
-        RowOperation::Update => crate::event::EventName::Update,
-        RowOperation::Delete => crate::event::EventName::Delete,
+        RowOperation::Insert => EventName::Insert,
+        RowOperation::Update => EventName::Update,
+        RowOperation::Delete => EventName::Delete,
     }
 }

@@ -30,6 +30,8 @@ pub(crate) struct Replica {
     pub(crate) origin: Origin,
     pub(crate) have: VersionVector,
     pub(crate) received: BTreeMap<Origin, VersionVector>,
+    /// Rows of catch-ups that are not complete, by source and key, with the context of their batch.
+    staged: BTreeMap<Origin, BTreeMap<i64, (RowImage, VersionVector)>>,
     pub(crate) clock: HybridClock,
     pub(crate) rows: BTreeMap<i64, RowImage>,
     shape: TableShape,
@@ -48,6 +50,7 @@ impl Replica {
             origin: Origin::from_bytes([number; 16]),
             have: VersionVector::new(),
             received: BTreeMap::new(),
+            staged: BTreeMap::new(),
             clock: HybridClock::default(),
             rows: BTreeMap::new(),
             shape: TableShape { name: "t".to_owned(), columns, key: vec![0] },
@@ -140,12 +143,30 @@ impl Replica {
         let shape = self.shape.clone();
         let incoming = batch.tables.iter().flat_map(|table| &table.rows);
         incoming.clone().flat_map(|row| row.clock.entries()).for_each(|entry| self.clock.observe(entry.timestamp));
+        let alone = batch.is_complete() && self.have.covers_all(&batch.from);
+        let mut staged = if alone { BTreeMap::new() } else { self.staged.remove(&batch.source).unwrap_or_default() };
+        let newer = staged.values().any(|(_, context)| !batch.context.covers_all(context));
+        if batch.is_complete() && newer {
+            self.staged.insert(batch.source, staged);
+            return Applied::Gap;
+        }
         for remote in incoming {
             let Value::Integer(key) = *remote.key(&shape)[0] else { panic!("keys are integers") };
+            staged.insert(key, (remote.clone(), batch.context.clone()));
+        }
+        if !batch.is_complete() {
+            self.staged.insert(batch.source, staged);
+            self.received.entry(batch.source).or_default().join(&batch.to);
+            return Applied::Done;
+        }
+        for (key, (remote, context)) in &staged {
+            let key = *key;
+            // What is not covered must not be in the tables: it would hide what is.
+            assert!(remote.clock.entries().all(|entry| context.covers(entry.dot)), "a row is beyond its batch");
             let cx = MergeContext {
                 shape: &shape,
                 own: &own,
-                context: &batch.context,
+                context,
                 granularity: rules.granularity,
                 policy: rules.policy,
             };
@@ -161,12 +182,14 @@ impl Replica {
             };
             self.rows.insert(key, image);
         }
-        if batch.is_complete() {
-            self.have.join(&batch.context);
+        self.have.join(&batch.context);
+        if !alone {
             self.received.remove(&batch.source);
-        } else {
-            self.received.entry(batch.source).or_default().join(&batch.to);
         }
+        let have = &self.have;
+        self.received.retain(|_, position| !have.covers_all(position));
+        let received = &self.received;
+        self.staged.retain(|source, _| received.contains_key(source));
         Applied::Done
     }
 

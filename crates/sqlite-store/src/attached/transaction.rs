@@ -1,6 +1,8 @@
 //! The transactions of an attached database: BEGIN IMMEDIATE with the schema and the state that the replica knows, COMMIT
 //! with a count that other daemons on the same file see, and the way back after anything else.
 
+use std::sync::Arc;
+
 use rusqlite::{Connection, OptionalExtension};
 
 use super::{Attachment, new_origin};
@@ -108,7 +110,7 @@ impl Attachment {
         let mut conn = connection::open(&self.options.path)?;
         let attached = attach::attach(&mut conn, new_origin(), &self.options.node)?;
         let publishing = self.publishing.take();
-        let fresh = Self::over(self.options.clone(), conn, &attached, self.file)?;
+        let fresh = Self::over(self.options.clone(), conn, &attached, self.file, Arc::clone(&self.closing))?;
         *self = fresh;
         self.publishing = publishing.map(|_| Publishing::default());
         self.migrated = Migrated::of(&attached);

@@ -43,20 +43,10 @@ pub(super) fn on_update(table: &Table, index: &UniqueIndex) -> String {
 pub(super) fn update_of(table: &Table) -> String {
     let mut columns = Vec::new();
     for index in &table.unique {
-        let texts = index.partial.iter().chain(index.columns.iter().filter_map(|part| match part {
-            IndexPart::Expression { text, .. } => Some(text),
-            _ => None,
-        }));
-        let mentioned: Vec<String> = texts.flat_map(|text| mentioned_names(text)).collect();
-        let generated = table.generated.iter().any(|name| mentions(&mentioned, name));
-        if generated || index.columns.iter().any(|part| matches!(part, IndexPart::Generated { .. })) {
-            return String::new();
-        }
-        for (place, column) in table.columns.iter().enumerate() {
-            let direct =
-                index.columns.iter().any(|part| matches!(part, IndexPart::Column { index, .. } if *index == place));
-            let name = quote(&column.name);
-            if (direct || mentions(&mentioned, &column.name)) && !columns.contains(&name) {
+        let Some(deciding) = table.deciding_columns(index) else { return String::new() };
+        for place in deciding {
+            let name = quote(&table.columns[place].name);
+            if !columns.contains(&name) {
                 columns.push(name);
             }
         }

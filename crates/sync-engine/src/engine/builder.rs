@@ -10,7 +10,7 @@ use sqlite_store::{BatchLimits, DatabaseOptions, DatabaseRules, FileWatch, Merge
 use tokio::sync::mpsc;
 use tokio_util::task::TaskTracker;
 
-use crate::change_event::{ApplyCallback, ApplyDecision, ChangeEvent};
+use crate::change_event::{ApplyCallback, ApplyDecision, ChangeEvent, ChangeObserver};
 use crate::engine::shared::{Shared, SharedParts};
 use crate::engine::source::Source;
 use crate::engine::{EngineError, SyncEngine, database_events};
@@ -206,6 +206,7 @@ impl SyncEngineBuilder {
         let mut sources = Vec::with_capacity(self.databases.len());
         for database in self.databases {
             let path = database.path.clone();
+            let observer = ChangeObserver::wanted(&database.name, self.callback.as_ref(), &self.events);
             let options = DatabaseOptions {
                 name: database.name,
                 path: database.path,
@@ -213,6 +214,8 @@ impl SyncEngineBuilder {
                 rules: database.rules,
                 poll_interval: self.poll_interval,
                 max_clock_skew: self.max_clock_skew,
+                max_rows: self.limits.rows,
+                observer,
                 state: Some(state.clone()),
             };
             let started = sqlite_store::Database::start(options, Arc::clone(&file_watch), events.clone())?;

@@ -136,9 +136,13 @@ impl Subscriber {
             (batch.is_complete(), batch.source, batch.to.clone(), batch.context.clone());
         let own = progress.have.clone();
         let names = self.names.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        let shown = tokio::task::spawn_blocking(move || show(&batch, &own, &names, observer.as_deref()))
+        let shower = observer.clone();
+        let shown = tokio::task::spawn_blocking(move || show(&batch, &own, &names, shower.as_deref()))
             .await
             .unwrap_or_else(|_| Err("the apply callback panicked".to_owned()));
+        if let Some(observer) = observer {
+            observer.ended(shown.is_ok());
+        }
         let rows = match shown {
             Ok(rows) => rows,
             Err(reason) => return Ok(ApplyOutcome::Failed { reason }),

@@ -1,12 +1,11 @@
 //! What a session asks of databases, and what it is told of their answers.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use replication::message::{Problem, ProblemCode};
 use replication::session::{AppliedOutcome, Input};
 use replication::{Batch, VersionVector};
-use sqlite_store::{ApplyOutcome, ApplyReply, HeldKind, RowObserver, StoreError};
+use sqlite_store::{ApplyOutcome, ApplyReply, HeldKind, StoreError};
 
 use super::SessionDriver;
 use crate::change_event::ChangeObserver;
@@ -34,14 +33,7 @@ impl SessionDriver {
 
     pub(super) fn apply(&mut self, database: String, batch: Batch) {
         let Some(source) = self.sources.get(&database).cloned() else { return };
-        let wanted = self.callback.is_some() || self.shared.events.wants_changes();
-        let observer = wanted.then(|| -> Arc<dyn RowObserver> {
-            Arc::new(ChangeObserver {
-                database: database.clone(),
-                callback: self.callback.clone(),
-                events: self.shared.events.clone(),
-            })
-        });
+        let observer = ChangeObserver::wanted(&database, self.callback.as_ref(), &self.shared.events);
         self.pending.push(Box::pin(async move {
             let result = source.apply(batch, observer).await;
             Answer::Applied { database, result }

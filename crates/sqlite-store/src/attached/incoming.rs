@@ -1,0 +1,97 @@
+//! What peers send: batches are merged, or staged until a catch-up is complete and then merged step by step.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use replication::Batch;
+use rusqlite::Connection;
+
+use super::Attachment;
+use crate::apply::{Applied, ApplyOutcome, ApplyRules, apply, merge_staged};
+use crate::error::StoreError;
+use crate::observer::RowObserver;
+use crate::replica::{Replica, wall_millis};
+
+/// The pause between two transactions of one merge: an application that waits for the lock looks again only after pauses,
+/// and must find it free at times.
+const LET_IN: Duration = Duration::from_millis(5);
+
+impl Attachment {
+    /// Applies a batch; with the last of a catch-up, merges everything that is staged.
+    pub(crate) fn apply(
+        &mut self,
+        batch: Batch,
+        observer: Option<&Arc<dyn RowObserver>>,
+    ) -> Result<ApplyOutcome, StoreError> {
+        let before = self.merge_staged(observer)?;
+        let ApplyOutcome::Applied(mut total) = before else { return Ok(before) };
+        let outcome = self.transact(observer, |conn, replica, rules| apply(conn, replica, batch, rules))?;
+        let ApplyOutcome::Applied(applied) = outcome else { return Ok(outcome) };
+        total.add(applied);
+        match self.merge_staged(observer)? {
+            ApplyOutcome::Applied(merged) => {
+                total.add(merged);
+                Ok(ApplyOutcome::Applied(total))
+            }
+            other => Ok(other),
+        }
+    }
+
+    /// Goes on with a merge that was interrupted. Until it is done the tables hold more than the vector says, and cannot
+    /// be read for others.
+    pub(super) fn finish_interrupted(&mut self) -> Result<(), StoreError> {
+        if self.replica.merging().is_none() {
+            return Ok(());
+        }
+        let observer = self.options.observer.clone();
+        match self.merge_staged(observer.as_ref())? {
+            ApplyOutcome::Applied(_) | ApplyOutcome::Known => Ok(()),
+            ApplyOutcome::Held(held) => Err(StoreError::Unmerged { reason: held.reason }),
+            ApplyOutcome::Failed { reason } => Err(StoreError::Unmerged { reason }),
+            ApplyOutcome::Gap => Err(StoreError::Unmerged { reason: "something is missing".to_owned() }),
+        }
+    }
+
+    /// Merges what is staged of a complete catch-up, in one transaction or, where that would be long, in several.
+    fn merge_staged(&mut self, observer: Option<&Arc<dyn RowObserver>>) -> Result<ApplyOutcome, StoreError> {
+        let mut total = Applied::default();
+        while let Some(source) = self.replica.merging() {
+            if self.closing.load(Ordering::Relaxed) {
+                return Err(StoreError::Closed);
+            }
+            let outcome = self.transact(observer, |conn, replica, rules| merge_staged(conn, replica, source, rules))?;
+            let ApplyOutcome::Applied(applied) = outcome else { return Ok(outcome) };
+            total.add(applied);
+            if self.replica.merging().is_some() {
+                std::thread::sleep(LET_IN);
+            }
+        }
+        Ok(ApplyOutcome::Applied(total))
+    }
+
+    /// One transaction of incoming rows, kept if they were applied; the observer is told which.
+    fn transact(
+        &mut self,
+        observer: Option<&Arc<dyn RowObserver>>,
+        work: impl FnOnce(&Connection, &mut Replica, &ApplyRules<'_>) -> Result<ApplyOutcome, StoreError>,
+    ) -> Result<ApplyOutcome, StoreError> {
+        let observer = observer.map(AsRef::as_ref);
+        let max_skew = i64::try_from(self.options.max_clock_skew.as_millis()).unwrap_or(i64::MAX);
+        let rules = ApplyRules { now: wall_millis(), max_skew, max_rows: self.options.max_rows, observer };
+        let outcome = self.write(|conn, replica| {
+            let outcome = work(conn, replica, &rules)?;
+            let keep = matches!(outcome, ApplyOutcome::Applied(_));
+            Ok((outcome, keep))
+        });
+        let applied = match &outcome {
+            Ok(ApplyOutcome::Applied(applied)) => Some(applied),
+            _ => None,
+        };
+        self.conflicts += applied.map_or(0, |applied| applied.conflicts.len() as u64);
+        if let Some(observer) = observer {
+            observer.ended(applied.is_some());
+        }
+        outcome
+    }
+}

@@ -1,0 +1,240 @@
+//! Catch-ups that take more than one batch: their rows are staged, and merged once all are here.
+//!
+//! A part of a snapshot is no snapshot. A row of it may hold the unique value of another whose newer state is still to
+//! come; and a row that is overwritten by a change which the vector does not cover yet is no longer what the vector
+//! promises to others. So nothing of an incomplete batch is merged. What is staged is durable: an interrupted catch-up goes
+//! on from its position. When the last batch is in, everything is merged in transactions of a bounded number of rows, and
+//! the last one raises the vector. Until then the database is not read for peers and takes no other batch.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use replication::codec::{decode_row, encode_row, encode_values};
+use replication::{Origin, RowImage, Value, VersionVector};
+use rusqlite::{Connection, params};
+
+use crate::capture::canonical_key;
+use crate::error::StoreError;
+use crate::replica::{Received, Replica, ReplicaTable};
+
+/// Rows fetched from the stage at a time: their memory is bounded however many a transaction merges.
+const PAGE: usize = 256;
+
+/// A staged row.
+#[derive(Debug)]
+pub(crate) struct Staged {
+    /// The table's index.
+    pub(crate) table: usize,
+    /// The row, in the table's own shape.
+    pub(crate) row: RowImage,
+    /// What it has taken into account: the context of its own batch. A later one's would be wrong, for a row that changed
+    /// since at the source is not sent again where the change came here from others.
+    pub(crate) context: Arc<VersionVector>,
+}
+
+/// The staged rows of one source.
+#[derive(Debug)]
+pub(crate) struct Stage {
+    source: Origin,
+    contexts: HashMap<i64, Arc<VersionVector>>,
+}
+
+impl Stage {
+    /// The stage of a source, as it is.
+    pub(crate) fn open(conn: &Connection, source: Origin) -> Result<Self, StoreError> {
+        let mut contexts = HashMap::new();
+        let mut statement = conn.prepare_cached("SELECT id, context FROM main._sync_batch WHERE source = ?1")?;
+        let mut rows = statement.query([source.as_bytes()])?;
+        while let Some(row) = rows.next()? {
+            let text: String = row.get(1)?;
+            let context =
+                serde_json::from_str(&text).map_err(|error| StoreError::Damaged { what: error.to_string() })?;
+            contexts.insert(row.get(0)?, Arc::new(context));
+        }
+        Ok(Self { source, contexts })
+    }
+
+    /// Begins a batch; its number.
+    pub(crate) fn begin(&mut self, conn: &Connection, context: &VersionVector) -> Result<i64, StoreError> {
+        let sql = "INSERT INTO main._sync_batch (source, context) VALUES (?1, ?2)";
+        conn.prepare_cached(sql)?.execute(params![self.source.as_bytes(), text(context)?])?;
+        let number = conn.last_insert_rowid();
+        self.contexts.insert(number, Arc::new(context.clone()));
+        Ok(number)
+    }
+
+    /// Stages a row of a batch, in place of an older state of it. `row` follows the table's own shape.
+    pub(crate) fn put(
+        &self,
+        conn: &Connection,
+        batch: i64,
+        table: &ReplicaTable,
+        row: &RowImage,
+    ) -> Result<(), StoreError> {
+        let key: Vec<Value> = row.key(&table.shape).into_iter().cloned().collect();
+        let (key, bytes) = (place(table, &key)?, encode_row(row).map_err(unusable)?);
+        conn.prepare_cached(
+            "INSERT INTO main._sync_staged (source, tbl, key, batch, row) VALUES (?1, ?2, ?3, ?4, ?5) \
+             ON CONFLICT DO UPDATE SET batch = excluded.batch, row = excluded.row",
+        )?
+        .execute(params![self.source.as_bytes(), table.table.number, key, batch, bytes])?;
+        Ok(())
+    }
+
+    /// Takes the staged state of a key, if there is one.
+    pub(crate) fn take(
+        &self,
+        conn: &Connection,
+        replica: &Replica,
+        index: usize,
+        key: &[Value],
+    ) -> Result<Option<Staged>, StoreError> {
+        let table = &replica.tables[index];
+        let sql = "DELETE FROM main._sync_staged WHERE source = ?1 AND tbl = ?2 AND key = ?3 RETURNING batch, row";
+        let parameters = params![self.source.as_bytes(), table.table.number, place(table, key)?];
+        let mut statement = conn.prepare_cached(sql)?;
+        let mut rows = statement.query(parameters)?;
+        let staged = match rows.next()? {
+            Some(row) => Some(self.staged(replica, index, row.get(0)?, &row.get::<_, Vec<u8>>(1)?)?),
+            None => None,
+        };
+        // A statement that is not run to its end may not have done its work.
+        while rows.next()?.is_some() {}
+        Ok(staged)
+    }
+
+    /// Takes the next rows, at most a page of them and at most `limit`.
+    pub(crate) fn take_page(
+        &self,
+        conn: &Connection,
+        replica: &Replica,
+        limit: usize,
+    ) -> Result<Vec<Staged>, StoreError> {
+        let source = self.source.as_bytes();
+        let limit = i64::try_from(limit.min(PAGE)).unwrap_or(i64::MAX);
+        let mut statement = conn.prepare_cached(
+            "SELECT tbl, key, batch, row FROM main._sync_staged WHERE source = ?1 ORDER BY tbl, key LIMIT ?2",
+        )?;
+        let mut rows = statement.query(params![source, limit])?;
+        let mut taken = Vec::new();
+        let mut last = None;
+        while let Some(row) = rows.next()? {
+            let (number, key): (i64, Vec<u8>) = (row.get(0)?, row.get(1)?);
+            // Staged rows fit the schema that they were staged under, which is the present one.
+            if let Some(index) = replica.table_by_number(number) {
+                taken.push(self.staged(replica, index, row.get(2)?, &row.get::<_, Vec<u8>>(3)?)?);
+            }
+            last = Some((number, key));
+        }
+        drop(rows);
+        if let Some((number, key)) = last {
+            let sql = "DELETE FROM main._sync_staged WHERE source = ?1 AND (tbl, key) <= (?2, ?3)";
+            conn.prepare_cached(sql)?.execute(params![source, number, key])?;
+        }
+        Ok(taken)
+    }
+
+    fn staged(&self, replica: &Replica, index: usize, batch: i64, bytes: &[u8]) -> Result<Staged, StoreError> {
+        let row = decode_row(bytes, &replica.tables[index].shape).map_err(unusable)?;
+        let lost = || StoreError::Damaged { what: format!("batch {batch} of staged rows is not in _sync_batch") };
+        let context = Arc::clone(self.contexts.get(&batch).ok_or_else(lost)?);
+        Ok(Staged { table: index, row, context })
+    }
+
+    /// What the database knows when everything that is staged is merged: the context of the last batch.
+    pub(crate) fn context(&self) -> VersionVector {
+        self.contexts
+            .iter()
+            .max_by_key(|(number, _)| **number)
+            .map(|(_, context)| (**context).clone())
+            .unwrap_or_default()
+    }
+
+    /// Whether at most `limit` rows are staged.
+    pub(crate) fn holds_at_most(&self, conn: &Connection, limit: usize) -> Result<bool, StoreError> {
+        let sql = "SELECT count(*) FROM (SELECT 1 FROM main._sync_staged WHERE source = ?1 LIMIT ?2)";
+        let beyond = i64::try_from(limit.saturating_add(1)).unwrap_or(i64::MAX);
+        let count: i64 =
+            conn.prepare_cached(sql)?.query_row(params![self.source.as_bytes(), beyond], |row| row.get(0))?;
+        Ok(count < beyond)
+    }
+
+    pub(crate) fn is_empty(&self, conn: &Connection) -> Result<bool, StoreError> {
+        self.holds_at_most(conn, 0)
+    }
+
+    /// Notes how far the catch-up has come, and whether all of it is here.
+    pub(crate) fn advance(
+        &self,
+        conn: &Connection,
+        replica: &mut Replica,
+        to: &VersionVector,
+        complete: bool,
+    ) -> Result<(), StoreError> {
+        let schema = replica.schema_hash.cast_signed();
+        let received = replica.received.entry(self.source).or_default();
+        received.position.join(to);
+        received.complete = complete;
+        conn.prepare_cached(
+            "INSERT INTO main._sync_received (source, position, schema, complete) VALUES (?1, ?2, ?3, ?4) \
+             ON CONFLICT DO UPDATE SET position = excluded.position, schema = excluded.schema, complete = excluded.complete",
+        )?
+        .execute(params![self.source.as_bytes(), text(&received.position)?, schema, complete])?;
+        Ok(())
+    }
+}
+
+/// Forgets a catch-up and what is staged of it.
+pub(crate) fn clear(conn: &Connection, source: &Origin) -> Result<(), StoreError> {
+    for table in ["_sync_received", "_sync_batch", "_sync_staged"] {
+        conn.prepare_cached(&format!("DELETE FROM main.{table} WHERE source = ?1"))?.execute([source.as_bytes()])?;
+    }
+    Ok(())
+}
+
+/// Reads how far catch-ups have come. What was staged under another schema may not fit any more: it is asked for again.
+pub(crate) fn load(conn: &Connection, replica: &mut Replica) -> Result<(), StoreError> {
+    let mut statement = conn.prepare("SELECT source, position, schema, complete FROM main._sync_received")?;
+    let mut rows = statement.query([])?;
+    while let Some(row) = rows.next()? {
+        let (source, position): ([u8; 16], String) = (row.get(0)?, row.get(1)?);
+        // A position that cannot be read only costs the catch-up a fresh start.
+        if let Ok(position) = serde_json::from_str(&position)
+            && row.get::<_, i64>(2)?.cast_unsigned() == replica.schema_hash
+        {
+            replica.received.insert(Origin::from_bytes(source), Received { position, complete: row.get(3)? });
+        }
+    }
+    Ok(())
+}
+
+/// Forgets what was staged under another schema.
+pub(crate) fn clear_stale(conn: &Connection, replica: &Replica) -> Result<(), StoreError> {
+    let mut statement = conn.prepare("SELECT source FROM main._sync_received")?;
+    let sources = statement.query_map([], |row| row.get(0))?.collect::<Result<Vec<[u8; 16]>, _>>()?;
+    let stale = sources.into_iter().map(Origin::from_bytes).filter(|source| !replica.received.contains_key(source));
+    stale.into_iter().try_for_each(|source| clear(conn, &source))
+}
+
+/// Forgets catch-ups that bring nothing any more, because others brought it.
+pub(crate) fn clear_known(conn: &Connection, replica: &mut Replica) -> Result<(), StoreError> {
+    let known = replica.received.iter().filter(|(_, received)| replica.have.covers_all(&received.position));
+    let known: Vec<Origin> = known.map(|(source, _)| *source).collect();
+    for source in known {
+        replica.received.remove(&source);
+        clear(conn, &source)?;
+    }
+    Ok(())
+}
+
+fn text(vector: &VersionVector) -> Result<String, StoreError> {
+    serde_json::to_string(vector).map_err(|error| StoreError::Encoding { reason: error.to_string() })
+}
+
+fn place(table: &ReplicaTable, key: &[Value]) -> Result<Vec<u8>, StoreError> {
+    encode_values(&canonical_key(table, key)).map_err(unusable)
+}
+
+fn unusable(error: replication::codec::CodecError) -> StoreError {
+    StoreError::Encoding { reason: error.to_string() }
+}

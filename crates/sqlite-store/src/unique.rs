@@ -1,0 +1,290 @@
+//! Rows that unique indexes refuse.
+//!
+//! Such a row waits until the rest of the batch is written. What still clashes then makes way for each other, under the
+//! old rowids; what clashes even so has met a row of another key, and the newest writer of the unique value keeps it.
+
+use std::collections::BTreeSet;
+
+use replication::{ConflictKind, Decided, Decision, Entry, EntryFlags, Origin, RowClock, RowImage, Timestamp, Value};
+use rusqlite::Connection;
+
+use crate::apply::{HeldKind, Stop, Work};
+use crate::bind::{bind_from, values_from};
+use crate::capture::give_row_entry;
+use crate::conflict_record::record_conflict;
+use crate::error::StoreError;
+use crate::identifier::quote;
+use crate::replica::{Replica, ReplicaTable};
+use crate::row_clock::{put_clock, read_clock, read_row};
+use crate::row_write::{RowWrite, delete, insert_under, refused, write_row};
+
+/// Writes the rows that unique indexes refused so far.
+pub(crate) fn settle(work: &mut Work<'_>) -> Result<(), Stop> {
+    try_again(work)?;
+    if work.deferred.is_empty() {
+        return Ok(());
+    }
+    let mut probe = Probe::default();
+    // Only with this setting does a REPLACE fire the delete triggers of the rows that it takes out. Setting it makes
+    // SQLite prepare every statement anew, hence once for all rows.
+    work.conn.execute_batch("PRAGMA recursive_triggers = ON")?;
+    let settled =
+        bring_along(work, &mut probe).and_then(|()| try_again(work)).and_then(|()| make_way(work, &mut probe));
+    work.conn.execute_batch("PRAGMA recursive_triggers = OFF")?;
+    settled?;
+    Ok(probe.remove(work.conn)?)
+}
+
+/// Tries the rows again, the last first: a chain of rows that each take the value of the next comes free from its end. Goes
+/// on while that helps a good part of them, so that a long chain in no order does not take quadratic time.
+fn try_again(work: &mut Work<'_>) -> Result<(), Stop> {
+    loop {
+        let before = work.deferred.len();
+        let mut refused = Vec::new();
+        for write in std::mem::take(&mut work.deferred).into_iter().rev() {
+            if !write_row(work.conn, &work.replica.tables[write.table], &write)? {
+                refused.push(write);
+            }
+        }
+        work.deferred = refused;
+        let written = before - work.deferred.len();
+        if written * 8 <= before {
+            return Ok(());
+        }
+    }
+}
+
+/// A row in the way whose newer state is staged is not what the sender has: that state is merged now, in the same
+/// transaction.
+fn bring_along(work: &mut Work<'_>, probe: &mut Probe) -> Result<(), Stop> {
+    let Some(stage) = work.stage else { return Ok(()) };
+    let mut next = 0;
+    while let Some(write) = work.deferred.get(next) {
+        next += 1;
+        let Some(new) = &write.new else { continue };
+        let index = write.table;
+        for rival in probe.rivals(work.conn, index, &work.replica.tables[index], &write.key, new)? {
+            if let Some(staged) = stage.take(work.conn, work.replica, index, &rival)? {
+                work.row(staged.table, staged.row, &staged.context)?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// A circle of rows, or rows of other keys in the way: all make way, then all come back under their rowids.
+fn make_way(work: &mut Work<'_>, probe: &mut Probe) -> Result<(), Stop> {
+    let waiting = std::mem::take(&mut work.deferred);
+    let mut out = Vec::with_capacity(waiting.len());
+    for write in waiting {
+        let rowid = take_out(work.conn, &work.replica.tables[write.table], &write)?;
+        out.push((write, rowid));
+    }
+    // New rows last: SQLite might give them a rowid that is to be had back.
+    out.sort_by_key(|(_, rowid)| rowid.is_none());
+    out.into_iter().try_for_each(|(write, rowid)| put_back(work, probe, write, rowid))
+}
+
+/// Deletes the row as it stood; returns the rowid it had, where that is not a column.
+fn take_out(conn: &Connection, table: &ReplicaTable, write: &RowWrite) -> Result<Option<i64>, Stop> {
+    if write.old.is_none() {
+        return Ok(None);
+    }
+    let rowid = match &table.sql.rowid {
+        Some(sql) => {
+            let mut statement = conn.prepare_cached(sql)?;
+            bind_from(&mut statement, 1, &write.key)?;
+            let mut rows = statement.raw_query();
+            match rows.next()? {
+                Some(row) => Some(row.get(0)?),
+                None => None,
+            }
+        }
+        None => None,
+    };
+    delete(conn, table, &write.key)?;
+    Ok(rowid)
+}
+
+fn put_back(work: &mut Work<'_>, probe: &mut Probe, write: RowWrite, rowid: Option<i64>) -> Result<(), Stop> {
+    let Some(new) = &write.new else { return Ok(()) };
+    let index = write.table;
+    if insert_under(work.conn, &work.replica.tables[index], new, rowid)? {
+        return Ok(());
+    }
+    let rivals = probe.rivals(work.conn, index, &work.replica.tables[index], &write.key, new)?;
+    let kind = if rivals.len() > 1 { ConflictKind::MultipleUniqueConflicts } else { ConflictKind::UniqueExists };
+    let mut loses = false;
+    let mut images = Vec::with_capacity(rivals.len());
+    for key in rivals {
+        let table = &work.replica.tables[index];
+        let Some(values) = read_row(work.conn, table, &key)? else { continue };
+        let clock = match read_clock(work.conn, work.replica, table, &key)? {
+            Some(clock) => clock,
+            None => RowClock::whole(give_row_entry(work.conn, work.replica, index, &key)?),
+        };
+        let table = &work.replica.tables[index];
+        loses |= claim(table, &values, new, &clock) > claim(table, new, &values, &write.clock);
+        images.push((key, RowImage { values, clock }));
+    }
+    let incoming = RowImage { values: new.clone(), clock: write.clock.clone() };
+    if loses {
+        let decided = Decided { kind, decision: Decision::LocalKept, columns: Vec::new() };
+        let winner = images.first().map(|(_, image)| image);
+        record(work, index, &write.key, winner, &incoming, &decided)?;
+        return Ok(displace(work.conn, work.replica, index, &write.key, &write.clock, work.rules.now)?);
+    }
+    for (key, image) in &images {
+        let decided = Decided { kind, decision: Decision::RemoteApplied, columns: Vec::new() };
+        record(work, index, key, Some(image), &incoming, &decided)?;
+        delete(work.conn, &work.replica.tables[index], key)?;
+        displace(work.conn, work.replica, index, key, &image.clock, work.rules.now)?;
+    }
+    if insert_under(work.conn, &work.replica.tables[index], new, rowid)? {
+        return Ok(());
+    }
+    Err(Stop::held(
+        HeldKind::Constraint,
+        Some(&work.replica.tables[index].shape.name),
+        "a unique index refuses a row although no row with its values is left".to_owned(),
+        "run PRAGMA integrity_check and REINDEX on this file",
+    ))
+}
+
+fn record(
+    work: &mut Work<'_>,
+    index: usize,
+    key: &[Value],
+    local: Option<&RowImage>,
+    incoming: &RowImage,
+    decided: &Decided,
+) -> Result<(), StoreError> {
+    let note = record_conflict(work.conn, work.replica, index, key, local, Some(incoming), decided, work.rules.now)?;
+    work.applied.conflicts.push(note);
+    Ok(())
+}
+
+/// What speaks for a row that shares a unique value with another: the larger claim keeps it.
+///
+/// A value that an application wrote comes before one that a node put there when it settled a conflict, which brings back a
+/// row as a whole with fresh stamps: that says nothing about when the value was written. Among equals the later one
+/// counts: the newest entry among the columns that decide over the indexes in which the rows agree. Not simply the
+/// row's newest: an unrelated column's update would change the verdict on one node only, and both rows would go.
+fn claim(table: &ReplicaTable, values: &[Value], other: &[Value], clock: &RowClock) -> (bool, Timestamp, Origin) {
+    let indexes = &table.table.unique;
+    let agree = |columns: &Vec<usize>| columns.iter().all(|index| alike(&values[*index], &other[*index]));
+    let shared: Vec<_> =
+        indexes.iter().filter(|index| index.plain_columns().is_some_and(|columns| agree(&columns))).collect();
+    // What an expression makes of values is not known here.
+    let shared = if shared.is_empty() {
+        indexes.iter().filter(|index| index.plain_columns().is_none()).collect()
+    } else {
+        shared
+    };
+    let deciding: Option<Vec<Vec<usize>>> =
+        shared.into_iter().map(|index| table.table.deciding_columns(index)).collect();
+    let columns: BTreeSet<usize> = deciding.into_iter().flatten().flatten().collect();
+    let entries = columns.into_iter().map(|index| clock.effective(u16::try_from(index).unwrap_or(u16::MAX)));
+    let entry = entries.max_by_key(|entry| entry.order()).unwrap_or_else(|| clock.newest());
+    (!entry.flags.contains(EntryFlags::RESOLUTION), entry.timestamp, entry.dot.origin)
+}
+
+/// Whether two values may be equal to a unique index, whatever its collation.
+fn alike(a: &Value, b: &Value) -> bool {
+    match (a, b) {
+        (Value::Text(a), Value::Text(b)) => a.trim_ascii_end().eq_ignore_ascii_case(b.trim_ascii_end()),
+        (Value::Integer(_) | Value::Real(_), Value::Integer(_) | Value::Real(_)) => number(a) == number(b),
+        (Value::Null, _) | (_, Value::Null) => false,
+        _ => a == b,
+    }
+}
+
+fn number(value: &Value) -> f64 {
+    match value {
+        // Only for likeness: a rounded integer is like its neighbours.
+        #[allow(clippy::cast_precision_loss)]
+        Value::Integer(n) => *n as f64,
+        Value::Real(r) => *r,
+        _ => f64::NAN,
+    }
+}
+
+/// Makes a row's deletion a new change of this node, marked as displaced.
+fn displace(
+    conn: &Connection,
+    replica: &mut Replica,
+    table: usize,
+    key: &[Value],
+    clock: &RowClock,
+    now: i64,
+) -> Result<(), StoreError> {
+    let flags = EntryFlags::DELETED.with(EntryFlags::DISPLACED).with(EntryFlags::RESOLUTION);
+    let entry = Entry { timestamp: replica.clock.stamp(now, now), dot: replica.next_dot(), flags };
+    put_clock(conn, replica, table, key, &RowClock::whole(entry), !clock.columns.is_empty())
+}
+
+/// Finds the rows that stand in a row's way. SQLite itself finds them, whatever its indexes are made of: a REPLACE under a
+/// savepoint that is rolled back, watched by a TEMP trigger, of which each table has one for as long as rows are settled.
+#[derive(Default)]
+struct Probe {
+    tables: BTreeSet<usize>,
+}
+
+impl Probe {
+    /// The keys of the rows that would have to go for `new` to be inserted, other than `key`.
+    fn rivals(
+        &mut self,
+        conn: &Connection,
+        index: usize,
+        table: &ReplicaTable,
+        key: &[Value],
+        new: &[Value],
+    ) -> Result<Vec<Vec<Value>>, Stop> {
+        if self.tables.insert(index) {
+            watch(conn, index, table)?;
+        }
+        conn.prepare_cached("SAVEPOINT _sync_probe")?.execute([])?;
+        let found = replaced(conn, index, table, new);
+        conn.prepare_cached("ROLLBACK TO _sync_probe")?.execute([])?;
+        conn.prepare_cached("RELEASE _sync_probe")?.execute([])?;
+        let mut found = found.map_err(|error| refused(table, error))?;
+        found.retain(|rival| rival != key);
+        Ok(found)
+    }
+
+    fn remove(self, conn: &Connection) -> rusqlite::Result<()> {
+        self.tables.into_iter().try_for_each(|index| {
+            conn.execute_batch(&format!("DROP TRIGGER temp._sync_rival_{index}; DROP TABLE temp._sync_rivals_{index}"))
+        })
+    }
+}
+
+fn watch(conn: &Connection, index: usize, table: &ReplicaTable) -> rusqlite::Result<()> {
+    let names: Vec<String> = table.table.key_columns().map(|column| format!("OLD.{}", quote(&column.name))).collect();
+    let columns: Vec<String> = (0..names.len()).map(|n| format!("k{n}")).collect();
+    conn.execute_batch(&format!(
+        "CREATE TEMP TABLE _sync_rivals_{index} ({});
+         CREATE TEMP TRIGGER _sync_rival_{index} AFTER DELETE ON main.{} BEGIN
+             INSERT INTO _sync_rivals_{index} VALUES ({});
+         END",
+        columns.join(", "),
+        quote(&table.table.name),
+        names.join(", ")
+    ))
+}
+
+fn replaced(conn: &Connection, index: usize, table: &ReplicaTable, new: &[Value]) -> rusqlite::Result<Vec<Vec<Value>>> {
+    // Rows that were taken out before left their keys there as well.
+    conn.prepare_cached(&format!("DELETE FROM temp._sync_rivals_{index}"))?.execute([])?;
+    let mut statement = conn.prepare_cached(&table.sql.insert.replacen("INSERT", "INSERT OR REPLACE", 1))?;
+    bind_from(&mut statement, 1, new)?;
+    statement.raw_execute()?;
+    let mut statement = conn.prepare_cached(&format!("SELECT * FROM temp._sync_rivals_{index}"))?;
+    let width = statement.column_count();
+    let mut rows = statement.query([])?;
+    let mut found = Vec::new();
+    while let Some(row) = rows.next()? {
+        found.push(values_from(row, 0, width)?);
+    }
+    Ok(found)
+}
