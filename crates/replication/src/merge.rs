@@ -111,6 +111,9 @@ impl MergeContext<'_> {
     fn relation(&self, local: &Entry, remote: &Entry) -> Relation {
         if local.dot == remote.dot {
             Relation::Same
+        } else if local.dot.origin == remote.dot.origin {
+            // An origin knows what it issued before.
+            if remote.dot.sequence > local.dot.sequence { Relation::Overwrite } else { Relation::Known }
         } else if self.own.covers(remote.dot) {
             Relation::Known
         } else if self.context.covers(local.dot) {

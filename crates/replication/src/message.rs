@@ -16,6 +16,22 @@ pub const SUBPROTOCOL: &str = "sync-engine.v1";
 /// The version that `hello` names. A node refuses another one.
 pub const PROTOCOL_VERSION: u32 = 1;
 
+/// Bytes of a node's or database's name at most.
+pub const MAX_NAME: usize = 255;
+
+/// Why a text cannot be the name of a node or database, if it cannot.
+pub fn unfit_name(text: &str) -> Option<String> {
+    if text.trim().is_empty() {
+        Some("it is empty".to_owned())
+    } else if text.chars().any(char::is_control) {
+        Some(format!("{text:?} holds a control character"))
+    } else if text.len() > MAX_NAME {
+        Some(format!("it is longer than {MAX_NAME} bytes"))
+    } else {
+        None
+    }
+}
+
 /// A message with its addresses. A session belongs to a remote node, not to a socket: a relay may carry many over one.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Envelope {

@@ -130,13 +130,18 @@ fn received() -> impl Strategy<Value = Option<Received>> {
     option::of((origin(), vector()).prop_map(|(source, position)| Received { source, position }))
 }
 
+/// The name of a node or database.
+fn name() -> impl Strategy<Value = String> {
+    "[^\\pC]{0,20}[^\\pC\\s][^\\pC]{0,20}"
+}
+
 fn hello() -> impl Strategy<Value = Hello> {
     let database = (
         origin(),
         vector(),
         btree_map(origin(), vector(), 0..2),
         btree_map(any::<String>(), any::<u64>(), 0..3),
-        btree_map(origin(), any::<String>(), 0..3),
+        btree_map(origin(), name(), 0..3),
     )
         .prop_map(|(origin, have, received, tables, nodes)| DatabaseHello {
             origin,
@@ -145,8 +150,8 @@ fn hello() -> impl Strategy<Value = Hello> {
             tables,
             nodes,
         });
-    (any::<(u32, String, String, u64, String, i64)>(), btree_map(any::<String>(), database, 0..3)).prop_map(
-        |((protocol, cluster, node, incarnation, version, clock_millis), databases)| Hello {
+    (any::<(u32, String, u64, String, i64)>(), name(), btree_map(name(), database, 0..3)).prop_map(
+        |((protocol, cluster, incarnation, version, clock_millis), node, databases)| Hello {
             protocol,
             cluster,
             node,
@@ -402,4 +407,36 @@ fn a_greeting_without_what_came_later_is_understood() {
         nodes: BTreeMap::new(),
     };
     assert_eq!(hello.databases["d"], database);
+}
+
+#[test]
+fn names_that_would_spoil_a_log_are_refused() {
+    let hello = |node: &str, database: &str| {
+        let databases = [(
+            database.to_owned(),
+            DatabaseHello {
+                origin: Origin::from_bytes([1; 16]),
+                have: VersionVector::new(),
+                received: BTreeMap::new(),
+                tables: BTreeMap::new(),
+                nodes: BTreeMap::new(),
+            },
+        )];
+        let hello = Hello {
+            protocol: 1,
+            cluster: "c".to_owned(),
+            node: node.to_owned(),
+            incarnation: 1,
+            version: String::new(),
+            clock_millis: 0,
+            databases: BTreeMap::from(databases),
+        };
+        let envelope = Envelope { from: node.to_owned(), to: None, message: Message::Hello(hello) };
+        let Encoded::Text(text) = encode(&envelope).unwrap() else { panic!("hello is text") };
+        decode_text(&text, &Limits::default())
+    };
+    assert!(hello("größe 1", "d").is_ok());
+    for (node, database) in [("", "d"), ("a\nb", "d"), ("a", " "), ("a", "\u{1b}[2J"), (&"x".repeat(256), "d")] {
+        assert!(matches!(hello(node, database), Err(CodecError::Invalid(_))), "{node:?} {database:?}");
+    }
 }

@@ -8,7 +8,7 @@ use replication::message::{
     Ack, Changes, DatabaseHello, Envelope, Hello, Message, PROTOCOL_VERSION, Problem, ProblemCode, Want,
 };
 use replication::session::{
-    AppliedOutcome, CloseReason, Input, LocalState, Output, Session, SessionConfig, SessionEvent,
+    AppliedOutcome, CloseReason, Input, LocalState, Output, ReadOutcome, Session, SessionConfig, SessionEvent,
 };
 use replication::{
     Batch, Dot, Entry, EntryFlags, Origin, RowClock, RowImage, TableRows, TableShape, Timestamp, Value, VersionVector,
@@ -62,6 +62,7 @@ struct Bench {
     now: u64,
     sent: Vec<Message>,
     reads: Vec<VersionVector>,
+    published: usize,
     applies: Vec<Batch>,
     events: Vec<SessionEvent>,
     closed: Option<CloseReason>,
@@ -76,6 +77,7 @@ impl Bench {
             now: 0,
             sent: Vec::new(),
             reads: Vec::new(),
+            published: 0,
             applies: Vec::new(),
             events: Vec::new(),
             closed: None,
@@ -116,7 +118,7 @@ impl Bench {
                 Output::Send(envelope) => self.sent.push(envelope.message),
                 Output::Read { from, .. } => self.reads.push(from),
                 Output::Apply { batch, .. } => self.applies.push(*batch),
-                Output::Publish { .. } => {}
+                Output::Publish { .. } => self.published += 1,
                 Output::Event(event) => self.events.push(event),
                 Output::Close(reason) => self.closed = Some(reason),
             }
@@ -166,7 +168,7 @@ fn a_batch_is_sent_although_the_peer_learns_something_while_it_is_read() {
         clock: Timestamp::default(),
     }));
     let rows = batch(2, vector(&[]), vector(&[(2, 3)]), vec![table(2, "t", 0, &[1, 1, 1])]);
-    bench.input(Input::BatchRead { database: DATABASE.to_owned(), batch: Some(rows) });
+    bench.input(Input::BatchRead { database: DATABASE.to_owned(), outcome: ReadOutcome::Batch(rows) });
     assert_eq!(bench.parts(), 1);
     assert_eq!(bench.reads.len(), 1, "what was sent is not read again");
 }
@@ -176,7 +178,7 @@ fn a_batch_that_was_read_from_a_place_the_peer_gave_up_is_read_again() {
     let mut bench = Bench::open(SessionConfig::default(), Some((vector(&[(2, 3)]), vector(&[(2, 1)]))));
     bench.hear(Message::Want(Want { database: DATABASE.to_owned(), have: vector(&[]), received: None }));
     let rows = batch(2, vector(&[(2, 1)]), vector(&[(2, 3)]), vec![table(2, "t", 1, &[1, 1])]);
-    bench.input(Input::BatchRead { database: DATABASE.to_owned(), batch: Some(rows) });
+    bench.input(Input::BatchRead { database: DATABASE.to_owned(), outcome: ReadOutcome::Batch(rows) });
     assert_eq!(bench.parts(), 0);
     assert_eq!(bench.reads, [vector(&[(2, 1)]), vector(&[])]);
 }
@@ -258,7 +260,7 @@ fn a_row_that_no_message_holds_is_named_once_and_nothing_is_sent() {
     for sequence in 1..4 {
         let have = vector(&[(2, sequence)]);
         let rows = batch(2, vector(&[]), have.clone(), vec![table(2, "t", 0, &[1_000])]);
-        bench.input(Input::BatchRead { database: DATABASE.to_owned(), batch: Some(rows) });
+        bench.input(Input::BatchRead { database: DATABASE.to_owned(), outcome: ReadOutcome::Batch(rows) });
         bench.input(Input::Local { database: DATABASE.to_owned(), state: state(2, have) });
     }
     let problems: Vec<&Problem> = bench
@@ -323,4 +325,48 @@ fn nothing_is_sent_to_a_peer_that_has_a_table_which_was_lost_here() {
     hello.tables.clear();
     bench.greet(BTreeMap::from([(DATABASE.to_owned(), hello)]));
     assert_eq!(bench.reads, [vector(&[(2, 5)])]);
+}
+
+#[test]
+fn what_could_not_be_read_is_read_again() {
+    let mut bench = Bench::open(SessionConfig::default(), Some((vector(&[(2, 3)]), vector(&[]))));
+    bench.input(Input::BatchRead { database: DATABASE.to_owned(), outcome: ReadOutcome::Retry { after: 500 } });
+    assert_eq!(bench.reads.len(), 1);
+    bench.wait(499);
+    assert_eq!(bench.reads.len(), 1);
+    bench.wait(1);
+    assert_eq!(bench.reads.len(), 2);
+    bench.input(Input::BatchRead { database: DATABASE.to_owned(), outcome: ReadOutcome::Nothing });
+    bench.wait(60_000);
+    assert_eq!(bench.reads.len(), 2, "a subscriber has nothing to read");
+}
+
+#[test]
+fn a_database_that_comes_back_is_begun_anew() {
+    let mut bench = Bench::open(SessionConfig::default(), Some((vector(&[(2, 3)]), vector(&[]))));
+    assert_eq!((bench.published, bench.reads.len()), (1, 1));
+    let rows = batch(2, vector(&[]), vector(&[(2, 3)]), vec![table(2, "t", 0, &[1, 1, 1])]);
+    bench.input(Input::BatchRead { database: DATABASE.to_owned(), outcome: ReadOutcome::Batch(rows) });
+    bench.input(Input::LocalGone { database: DATABASE.to_owned() });
+    bench.input(Input::Local { database: DATABASE.to_owned(), state: state(3, vector(&[(3, 1)])) });
+    assert_eq!(bench.published, 2, "rows of another file are not published yet");
+    assert_eq!(bench.reads.last(), Some(&vector(&[])), "what the old file had sent says nothing");
+}
+
+#[test]
+fn what_is_held_is_asked_for_again_when_the_peer_has_migrated() {
+    let mut bench = Bench::open(SessionConfig::default(), Some((vector(&[]), vector(&[(1, 3)]))));
+    bench.hear_part(0, true, batch(1, vector(&[]), vector(&[(1, 3)]), vec![table(1, "t", 0, &[1])]));
+    let problem = Problem { code: ProblemCode::SchemaMismatch, text: "t".to_owned(), database: None, table: None };
+    bench.applied(AppliedOutcome::Held(problem));
+    assert_eq!(bench.wants(), 0);
+    let hello = DatabaseHello {
+        origin: origin(1),
+        have: vector(&[(1, 3)]),
+        received: BTreeMap::new(),
+        tables: BTreeMap::from([("t".to_owned(), 7)]),
+        nodes: BTreeMap::new(),
+    };
+    bench.greet(BTreeMap::from([(DATABASE.to_owned(), hello)]));
+    assert_eq!(bench.wants(), 1);
 }

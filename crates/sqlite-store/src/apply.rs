@@ -107,6 +107,16 @@ impl From<rusqlite::Error> for Stop {
 }
 
 impl Stop {
+    /// Whether a constraint of the table refused a row.
+    pub(crate) fn is_constraint(&self) -> bool {
+        match self {
+            Self::Outcome(outcome) => {
+                matches!(**outcome, ApplyOutcome::Held(Held { kind: HeldKind::Constraint, .. }))
+            }
+            Self::Store(_) => false,
+        }
+    }
+
     pub(crate) fn held(kind: HeldKind, table: Option<&str>, reason: String, remedy: &str) -> Self {
         let held = Held { kind, table: table.map(str::to_owned), reason, remedy: remedy.to_owned() };
         Self::Outcome(Box::new(ApplyOutcome::Held(held)))

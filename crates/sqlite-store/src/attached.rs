@@ -3,6 +3,7 @@
 //! Used by the database's thread only. Every write goes through one place: BEGIN IMMEDIATE, schema unchanged, log
 //! captured, then the work; the replica in memory is loaded again whenever a transaction does not commit.
 
+mod identity;
 mod incoming;
 mod transaction;
 
@@ -12,8 +13,11 @@ use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
 use replication::{Batch, Origin, VersionVector};
-use rusqlite::{Connection, OptionalExtension, params};
-use uuid::Uuid;
+use rusqlite::config::DbConfig;
+use rusqlite::{Connection, OptionalExtension};
+
+use identity::Memory;
+pub use identity::new_origin;
 
 use crate::app_triggers;
 use crate::attach::{self, Attached};
@@ -21,13 +25,13 @@ use crate::baseline::Publishing;
 use crate::batch_read::{BatchLimits, read_batch};
 use crate::capture::{Captured, capture, has_log};
 use crate::connection;
-use crate::database::{DatabaseEvent, DatabaseOptions, DatabaseState, Phase};
+use crate::database::{DatabaseEvent, DatabaseOptions, DatabaseState, NodeNames, Phase};
 use crate::error::StoreError;
 use crate::migration::Migrated;
 use crate::replica::{Replica, wall_millis};
 use crate::schema::{Schema, Unsynced};
 use crate::staging;
-use crate::state::FileIdentity;
+use crate::state::{FileIdentity, Remembered};
 
 /// Log rows captured in one transaction of their own.
 const CAPTURE_ROWS: usize = 20_000;
@@ -58,6 +62,11 @@ pub(crate) struct Attachment {
     conn: Connection,
     replica: Replica,
     file: FileIdentity,
+    memory: Option<Memory>,
+    /// Set when the replica may not be what the file holds: nothing of it may be told any more.
+    broken: bool,
+    /// What happened in a transaction and is still to be told.
+    events: Vec<DatabaseEvent>,
     /// Raised when the thread is to end.
     closing: Arc<AtomicBool>,
     data_version: i64,
@@ -91,22 +100,13 @@ impl Attachment {
             synced: attached.schema.tables.len(),
             unsynced: attached.schema.unsynced.clone(),
         }];
-        if let Some(state) = &options.state {
-            let path = std::path::absolute(&options.path).unwrap_or_else(|_| options.path.clone());
-            let path = path.to_string_lossy();
-            let known = runtime.block_on(state.recall(&path))?;
-            if !attached.created && known != Some((attached.origin, file)) {
-                attached.origin = rotate_origin(&conn, &options.node)?;
-                let reason = match known {
-                    None => "this file was attached by another node, or the state folder was lost".to_owned(),
-                    Some(_) => "the file is not the one that was here before".to_owned(),
-                };
-                events.push(DatabaseEvent::NewOrigin { origin: attached.origin, reason });
-            }
-            runtime.block_on(state.remember(&path, attached.origin, file))?;
+        let mut memory = Memory::open(options, runtime)?;
+        if let Some(memory) = &mut memory {
+            events.extend(memory.check(&conn, &mut attached, file, &options.node)?);
         }
         let mut attachment = Self::over(options.clone(), conn, &attached, file, Arc::clone(closing))?;
         attachment.migrated = Migrated::of(&attached);
+        attachment.memory = memory;
         Ok((attachment, events))
     }
 
@@ -132,6 +132,9 @@ impl Attachment {
             conn,
             replica,
             file,
+            memory: None,
+            broken: false,
+            events: Vec::new(),
             closing,
             data_version: -1,
             more: true,
@@ -165,7 +168,7 @@ impl Attachment {
 
     /// Looks whether applications changed anything, and does one step of whatever there is to do.
     pub(crate) fn look(&mut self) -> Result<Looked, StoreError> {
-        let mut looked = Looked::default();
+        let mut looked = Looked { found: false, events: std::mem::take(&mut self.events) };
         if self.schema_version()? != self.replica.schema_version {
             self.reattach(&mut looked.events)?;
             looked.found = true;
@@ -230,27 +233,34 @@ impl Attachment {
     /// From now on baseline rows get dots, also those of tables that come later.
     pub(crate) fn start_publishing(&mut self) -> Result<(), StoreError> {
         if self.publishing.is_none() {
-            self.conn
-                .execute("INSERT INTO main._sync_meta (key, value) VALUES ('publish', 1) ON CONFLICT DO NOTHING", [])?;
+            self.in_write(|conn, _| {
+                let sql = "INSERT INTO main._sync_meta (key, value) VALUES ('publish', 1) ON CONFLICT DO NOTHING";
+                conn.execute(sql, [])?;
+                Ok(((), true))
+            })?;
             self.publishing = Some(Publishing::default());
         }
         Ok(())
     }
 
     /// Remembers which nodes origins belong to.
-    pub(crate) fn learn_names(&mut self, nodes: &BTreeMap<Origin, String>) -> Result<(), StoreError> {
+    pub(crate) fn learn_names(&mut self, names: &NodeNames) -> Result<(), StoreError> {
         let own = self.replica.own;
-        let news = |replica: &Replica, origin: &Origin, node: &String| {
-            *origin != own && replica.names().get(origin) != Some(node)
+        let news = |replica: &Replica| -> Vec<(Origin, String)> {
+            let known = replica.names();
+            let said = names.own.iter().filter(|(origin, node)| known.get(origin) != Some(node));
+            let heard = names.heard.iter().filter(|(origin, _)| !known.contains_key(origin));
+            said.chain(heard)
+                .filter(|(origin, _)| **origin != own)
+                .map(|(origin, node)| (*origin, node.clone()))
+                .collect()
         };
-        if !nodes.iter().any(|(origin, node)| news(&self.replica, origin, node)) {
+        if news(&self.replica).is_empty() {
             return Ok(());
         }
         self.in_write(|conn, replica| {
-            for (origin, node) in nodes {
-                if news(replica, origin, node) {
-                    replica.learn_name(conn, *origin, node)?;
-                }
+            for (origin, node) in news(replica) {
+                replica.learn_name(conn, origin, &node)?;
             }
             Ok(((), true))
         })
@@ -278,8 +288,42 @@ impl Attachment {
         self.write(|conn, replica| read_batch(conn, replica, from, limits).map(|batch| (batch, true)))
     }
 
+    /// Whether the replica is what the file holds, and nothing waits for capture.
     fn is_clean(&self) -> Result<bool, StoreError> {
-        Ok(!has_log(&self.conn)? && self.schema_version()? == self.replica.schema_version)
+        Ok(!has_log(&self.conn)?
+            && self.schema_version()? == self.replica.schema_version
+            && transaction::generation(&self.conn)? == self.generation)
+    }
+
+    /// Whether the replica may not be what the file holds.
+    pub(crate) fn is_broken(&self) -> bool {
+        self.broken
+    }
+
+    /// Takes note in the state folder of how far the file has come.
+    pub(crate) fn remember(&mut self) -> Result<(), StoreError> {
+        let own = self.replica.own;
+        let now = Remembered { origin: own, file: self.file, sequence: self.replica.have.get(own) };
+        self.memory.as_mut().map_or(Ok(()), |memory| memory.remember(now))
+    }
+
+    /// Folds the write-ahead log into the file and empties it, if nobody is in the way. While this connection stays open no
+    /// other one does; a program that puts another file in the place of this one, with nobody else using it, would have
+    /// the frames of the old file read into the new one.
+    pub(crate) fn fold(&self) -> bool {
+        let folded = self
+            .conn
+            .busy_timeout(Duration::ZERO)
+            .and_then(|()| self.conn.query_row("PRAGMA main.wal_checkpoint(TRUNCATE)", [], |row| row.get::<_, i64>(0)));
+        // Setting it cannot fail on an open connection.
+        let _ = self.conn.busy_timeout(connection::BUSY_TIMEOUT);
+        matches!(folded, Ok(0))
+    }
+
+    /// Lets go of a file that is no longer at its path: what belongs to the file in its place is not touched.
+    pub(crate) fn abandon(self) {
+        // SQLite would fold the write-ahead log into the old file, and delete it by name.
+        let _ = self.conn.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true);
     }
 
     /// What to make known.
@@ -316,26 +360,4 @@ impl Attachment {
 
 fn fingerprints(schema: &Schema) -> BTreeMap<String, u64> {
     schema.tables.iter().map(|table| table.shape()).map(|shape| (shape.name.clone(), shape.fingerprint())).collect()
-}
-
-/// A fresh origin: a UUIDv7.
-pub fn new_origin() -> Origin {
-    Origin::from_bytes(Uuid::now_v7().into_bytes())
-}
-
-/// Gives the database a new origin; what it issued under the old one stays that one's.
-fn rotate_origin(conn: &Connection, node: &str) -> Result<Origin, StoreError> {
-    let origin = new_origin();
-    conn.execute_batch("BEGIN IMMEDIATE")?;
-    conn.execute(
-        "INSERT INTO main._sync_origin (origin, node, seq) VALUES (?1, ?2, 0)",
-        params![origin.as_bytes(), node],
-    )?;
-    let id = conn.last_insert_rowid();
-    conn.execute(
-        "INSERT INTO main._sync_meta (key, value) VALUES ('origin_id', ?1) ON CONFLICT DO UPDATE SET value = excluded.value",
-        [id],
-    )?;
-    conn.execute_batch("COMMIT")?;
-    Ok(origin)
 }

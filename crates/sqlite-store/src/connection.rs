@@ -11,7 +11,7 @@ use rusqlite::{Connection, OpenFlags};
 use crate::error::StoreError;
 
 /// How long a statement waits for a lock that another connection holds.
-const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
+pub(crate) const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Opens an existing database file for the daemon's own reads and writes.
 ///

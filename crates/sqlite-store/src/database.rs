@@ -128,6 +128,11 @@ pub enum DatabaseEvent {
         /// The pause before the next try.
         retry_in: Duration,
     },
+    /// An application holds the lock for longer than is usual; it is waited for.
+    Waiting {
+        /// The pause before the next try.
+        retry_in: Duration,
+    },
     /// It works again.
     Recovered,
     /// The file went away; it is waited for.
@@ -146,6 +151,16 @@ pub enum DatabaseEvent {
         /// Whether it is finished.
         finished: bool,
     },
+}
+
+/// Which nodes origins belong to.
+#[derive(Debug, Clone, Default)]
+pub struct NodeNames {
+    /// What nodes say of their own origins: it counts.
+    pub own: BTreeMap<Origin, String>,
+    /// What they have heard of others: it counts where nothing is known, or two that heard differently would correct each
+    /// other for ever.
+    pub heard: BTreeMap<Origin, String>,
 }
 
 /// A batch's fate, and where the database stands after it.
@@ -229,8 +244,8 @@ impl Database {
     }
 
     /// Tells which nodes origins belong to.
-    pub async fn learn_names(&self, nodes: BTreeMap<Origin, String>) {
-        self.tell(Command::LearnNames(nodes)).await;
+    pub async fn learn_names(&self, names: NodeNames) {
+        self.tell(Command::LearnNames(names)).await;
     }
 
     /// Ends the thread after what it is doing, and waits for it.

@@ -65,6 +65,10 @@ pub enum StoreError {
     /// The database's thread has ended. What it had committed stands; a retry does not help.
     #[error("the database's thread has ended")]
     Closed,
+    /// The file holds less than this node has issued: somebody put an older state in its place. Nothing was touched; it is
+    /// opened again, under a new origin.
+    #[error("the file was put back to an older state")]
+    Replaced,
     /// A catch-up is merged in part and cannot go on. What is left of it is staged; a retry helps once the cause is gone.
     #[error("a catch-up is merged in part and cannot go on: {reason}")]
     Unmerged {
@@ -107,6 +111,7 @@ impl StoreError {
             Self::Thread { .. } | Self::Watch(_) => "resources",
             Self::Closed => "closed",
             Self::Unmerged { .. } => "unmerged",
+            Self::Replaced => "replaced",
             Self::StateFolder { .. } | Self::State(_) | Self::StateMigration(_) => "state",
         }
     }
@@ -126,6 +131,7 @@ impl StoreError {
             "damaged" => "run sync-engine detach on the file, and attach it again",
             "resources" => "raise the system's limits (threads, open files, inotify watches)",
             "closed" => "restart the daemon",
+            "replaced" => "nothing: it is opened again, and peers give back what it lacks",
             "unmerged" => "see the error before it in the log; it goes on when that is settled",
             "state" => "check the state folder and its permissions",
             "schema" => "look at the application's schema: SQLite does not accept it",

@@ -1,5 +1,5 @@
 //! What migrations did while our triggers did not see it: rows that went with a rebuilt table, what the rows that stayed
-//! hold now, and values in columns that are new. All become changes of this database, in short transactions, before anything else is sent.
+//! hold now, and values in columns that are new. All become changes of this database, in short transactions.
 
 use replication::{Entry, EntryFlags, Granularity, Value};
 use rusqlite::Connection;

@@ -1,7 +1,7 @@
 //! The daemon's own state: one small SQLite file in the state folder, reached through sqlx.
 //!
-//! It remembers under which origin and in which file (device, inode) each database was last seen, so that a copied or
-//! replaced file is told from the file that it came from.
+//! It remembers under which origin, in which file (device, inode) and how far each database was last seen, so that a copied,
+//! replaced or restored file is told from the file that it came from.
 
 use std::path::Path;
 
@@ -33,6 +33,17 @@ impl FileIdentity {
     }
 }
 
+/// What a database was when it was last seen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Remembered {
+    /// The origin under which it issued changes.
+    pub origin: Origin,
+    /// The file.
+    pub file: FileIdentity,
+    /// The last sequence that it was seen to have issued; it may have issued more.
+    pub sequence: u64,
+}
+
 /// The state folder's database.
 #[derive(Debug, Clone)]
 pub struct StateDatabase {
@@ -56,12 +67,12 @@ impl StateDatabase {
         Ok(Self { pool })
     }
 
-    /// What is remembered of the database at `path`: its origin, and the file it was.
+    /// What is remembered of the database at `path`.
     ///
     /// # Errors
     /// The state file cannot be read.
-    pub async fn recall(&self, path: &str) -> Result<Option<(Origin, FileIdentity)>, StoreError> {
-        let row = sqlx::query("SELECT origin, device, inode FROM database WHERE path = ?1")
+    pub async fn recall(&self, path: &str) -> Result<Option<Remembered>, StoreError> {
+        let row = sqlx::query("SELECT origin, device, inode, sequence FROM database WHERE path = ?1")
             .bind(path)
             .fetch_optional(&self.pool)
             .await?;
@@ -71,23 +82,26 @@ impl StateDatabase {
                 device: row.get::<i64, _>(1).cast_unsigned(),
                 inode: row.get::<i64, _>(2).cast_unsigned(),
             };
-            Some((Origin::from_bytes(origin), identity))
+            let sequence = row.get::<i64, _>(3).cast_unsigned();
+            Some(Remembered { origin: Origin::from_bytes(origin), file: identity, sequence })
         }))
     }
 
-    /// Remembers the origin and the file of the database at `path`.
+    /// Remembers what the database at `path` is now.
     ///
     /// # Errors
     /// The state file cannot be written; what was remembered stands.
-    pub async fn remember(&self, path: &str, origin: Origin, file: FileIdentity) -> Result<(), StoreError> {
+    pub async fn remember(&self, path: &str, now: &Remembered) -> Result<(), StoreError> {
         sqlx::query(
-            "INSERT INTO database (path, origin, device, inode) VALUES (?1, ?2, ?3, ?4) \
-             ON CONFLICT DO UPDATE SET origin = excluded.origin, device = excluded.device, inode = excluded.inode",
+            "INSERT INTO database (path, origin, device, inode, sequence) VALUES (?1, ?2, ?3, ?4, ?5) \
+             ON CONFLICT DO UPDATE SET origin = excluded.origin, device = excluded.device, inode = excluded.inode, \
+             sequence = excluded.sequence",
         )
         .bind(path)
-        .bind(origin.as_bytes().to_vec())
-        .bind(file.device.cast_signed())
-        .bind(file.inode.cast_signed())
+        .bind(now.origin.as_bytes().to_vec())
+        .bind(now.file.device.cast_signed())
+        .bind(now.file.inode.cast_signed())
+        .bind(now.sequence.cast_signed())
         .execute(&self.pool)
         .await?;
         Ok(())

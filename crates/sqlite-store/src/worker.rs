@@ -4,17 +4,16 @@
 //! file event often comes before the commit that caused it is visible, so a look that finds nothing is repeated after
 //! growing pauses before the thread rests until the next event or poll.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
-use replication::{Batch, Origin, VersionVector};
+use replication::{Batch, VersionVector};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::attached::Attachment;
 use crate::batch_read::BatchLimits;
-use crate::database::{ApplyReply, DatabaseEvent, DatabaseOptions, DatabaseState, Phase};
+use crate::database::{ApplyReply, DatabaseEvent, DatabaseOptions, DatabaseState, NodeNames, Phase};
 use crate::error::StoreError;
 use crate::observer::RowObserver;
 use crate::state::FileIdentity;
@@ -34,6 +33,9 @@ const RECHECKS: [Duration; 9] = [
     Duration::from_millis(50),
 ];
 
+/// How long nothing must have happened before the write-ahead log is folded into the file.
+const FOLD_AFTER: Duration = Duration::from_secs(1);
+
 /// The longest pause between tries to open a database that failed.
 const RETRY_CAP: Duration = Duration::from_secs(30);
 
@@ -51,7 +53,7 @@ pub(crate) enum Command {
         reply: oneshot::Sender<Result<ApplyReply, StoreError>>,
     },
     Publish,
-    LearnNames(BTreeMap<Origin, String>),
+    LearnNames(NodeNames),
     Close,
 }
 
@@ -73,7 +75,16 @@ pub(crate) struct Worker {
     /// Failed tries in a row, and when the next is due.
     failures: u32,
     retry_at: Option<Instant>,
+    /// A write failed for another reason than a lock: the database counts as failed until one succeeds.
+    unwritable: bool,
+    /// It is told that an application holds the lock.
+    told_waiting: bool,
+    /// What was asked for and could not be done yet.
+    wants_publishing: bool,
+    names: NodeNames,
     last_poll: Instant,
+    /// When the file was last seen to change; none once its write-ahead log is folded.
+    changed: Option<Instant>,
 }
 
 impl Worker {
@@ -101,7 +112,12 @@ impl Worker {
             recheck: RECHECKS.len(),
             failures: 0,
             retry_at: None,
+            unwritable: false,
+            told_waiting: false,
+            wants_publishing: false,
+            names: NodeNames::default(),
             last_poll: Instant::now(),
+            changed: None,
         }
     }
 
@@ -110,7 +126,12 @@ impl Worker {
         self.poll();
         loop {
             match commands.recv_timeout(self.pause()) {
-                Ok(Command::Close) | Err(flume::RecvTimeoutError::Disconnected) => break,
+                Ok(Command::Close) => {
+                    // What is not remembered makes the next start a little less able to tell an older copy.
+                    let _ = self.with_attachment(Attachment::remember);
+                    break;
+                }
+                Err(flume::RecvTimeoutError::Disconnected) => break,
                 Ok(command) => self.serve(command),
                 Err(flume::RecvTimeoutError::Timeout) => self.on_timer(),
             }
@@ -126,12 +147,14 @@ impl Worker {
 
     /// How long to wait for a command.
     fn pause(&self) -> Duration {
+        let poll = self.options.poll_interval.saturating_sub(self.last_poll.elapsed());
+        if let Some(at) = self.retry_at {
+            return at.saturating_duration_since(Instant::now()).min(poll);
+        }
         if self.attachment.as_ref().is_some_and(Attachment::has_work) {
             return Duration::ZERO;
         }
-        let poll = self.options.poll_interval.saturating_sub(self.last_poll.elapsed());
-        let retry = self.retry_at.map_or(poll, |at| at.saturating_duration_since(Instant::now()));
-        RECHECKS.get(self.recheck).copied().unwrap_or(poll).min(poll).min(retry)
+        RECHECKS.get(self.recheck).copied().unwrap_or(poll).min(poll)
     }
 
     fn serve(&mut self, command: Command) {
@@ -139,6 +162,7 @@ impl Worker {
             Command::Look | Command::Close => {}
             Command::Read { from, limits, reply } => {
                 let result = self.with_attachment(|attachment| attachment.read(&from, limits));
+                self.check_broken();
                 // Reading captures what was committed meanwhile.
                 self.announce();
                 // The asker may have gone; it will ask again.
@@ -149,12 +173,13 @@ impl Worker {
                 let _ = reply.send(result);
             }
             Command::Publish => {
-                let result = self.with_attachment(Attachment::start_publishing);
-                self.settle(result);
+                self.wants_publishing = true;
+                self.look();
             }
-            Command::LearnNames(nodes) => {
-                let result = self.with_attachment(|attachment| attachment.learn_names(&nodes));
-                self.settle(result);
+            Command::LearnNames(names) => {
+                self.names.own.extend(names.own);
+                self.names.heard.extend(names.heard);
+                self.look();
             }
         }
     }
@@ -167,8 +192,33 @@ impl Worker {
             let received = replica.received.get(&source).map(|received| received.position.clone());
             Ok(ApplyReply { outcome, have: replica.have.clone(), received })
         });
+        self.changed = Some(Instant::now());
+        match &reply {
+            Ok(_) => self.recover(),
+            Err(StoreError::NotAttached | StoreError::Closed | StoreError::Unmerged { .. }) => {}
+            Err(error) => {
+                self.unwritable = !error.is_busy();
+                self.fail(error);
+            }
+        }
         self.announce();
         reply
+    }
+
+    /// Does what was asked for and could not be done at once: an application may hold the lock for long.
+    fn follow_orders(&mut self) -> Result<(), StoreError> {
+        if self.wants_publishing {
+            self.with_attachment(Attachment::start_publishing)?;
+            self.wants_publishing = false;
+        }
+        if !self.names.own.is_empty() || !self.names.heard.is_empty() {
+            let names = std::mem::take(&mut self.names);
+            if let Err(error) = self.with_attachment(|attachment| attachment.learn_names(&names)) {
+                self.names = names;
+                return Err(error);
+            }
+        }
+        Ok(())
     }
 
     fn on_timer(&mut self) {
@@ -180,7 +230,7 @@ impl Worker {
         }
     }
 
-    /// The slow look: also at the file's identity, which file events need not tell.
+    /// The slow look, which also does what is done now and then.
     fn poll(&mut self) {
         self.last_poll = Instant::now();
         if self.retry_at.is_some_and(|at| at > Instant::now()) {
@@ -189,18 +239,34 @@ impl Worker {
         if !self.watching {
             self.watching = self.file_watch.watch(&self.options.path, &self.wake).is_ok();
         }
-        if self.attachment.is_some() {
-            self.check_identity()
-        } else {
-            self.open()
+        if self.attachment.is_none() {
+            self.open();
         }
         self.look();
+        // It is tried again at the next poll; the state folder is not what sync depends on.
+        let _ = self.with_attachment(Attachment::remember);
+        if self.changed.is_some_and(|at| at.elapsed() >= FOLD_AFTER)
+            && self.attachment.as_ref().is_some_and(Attachment::fold)
+        {
+            self.changed = None;
+        }
     }
 
-    /// A file that was replaced or removed is let go of.
+    /// Lets go of a file that was replaced or removed. Asked before every look: what another file's program writes beside it
+    /// must not be taken for the old one's journal.
     fn check_identity(&mut self) {
         let now = FileIdentity::of(&self.options.path).ok();
-        if self.attachment.as_ref().is_some_and(|attachment| Some(attachment.file()) != now) {
+        if self.attachment.as_ref().is_some_and(|attachment| Some(attachment.file()) != now)
+            && let Some(attachment) = self.attachment.take()
+        {
+            attachment.abandon();
+            self.open();
+        }
+    }
+
+    /// Lets go of a replica that may not be what the file holds; it is opened again at once.
+    fn check_broken(&mut self) {
+        if self.attachment.as_ref().is_some_and(Attachment::is_broken) {
             self.attachment = None;
             self.open();
         }
@@ -208,6 +274,10 @@ impl Worker {
 
     fn open(&mut self) {
         let Ok(file) = FileIdentity::of(&self.options.path) else {
+            self.retry_at = None;
+            self.failures = 0;
+            // Its folder may go as well, and the watch with it.
+            self.watching = false;
             if self.phase != Phase::Missing {
                 self.tell(DatabaseEvent::Missing);
                 self.phase = Phase::Missing;
@@ -215,29 +285,47 @@ impl Worker {
             }
             return;
         };
-        match Attachment::open(&self.options, file, &self.runtime, &self.closing) {
+        let opened =
+            Attachment::open(&self.options, file, &self.runtime, &self.closing).and_then(|(mut opened, events)| {
+                if self.unwritable {
+                    opened.write(|_, _| Ok(((), true)))?;
+                    self.unwritable = false;
+                }
+                Ok((opened, events))
+            });
+        match opened {
             Ok((attachment, events)) => {
                 self.attachment = Some(attachment);
+                self.changed = Some(Instant::now());
                 events.into_iter().for_each(|event| self.tell(event));
                 self.recover();
                 self.announce();
             }
-            Err(error) => self.fail(&error),
+            Err(error) => {
+                self.fail(&error);
+                self.announce();
+            }
         }
     }
 
-    /// Captures what applications committed, if anything, and goes on publishing.
+    /// Captures what applications committed, if anything, and goes on with what there is to do.
     fn look(&mut self) {
+        self.check_identity();
         if self.attachment.is_none() {
             return;
         }
-        let result = self.with_attachment(Attachment::look);
-        let Ok(looked) = result else { return self.settle(result.map(drop)) };
-        if looked.found {
-            self.recheck = 0;
+        let looked = self.follow_orders().and_then(|()| self.with_attachment(Attachment::look));
+        match looked {
+            Ok(looked) => {
+                if looked.found {
+                    self.recheck = 0;
+                    self.changed = Some(Instant::now());
+                }
+                looked.events.into_iter().for_each(|event| self.tell(event));
+                self.recover();
+            }
+            Err(error) => self.fail(&error),
         }
-        looked.events.into_iter().for_each(|event| self.tell(event));
-        self.recover();
         self.announce();
     }
 
@@ -249,33 +337,30 @@ impl Worker {
         act(attachment)
     }
 
-    fn settle(&mut self, result: Result<(), StoreError>) {
-        match result {
-            Ok(()) => self.recover(),
-            Err(StoreError::NotAttached) => {}
-            Err(error) => self.fail(&error),
-        }
-        self.announce();
-    }
-
     fn recover(&mut self) {
         self.failures = 0;
         self.retry_at = None;
-        if matches!(self.phase, Phase::Failed { .. }) {
+        if self.told_waiting || matches!(self.phase, Phase::Failed { .. }) {
             self.tell(DatabaseEvent::Recovered);
         }
+        self.told_waiting = false;
         self.phase = Phase::Attached;
     }
 
-    /// An application that holds the lock is waited for quietly; everything else lets go of the file, so that the next
-    /// try starts from what is there.
+    /// An application that holds the lock is waited for; everything else lets go of the file, so that the next try starts
+    /// from what is there.
     fn fail(&mut self, error: &StoreError) {
-        if !error.is_busy() {
-            self.attachment = None;
-        }
         let retry_in = Duration::from_millis(500).saturating_mul(1 << self.failures.min(8)).min(RETRY_CAP);
         self.failures = self.failures.saturating_add(1);
         self.retry_at = Some(Instant::now() + retry_in);
+        if error.is_busy() {
+            self.check_broken();
+            if !std::mem::replace(&mut self.told_waiting, true) {
+                self.tell(DatabaseEvent::Waiting { retry_in });
+            }
+            return;
+        }
+        self.attachment = None;
         let (kind, remedy) = (error.kind(), error.remedy());
         let reason = error.to_string();
         let phase = Phase::Failed { kind, reason: reason.clone(), remedy };
@@ -283,7 +368,6 @@ impl Worker {
             self.phase = phase;
             self.tell(DatabaseEvent::Failed { kind, reason, remedy, retry_in });
         }
-        self.announce();
     }
 
     fn tell(&self, event: DatabaseEvent) {

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::codec::CodecError;
-use crate::message::{Ack, Bye, Envelope, Hello, Message, Problem, Want};
+use crate::message::{Ack, Bye, Envelope, Hello, Message, Problem, Want, unfit_name};
 use crate::origin::MAX_SEQUENCE;
 use crate::version_vector::VersionVector;
 
@@ -62,6 +62,11 @@ pub(super) fn decode(text: &str) -> Result<Envelope, CodecError> {
     let incoming: Incoming = serde_json::from_str(text).map_err(|error| CodecError::Control(error.to_string()))?;
     let message = match incoming.control {
         Control::Hello(hello) => {
+            let origins = hello.databases.values().flat_map(|database| database.nodes.values());
+            let names = hello.databases.keys().chain(origins).chain([&hello.node]);
+            if names.into_iter().any(|name| unfit_name(name).is_some()) {
+                return Err(CodecError::Invalid("a name is empty, too long, or holds a control character"));
+            }
             for database in hello.databases.values() {
                 check(&database.have)?;
                 database.received.values().try_for_each(check)?;

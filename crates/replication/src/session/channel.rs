@@ -39,8 +39,8 @@ pub(super) struct Channel {
     pub(super) promised: VersionVector,
     pub(super) in_flight: VecDeque<InFlight>,
     pub(super) reading: bool,
-    /// The database could not be read; it is tried again when its state moves.
-    pub(super) unreadable: bool,
+    /// The database could not be read: it is tried again at this time, or when its state moves.
+    pub(super) unreadable: Option<u64>,
     pub(super) last_batch: u64,
     /// The peer said that it cannot take this database now.
     pub(super) paused_by_peer: bool,
@@ -81,7 +81,8 @@ impl Channel {
     }
 
     pub(super) fn next_timeout(&self) -> Option<u64> {
-        let due = [self.want_repeat, self.held_until, self.patience].into_iter().flatten().min();
+        let due = [self.want_repeat, self.held_until, self.patience, self.unreadable];
+        let due = due.into_iter().flatten().filter(|at| *at < u64::MAX).min();
         due.filter(|_| self.is_shared())
     }
 
@@ -100,7 +101,8 @@ impl Channel {
             self.position.join(received);
         }
         self.paused_by_peer = false;
-        self.held_until = None;
+        // What is held here may fit now: it is asked for again at once.
+        self.held_until = self.held_until.map(|_| 0);
         self.remote = Some(hello);
     }
 
@@ -111,30 +113,38 @@ impl Channel {
         self.in_flight.clear();
     }
 
+    /// A database that comes, comes back, or has another origin now: positions are positions in what that origin's
+    /// database would have sent, and its baseline may be another.
+    fn begin_local(&mut self, state: LocalState) {
+        let have = self.peer_have.clone();
+        self.restart(&have);
+        if let Some(received) = self.remote.as_ref().and_then(|remote| remote.received.get(&state.origin)) {
+            self.position.join(received);
+        }
+        self.published = false;
+        self.unreadable = None;
+        self.ack_due = self.is_shared();
+        self.local = Some(state);
+    }
+
     /// Takes a new local state; true if the peer is to be greeted again.
     pub(super) fn update_local(&mut self, state: LocalState) -> bool {
         let Some(old) = &mut self.local else {
-            if let Some(received) = self.remote.as_ref().and_then(|remote| remote.received.get(&state.origin)) {
-                self.position.join(received);
-            }
-            self.local = Some(state);
+            self.begin_local(state);
             return true;
         };
-        let other = old.origin != state.origin || old.tables != state.tables || old.nodes != state.nodes;
+        let other = old.tables != state.tables || old.nodes != state.nodes;
         if old.origin != state.origin {
-            // Positions are positions in what the old origin's database would have sent.
-            self.position = self.peer_have.clone();
-            self.promised = VersionVector::new();
-            self.in_flight.clear();
-            self.published = false;
+            self.begin_local(state);
+            return true;
         }
         if old.tables != state.tables {
             self.held_until = self.held_until.map(|_| 0);
         }
-        self.unreadable = false;
+        self.unreadable = None;
         let moved = old.have != state.have;
         // News from the store may be older than the answer to an apply.
-        let have = if old.origin == state.origin { state.have.clone().joined(&old.have) } else { state.have.clone() };
+        let have = state.have.clone().joined(&old.have);
         *old = LocalState { have, ..state };
         // Peers that need nothing from us learn what we have, so that they do not send it.
         self.ack_due |= moved && self.is_shared();

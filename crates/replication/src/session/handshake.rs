@@ -45,8 +45,8 @@ impl Session {
         }
         let databases = hello.databases.iter().map(|(name, database)| {
             let mut nodes = database.nodes.clone();
-            nodes.insert(database.origin, hello.node.clone());
-            (name.clone(), nodes)
+            nodes.remove(&database.origin);
+            (name.clone(), (database.origin, nodes))
         });
         let event = SessionEvent::Databases { databases: databases.collect() };
         self.actions.push_back(Output::Event(event));

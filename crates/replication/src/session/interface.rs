@@ -100,12 +100,12 @@ pub enum Input {
         /// Its shared name.
         database: String,
     },
-    /// The answer to [`Output::Read`]; none if it could not be read.
+    /// The answer to [`Output::Read`].
     BatchRead {
         /// The database.
         database: String,
-        /// What the peer lacks.
-        batch: Option<Batch>,
+        /// What came of it.
+        outcome: ReadOutcome,
     },
     /// The answer to [`Output::Apply`].
     Applied {
@@ -122,6 +122,20 @@ pub enum Input {
     Stop,
     /// Another link to the same node takes this one's place.
     Replaced,
+}
+
+/// What became of a batch that was to be read.
+#[derive(Debug, Clone, PartialEq)]
+pub enum ReadOutcome {
+    /// What the peer lacks.
+    Batch(Batch),
+    /// There is nothing to read from; it is asked again when the database's state moves.
+    Nothing,
+    /// It could not be read now; it is to be tried again after so many milliseconds.
+    Retry {
+        /// The pause.
+        after: u64,
+    },
 }
 
 /// What became of a batch that was to be applied.
@@ -194,8 +208,8 @@ pub enum SessionEvent {
     },
     /// The peer said which databases it has.
     Databases {
-        /// For each, the nodes that origins belong to, as far as the peer knows.
-        databases: BTreeMap<String, BTreeMap<Origin, String>>,
+        /// For each, the peer's own origin, and the nodes that other origins belong to as far as the peer has heard.
+        databases: BTreeMap<String, (Origin, BTreeMap<Origin, String>)>,
     },
     /// The peer has what we lack.
     CatchUpStarted {

@@ -19,7 +19,7 @@ use std::collections::{BTreeMap, VecDeque};
 use crate::message::{Bye, ByeReason, Envelope, Message, Problem, ProblemCode};
 use crate::session::channel::Channel;
 
-pub use interface::{AppliedOutcome, CloseReason, Input, LocalState, Output, SessionConfig, SessionEvent};
+pub use interface::{AppliedOutcome, CloseReason, Input, LocalState, Output, ReadOutcome, SessionConfig, SessionEvent};
 
 /// Where the conversation stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -97,7 +97,7 @@ impl Session {
             Input::Malformed(reason) => self.refuse(ProblemCode::Protocol, reason),
             Input::Local { database, state } => self.local(database, state),
             Input::LocalGone { database } => self.local_gone(&database),
-            Input::BatchRead { database, batch } => self.batch_read(&database, batch),
+            Input::BatchRead { database, outcome } => self.batch_read(&database, outcome),
             Input::Applied { database, outcome } => self.applied(&database, outcome),
             Input::Progress => self.progress(),
             Input::Timeout => self.timeout(),

@@ -3,7 +3,7 @@
 use crate::message::{Ack, Changes, Message, Problem, ProblemCode, Want};
 use crate::row::{Batch, TableRows};
 use crate::session::channel::{Channel, InFlight};
-use crate::session::{Output, Session};
+use crate::session::{Output, ReadOutcome, Session};
 use crate::version_vector::VersionVector;
 
 impl Session {
@@ -14,6 +14,7 @@ impl Session {
             if !channel.is_shared() {
                 continue;
             }
+            channel.unreadable = channel.unreadable.filter(|until| now < *until);
             if let Some(from) = channel.next_read(window) {
                 self.actions.push_back(Output::Read { database: name.clone(), from });
             }
@@ -22,13 +23,14 @@ impl Session {
         }
     }
 
-    pub(super) fn batch_read(&mut self, database: &str, batch: Option<Batch>) {
+    pub(super) fn batch_read(&mut self, database: &str, outcome: ReadOutcome) {
+        let now = self.now;
         let Some(channel) = self.channels.get_mut(database) else { return };
         channel.reading = false;
-        let Some(batch) = batch else {
-            // The database tells when it is available again, and its state then moves the session on.
-            channel.unreadable = true;
-            return;
+        let batch = match outcome {
+            ReadOutcome::Batch(batch) => batch,
+            ReadOutcome::Nothing => return channel.unreadable = Some(u64::MAX),
+            ReadOutcome::Retry { after } => return channel.unreadable = Some(now + after),
         };
         let current = channel.local.as_ref().is_some_and(|local| local.origin == batch.source);
         // What the peer learned from others meanwhile does no harm, and a peer that keeps learning would otherwise never
@@ -37,7 +39,7 @@ impl Session {
             return;
         }
         if let Some(problem) = too_large(&batch, self.config.max_row_bytes) {
-            channel.unreadable = true;
+            channel.unreadable = Some(u64::MAX);
             self.hold(database, problem);
             return;
         }
@@ -62,6 +64,7 @@ impl Session {
     pub(super) fn want(&mut self, want: Want) {
         let Some(channel) = self.channels.get_mut(&want.database) else { return };
         channel.paused_by_peer = false;
+        channel.unreadable = None;
         channel.peer_have.join(&want.have);
         channel.restart(&want.have);
         if let (Some(received), Some(local)) = (want.received, &channel.local)
@@ -99,7 +102,7 @@ impl Channel {
         let full = !self.in_flight.is_empty() && unsent >= window;
         let sent = || self.promised.clone().joined(&self.peer_have).covers_all(&local.have);
         let vouches = !local.retired.iter().any(|table| remote.tables.contains_key(table));
-        if self.reading || self.paused_by_peer || self.unreadable || full || !vouches || sent() {
+        if self.reading || self.paused_by_peer || self.unreadable.is_some() || full || !vouches || sent() {
             return None;
         }
         self.reading = true;

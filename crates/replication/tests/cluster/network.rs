@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use replication::codec::{Encoded, Limits, decode_binary, decode_text, encode};
 use replication::message::Envelope;
-use replication::session::{AppliedOutcome, Input, LocalState, Output, Session, SessionConfig};
+use replication::session::{AppliedOutcome, Input, LocalState, Output, ReadOutcome, Session, SessionConfig};
 use replication::{Batch, VersionVector};
 
 use crate::model::{Applied, Replica, Rules, Writes};
@@ -214,7 +214,10 @@ impl<'a> Cluster<'a> {
             }
             Event::Read { side, epoch, from } if epoch == self.epoch(side) => {
                 let batch = self.replicas[side.0].read(&from, self.batch_rows);
-                self.input(side, Input::BatchRead { database: DATABASE.to_owned(), batch: Some(batch) });
+                self.input(
+                    side,
+                    Input::BatchRead { database: DATABASE.to_owned(), outcome: ReadOutcome::Batch(batch) },
+                );
             }
             Event::Apply { side, epoch, batch } => self.apply(side, epoch, &batch),
             // The link that it belonged to is gone.

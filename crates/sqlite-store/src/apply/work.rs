@@ -2,7 +2,10 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use replication::{Decided, Entry, EntryFlags, MergeContext, Outcome, RowClock, RowImage, Value, VersionVector, merge};
+use replication::{
+    ConflictKind, Decided, Decision, Entry, EntryFlags, MergeContext, Outcome, RowClock, RowImage, Value,
+    VersionVector, merge,
+};
 use rusqlite::Connection;
 
 use super::{Applied, ApplyOutcome, ApplyRules, Stop};
@@ -31,9 +34,11 @@ pub(crate) struct Work<'a> {
 }
 
 /// What a row is to become.
-struct Decision {
+struct RowPlan {
     clock: RowClock,
     values: Option<Vec<Value>>,
+    /// Whether another decision was written before and is given up.
+    again: bool,
 }
 
 impl<'a> Work<'a> {
@@ -69,35 +74,70 @@ impl<'a> Work<'a> {
         if let Some(decided) = &merged.conflict {
             self.record(index, &key, local.as_ref(), &remote, decided)?;
         }
+        // What two sides make together may be what the table's constraints forbid, though neither is.
+        let mixed = matches!(merged.outcome, Outcome::Store(_)).then(|| remote.clone());
         let decision = match merged.outcome {
             Outcome::Keep => return Ok(()),
             Outcome::TakeRemote => Self::decision_of(remote),
             Outcome::Store(image) => Self::decision_of(image),
             Outcome::Reissue { values, flags } => self.reissue(values, flags),
         };
-        let old = local.as_ref().filter(|image| !image.clock.is_deleted()).map(|image| image.values.clone());
-        let decision = self.consult(index, &key, old.as_deref(), decision)?;
-        let had_columns = local.as_ref().is_some_and(|image| !image.clock.columns.is_empty());
-        put_clock(self.conn, self.replica, index, &key, &decision.clock, had_columns)?;
+        match (self.store(index, &key, local.as_ref(), decision), mixed, local) {
+            (Err(stop), Some(remote), Some(local)) if stop.is_constraint() => {
+                self.take_newer(index, &key, &local, &remote, merged.conflict.is_some())
+            }
+            (stored, ..) => stored,
+        }
+    }
+
+    /// Writes what was decided, with the observer's consent.
+    fn store(&mut self, index: usize, key: &[Value], local: Option<&RowImage>, decision: RowPlan) -> Result<(), Stop> {
+        let old = local.filter(|image| !image.clock.is_deleted()).map(|image| image.values.clone());
+        let decision = self.consult(index, key, old.as_deref(), decision)?;
+        // A row that was written twice has the column entries of the first time.
+        let had_columns = local.is_some_and(|image| !image.clock.columns.is_empty()) || decision.again;
+        put_clock(self.conn, self.replica, index, key, &decision.clock, had_columns)?;
         if old != decision.values {
-            self.applied.rows += 1;
-            let write = RowWrite { table: index, key, old, new: decision.values, clock: decision.clock };
+            let write = RowWrite { table: index, key: key.to_vec(), old, new: decision.values, clock: decision.clock };
             if !write_row(self.conn, &self.replica.tables[index], &write)? {
                 self.deferred.push(write);
             }
+            self.applied.rows += 1;
         }
         Ok(())
     }
 
-    fn decision_of(image: RowImage) -> Decision {
-        let values = (!image.clock.is_deleted()).then_some(image.values);
-        Decision { clock: image.clock, values }
+    /// Takes the newer of two rows as a whole, as a new change that all nodes receive: their columns do not go together.
+    fn take_newer(
+        &mut self,
+        index: usize,
+        key: &[Value],
+        local: &RowImage,
+        remote: &RowImage,
+        recorded: bool,
+    ) -> Result<(), Stop> {
+        let ours = local.clock.newest().order() > remote.clock.newest().order();
+        if !recorded {
+            let differing = local.values.iter().zip(&remote.values).zip(0..);
+            let columns = differing.filter(|((ours, theirs), _)| ours != theirs).map(|(_, column)| column).collect();
+            let decision = if ours { Decision::LocalKept } else { Decision::RemoteApplied };
+            let decided = Decided { kind: ConflictKind::UpdateOriginDiffers, decision, columns };
+            self.record(index, key, Some(local), remote, &decided)?;
+        }
+        let values = if ours { &local.values } else { &remote.values };
+        let decision = RowPlan { again: true, ..self.reissue(Some(values.clone()), EntryFlags::RESOLUTION) };
+        self.store(index, key, Some(local), decision)
     }
 
-    fn reissue(&mut self, values: Option<Vec<Value>>, flags: EntryFlags) -> Decision {
+    fn decision_of(image: RowImage) -> RowPlan {
+        let values = (!image.clock.is_deleted()).then_some(image.values);
+        RowPlan { clock: image.clock, values, again: false }
+    }
+
+    fn reissue(&mut self, values: Option<Vec<Value>>, flags: EntryFlags) -> RowPlan {
         let timestamp = self.replica.clock.stamp(self.rules.now, self.rules.now);
         let entry = Entry { timestamp, dot: self.replica.next_dot(), flags };
-        Decision { clock: RowClock::whole(entry), values }
+        RowPlan { clock: RowClock::whole(entry), values, again: false }
     }
 
     /// This node's state of the row. A baseline row is given its row entry first.
@@ -120,8 +160,8 @@ impl<'a> Work<'a> {
         index: usize,
         key: &[Value],
         old: Option<&[Value]>,
-        decision: Decision,
-    ) -> Result<Decision, Stop> {
+        decision: RowPlan,
+    ) -> Result<RowPlan, Stop> {
         let new = decision.values.as_deref();
         let operation = match (old, new) {
             (None, Some(_)) => RowOperation::Insert,

@@ -49,10 +49,13 @@ impl Attachment {
             Ok((value, false)) => Ok(value),
             Err(error) => Err(error),
         };
+        // Until the replica is what the file holds again, nothing of it may be told.
+        self.broken = true;
         if !self.conn.is_autocommit() {
             self.conn.execute_batch("ROLLBACK")?;
         }
         self.reload()?;
+        self.broken = false;
         result
     }
 
@@ -76,7 +79,10 @@ impl Attachment {
                     other?;
                 }
             }
-            self.reattach(&mut Vec::new())?;
+            let mut events = std::mem::take(&mut self.events);
+            let reattached = self.reattach(&mut events);
+            self.events.append(&mut events);
+            reattached?;
         }
     }
 
@@ -84,8 +90,14 @@ impl Attachment {
     fn follow(&mut self) -> Result<(), StoreError> {
         let followed = generation(&self.conn).and_then(|generation| {
             if generation != self.generation {
-                self.generation = generation;
+                let (own, issued) = (self.replica.own, self.replica.have.get(self.replica.own));
+                self.broken = true;
                 self.reload()?;
+                if self.replica.have.get(own) < issued {
+                    return Err(StoreError::Replaced);
+                }
+                self.generation = generation;
+                self.broken = false;
             }
             Ok(())
         });
@@ -111,7 +123,9 @@ impl Attachment {
         let attached = attach::attach(&mut conn, new_origin(), &self.options.node)?;
         let publishing = self.publishing.take();
         let fresh = Self::over(self.options.clone(), conn, &attached, self.file, Arc::clone(&self.closing))?;
+        let memory = self.memory.take();
         *self = fresh;
+        self.memory = memory;
         self.publishing = publishing.map(|_| Publishing::default());
         self.migrated = Migrated::of(&attached);
         let rebuilt = self.migrated.rebuilt_names(&self.replica);

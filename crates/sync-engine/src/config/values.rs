@@ -3,6 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
+use replication::message::unfit_name;
 use tracing_subscriber::EnvFilter;
 
 use super::schema::nearest;
@@ -13,9 +14,6 @@ pub(super) type Wrong = (String, String);
 const UNITS: [(&str, u64); 5] = [("ms", 1), ("s", 1_000), ("m", 60_000), ("h", 3_600_000), ("d", 86_400_000)];
 
 const LEVELS: [&str; 6] = ["error", "warn", "info", "debug", "trace", "off"];
-
-/// Names that go over the wire are short.
-const NAME_BYTES: usize = 255;
 
 /// Whether a key holds a duration.
 pub(super) fn is_duration_key(path: &str) -> bool {
@@ -95,17 +93,10 @@ pub(super) fn peer_url(text: &str) -> Result<String, Wrong> {
 
 /// A name of a node, a cluster, a database or a table.
 pub(super) fn name(text: &str) -> Result<String, Wrong> {
-    let remedy = || "give it a short name".to_owned();
-    if text.trim().is_empty() {
-        return Err(("it is empty".to_owned(), remedy()));
+    match unfit_name(text) {
+        Some(reason) => Err((reason, "give it a short name".to_owned())),
+        None => Ok(text.to_owned()),
     }
-    if text.chars().any(char::is_control) {
-        return Err((format!("{text:?} holds a control character"), remedy()));
-    }
-    if text.len() > NAME_BYTES {
-        return Err((format!("it is longer than {NAME_BYTES} bytes"), remedy()));
-    }
-    Ok(text.to_owned())
 }
 
 /// A level, or directives of an env-filter. A lone word that is no level would be taken for the name of a target, and

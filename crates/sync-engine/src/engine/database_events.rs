@@ -70,6 +70,12 @@ fn tell(events: &EventSink, database: &str, event: DatabaseEvent) {
                 .field("remedy", remedy)
                 .field("in", format!("{:.1}s", retry_in.as_secs_f64())),
         ),
+        DatabaseEvent::Waiting { retry_in } => events.emit(
+            Event::new(EventName::SyncRetry)
+                .field("database", database)
+                .field("reason", "another program has held the lock for longer than is usual; nothing is lost")
+                .field("in", format!("{:.1}s", retry_in.as_secs_f64())),
+        ),
         DatabaseEvent::Recovered => events.emit(
             Event::new(EventName::SyncStart).field("database", database).field("reason", "the database works again"),
         ),

@@ -15,7 +15,7 @@ use futures::stream::{BoxStream, FuturesUnordered, SelectAll, StreamExt as _, un
 use peer_link::{Direction, Frame, Link, LinkReceiver, LinkSender};
 use replication::message::Envelope;
 use replication::session::{CloseReason, Input, LocalState, Output, Session, SessionConfig, SessionEvent};
-use sqlite_store::{DatabaseState, Phase};
+use sqlite_store::{DatabaseState, NodeNames, Phase};
 use tokio_util::sync::CancellationToken;
 
 use answers::Answer;
@@ -198,9 +198,10 @@ impl SessionDriver {
                 session_events::store_failed(&self.shared.events, &error);
             }
             self.add_sources();
-            for (name, nodes) in databases {
+            for (name, (origin, heard)) in databases {
                 if let Some(source) = self.sources.get(name) {
-                    source.learn_names(nodes.clone()).await;
+                    let own = BTreeMap::from([(*origin, node.clone())]);
+                    source.learn_names(NodeNames { own, heard: heard.clone() }).await;
                 }
             }
         }

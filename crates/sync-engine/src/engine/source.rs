@@ -6,8 +6,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use replication::{Admission, Batch, Origin, VersionVector, admit};
 use serde::{Deserialize, Serialize};
 use sqlite_store::{
-    Applied, ApplyOutcome, ApplyReply, BatchLimits, Database, DatabaseState, IncomingRow, Phase, RowObserver,
-    RowOperation, RowVerdict, StateDatabase, StoreError,
+    Applied, ApplyOutcome, ApplyReply, BatchLimits, Database, DatabaseState, IncomingRow, NodeNames, Phase,
+    RowObserver, RowOperation, RowVerdict, StateDatabase, StoreError,
 };
 use tokio::sync::watch;
 
@@ -60,11 +60,15 @@ impl Source {
         }
     }
 
-    pub(crate) async fn learn_names(&self, nodes: BTreeMap<Origin, String>) {
+    pub(crate) async fn learn_names(&self, names: NodeNames) {
         match self {
-            Self::File(database) => database.learn_names(nodes).await,
+            Self::File(database) => database.learn_names(names).await,
             Self::Subscriber(subscriber) => {
-                subscriber.names.lock().unwrap_or_else(PoisonError::into_inner).extend(nodes);
+                let mut known = subscriber.names.lock().unwrap_or_else(PoisonError::into_inner);
+                for (origin, node) in names.heard {
+                    known.entry(origin).or_insert(node);
+                }
+                known.extend(names.own);
             }
         }
     }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use replication::message::{Problem, ProblemCode};
-use replication::session::{AppliedOutcome, Input};
+use replication::session::{AppliedOutcome, Input, ReadOutcome};
 use replication::{Batch, VersionVector};
 use sqlite_store::{ApplyOutcome, ApplyReply, HeldKind, StoreError};
 
@@ -11,8 +11,8 @@ use super::SessionDriver;
 use crate::change_event::ChangeObserver;
 use crate::engine::session_events;
 
-/// The pause before a batch that could not be written is asked for again.
-const APPLY_RETRY: Duration = Duration::from_millis(500);
+/// The pause before what could not be read or written is tried again.
+const RETRY: Duration = Duration::from_millis(500);
 
 /// Something that a database was asked and has answered.
 pub(super) enum Answer {
@@ -52,8 +52,13 @@ impl SessionDriver {
         match answer {
             Answer::Done => {}
             Answer::Read { database, result } => {
-                // A database that cannot be read says so itself, and its state moves when it can.
-                self.handle(Input::BatchRead { database, batch: result.ok().flatten() });
+                let outcome = match result {
+                    Ok(Some(batch)) => ReadOutcome::Batch(batch),
+                    Ok(None) => ReadOutcome::Nothing,
+                    // A database that cannot be read says so itself.
+                    Err(_) => ReadOutcome::Retry { after: millis(RETRY) },
+                };
+                self.handle(Input::BatchRead { database, outcome });
             }
             Answer::Applied { database, result } => {
                 let outcome = self.outcome(&database, result);
@@ -63,7 +68,7 @@ impl SessionDriver {
     }
 
     fn outcome(&self, database: &str, result: Result<ApplyReply, StoreError>) -> AppliedOutcome {
-        let retry = AppliedOutcome::Retry { after: u64::try_from(APPLY_RETRY.as_millis()).unwrap_or(500) };
+        let retry = AppliedOutcome::Retry { after: millis(RETRY) };
         let Ok(ApplyReply { outcome, have, received }) = result else { return retry };
         match outcome {
             ApplyOutcome::Applied(applied) => {
@@ -73,7 +78,7 @@ impl SessionDriver {
             ApplyOutcome::Known => AppliedOutcome::Done { have, received, rows: 0 },
             ApplyOutcome::Gap => AppliedOutcome::Gap { have, received },
             ApplyOutcome::Failed { reason } => {
-                session_events::apply_failed(&self.shared.events, database, &reason, APPLY_RETRY);
+                session_events::apply_failed(&self.shared.events, database, &reason, RETRY);
                 retry
             }
             ApplyOutcome::Held(held) => {
@@ -87,4 +92,8 @@ impl SessionDriver {
             }
         }
     }
+}
+
+fn millis(duration: std::time::Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }

@@ -1,0 +1,106 @@
+//! Whether a file is the one that this node wrote last. Sequences of an origin are never used twice: a file that was
+//! copied, restored or replaced issues its changes under a new origin.
+
+use replication::Origin;
+use rusqlite::{Connection, params};
+use uuid::Uuid;
+
+use crate::attach::Attached;
+use crate::database::{DatabaseEvent, DatabaseOptions};
+use crate::error::StoreError;
+use crate::state::{FileIdentity, Remembered, StateDatabase};
+
+/// What the state folder knows of one database.
+#[derive(Debug)]
+pub(super) struct Memory {
+    state: StateDatabase,
+    path: String,
+    runtime: tokio::runtime::Handle,
+    known: Option<Remembered>,
+}
+
+impl Memory {
+    /// What is known of the database; none where no state is kept.
+    pub(super) fn open(
+        options: &DatabaseOptions,
+        runtime: &tokio::runtime::Handle,
+    ) -> Result<Option<Self>, StoreError> {
+        let Some(state) = options.state.clone() else { return Ok(None) };
+        let path = std::path::absolute(&options.path).unwrap_or_else(|_| options.path.clone());
+        let path = path.to_string_lossy().into_owned();
+        let known = runtime.block_on(state.recall(&path))?;
+        Ok(Some(Self { state, path, runtime: runtime.clone(), known }))
+    }
+
+    /// Gives the database a new origin if it is not the file, or not in the state, that is remembered.
+    pub(super) fn check(
+        &mut self,
+        conn: &Connection,
+        attached: &mut Attached,
+        file: FileIdentity,
+        node: &str,
+    ) -> Result<Option<DatabaseEvent>, StoreError> {
+        let issued = issued(conn, attached.origin)?;
+        let reason = match &self.known {
+            _ if attached.created => None,
+            None => Some("this file was attached by another node, or the state folder was lost"),
+            Some(known) if known.origin != attached.origin || known.file != file => {
+                Some("the file is not the one that was here before")
+            }
+            Some(known) if known.sequence > issued => {
+                Some("the file is an older state of the one that was here before")
+            }
+            Some(_) => None,
+        };
+        let event = match reason {
+            Some(reason) => {
+                attached.origin = rotate_origin(conn, node)?;
+                Some(DatabaseEvent::NewOrigin { origin: attached.origin, reason: reason.to_owned() })
+            }
+            None => None,
+        };
+        let sequence = if reason.is_some() { 0 } else { issued };
+        self.remember(Remembered { origin: attached.origin, file, sequence })?;
+        Ok(event)
+    }
+
+    /// Takes note of the file as it is now.
+    pub(super) fn remember(&mut self, now: Remembered) -> Result<(), StoreError> {
+        if self.known.as_ref() != Some(&now) {
+            self.runtime.block_on(self.state.remember(&self.path, &now))?;
+            self.known = Some(now);
+        }
+        Ok(())
+    }
+}
+
+fn issued(conn: &Connection, origin: Origin) -> Result<u64, StoreError> {
+    let sql = "SELECT seq FROM main._sync_origin WHERE origin = ?1";
+    Ok(conn.query_row(sql, [origin.as_bytes()], |row| row.get::<_, i64>(0))?.cast_unsigned())
+}
+
+/// A fresh origin: a UUIDv7.
+pub fn new_origin() -> Origin {
+    Origin::from_bytes(Uuid::now_v7().into_bytes())
+}
+
+/// Gives the database a new origin; what it issued under the old one stays that one's.
+fn rotate_origin(conn: &Connection, node: &str) -> Result<Origin, StoreError> {
+    let origin = new_origin();
+    let transaction = conn.unchecked_transaction()?;
+    transaction.execute(
+        "INSERT INTO main._sync_origin (origin, node, seq) VALUES (?1, ?2, 0)",
+        params![origin.as_bytes(), node],
+    )?;
+    let id = transaction.last_insert_rowid();
+    transaction.execute(
+        "INSERT INTO main._sync_meta (key, value) VALUES ('origin_id', ?1) ON CONFLICT DO UPDATE SET value = excluded.value",
+        [id],
+    )?;
+    transaction.execute(
+        "INSERT INTO main._sync_meta (key, value) VALUES ('generation', 1) ON CONFLICT DO UPDATE SET value = value + 1",
+        [],
+    )?;
+    transaction.commit()?;
+    Ok(origin)
+}
