@@ -149,6 +149,11 @@ impl Attachment {
         })
     }
 
+    /// Whether the file at `path` is attached.
+    pub(crate) fn is_attached(path: &std::path::Path) -> Result<bool, StoreError> {
+        attach::bookkeeping::is_attached(&connection::open(path)?)
+    }
+
     pub(crate) fn file(&self) -> FileIdentity {
         self.file
     }

@@ -65,6 +65,9 @@ pub enum StoreError {
     /// The database's thread has ended. What it had committed stands; a retry does not help.
     #[error("the database's thread has ended")]
     Closed,
+    /// Somebody detached the file while it was in sync. It is left alone until it is attached again.
+    #[error("the database was detached while it was in sync")]
+    Detached,
     /// The file holds less than this node has issued: somebody put an older state in its place. Nothing was touched; it is
     /// opened again, under a new origin.
     #[error("the file was put back to an older state")]
@@ -112,6 +115,7 @@ impl StoreError {
             Self::Closed => "closed",
             Self::Unmerged { .. } => "unmerged",
             Self::Replaced => "replaced",
+            Self::Detached => "detached",
             Self::StateFolder { .. } | Self::State(_) | Self::StateMigration(_) => "state",
         }
     }
@@ -131,6 +135,9 @@ impl StoreError {
             "damaged" => "run sync-engine detach on the file, and attach it again",
             "resources" => "raise the system's limits (threads, open files, inotify watches)",
             "closed" => "restart the daemon",
+            "detached" => {
+                "attach it again, or restart the daemon, to have it synced; remove it from the configuration if not"
+            }
             "replaced" => "nothing: it is opened again, and peers give back what it lacks",
             "unmerged" => "see the error before it in the log; it goes on when that is settled",
             "state" => "check the state folder and its permissions",

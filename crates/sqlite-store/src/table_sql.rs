@@ -27,7 +27,10 @@ pub(crate) struct TableSql {
     pub(crate) row: String,
     /// The rowid of the row with a key; tables with a rowid only.
     pub(crate) rowid: Option<String>,
-    /// Inserts a row: all synced columns.
+    /// Rows by their rowids, in tables whose key is not the rowid.
+    pub(crate) by_rowid: Option<ByRowid>,
+    /// Inserts a row: all synced columns. Whatever the schema says ON CONFLICT of a constraint: a row that is not written,
+    /// or that takes others out, must not go unnoticed.
     pub(crate) insert: String,
     /// Inserts a row under a given rowid: the rowid, then all synced columns.
     pub(crate) insert_with_rowid: Option<String>,
@@ -49,6 +52,17 @@ pub(crate) struct TableSql {
     key_list: String,
     /// "The row `t` has a key, and": rows with NULL in the key cannot be named.
     named: String,
+}
+
+/// Statements on rows that are known by their rowid only, which is `?1`.
+#[derive(Debug, Clone)]
+pub(crate) struct ByRowid {
+    /// A name that means the rowid.
+    pub(crate) name: &'static str,
+    /// All synced columns of the row.
+    pub(crate) row: String,
+    /// Deletes the row.
+    pub(crate) delete: String,
 }
 
 impl TableSql {
@@ -105,9 +119,14 @@ impl TableSql {
             exists: format!("SELECT 1 FROM {name} WHERE {key_match}"),
             row: format!("SELECT {list} FROM {name} WHERE {key_match}"),
             rowid: plain.map(|rowid| format!("SELECT {rowid} FROM {name} WHERE {key_match}")),
-            insert: format!("INSERT INTO {name} ({list}) VALUES ({})", parameters(1, columns.len())),
+            by_rowid: plain.map(|rowid| ByRowid {
+                name: rowid,
+                row: format!("SELECT {list} FROM {name} WHERE {rowid} = ?1"),
+                delete: format!("DELETE FROM {name} WHERE {rowid} = ?1"),
+            }),
+            insert: format!("INSERT OR ABORT INTO {name} ({list}) VALUES ({})", parameters(1, columns.len())),
             insert_with_rowid: plain.map(|rowid| {
-                format!("INSERT INTO {name} ({rowid}, {list}) VALUES ({})", parameters(1, columns.len() + 1))
+                format!("INSERT OR ABORT INTO {name} ({rowid}, {list}) VALUES ({})", parameters(1, columns.len() + 1))
             }),
             delete: format!("DELETE FROM {name} WHERE {key_match}"),
             unclocked: first(&format!("NOT {entry}")),
@@ -155,7 +174,7 @@ impl TableSql {
             .enumerate()
             .map(|(n, index)| format!("{} = ?{}", self.columns[*index], key_width + n + 1))
             .collect();
-        format!("UPDATE {} SET {} WHERE {}", self.table, sets.join(", "), self.key_match)
+        format!("UPDATE OR ABORT {} SET {} WHERE {}", self.table, sets.join(", "), self.key_match)
     }
 }
 

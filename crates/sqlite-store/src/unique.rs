@@ -5,7 +5,9 @@
 
 use std::collections::BTreeSet;
 
-use replication::{ConflictKind, Decided, Decision, Entry, EntryFlags, Origin, RowClock, RowImage, Timestamp, Value};
+use replication::{
+    ConflictKind, Decided, Decision, Dot, Entry, EntryFlags, Origin, RowClock, RowImage, Timestamp, Value,
+};
 use rusqlite::Connection;
 
 use crate::apply::{HeldKind, Stop, Work};
@@ -63,7 +65,7 @@ fn bring_along(work: &mut Work<'_>, probe: &mut Probe) -> Result<(), Stop> {
         next += 1;
         let Some(new) = &write.new else { continue };
         let index = write.table;
-        for rival in probe.rivals(work.conn, index, &work.replica.tables[index], &write.key, new)? {
+        for rival in probe.rivals(work.conn, index, &work.replica.tables[index], &write.key, new)?.0 {
             if let Some(staged) = stage.take(work.conn, work.replica, index, &rival)? {
                 work.row(staged.table, staged.row, &staged.context)?;
             }
@@ -112,7 +114,7 @@ fn put_back(work: &mut Work<'_>, probe: &mut Probe, write: RowWrite, rowid: Opti
     if insert_under(work.conn, &work.replica.tables[index], new, rowid)? {
         return Ok(());
     }
-    let rivals = probe.rivals(work.conn, index, &work.replica.tables[index], &write.key, new)?;
+    let (rivals, nameless) = probe.rivals(work.conn, index, &work.replica.tables[index], &write.key, new)?;
     let kind = if rivals.len() > 1 { ConflictKind::MultipleUniqueConflicts } else { ConflictKind::UniqueExists };
     let mut loses = false;
     let mut images = Vec::with_capacity(rivals.len());
@@ -140,6 +142,9 @@ fn put_back(work: &mut Work<'_>, probe: &mut Probe, write: RowWrite, rowid: Opti
         delete(work.conn, &work.replica.tables[index], key)?;
         displace(work.conn, work.replica, index, key, &image.clock, work.rules.now)?;
     }
+    for rowid in nameless {
+        remove_nameless(work, index, rowid, &incoming, kind)?;
+    }
     if insert_under(work.conn, &work.replica.tables[index], new, rowid)? {
         return Ok(());
     }
@@ -149,6 +154,29 @@ fn put_back(work: &mut Work<'_>, probe: &mut Probe, write: RowWrite, rowid: Opti
         "a unique index refuses a row although no row with its values is left".to_owned(),
         "run PRAGMA integrity_check and REINDEX on this file",
     ))
+}
+
+/// A row whose key holds NULL is not synced: nobody else can know it, and it gives way to one that all have. The record
+/// keeps it.
+fn remove_nameless(
+    work: &mut Work<'_>,
+    index: usize,
+    rowid: i64,
+    incoming: &RowImage,
+    kind: ConflictKind,
+) -> Result<(), Stop> {
+    let table = &work.replica.tables[index];
+    let Some(sql) = &table.sql.by_rowid else { return Ok(()) };
+    let columns = table.shape.columns.len();
+    let values = work.conn.prepare_cached(&sql.row)?.query_row([rowid], |row| values_from(row, 0, columns))?;
+    let key: Vec<Value> = table.shape.key.iter().map(|column| values[usize::from(*column)].clone()).collect();
+    work.conn.prepare_cached(&sql.delete)?.execute([rowid])?;
+    // It has no clock: it counts as what was there before everything else.
+    let dot = Dot { origin: work.replica.own, sequence: 0 };
+    let entry = Entry { timestamp: Timestamp::BASELINE, dot, flags: EntryFlags::empty() };
+    let image = RowImage { values, clock: RowClock::whole(entry) };
+    let decided = Decided { kind, decision: Decision::RemoteApplied, columns: Vec::new() };
+    Ok(record(work, index, &key, Some(&image), incoming, &decided)?)
 }
 
 fn record(
@@ -231,7 +259,8 @@ struct Probe {
 }
 
 impl Probe {
-    /// The keys of the rows that would have to go for `new` to be inserted, other than `key`.
+    /// The rows that would have to go for `new` to be inserted, other than that of `key`: by their keys, and by their rowids
+    /// where the key holds NULL.
     fn rivals(
         &mut self,
         conn: &Connection,
@@ -239,7 +268,7 @@ impl Probe {
         table: &ReplicaTable,
         key: &[Value],
         new: &[Value],
-    ) -> Result<Vec<Vec<Value>>, Stop> {
+    ) -> Result<(Vec<Vec<Value>>, Vec<i64>), Stop> {
         if self.tables.insert(index) {
             watch(conn, index, table)?;
         }
@@ -247,9 +276,15 @@ impl Probe {
         let found = replaced(conn, index, table, new);
         conn.prepare_cached("ROLLBACK TO _sync_probe")?.execute([])?;
         conn.prepare_cached("RELEASE _sync_probe")?.execute([])?;
-        let mut found = found.map_err(|error| refused(table, error))?;
-        found.retain(|rival| rival != key);
-        Ok(found)
+        let (mut keys, mut nameless) = (Vec::new(), Vec::new());
+        for (rowid, rival) in found.map_err(|error| refused(table, error))? {
+            if rival.iter().any(Value::is_null) {
+                nameless.extend(rowid);
+            } else if rival != key {
+                keys.push(rival);
+            }
+        }
+        Ok((keys, nameless))
     }
 
     fn remove(self, conn: &Connection) -> rusqlite::Result<()> {
@@ -260,23 +295,27 @@ impl Probe {
 }
 
 fn watch(conn: &Connection, index: usize, table: &ReplicaTable) -> rusqlite::Result<()> {
-    let names: Vec<String> = table.table.key_columns().map(|column| format!("OLD.{}", quote(&column.name))).collect();
-    let columns: Vec<String> = (0..names.len()).map(|n| format!("k{n}")).collect();
+    let names: Vec<String> = table.table.key_columns().map(|column| format!(", OLD.{}", quote(&column.name))).collect();
+    let columns: Vec<String> = (0..names.len()).map(|n| format!(", k{n}")).collect();
+    let rowid = table.sql.by_rowid.as_ref().map_or("NULL".to_owned(), |sql| format!("OLD.{}", sql.name));
     conn.execute_batch(&format!(
-        "CREATE TEMP TABLE _sync_rivals_{index} ({});
+        "CREATE TEMP TABLE _sync_rivals_{index} (id{});
          CREATE TEMP TRIGGER _sync_rival_{index} AFTER DELETE ON main.{} BEGIN
-             INSERT INTO _sync_rivals_{index} VALUES ({});
+             INSERT INTO _sync_rivals_{index} VALUES ({rowid}{});
          END",
-        columns.join(", "),
+        columns.concat(),
         quote(&table.table.name),
-        names.join(", ")
+        names.concat()
     ))
 }
 
-fn replaced(conn: &Connection, index: usize, table: &ReplicaTable, new: &[Value]) -> rusqlite::Result<Vec<Vec<Value>>> {
+/// Rowids, of tables that have one, and keys of the rows that a REPLACE takes out.
+type Replaced = Vec<(Option<i64>, Vec<Value>)>;
+
+fn replaced(conn: &Connection, index: usize, table: &ReplicaTable, new: &[Value]) -> rusqlite::Result<Replaced> {
     // Rows that were taken out before left their keys there as well.
     conn.prepare_cached(&format!("DELETE FROM temp._sync_rivals_{index}"))?.execute([])?;
-    let mut statement = conn.prepare_cached(&table.sql.insert.replacen("INSERT", "INSERT OR REPLACE", 1))?;
+    let mut statement = conn.prepare_cached(&table.sql.insert.replacen("OR ABORT", "OR REPLACE", 1))?;
     bind_from(&mut statement, 1, new)?;
     statement.raw_execute()?;
     let mut statement = conn.prepare_cached(&format!("SELECT * FROM temp._sync_rivals_{index}"))?;
@@ -284,7 +323,7 @@ fn replaced(conn: &Connection, index: usize, table: &ReplicaTable, new: &[Value]
     let mut rows = statement.query([])?;
     let mut found = Vec::new();
     while let Some(row) = rows.next()? {
-        found.push(values_from(row, 0, width)?);
+        found.push((row.get(0)?, values_from(row, 1, width - 1)?));
     }
     Ok(found)
 }

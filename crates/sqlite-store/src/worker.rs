@@ -79,6 +79,8 @@ pub(crate) struct Worker {
     unwritable: bool,
     /// It is told that an application holds the lock.
     told_waiting: bool,
+    /// The file that somebody detached: it is left alone until it is attached again.
+    detached: Option<FileIdentity>,
     /// What was asked for and could not be done yet.
     wants_publishing: bool,
     names: NodeNames,
@@ -114,6 +116,7 @@ impl Worker {
             retry_at: None,
             unwritable: false,
             told_waiting: false,
+            detached: None,
             wants_publishing: false,
             names: NodeNames::default(),
             last_poll: Instant::now(),
@@ -285,6 +288,10 @@ impl Worker {
             }
             return;
         };
+        if self.detached == Some(file) && !Attachment::is_attached(&self.options.path).unwrap_or(false) {
+            return self.fail(&StoreError::Detached);
+        }
+        self.detached = None;
         let opened =
             Attachment::open(&self.options, file, &self.runtime, &self.closing).and_then(|(mut opened, events)| {
                 if self.unwritable {
@@ -360,7 +367,10 @@ impl Worker {
             }
             return;
         }
-        self.attachment = None;
+        let file = self.attachment.take().map(|attachment| attachment.file());
+        if matches!(error, StoreError::Detached) {
+            self.detached = self.detached.or(file);
+        }
         let (kind, remedy) = (error.kind(), error.remedy());
         let reason = error.to_string();
         let phase = Phase::Failed { kind, reason: reason.clone(), remedy };

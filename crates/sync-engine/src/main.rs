@@ -3,7 +3,6 @@
 mod cli;
 mod commands;
 
-use std::io::Write as _;
 use std::process::ExitCode;
 
 use clap::Parser as _;
@@ -13,8 +12,7 @@ fn main() -> ExitCode {
     match commands::run(cli.command) {
         Ok(code) => code,
         Err(error) => {
-            // Where standard error is gone there is nobody to tell.
-            let _ = writeln!(std::io::stderr(), "sync-engine: {}", commands::message(&error));
+            commands::complain(&error);
             commands::exit_code(&error)
         }
     }

@@ -137,7 +137,7 @@ impl Registry {
     }
 
     fn rename_table(&mut self, conn: &Connection, number: i64, name: &str) -> Result<(), StoreError> {
-        let clock = self.clock_name(number, name);
+        let clock = self.clock_name(conn, number, name)?;
         let Some(entry) = self.tables.get_mut(&number) else { return Ok(()) };
         let has_clock = super::bookkeeping::has_table(conn, &entry.clock)?;
         if has_clock && !entry.clock.eq_ignore_ascii_case(&clock) {
@@ -202,7 +202,7 @@ impl Registry {
 
     fn add_table(&mut self, conn: &Connection, name: &str) -> Result<i64, StoreError> {
         let number = self.last + 1;
-        let clock = self.clock_name(number, name);
+        let clock = self.clock_name(conn, number, name)?;
         conn.execute(
             "INSERT INTO main._sync_table (id, name, clock) VALUES (?1, ?2, ?3)",
             params![number, name, clock],
@@ -215,15 +215,22 @@ impl Registry {
         Ok(number)
     }
 
-    /// The clock table's name for a table, unlike that of any other.
-    fn clock_name(&self, number: i64, table: &str) -> String {
+    /// The clock table's name for a table, unlike that of any other and of anything that is in the file.
+    fn clock_name(&self, conn: &Connection, number: i64, table: &str) -> Result<String, StoreError> {
         let plain = format!("_sync_clock_{table}");
-        let taken = |name: &str| {
-            let others = self.tables.iter().filter(|(other, _)| **other != number);
-            others.into_iter().any(|(_, entry)| entry.clock.eq_ignore_ascii_case(name))
-        };
-        let numbered = (0..).map(|n| format!("{plain}_{number}_{n}"));
-        std::iter::once(plain.clone()).chain(numbered).find(|name| !taken(name)).unwrap_or(plain)
+        let mut present = conn.prepare_cached("SELECT 1 FROM main.sqlite_schema WHERE name = ?1 COLLATE NOCASE")?;
+        let own = self.tables.get(&number).map(|entry| entry.clock.as_str());
+        for n in 0_u32.. {
+            let name = if n == 0 { plain.clone() } else { format!("{plain}_{number}_{n}") };
+            if own.is_some_and(|own| own.eq_ignore_ascii_case(&name)) {
+                return Ok(name);
+            }
+            let promised = self.tables.values().any(|entry| entry.clock.eq_ignore_ascii_case(&name));
+            if !promised && !present.exists([&name])? {
+                return Ok(name);
+            }
+        }
+        Ok(plain)
     }
 
     /// Marks the rows of a table as not published.

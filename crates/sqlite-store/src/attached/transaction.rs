@@ -119,6 +119,9 @@ impl Attachment {
             self.replica.schema_version = before.0;
             return Ok(());
         }
+        if !attach::bookkeeping::is_attached(&self.conn)? {
+            return Err(StoreError::Detached);
+        }
         let mut conn = connection::open(&self.options.path)?;
         let attached = attach::attach(&mut conn, new_origin(), &self.options.node)?;
         let publishing = self.publishing.take();

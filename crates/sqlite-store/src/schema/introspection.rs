@@ -7,8 +7,9 @@ use rusqlite::{Connection, OptionalExtension, params};
 use super::index_text::IndexText;
 use super::tokens::{Token, significant};
 use super::{Affinity, Collation, Column, IndexPart, Table, UniqueIndex, Unsynced};
+use crate::attach::bookkeeping::is_own_table;
 use crate::error::StoreError;
-use crate::identifier::is_reserved;
+use crate::identifier::{is_ours, is_reserved};
 
 /// A table, or the reason why it is not synced. Numbers are 0 and the clock is unnamed until the registry fills them in.
 pub(crate) type Found = Result<Table, Unsynced>;
@@ -21,6 +22,16 @@ pub(crate) fn read_tables(conn: &Connection) -> Result<Vec<Found>, StoreError> {
     let foreign: Vec<String> = listed.iter().filter(|table| table.is_foreign_virtual).map(|t| t.name.clone()).collect();
     let mut found = Vec::new();
     for table in &listed {
+        if is_ours(&table.name) && table.kind == "table" {
+            if !is_own_table(conn, &table.name)? {
+                found.push(Err(unsynced(
+                    &table.name,
+                    "has a name that begins with _sync_, as sync-engine's own tables do",
+                    "rename it if it is to be synced",
+                )));
+            }
+            continue;
+        }
         if is_reserved(&table.name) || table.kind == "shadow" || is_shadow_of(&table.name, &foreign) {
             continue;
         }

@@ -8,7 +8,7 @@ use super::{CANDIDATE, NOW, balanced, key_list};
 use crate::identifier::{literal, quote};
 use crate::schema::index_text::mentioned_names;
 use crate::schema::tokens::{TokenKind, significant};
-use crate::schema::{Column, IndexPart, Table, UniqueIndex};
+use crate::schema::{Affinity, Column, IndexPart, Table, UniqueIndex};
 
 /// The statement for an insert.
 pub(super) fn on_insert(table: &Table, index: &UniqueIndex) -> String {
@@ -39,11 +39,15 @@ pub(super) fn on_update(table: &Table, index: &UniqueIndex) -> String {
 }
 
 /// `OF` the columns whose update can bring about a clash, so that other updates pay nothing. Nothing where a generated
-/// column is involved: what it is made of is not told.
+/// column is involved, of which it is not told what it is made of, or the rowid, which has other names.
 pub(super) fn update_of(table: &Table) -> String {
     let mut columns = Vec::new();
     for index in &table.unique {
         let Some(deciding) = table.deciding_columns(index) else { return String::new() };
+        if table.rowid_alias.is_some_and(|alias| deciding.contains(&alias)) {
+            // `SET rowid = …` changes the column without naming it.
+            return String::new();
+        }
         for place in deciding {
             let name = quote(&table.columns[place].name);
             if !columns.contains(&name) {
@@ -62,7 +66,12 @@ fn statement(table: &Table, index: &UniqueIndex, other: &[String]) -> String {
     let mut conditions = Vec::new();
     if let Some(predicate) = &index.partial {
         conditions.push(format!("({predicate})"));
-        conditions.push(of_new(table, predicate));
+        // A candidate too many does no harm where it is not known yet what the new row will hold.
+        let mentioned = mentioned_names(predicate);
+        let unknown = table.rowid_alias.map(|alias| &table.columns[alias].name);
+        if !unknown.into_iter().chain(&table.generated).any(|name| mentions(&mentioned, name)) {
+            conditions.push(of_new(table, predicate));
+        }
     }
     for part in &index.columns {
         conditions.push(match part {
@@ -75,7 +84,13 @@ fn statement(table: &Table, index: &UniqueIndex, other: &[String]) -> String {
                 format!("{name} = NEW.{name} COLLATE {}", collation.name())
             }
             IndexPart::Expression { text, collation } => {
-                format!("({text}) = {} COLLATE {}", of_new(table, text), collation.name())
+                let clashes = format!("({text}) = {} COLLATE {}", of_new(table, text), collation.name());
+                // What an automatic key will be is not known yet.
+                let alias = table.rowid_alias.map(|alias| &table.columns[alias].name);
+                match alias.filter(|alias| mentions(&mentioned_names(text), alias)) {
+                    Some(alias) => format!("({clashes} OR NEW.{} = -1)", quote(alias)),
+                    None => clashes,
+                }
             }
         });
     }
@@ -98,27 +113,44 @@ fn alias(table: &Table) -> &'static str {
 }
 
 /// What an expression over the table's columns gives for the new row. The text is the application's own, so it is
-/// evaluated over a row that has the columns' names instead of being rewritten.
+/// evaluated over a row that has the columns' names instead of being rewritten. An empty SELECT from the table comes before
+/// that row and gives it the columns' affinities and collations; LIMIT keeps SQLite from taking the two apart.
 fn of_new(table: &Table, text: &str) -> String {
     let mentioned = mentioned_names(text);
     let synced = table.columns.iter().filter(|column| mentions(&mentioned, &column.name));
-    let synced = synced.map(|column| format!("{} AS {}", new_value(column), quote(&column.name)));
+    let synced = synced.map(|column| (quote(&column.name), new_value(column)));
     let generated = table.generated.iter().filter(|name| mentions(&mentioned, name));
-    let generated = generated.map(|name| format!("NEW.{0} AS {0}", quote(name)));
-    let mut row: Vec<String> = synced.chain(generated).collect();
-    if row.is_empty() {
-        row.push("1".to_owned());
+    let generated = generated.map(|name| (quote(name), format!("NEW.{}", quote(name))));
+    let (names, values): (Vec<String>, Vec<String>) = synced.chain(generated).unzip();
+    if names.is_empty() {
+        return format!("({text})");
     }
-    format!("(SELECT ({text}) FROM (SELECT {}))", row.join(", "))
+    let on = quote(&table.name);
+    format!(
+        "(SELECT ({text}) FROM (SELECT {} FROM {on} WHERE 0 UNION ALL SELECT {} LIMIT 1))",
+        names.join(", "),
+        values.join(", ")
+    )
 }
 
 /// A column of the new row. Under REPLACE, NULL in a NOT NULL column becomes its default; BEFORE still sees the NULL.
 fn new_value(column: &Column) -> String {
     let name = quote(&column.name);
-    match column.default.as_deref().filter(|_| column.not_null) {
-        Some(default) => format!("coalesce(NEW.{name}, {})", default_value(default)),
-        None => format!("NEW.{name}"),
-    }
+    let Some(default) = column.default.as_deref().filter(|_| column.not_null) else { return format!("NEW.{name}") };
+    let default = default_value(default);
+    // As the column will hold it.
+    let default = match column.affinity {
+        Affinity::Real => {
+            format!("CASE typeof({default}) WHEN 'integer' THEN CAST({default} AS REAL) ELSE {default} END")
+        }
+        Affinity::Text => {
+            format!(
+                "CASE WHEN typeof({default}) IN ('integer', 'real') THEN CAST({default} AS TEXT) ELSE {default} END"
+            )
+        }
+        _ => default,
+    };
+    format!("coalesce(NEW.{name}, {default})")
 }
 
 /// A DEFAULT as an expression: a lone identifier there is a string, not a column.

@@ -7,34 +7,55 @@ use anyhow::Context as _;
 use serde_json::{Value as Json, json};
 use sqlite_store::app_triggers::TriggerClass;
 use sqlite_store::attach::Attached;
-use sqlite_store::{attach, connection, detach};
+use sqlite_store::detach::Detached;
+use sqlite_store::{StoreError, attach, connection, detach};
 
 use crate::cli::Databases;
-use crate::commands::say;
+use crate::commands::{complain, say};
 
 /// Attaches each database and says what will be synced.
 pub(crate) fn attach(arguments: &Databases) -> anyhow::Result<ExitCode> {
+    each(arguments, attach_one, report, show)
+}
+
+/// Does something with every database, also after one that fails; the last failure is the command's.
+fn each<T>(
+    arguments: &Databases,
+    act: impl Fn(&Path) -> anyhow::Result<T>,
+    report: impl Fn(&Path, &T) -> Json,
+    show: impl Fn(&Path, &T),
+) -> anyhow::Result<ExitCode> {
     let mut reports = Vec::new();
+    let mut failed: Option<anyhow::Error> = None;
     for path in &arguments.databases {
-        let attached = attach_one(path)?;
-        if arguments.json {
-            reports.push(report(path, &attached));
-        } else {
-            show(path, &attached);
+        match act(path) {
+            Ok(done) if arguments.json => reports.push(report(path, &done)),
+            Ok(done) => show(path, &done),
+            Err(error) => {
+                if let Some(before) = failed.replace(error) {
+                    complain(&before);
+                }
+            }
         }
     }
     if arguments.json {
         say(&Json::Array(reports).to_string());
     }
-    Ok(ExitCode::SUCCESS)
+    failed.map_or(Ok(ExitCode::SUCCESS), Err)
 }
 
 fn attach_one(path: &Path) -> anyhow::Result<Attached> {
-    let mut conn = connection::open(path)?;
+    let mut conn = connection::open(path).map_err(OneShot)?;
     let node = sync_engine::config::host_name();
     attach::attach(&mut conn, sqlite_store::new_origin(), &node)
+        .map_err(OneShot)
         .with_context(|| format!("cannot attach {}", path.display()))
 }
+
+/// An error of a command that does not try again.
+#[derive(Debug, thiserror::Error)]
+#[error("{}; {}", .0, if .0.is_busy() { "try again when the program that holds the lock has let go" } else { .0.remedy() })]
+pub(crate) struct OneShot(StoreError);
 
 fn report(path: &Path, attached: &Attached) -> Json {
     let synced: Vec<Json> = attached
@@ -98,25 +119,25 @@ fn class(class: &TriggerClass) -> String {
 
 /// Detaches each database.
 pub(crate) fn detach(arguments: &Databases) -> anyhow::Result<ExitCode> {
-    let mut reports = Vec::new();
-    for path in &arguments.databases {
-        let mut conn = connection::open(path)?;
-        let detached = detach::detach(&mut conn).with_context(|| format!("cannot detach {}", path.display()))?;
-        if arguments.json {
-            reports.push(json!({
-                "path": path.display().to_string(),
-                "triggers": detached.triggers,
-                "tables": detached.tables,
-            }));
-        } else if detached.tables == 0 {
+    let report = |path: &Path, detached: &Detached| {
+        json!({
+            "path": path.display().to_string(),
+            "triggers": detached.triggers,
+            "tables": detached.tables,
+        })
+    };
+    let show = |path: &Path, detached: &Detached| {
+        let (triggers, tables) = (detached.triggers, detached.tables);
+        if tables == 0 {
             say(&format!("{}: was not attached", path.display()));
         } else {
-            let (triggers, tables) = (detached.triggers, detached.tables);
             say(&format!("{}: detached; {triggers} triggers and {tables} tables removed", path.display()));
         }
-    }
-    if arguments.json {
-        say(&Json::Array(reports).to_string());
-    }
-    Ok(ExitCode::SUCCESS)
+    };
+    each(arguments, detach_one, report, show)
+}
+
+fn detach_one(path: &Path) -> anyhow::Result<Detached> {
+    let mut conn = connection::open(path).map_err(OneShot)?;
+    detach::detach(&mut conn).map_err(OneShot).with_context(|| format!("cannot detach {}", path.display()))
 }

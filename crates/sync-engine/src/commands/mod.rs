@@ -56,6 +56,7 @@ pub(crate) fn exit_code(error: &anyhow::Error) -> ExitCode {
         }
         if cause.is::<std::io::Error>()
             || cause.is::<sqlite_store::StoreError>()
+            || cause.is::<databases::OneShot>()
             || cause.is::<sync_engine::telemetry::TelemetryError>()
         {
             return IO.into();
@@ -84,6 +85,11 @@ fn environment() -> BTreeMap<String, String> {
     std::env::vars_os()
         .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
         .collect()
+}
+
+/// Tells of an error. Where standard error is gone there is nobody to tell.
+pub(crate) fn complain(error: &anyhow::Error) {
+    let _ = writeln!(std::io::stderr(), "sync-engine: {}", message(error));
 }
 
 /// Prints a line. A reader that went away ends the output, not the command.
