@@ -32,9 +32,17 @@ impl Target {
             Some(other) => return Err(wrong(&format!("the scheme {other} is not ws"))),
             None => return Err(wrong("it has no scheme")),
         }
+        let authority = uri.authority().map_or("", |authority| authority.as_str());
+        if authority.contains('@') {
+            return Err(wrong("it holds credentials, which this version does not use"));
+        }
         let host = uri.host().filter(|host| !host.is_empty()).ok_or_else(|| wrong("it has no host"))?;
         let host = host.trim_start_matches('[').trim_end_matches(']').to_owned();
-        let port = uri.port_u16().unwrap_or(80);
+        let given = authority.rsplit_once(':').filter(|(_, port)| !port.ends_with(']')).map(|(_, port)| port);
+        let port = match given {
+            None => 80,
+            Some(port) => port.parse().ok().filter(|port| *port > 0).ok_or_else(|| wrong("its port is no port"))?,
+        };
         Ok(Self { uri, host, port })
     }
 
@@ -86,7 +94,7 @@ async fn connect(
     let mut request = target.uri.clone().into_client_request().map_err(|error| failed(error.to_string()))?;
     let offered = HeaderValue::from_str(subprotocol).map_err(|error| failed(error.to_string()))?;
     request.headers_mut().insert(header::SEC_WEBSOCKET_PROTOCOL, offered);
-    let traffic = Arc::<Traffic>::default();
+    let traffic = Arc::new(Traffic::new(options));
     let stream = Metered::new(stream, Arc::clone(&traffic));
     let answer = client_async_with_config(request, stream, Some(options.web_socket())).await;
     let socket = match answer {

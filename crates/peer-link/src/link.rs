@@ -45,6 +45,8 @@ impl Frame {
 pub struct LinkOptions {
     /// Bytes of an incoming message at most; a peer that sends more is dropped.
     pub max_message: usize,
+    /// Bytes that are read from a peer before it is [admitted](LinkSender::admit), in messages or parts of them.
+    pub before_admission: usize,
     /// Frames that wait to be sent.
     pub outgoing_frames: usize,
     /// Frames that wait to be taken; beyond that nothing more is read from the connection.
@@ -63,6 +65,7 @@ impl Default for LinkOptions {
     fn default() -> Self {
         Self {
             max_message: 256 << 20,
+            before_admission: 1 << 20,
             outgoing_frames: 8,
             incoming_frames: 8,
             ping_interval: Duration::from_secs(15),
@@ -94,8 +97,10 @@ pub enum Direction {
 }
 
 /// Bytes that passed over a link.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Traffic {
+    /// How many bytes may be read.
+    allowed: AtomicU64,
     bytes_in: AtomicU64,
     bytes_out: AtomicU64,
     read: AtomicU64,
@@ -103,6 +108,21 @@ pub struct Traffic {
 }
 
 impl Traffic {
+    pub(crate) fn new(options: &LinkOptions) -> Self {
+        Self {
+            allowed: AtomicU64::new(options.before_admission as u64),
+            bytes_in: AtomicU64::new(0),
+            bytes_out: AtomicU64::new(0),
+            read: AtomicU64::new(0),
+            written: AtomicU64::new(0),
+        }
+    }
+
+    /// Whether the peer has sent more than it may.
+    pub(crate) fn is_exceeded(&self) -> bool {
+        self.bytes_read() > self.allowed.load(Ordering::Relaxed)
+    }
+
     /// Payload bytes received, in whole messages.
     pub fn bytes_in(&self) -> u64 {
         self.bytes_in.load(Ordering::Relaxed)
@@ -178,6 +198,11 @@ impl LinkSender {
         self.frames.reserve().await.is_ok()
     }
 
+    /// Lifts the limit on what is read: the peer has said who it is.
+    pub fn admit(&self) {
+        self.traffic.allowed.store(u64::MAX, Ordering::Relaxed);
+    }
+
     /// Who began the connection.
     pub const fn direction(&self) -> Direction {
         self.direction
@@ -227,7 +252,7 @@ where
         Direction::Dialed => Role::Client,
         Direction::Accepted => Role::Server,
     };
-    let traffic = Arc::<Traffic>::default();
+    let traffic = Arc::new(Traffic::new(options));
     let stream = Metered::new(stream, Arc::clone(&traffic));
     let socket = WebSocketStream::from_raw_socket(stream, role, Some(options.web_socket())).await;
     start(socket, traffic, direction, options, tracker, cancel)

@@ -27,6 +27,10 @@ impl<S: AsyncRead + Unpin> AsyncRead for Metered<S> {
         let before = buf.filled().len();
         let polled = Pin::new(&mut self.stream).poll_read(cx, buf);
         self.traffic.count_read(buf.filled().len() - before);
+        if self.traffic.is_exceeded() {
+            let reason = "the peer sent too much before it said who it is";
+            return Poll::Ready(Err(io::Error::new(io::ErrorKind::InvalidData, reason)));
+        }
         polled
     }
 }

@@ -40,7 +40,11 @@ impl Session {
         if self.remote.is_none() {
             self.remote = Some(Remote { node: hello.node.clone(), incarnation: hello.incarnation });
             self.stage = Stage::Open;
-            let event = SessionEvent::Opened { node: hello.node.clone(), version: hello.version };
+            let event = SessionEvent::Opened {
+                node: hello.node.clone(),
+                incarnation: hello.incarnation,
+                version: hello.version,
+            };
             self.actions.push_back(Output::Event(event));
         }
         let databases = hello.databases.iter().map(|(name, database)| {

@@ -203,6 +203,8 @@ pub enum SessionEvent {
     Opened {
         /// Its name.
         node: String,
+        /// The number that this run of it drew.
+        incarnation: u64,
         /// Its software version.
         version: String,
     },

@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
@@ -9,28 +10,96 @@ use axum::extract::{ConnectInfo, Request, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Json, Response};
 use axum::routing::get;
-use axum::serve::ListenerExt as _;
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
 use replication::message::SUBPROTOCOL;
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+use tower::ServiceExt as _;
 
 use crate::engine::peering::accept_peer;
 use crate::engine::shared::Shared;
+use crate::event::{Event, EventName};
+
+/// Connections that may be open and not be peers' links.
+const CONNECTIONS: usize = 256;
+
+/// How long a request's head may take, and how long a connection may be without one.
+const HEAD: Duration = Duration::from_secs(10);
+
+/// How long answers may still take once the engine stops.
+const LAST_ANSWERS: Duration = Duration::from_secs(1);
+
+/// The pause after a connection that could not be taken: the system is out of something.
+const OUT_OF_SOMETHING: Duration = Duration::from_millis(100);
 
 /// Serves until the engine stops.
 pub(crate) async fn serve(shared: Arc<Shared>, listener: TcpListener) {
-    let stop = shared.stop.clone();
     let router = Router::new()
         .route("/", get(root))
         .route("/v1/sync", get(sync))
         .route("/healthz", get(healthz))
         .route("/v1/status", get(status))
         .layer(axum::middleware::from_fn(refuse_foreign))
-        .with_state(shared);
-    let service = router.into_make_service_with_connect_info::<SocketAddr>();
+        .with_state(Arc::clone(&shared));
+    let room = Arc::new(Semaphore::new(CONNECTIONS));
+    loop {
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            () = shared.stop.cancelled() => return,
+        };
+        let trouble = match accepted {
+            Ok((stream, address)) => match Arc::clone(&room).try_acquire_owned() {
+                Ok(place) => {
+                    let connection = connection(router.clone(), stream, address, shared.stop.clone());
+                    shared.tracker.spawn(async move {
+                        connection.await;
+                        drop(place);
+                    });
+                    continue;
+                }
+                Err(_) => format!("{CONNECTIONS} connections are open that are not peers"),
+            },
+            Err(error) => {
+                tokio::time::sleep(OUT_OF_SOMETHING).await;
+                format!("the system gives no connection: {error}")
+            }
+        };
+        if shared.told.is_news(trouble.clone()) {
+            shared.events.emit(
+                Event::new(EventName::SyncError)
+                    .field("kind", "overload")
+                    .field("reason", format!("connections are turned away: {trouble}"))
+                    .field("remedy", "see what connects to this port; raise the limit of open files if it is meant to"),
+            );
+        }
+    }
+}
+
+/// One connection, until its last answer is out or it has become a peer's link.
+async fn connection(router: Router, stream: TcpStream, address: SocketAddr, stop: CancellationToken) {
     // A row is a small packet: waiting for more to go with it costs 40 ms. Where the system refuses, it is only slower.
-    let listener = listener.tap_io(|stream| drop(stream.set_nodelay(true)));
-    // Serving ends only with the engine; errors of single connections are theirs.
-    let _ = axum::serve(listener, service).with_graceful_shutdown(stop.cancelled_owned()).await;
+    drop(stream.set_nodelay(true));
+    let service = service_fn(move |mut request: hyper::Request<Incoming>| {
+        request.extensions_mut().insert(ConnectInfo(address));
+        router.clone().oneshot(request)
+    });
+    let mut served = std::pin::pin!(
+        http1::Builder::new()
+            .timer(TokioTimer::new())
+            .header_read_timeout(HEAD)
+            .serve_connection(TokioIo::new(stream), service)
+            .with_upgrades()
+    );
+    // Errors of a connection are its own.
+    tokio::select! {
+        _ = served.as_mut() => return,
+        () = stop.cancelled() => served.as_mut().graceful_shutdown(),
+    }
+    let _ = tokio::time::timeout(LAST_ANSWERS, served).await;
 }
 
 /// A web page that a person on this machine looks at must not drive the daemon: its requests carry a foreign Origin,
@@ -46,10 +115,13 @@ async fn refuse_foreign(request: Request, next: axum::middleware::Next) -> Respo
 fn foreign(headers: &HeaderMap) -> Option<&'static str> {
     let text = |name| headers.get(name).map(|value: &axum::http::HeaderValue| value.to_str().unwrap_or("?"));
     let host = text(header::HOST)?;
-    if !is_local(host) {
+    let origin = text(header::ORIGIN);
+    // Pages always send an Origin with a WebSocket. A peer sends none, and may know this node by any name.
+    let is_peer = origin.is_none() && peer_link::is_upgrade(headers);
+    if !is_local(host) && !is_peer {
         return Some("Host");
     }
-    let origin = text(header::ORIGIN)?;
+    let origin = origin?;
     let authority = origin.split_once("://").map_or(origin, |(_, authority)| authority);
     (authority != host).then_some("Origin")
 }
@@ -98,8 +170,8 @@ async fn healthz(State(shared): State<Arc<Shared>>) -> Response {
     let bad: Vec<String> = status
         .databases
         .iter()
-        .filter(|database| database.state == "failed")
-        .map(|database| format!("{}: {}", database.name, database.errors.join("; ")))
+        .filter(|database| matches!(database.state.as_str(), "failed" | "opening"))
+        .map(|database| format!("{}: {} {}", database.name, database.state, database.errors.join("; ")))
         .collect();
     if bad.is_empty() {
         (StatusCode::OK, "ok\n").into_response()
@@ -133,5 +205,12 @@ mod tests {
         assert_eq!(foreign(&headers("localhost:7420", Some("http://localhost:7420"))), None);
         assert_eq!(foreign(&headers("localhost:7420", Some("https://evil.example"))), Some("Origin"));
         assert_eq!(foreign(&headers("evil.example:7420", None)), Some("Host"));
+        let upgrade = |origin| {
+            let mut headers = headers("oslo.example:7420", origin);
+            headers.insert(header::UPGRADE, "websocket".parse().unwrap());
+            headers
+        };
+        assert_eq!(foreign(&upgrade(None)), None);
+        assert_eq!(foreign(&upgrade(Some("http://oslo.example:7420"))), Some("Host"));
     }
 }

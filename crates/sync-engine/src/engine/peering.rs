@@ -30,8 +30,12 @@ pub(crate) async fn keep_dialing(shared: Arc<Shared>, url: String, callback: Opt
         let begun = Instant::now();
         let reason = match reach(&shared, &url, callback.clone(), &status).await {
             Ok(SessionEnd::Stopped) => return,
-            Ok(SessionEnd::Duplicate { node: Some(node) }) => {
-                set(&status, |status| status.state = "connected".to_owned());
+            Ok(SessionEnd::Duplicate { node: Some(node) }) if shared.registry.has(&node) => {
+                set(&status, |status| {
+                    // The other link's session tells how things stand with this node.
+                    (status.node, status.last_error) = (Some(node.clone()), None);
+                    status.state = "connected".to_owned();
+                });
                 tokio::select! {
                     () = shared.registry.gone(&node) => {}
                     () = shared.stop.cancelled() => return,
@@ -53,8 +57,11 @@ pub(crate) async fn keep_dialing(shared: Arc<Shared>, url: String, callback: Opt
                 });
                 return;
             }
-            Ok(SessionEnd::Duplicate { node: None }) => {
-                "the peer says that it has another link to this node".to_owned()
+            Ok(SessionEnd::Duplicate { .. }) => {
+                format!(
+                    "the peer has another link to a node named {:?}; if that is another node, rename one",
+                    shared.node
+                )
             }
             Ok(SessionEnd::Lost { reason } | SessionEnd::Refused { reason }) => reason,
             Err(reason) => reason,
@@ -99,7 +106,7 @@ async fn reach(
         () = shared.stop.cancelled() => return Ok(SessionEnd::Stopped),
     };
     let link = link.map_err(|error| error.to_string())?;
-    Ok(converse(shared, link, callback, status).await)
+    Ok(converse(shared, link, callback, status).await.1)
 }
 
 /// Takes in a peer that dialed us.
@@ -108,7 +115,18 @@ pub(crate) async fn accept_peer(shared: Arc<Shared>, pending: Pending, address: 
     let Ok(link) = pending.establish(&shared.tracker, shared.links.child_token()).await else { return };
     let status = Arc::new(Mutex::new(PeerStatus { url: address.to_string(), ..PeerStatus::default() }));
     let callback = shared.callback.clone();
-    converse(&shared, link, callback, &status).await;
+    let (node, end) = converse(&shared, link, callback, &status).await;
+    if let (None, SessionEnd::Lost { reason }) = (node, end)
+        && shared.told.is_news(format!("stranger {reason}"))
+    {
+        shared.events.emit(
+            Event::new(EventName::SyncError)
+                .field("kind", "protocol")
+                .field("address", address.to_string())
+                .field("reason", format!("somebody connected and did not say who it is: {reason}"))
+                .field("remedy", "check what connects to this port"),
+        );
+    }
 }
 
 async fn converse(
@@ -116,20 +134,20 @@ async fn converse(
     link: Link,
     callback: Option<Arc<ApplyCallback>>,
     status: &Arc<Mutex<PeerStatus>>,
-) -> SessionEnd {
+) -> (Option<String>, SessionEnd) {
     let driver = SessionDriver::new(Arc::clone(shared), link, callback, Arc::clone(status));
     let (node, end) = driver.run().await;
-    if let Some(node) = node {
+    if let Some(node) = &node {
         let reason = match &end {
             SessionEnd::Duplicate { .. } | SessionEnd::SelfConnection => None,
             SessionEnd::Stopped => Some("this node stops".to_owned()),
             SessionEnd::Lost { reason } | SessionEnd::Refused { reason } => Some(reason.clone()),
         };
         if let Some(reason) = reason {
-            shared.events.emit(Event::new(EventName::PeerLost).field("node", node).field("reason", reason));
+            shared.events.emit(Event::new(EventName::PeerLost).field("node", node.as_str()).field("reason", reason));
         }
     }
-    end
+    (node, end)
 }
 
 fn set(status: &Mutex<PeerStatus>, change: impl FnOnce(&mut PeerStatus)) {

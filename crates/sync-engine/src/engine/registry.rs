@@ -1,7 +1,8 @@
 //! Which remote nodes there is a session with, and what each session last said of itself.
 //!
 //! Two nodes that dial each other end with two links. Both ends keep the one that the node with the smaller name dialed,
-//! without a word between them; of two links dialed by the same node the younger one stands.
+//! without a word between them; of two links dialed by the same node the younger one stands, and so does the link of a
+//! node that was started anew: the other one leads to a process that is gone.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -22,6 +23,7 @@ pub(crate) struct Registry {
 struct Member {
     /// Tells the sessions with one node apart.
     session: u64,
+    incarnation: u64,
     dialed_by: String,
     /// Ends the session because a better link took its place.
     replaced: CancellationToken,
@@ -40,34 +42,48 @@ pub(crate) struct Seat {
 
 impl Registry {
     /// Takes the place of `node`'s session for a link that `dialed_by` dialed; none if there is a better link already.
+    /// Also tells whether it was the place of another process of that name.
     pub(crate) fn take(
         &self,
         node: &str,
+        incarnation: u64,
         session: u64,
         dialed_by: &str,
         status: &Arc<Mutex<PeerStatus>>,
-    ) -> Option<Seat> {
+    ) -> Option<(Seat, bool)> {
         let mut members = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut namesake = false;
         if let Some(present) = members.get(node) {
-            if present.dialed_by.as_str() < dialed_by {
+            namesake = present.incarnation != incarnation;
+            if !namesake && present.dialed_by.as_str() < dialed_by {
                 return None;
             }
             present.replaced.cancel();
         }
         let replaced = CancellationToken::new();
-        let member =
-            Member { session, dialed_by: dialed_by.to_owned(), replaced: replaced.clone(), status: Arc::clone(status) };
+        let member = Member {
+            session,
+            incarnation,
+            dialed_by: dialed_by.to_owned(),
+            replaced: replaced.clone(),
+            status: Arc::clone(status),
+        };
         members.insert(node.to_owned(), member);
         drop(members);
         self.bump();
-        Some(Seat { registry: self.clone(), node: node.to_owned(), session, replaced })
+        Some((Seat { registry: self.clone(), node: node.to_owned(), session, replaced }, namesake))
+    }
+
+    /// Whether there is a session with `node`.
+    pub(crate) fn has(&self, node: &str) -> bool {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner).contains_key(node)
     }
 
     /// Waits until there is no session with `node`.
     pub(crate) async fn gone(&self, node: &str) {
         let mut changed = self.changed.subscribe();
         loop {
-            if !self.inner.lock().unwrap_or_else(PoisonError::into_inner).contains_key(node) {
+            if !self.has(node) {
                 return;
             }
             if changed.changed().await.is_err() {
@@ -106,15 +122,22 @@ mod tests {
     fn both_ends_keep_the_link_that_the_smaller_name_dialed() {
         let registry = Registry::default();
         let status = std::sync::Arc::default();
-        let by_b = registry.take("b", 1, "b", &status).unwrap();
-        let by_a = registry.take("b", 2, "a", &status).unwrap();
-        assert!(by_b.replaced.is_cancelled());
+        let take = |run, session, dialed_by| registry.take("b", run, session, dialed_by, &status);
+        let (by_b, _) = take(1, 1, "b").unwrap();
+        let (by_a, namesake) = take(1, 2, "a").unwrap();
+        assert!(by_b.replaced.is_cancelled() && !namesake);
         drop(by_b);
-        assert!(registry.take("b", 3, "b", &status).is_none());
+        assert!(take(1, 3, "b").is_none());
         assert!(!by_a.replaced.is_cancelled());
-        let again = registry.take("b", 4, "a", &status).unwrap();
+        let (again, _) = take(1, 4, "a").unwrap();
         assert!(by_a.replaced.is_cancelled());
         drop(by_a);
+        let (again, namesake) = {
+            let anew = take(2, 5, "b").unwrap();
+            assert!(again.replaced.is_cancelled());
+            anew
+        };
+        assert!(namesake);
         assert_eq!(registry.statuses().len(), 1);
         drop(again);
         assert!(registry.statuses().is_empty());

@@ -182,14 +182,17 @@ impl SessionDriver {
 
     async fn event(&mut self, event: SessionEvent) {
         let node = self.session.remote_node().unwrap_or_default().to_owned();
-        if let SessionEvent::Opened { node, .. } = &event {
+        if let SessionEvent::Opened { node, incarnation, .. } = &event {
+            self.sender.admit();
             let dialed_by = match self.sender.direction() {
                 Direction::Dialed => self.shared.node.clone(),
                 Direction::Accepted => node.clone(),
             };
-            self.seat = self.shared.registry.take(node, self.number, &dialed_by, &self.status);
-            if self.seat.is_none() {
-                return self.handle(Input::Replaced);
+            let taken = self.shared.registry.take(node, *incarnation, self.number, &dialed_by, &self.status);
+            let Some((seat, namesake)) = taken else { return self.handle(Input::Replaced) };
+            self.seat = Some(seat);
+            if namesake && self.shared.told.is_news(format!("namesake {node}")) {
+                session_events::namesake(&self.shared.events, node);
             }
             self.connected_to(node);
         }

@@ -45,13 +45,15 @@ pub(crate) fn tell(events: &EventSink, node: &str, event: SessionEvent) {
                 .field("node", node)
                 .field("database", database)
                 .field("table", problem.table.unwrap_or_default())
-                .field("reason", problem.text),
+                .field("reason", problem.text)
+                .field("remedy", remedy(problem.code)),
         ),
         SessionEvent::Refused(problem) => events.emit(
             Event::new(EventName::SyncError)
                 .field("kind", kind(problem.code))
                 .field("node", node)
-                .field("reason", problem.text),
+                .field("reason", problem.text)
+                .field("remedy", remedy(problem.code)),
         ),
         SessionEvent::PeerProblem(problem) => events.emit(
             Event::new(EventName::SyncError)
@@ -59,8 +61,36 @@ pub(crate) fn tell(events: &EventSink, node: &str, event: SessionEvent) {
                 .field("node", node)
                 .field("database", problem.database.unwrap_or_default())
                 .field("table", problem.table.unwrap_or_default())
-                .field("reason", format!("node {node} says: {}", problem.text)),
+                .field("reason", format!("node {node} says: {}", problem.text))
+                .field("remedy", remedy(problem.code)),
         ),
+    }
+}
+
+/// Tells that a peer took the place of another process of its name.
+pub(crate) fn namesake(events: &EventSink, node: &str) {
+    events.emit(
+        Event::new(EventName::SyncError)
+            .field("kind", "duplicate_node")
+            .field("node", node)
+            .field("reason", "another process of this name was connected until now: two nodes bear the name, or it was started anew while its old link stood")
+            .field("remedy", "give each node a name of its own"),
+    );
+}
+
+/// What to do about a problem, where the problem itself does not say it all.
+fn remedy(code: ProblemCode) -> &'static str {
+    match code {
+        ProblemCode::ProtocolVersion => "run the same version of sync-engine on both nodes",
+        ProblemCode::Cluster => "set the same cluster on both nodes if they belong together, else remove the peer",
+        ProblemCode::DuplicateNode => "give each node a name of its own",
+        ProblemCode::SelfConnection => "remove the peer from the configuration",
+        ProblemCode::Protocol => "check that a sync-engine of the same version is at the other end",
+        ProblemCode::SchemaMismatch => "run the same migration on every node",
+        ProblemCode::ClockSkew => "set the clocks of both machines (NTP), or raise max_clock_skew",
+        ProblemCode::Unavailable => "make the table's constraints the same on every node",
+        ProblemCode::TooLarge => "make the row smaller, or delete it",
+        ProblemCode::Other => "see the log of the node that reports it",
     }
 }
 
