@@ -1,6 +1,7 @@
 //! Events: the lines of the log that people script against, and the hook that sees them. Owns their names, their levels and their
 //! fields' form; must not touch what a line of the log looks like.
 
+mod command_hook;
 mod sink;
 
 use std::fmt;

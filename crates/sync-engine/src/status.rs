@@ -87,4 +87,17 @@ pub struct PeerDatabaseStatus {
     pub behind: u64,
     /// For how long it has been behind, in milliseconds.
     pub lag_ms: u64,
+    /// Since when, by this process's clock.
+    #[serde(skip)]
+    pub(crate) since: Option<std::time::Instant>,
+}
+
+impl PeerStatus {
+    /// Brings up to date what passes with time.
+    pub(crate) fn refresh(&mut self) {
+        for database in &mut self.databases {
+            let lag = database.since.map_or(0, |since| since.elapsed().as_millis());
+            database.lag_ms = u64::try_from(lag).unwrap_or(u64::MAX);
+        }
+    }
 }

@@ -8,7 +8,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use sqlite_store::sample::{self, Application};
 
-use crate::commands::{say, stop_signal};
+use crate::commands::{Signals, say};
 use sync_engine::{ApplyDecision, ChangeEvent, Database, SyncEngine};
 
 /// The two shops.
@@ -19,6 +19,7 @@ const PACE: Duration = Duration::from_millis(1500);
 
 /// Runs until Ctrl-C.
 pub(crate) async fn run(folder: &Path, listen: &str) -> anyhow::Result<ExitCode> {
+    let signals = Signals::register()?;
     std::fs::create_dir_all(folder).with_context(|| format!("cannot create the folder {}", folder.display()))?;
     let files = SHOPS.map(|shop| folder.join(format!("{shop}.db")));
     sample::create(&files[0], true)?;
@@ -32,11 +33,11 @@ pub(crate) async fn run(folder: &Path, listen: &str) -> anyhow::Result<ExitCode>
     for (shop, file) in SHOPS.iter().zip(&files) {
         applications.push((*shop, Arc::new(Mutex::new(Application::open(file, shop)?))));
     }
-    let mut stop = std::pin::pin!(stop_signal());
+    let mut stop = std::pin::pin!(signals.stop());
     let mut turn = 0_usize;
     loop {
         tokio::select! {
-            signal = &mut stop => { signal?; break }
+            () = &mut stop => break,
             () = tokio::time::sleep(PACE) => {}
         }
         let (shop, application) = &applications[turn % applications.len()];
@@ -95,7 +96,14 @@ fn explain(files: &[PathBuf; 2], address: &str) {
         SHOPS[1],
         files[0].display(),
         files[1].display(),
-        files[1].display(),
-        files[0].display(),
+        for_shell(&files[1]),
+        for_shell(&files[0]),
     ));
+}
+
+/// A path as a shell takes it for one word.
+fn for_shell(path: &Path) -> String {
+    let text = path.display().to_string();
+    let plain = text.chars().all(|c| c.is_alphanumeric() || "/._-+:@%".contains(c));
+    if plain { text } else { format!("'{}'", text.replace('\'', r"'\''")) }
 }

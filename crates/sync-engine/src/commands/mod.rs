@@ -12,7 +12,7 @@ use std::process::ExitCode;
 
 use sync_engine::EngineError;
 use sync_engine::config::ConfigErrors;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::cli::Command;
 
@@ -97,19 +97,38 @@ fn say(line: &str) {
     let _ = writeln!(std::io::stdout().lock(), "{line}");
 }
 
-/// Waits for SIGTERM or SIGINT; a second one ends the process at once.
-async fn stop_signal() -> std::io::Result<()> {
-    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
-    tokio::select! {
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
+/// The signals that the daemon minds, from the moment this is made.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+    hangup: Signal,
+}
+
+impl Signals {
+    fn register() -> std::io::Result<Self> {
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+            hangup: signal(SignalKind::hangup())?,
+        })
     }
-    tokio::spawn(async move {
-        tokio::select! {
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
+
+    /// Waits for SIGTERM or SIGINT. A second one then ends the process at once.
+    async fn stop(mut self) {
+        self.asked_to_stop().await;
+        tokio::spawn(async move {
+            self.asked_to_stop().await;
+            std::process::exit(130);
+        });
+    }
+
+    async fn asked_to_stop(&mut self) {
+        loop {
+            tokio::select! {
+                _ = self.terminate.recv() => return,
+                _ = self.interrupt.recv() => return,
+                _ = self.hangup.recv() => say("SIGHUP: this version reads its configuration at the start only; restart it"),
+            }
         }
-        std::process::exit(130);
-    });
-    Ok(())
+    }
 }

@@ -7,10 +7,11 @@ use sync_engine::config::{self, Overrides, Settings};
 use sync_engine::{Database, LastWriteWins, SyncEngine, telemetry};
 
 use crate::cli::Run;
-use crate::commands::{environment, say, stop_signal};
+use crate::commands::{Signals, environment, say};
 
 /// Runs until a signal.
 pub(crate) async fn run(arguments: Run) -> anyhow::Result<ExitCode> {
+    let signals = Signals::register()?;
     let overrides = Overrides {
         databases: arguments.databases,
         node: arguments.node,
@@ -21,7 +22,6 @@ pub(crate) async fn run(arguments: Run) -> anyhow::Result<ExitCode> {
     let settings = config::load(arguments.config.as_deref(), &overrides, &environment())?;
     settings.require_databases()?;
     let _log = telemetry::start(&settings.log)?;
-    let signal = stop_signal();
     let engine = build(&settings).await?;
     let address = engine.listen(&settings.listen.to_string()).await?;
     for peer in &settings.peers {
@@ -37,7 +37,7 @@ pub(crate) async fn run(arguments: Run) -> anyhow::Result<ExitCode> {
     ));
     // A service manager that does not listen, or none at all, is no reason not to run.
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
-    signal.await?;
+    signals.stop().await;
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
     engine.stop_realtime_sync().await?;
     Ok(ExitCode::SUCCESS)
@@ -52,6 +52,9 @@ async fn build(settings: &Settings) -> anyhow::Result<SyncEngine> {
         .max_clock_skew(settings.max_clock_skew)
         .shutdown_grace(settings.shutdown_grace)
         .max_batch_rows(settings.max_batch_rows);
+    if !settings.log.hook.is_empty() {
+        builder = builder.log_hook_command(settings.log.hook.clone());
+    }
     for database in &settings.databases {
         let mut described =
             Database::open(&database.path).name(database.name.as_str()).granularity(database.granularity);

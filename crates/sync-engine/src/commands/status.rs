@@ -29,12 +29,12 @@ pub(crate) fn run(arguments: &Status) -> anyhow::Result<ExitCode> {
             return Ok(NO.into());
         }
     };
+    let report: Report = serde_json::from_str(&body).context("the daemon's answer is of another version")?;
     if arguments.json {
         say(body.trim_end());
-        return Ok(ExitCode::SUCCESS);
+    } else {
+        show(&report);
     }
-    let report: Report = serde_json::from_str(&body).context("the daemon's answer is of another version")?;
-    show(&report);
     Ok(if report.healthy { ExitCode::SUCCESS } else { NO.into() })
 }
 

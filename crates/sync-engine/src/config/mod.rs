@@ -99,6 +99,8 @@ pub struct LogSettings {
     pub rotation: Rotation,
     /// How many files are kept.
     pub keep: usize,
+    /// A program and its arguments, run with each event on its standard input; empty: none.
+    pub hook: Vec<String>,
 }
 
 /// How a line of the log looks.

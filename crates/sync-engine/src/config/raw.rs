@@ -39,6 +39,7 @@ pub(super) struct RawLog {
     pub(super) format: Option<String>,
     pub(super) rotation: Option<String>,
     pub(super) keep: Option<i64>,
+    pub(super) hook: Vec<String>,
 }
 
 /// `[backup]`.

@@ -165,6 +165,7 @@ impl Resolver<'_> {
             rotation: self
                 .value("log.rotation", raw.rotation, Rotation::Daily, |text| values::choice(text, &rotations)),
             keep: self.count("log.keep", raw.keep, 14, 10_000),
+            hook: raw.hook,
         }
     }
 

@@ -83,7 +83,7 @@ const LOG: &[Key] = &[
     key("format", Kind::Text),
     key("rotation", Kind::Text),
     key("keep", Kind::Integer),
-    later("hook", Kind::Texts),
+    key("hook", Kind::Texts),
 ];
 
 const BACKUP: &[Key] = &[key("root", Kind::Text), key("keep", Kind::Integer)];

@@ -108,6 +108,7 @@ impl Settings {
                 "format": format,
                 "rotation": rotation,
                 "keep": self.log.keep,
+                "hook": self.log.hook,
             },
             "backup": { "root": self.backup.root.as_deref().map(path), "keep": self.backup.keep },
             "database": self.databases.iter().map(database).collect::<Vec<_>>(),

@@ -188,6 +188,15 @@ impl SyncEngineBuilder {
         self
     }
 
+    /// Runs a program for every event of the log, with the event as one line of JSON on its standard input. One that fails or
+    /// takes longer than ten seconds is told as `log_hook_error` and never holds up sync. Takes the place of
+    /// [`log_hook`](Self::log_hook).
+    #[must_use]
+    pub fn log_hook_command(mut self, command: Vec<String>) -> Self {
+        self.events = EventSink::with_command(command);
+        self
+    }
+
     /// Opens the state folder and starts the databases.
     ///
     /// # Errors

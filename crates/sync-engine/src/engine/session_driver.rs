@@ -267,17 +267,15 @@ impl SessionDriver {
     }
 
     fn update_status(&mut self) {
-        let now = Instant::now();
         let mut databases = Vec::new();
         for (name, behind) in self.session.shared_databases() {
             let since = if behind == 0 {
                 self.behind.remove(name);
-                now
+                None
             } else {
-                *self.behind.entry(name.to_owned()).or_insert(now)
+                Some(*self.behind.entry(name.to_owned()).or_insert_with(Instant::now))
             };
-            let lag_ms = u64::try_from((now - since).as_millis()).unwrap_or(u64::MAX);
-            databases.push(PeerDatabaseStatus { name: name.to_owned(), behind, lag_ms });
+            databases.push(PeerDatabaseStatus { name: name.to_owned(), behind, lag_ms: 0, since });
         }
         let traffic = self.sender.traffic();
         let mut status = self.status.lock().unwrap_or_else(PoisonError::into_inner);

@@ -148,6 +148,7 @@ impl Shared {
                 peers.push(status);
             }
         }
+        peers.iter_mut().for_each(PeerStatus::refresh);
         Status {
             node: self.node.clone(),
             version: env!("CARGO_PKG_VERSION").to_owned(),

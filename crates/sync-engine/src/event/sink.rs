@@ -13,7 +13,7 @@ use sqlite_store::RowOperation;
 use tracing::Level;
 
 use crate::change_event::ChangeEvent;
-use crate::event::{Event, EventName, TARGET};
+use crate::event::{Event, EventName, TARGET, command_hook};
 
 /// Events that may wait for the hook.
 const HOOK_QUEUE: usize = 1024;
@@ -26,6 +26,24 @@ const HOOK_CHECK: Duration = Duration::from_millis(5);
 
 /// A function that sees every event.
 pub type LogHook = dyn Fn(&Event) + Send + Sync;
+
+/// What sees the events beside the log.
+enum Target {
+    Function(Arc<LogHook>),
+    Command(Vec<String>),
+}
+
+impl Target {
+    /// Shows it an event; what went wrong, if something did.
+    fn call(&self, event: &Event) -> Result<(), String> {
+        match self {
+            Self::Function(hook) => {
+                catch_unwind(AssertUnwindSafe(|| hook(event))).map_err(|_| "the hook panicked".to_owned())
+            }
+            Self::Command(command) => command_hook::run(command, event),
+        }
+    }
+}
 
 /// Where events go: the log, and the hook if there is one.
 #[derive(Clone, Default)]
@@ -45,6 +63,8 @@ struct Hook {
     thread: Mutex<Option<JoinHandle<()>>>,
     /// Events in the queue.
     waiting: Arc<AtomicUsize>,
+    /// Whether it sees single rows whatever the log's level: a process for each would be too much.
+    sees_rows: bool,
 }
 
 /// The way to the hook.
@@ -57,17 +77,29 @@ struct Queue {
 impl EventSink {
     /// A sink with a hook. Without a thread for it the hook is never called, which the log says.
     pub fn with_hook(hook: Arc<LogHook>) -> Self {
+        Self::with(Target::Function(hook), true)
+    }
+
+    /// A sink that runs a command for each event, with the event as a line of JSON on its standard input. It sees single rows
+    /// only where the log does.
+    pub fn with_command(command: Vec<String>) -> Self {
+        Self::with(Target::Command(command), false)
+    }
+
+    fn with(target: Target, sees_rows: bool) -> Self {
         let (sender, receiver) = sync_channel(HOOK_QUEUE);
         let waiting = Arc::new(AtomicUsize::new(0));
         let taken = Arc::clone(&waiting);
-        let thread =
-            std::thread::Builder::new().name("log hook".to_owned()).spawn(move || call_hook(&*hook, &receiver, &taken));
+        let thread = std::thread::Builder::new()
+            .name("log hook".to_owned())
+            .spawn(move || call_hook(&target, &receiver, &taken));
         match thread {
             Ok(thread) => Self {
                 hook: Some(Arc::new(Hook {
                     queue: Mutex::new(Queue { sender: Some(sender), missed: 0 }),
                     thread: Mutex::new(Some(thread)),
                     waiting,
+                    sees_rows,
                 })),
             },
             Err(error) => {
@@ -87,7 +119,7 @@ impl EventSink {
 
     /// Whether anybody wants to see single rows.
     pub(crate) fn wants_changes(&self) -> bool {
-        self.hook.is_some() || tracing::enabled!(target: TARGET, Level::DEBUG)
+        self.hook.as_ref().is_some_and(|hook| hook.sees_rows) || tracing::enabled!(target: TARGET, Level::DEBUG)
     }
 
     /// Logs a row that a peer's change wrote.
@@ -157,11 +189,11 @@ impl Hook {
     }
 }
 
-fn call_hook(hook: &LogHook, queue: &Receiver<Event>, waiting: &AtomicUsize) {
+fn call_hook(target: &Target, queue: &Receiver<Event>, waiting: &AtomicUsize) {
     while let Ok(event) = queue.recv() {
         waiting.fetch_sub(1, Ordering::Relaxed);
-        if catch_unwind(AssertUnwindSafe(|| hook(&event))).is_err() {
-            log(&hook_error("the hook panicked").field("during", event.name.as_str()));
+        if let Err(reason) = target.call(&event) {
+            log(&hook_error(&reason).field("during", event.name.as_str()));
         }
     }
 }
