@@ -45,7 +45,7 @@ impl Frame {
 pub struct LinkOptions {
     /// Bytes of an incoming message at most; a peer that sends more is dropped.
     pub max_message: usize,
-    /// Bytes that are read from a peer before it is [admitted](LinkSender::admit), in messages or parts of them.
+    /// Bytes that are read from a peer before it is [admitted](LinkSender::admit). Only its first message is taken until then.
     pub before_admission: usize,
     /// Frames that wait to be sent.
     pub outgoing_frames: usize,
@@ -99,8 +99,9 @@ pub enum Direction {
 /// Bytes that passed over a link.
 #[derive(Debug)]
 pub struct Traffic {
-    /// How many bytes may be read.
-    allowed: AtomicU64,
+    /// How many bytes may be read before the peer is admitted.
+    before_admission: u64,
+    admitted: CancellationToken,
     bytes_in: AtomicU64,
     bytes_out: AtomicU64,
     read: AtomicU64,
@@ -110,7 +111,8 @@ pub struct Traffic {
 impl Traffic {
     pub(crate) fn new(options: &LinkOptions) -> Self {
         Self {
-            allowed: AtomicU64::new(options.before_admission as u64),
+            before_admission: options.before_admission as u64,
+            admitted: CancellationToken::new(),
             bytes_in: AtomicU64::new(0),
             bytes_out: AtomicU64::new(0),
             read: AtomicU64::new(0),
@@ -120,7 +122,12 @@ impl Traffic {
 
     /// Whether the peer has sent more than it may.
     pub(crate) fn is_exceeded(&self) -> bool {
-        self.bytes_read() > self.allowed.load(Ordering::Relaxed)
+        self.bytes_read() > self.before_admission && !self.admitted.is_cancelled()
+    }
+
+    /// Waits until the peer is admitted.
+    pub(crate) async fn admission(&self) {
+        self.admitted.cancelled().await;
     }
 
     /// Payload bytes received, in whole messages.
@@ -198,9 +205,9 @@ impl LinkSender {
         self.frames.reserve().await.is_ok()
     }
 
-    /// Lifts the limit on what is read: the peer has said who it is.
+    /// Takes what the peer sends after its first message, and as much as it sends: it has said who it is.
     pub fn admit(&self) {
-        self.traffic.allowed.store(u64::MAX, Ordering::Relaxed);
+        self.traffic.admitted.cancel();
     }
 
     /// Who began the connection.

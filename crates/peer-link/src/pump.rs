@@ -180,6 +180,11 @@ where
         traffic.count_in(frame.len());
         // Once nobody takes what comes, it is read on for the peer's goodbye alone.
         let _ = incoming.send(frame).await;
+        // A peer that nobody knows yet is not read on from: what it sends would wait here.
+        tokio::select! {
+            () = traffic.admission() => {}
+            () = incoming.closed() => {}
+        }
     }
 }
 

@@ -30,6 +30,8 @@ async fn pair(options: [LinkOptions; 2], buffer: usize) -> Pair {
     let (tracker, cancel) = (TaskTracker::new(), CancellationToken::new());
     let dialed = over(near, Direction::Dialed, &options[0], &tracker, cancel.clone()).await.split();
     let accepted = over(far, Direction::Accepted, &options[1], &tracker, CancellationToken::new()).await.split();
+    dialed.0.admit();
+    accepted.0.admit();
     Pair { ends: [dialed, accepted], tracker, cancel }
 }
 
@@ -221,4 +223,44 @@ async fn a_server_that_says_nothing_is_given_up() {
     let options = LinkOptions { handshake_timeout: Duration::from_millis(200), ..LinkOptions::default() };
     let answer = dial(&url, SUBPROTOCOL, &options, &TaskTracker::new(), CancellationToken::new()).await;
     assert!(matches!(answer, Err(DialError::Timeout { .. })));
+}
+
+#[tokio::test]
+async fn a_peer_is_heard_once_until_it_is_admitted() {
+    let (near, far) = tokio::io::duplex(64 << 10);
+    let (tracker, cancel) = (TaskTracker::new(), CancellationToken::new());
+    let options = LinkOptions { before_admission: 4 << 10, ..LinkOptions::default() };
+    let (dialed, _from_accepted) = over(near, Direction::Dialed, &options, &tracker, cancel.clone()).await.split();
+    let (accepted, mut from_dialed) = over(far, Direction::Accepted, &options, &tracker, cancel).await.split();
+    for word in ["hello", "more"] {
+        assert!(dialed.send(text(word)).await);
+    }
+    assert_eq!(from_dialed.recv().await, Some(text("hello")));
+    let more = tokio::time::timeout(Duration::from_millis(100), from_dialed.recv()).await;
+    assert!(more.is_err(), "{more:?}");
+    accepted.admit();
+    assert_eq!(from_dialed.recv().await, Some(text("more")));
+    assert!(dialed.send(Frame::Binary(Bytes::from(vec![7; 64 << 10]))).await);
+    assert_eq!(from_dialed.recv().await.map(|frame| frame.len()), Some(64 << 10));
+}
+
+#[tokio::test]
+async fn a_stranger_that_sends_much_is_cut_off() {
+    let (near, far) = tokio::io::duplex(64 << 10);
+    let (tracker, cancel) = (TaskTracker::new(), CancellationToken::new());
+    let options = LinkOptions { before_admission: 4 << 10, ..LinkOptions::default() };
+    let (dialed, _from_accepted) = over(near, Direction::Dialed, &options, &tracker, cancel.clone()).await.split();
+    let (_accepted, mut from_dialed) = over(far, Direction::Accepted, &options, &tracker, cancel).await.split();
+    assert!(dialed.send(Frame::Binary(Bytes::from(vec![7; 64 << 10]))).await);
+    assert_eq!(from_dialed.recv().await, None);
+    let lost = from_dialed.lost().await.to_string();
+    assert!(lost.contains("before it said who it is"), "{lost}");
+}
+
+#[tokio::test]
+async fn ports_and_credentials_in_urls_are_looked_at() {
+    for url in ["ws://127.0.0.1:99999", "ws://127.0.0.1:abc", "ws://127.0.0.1:", "ws://me:secret@127.0.0.1:1"] {
+        let error = dial_once(url).await.unwrap_err();
+        assert!(error.is_permanent(), "{url}: {error}");
+    }
 }

@@ -177,7 +177,10 @@ fn comments_of_the_example_show_the_defaults() {
     };
     let lines: Vec<&str> = text.lines().map(|line| if is_key(line) { &line[2..] } else { line }).collect();
     let value = |text: &str| serde_json::from_str::<serde_json::Value>(&settings(text).to_json()).unwrap();
-    let (given, complete) = (value(&text), value(&lines.join("\n")));
+    let (given, mut complete) = (value(&text), value(&lines.join("\n")));
+    // There is none by default; the example shows how one looks.
+    assert_eq!(complete["log"]["hook"], serde_json::json!(["/usr/local/bin/on-sync-event"]));
+    complete["log"]["hook"] = serde_json::json!([]);
     let keys =
         ["listen", "cluster", "state_dir", "poll_interval", "max_clock_skew", "shutdown_grace", "max_batch_rows"];
     for key in keys.into_iter().chain(["log", "database"]) {
