@@ -79,9 +79,19 @@ impl Node {
         self.config.settings.push(line.to_owned());
     }
 
+    /// Adds a line to the configuration's part about the log.
+    pub fn log_setting(&mut self, line: &str) {
+        self.config.log_settings.push(line.to_owned());
+    }
+
     /// Sets a variable of the daemon's environment.
     pub fn environment(&mut self, name: &str, value: &str) {
         self.environment.push((name.to_owned(), value.to_owned()));
+    }
+
+    /// Gives the node another name than its folder has.
+    pub fn rename(&mut self, name: &str) {
+        name.clone_into(&mut self.name);
     }
 
     /// The node's name.

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 pub(crate) struct NodeConfig {
     pub(crate) peers: Vec<String>,
     pub(crate) settings: Vec<String>,
+    pub(crate) log_settings: Vec<String>,
     pub(crate) databases: Vec<DatabaseConfig>,
 }
 
@@ -34,6 +35,9 @@ impl NodeConfig {
             let _ = writeln!(text, "{setting}");
         }
         let _ = writeln!(text, "\n[log]\ndirectory = {:?}", folder.join("logs"));
+        for setting in &self.log_settings {
+            let _ = writeln!(text, "{setting}");
+        }
         for database in &self.databases {
             let _ = writeln!(text, "\n[[database]]\nname = {:?}\npath = {:?}", database.name, database.path);
             for setting in &database.settings {

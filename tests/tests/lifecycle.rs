@@ -3,8 +3,8 @@
 use std::path::Path;
 
 use system_tests::{
-    Cluster, Node, Result, Scene, Signal, Topology, check, check_equal, contents, query_text, same_contents, scenario,
-    shell,
+    Cluster, Node, Result, Scene, Signal, Topology, check, check_equal, contents, query_text, run_to_end,
+    same_contents, scenario, shell,
 };
 
 const SCHEMA: &str = "CREATE TABLE note (id INTEGER PRIMARY KEY, body TEXT, n INTEGER);";
@@ -230,6 +230,110 @@ fn a_writer_that_holds_the_lock_delays_and_loses_nothing() {
         cluster.settled()?;
         check_equal!(bodies(cluster.file(0))?, "1=a 2=b");
         check_equal!(contents(file)?.count("note"), 2);
+        Ok(())
+    });
+}
+
+/// While the daemon was down somebody put an older state of the file back, into the same file.
+#[test]
+fn an_older_state_of_a_file_gets_a_new_origin_and_back_what_it_lacks() {
+    scenario(|scene| {
+        let mut cluster = running(scene, 2)?;
+        shell(cluster.file(0), "INSERT INTO note VALUES (1, 'one', 1)")?;
+        cluster.settled()?;
+        let backup = scene.path("backup.db");
+        shell(cluster.file(0), &format!(".backup '{}'", backup.display()))?;
+        shell(cluster.file(0), "INSERT INTO note VALUES (2, 'two', 2), (3, 'three', 3)")?;
+        cluster.settled()?;
+        let origin = cluster.nodes[0].database_status("notes")?["origin"].clone();
+        cluster.nodes[0].stop()?;
+        // Not a new file: the same one with the old content.
+        std::fs::write(cluster.file(0), std::fs::read(&backup)?)?;
+        shell(cluster.file(0), "INSERT INTO note VALUES (4, 'four', 4)")?;
+        cluster.nodes[0].start()?;
+        cluster.settled()?;
+        check_equal!(bodies(cluster.file(1))?, "1=one 2=two 3=three 4=four");
+        check!(cluster.nodes[0].database_status("notes")?["origin"] != origin, "the origin is still {origin}");
+        Ok(())
+    });
+}
+
+#[test]
+fn a_file_that_is_detached_under_the_daemon_stays_detached() {
+    scenario(|scene| {
+        let cluster = running(scene, 2)?;
+        let node = &cluster.nodes[0];
+        let run = |word: &str| run_to_end(node.command()?.arg(word).arg(node.file()))?.success();
+        let ours = "SELECT count(*) FROM sqlite_schema WHERE name GLOB '_sync_*'";
+        run("detach")?;
+        scene.eventually("the status says so", || {
+            let status = node.database_status("notes")?;
+            check_equal!(status["state"], "failed");
+            check!(status["errors"][0].as_str().is_some_and(|error| error.starts_with("detached")), "{status}");
+            Ok(())
+        })?;
+        check_equal!(query_text(node.file(), ours)?, "0");
+        shell(node.file(), "INSERT INTO note VALUES (1, 'one', 1)")?;
+        run("attach")?;
+        cluster.settled()?;
+        check_equal!(bodies(cluster.file(1))?, "1=one");
+        Ok(())
+    });
+}
+
+/// The log that the daemon leaves open must not be read into a file that another program puts in the place of this one.
+#[test]
+fn a_file_in_wal_mode_can_be_replaced_while_nobody_writes() {
+    scenario(|scene| {
+        let cluster = running(scene, 2)?;
+        shell(cluster.file(0), "PRAGMA journal_mode = WAL; INSERT INTO note VALUES (1, 'one', 1)")?;
+        cluster.settled()?;
+        let wal = cluster.file(0).with_extension("db-wal");
+        scene.eventually("the write-ahead log is folded", || {
+            check!(std::fs::metadata(&wal).map_or(0, |found| found.len()) == 0, "it is not empty");
+            Ok(())
+        })?;
+        let fresh = scene.path("fresh.db");
+        shell(
+            &fresh,
+            &format!(
+                "PRAGMA journal_mode = WAL; {SCHEMA} WITH RECURSIVE n (i) AS (SELECT 10 UNION ALL SELECT i + 1 FROM n \
+                 WHERE i < 3000) INSERT INTO note SELECT i, 'new ' || i, i FROM n"
+            ),
+        )?;
+        std::fs::rename(&fresh, cluster.file(0))?;
+        let rows = cluster.settled()?;
+        check_equal!(rows.count("note"), 2992);
+        Ok(())
+    });
+}
+
+#[test]
+fn two_nodes_of_one_name_are_told_and_do_not_spin() {
+    scenario(|scene| {
+        let mut hub = Node::new(scene, "hub")?;
+        shell(&hub.database("notes"), SCHEMA)?;
+        hub.start()?;
+        let mut twins = Vec::new();
+        for folder in ["first", "second"] {
+            let mut twin = Node::new(scene, folder)?;
+            twin.rename("twin");
+            shell(&twin.database("notes"), SCHEMA)?;
+            twin.peer(&hub);
+            twin.start()?;
+            twins.push(twin);
+        }
+        scene.eventually("the hub says that two nodes bear one name", || {
+            check!(hub.log().contains("kind=duplicate_node node=twin"), "{}", hub.log());
+            Ok(())
+        })?;
+        scene.eventually("a twin waits with growing pauses", || {
+            let log = twins.iter().map(Node::log).collect::<String>();
+            check!(log.contains("sync_retry") && log.contains("rename one"), "{log}");
+            Ok(())
+        })?;
+        let met = hub.log().matches("peer_connected").count();
+        check!(met < 40, "they met {met} times");
         Ok(())
     });
 }

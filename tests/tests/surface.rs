@@ -187,3 +187,22 @@ fn a_foreign_host_is_refused() {
         node.stop()
     });
 }
+
+#[test]
+fn the_hook_command_is_given_each_event() {
+    scenario(|scene| {
+        let mut node = Node::new(scene, "a")?;
+        shell(&node.database("shop"), "CREATE TABLE stock (sku TEXT PRIMARY KEY, qty INTEGER)")?;
+        let seen = scene.path("seen");
+        node.log_setting(&format!("hook = [\"sh\", \"-c\", \"cat >> '{}'; exit 3\"]", seen.display()));
+        node.start()?;
+        scene.eventually("the hook has seen the start, and its failure is told", || {
+            let text = std::fs::read_to_string(&seen)?;
+            let first: serde_json::Value = serde_json::from_str(text.lines().next().unwrap_or_default())?;
+            check_equal!((&first["event"], &first["node"]), (&"sync_start".into(), &"a".into()));
+            check!(node.log().contains("log_hook_error") && node.log().contains("exit status: 3"), "{}", node.log());
+            Ok(())
+        })?;
+        node.stop()
+    });
+}

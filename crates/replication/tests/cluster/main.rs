@@ -166,6 +166,35 @@ fn any_order_any_repetition_and_any_split_give_the_same_result() {
     });
 }
 
+/// A replica falls silent for ever at any moment, perhaps in the middle of what another takes from it.
+#[test]
+fn snapshot_a_source_that_falls_silent_leaves_no_false_claim() {
+    for_seeds(2_000, |seed| {
+        let mut random = Random::new(seed);
+        let rules = rules(seed % 2 == 0);
+        let mut replicas: Vec<Replica> = (1..=4).map(Replica::new).collect();
+        let mut writes = Writes::new();
+        for step in 0..60 {
+            let node = random.index(4);
+            if random.chance(2) {
+                replicas[node].write(&mut random, 1_000 + step, &rules, &mut writes);
+            } else {
+                pull(&mut replicas, node, &mut random, 1_000 + step, &rules);
+            }
+        }
+        replicas.pop();
+        for step in 0.. {
+            assert!(step < 400, "never equal; run again with SEED={seed}");
+            let node = random.index(3);
+            pull(&mut replicas, node, &mut random, 2_000, &rules);
+            if replicas.iter().all(|replica| replica.have == replicas[0].have) {
+                break;
+            }
+        }
+        assert_equal(&replicas, seed);
+    });
+}
+
 /// One replica takes a batch of any size from another, from any position that it has, perhaps twice, perhaps an old one.
 fn pull(replicas: &mut [Replica], to: usize, random: &mut Random, now: i64, rules: &Rules<'_>) {
     let from = random.index(replicas.len());

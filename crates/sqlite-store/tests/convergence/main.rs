@@ -1,18 +1,18 @@
 //! Databases that exchange batches directly, without sessions or links, end equal whatever applications write.
 #![allow(clippy::unwrap_used, reason = "a failure here is a failure of the test")]
 
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::time::Duration;
+mod capture;
+mod catch_up;
+mod constraints;
+mod replica;
+mod unique;
 
 use replication::{Granularity, VersionVector};
 use rusqlite::Connection;
-use rusqlite::types::Value;
-use sqlite_store::{
-    ApplyOutcome, BatchLimits, Database, DatabaseEvent, DatabaseOptions, DatabaseRules, DatabaseState, FileWatch, Phase,
-};
+use sqlite_store::DatabaseEvent;
 use tempfile::TempDir;
-use tokio::sync::mpsc;
+
+use replica::{Replica, Setup};
 
 const SCHEMA: &str = "
     CREATE TABLE item (id INTEGER PRIMARY KEY, name TEXT, qty, note BLOB);
@@ -37,95 +37,6 @@ impl Random {
 
     fn below(&mut self, bound: u64) -> u64 {
         self.next() % bound
-    }
-}
-
-struct Replica {
-    database: Database,
-    path: PathBuf,
-    events: mpsc::Receiver<(Arc<str>, DatabaseEvent)>,
-}
-
-impl Replica {
-    async fn start(folder: &Path, name: &str, journal: &str, granularity: Granularity, max_rows: usize) -> Self {
-        let path = folder.join(format!("{name}.db"));
-        let conn = Connection::open(&path).unwrap();
-        conn.pragma_update(None, "journal_mode", journal).unwrap();
-        conn.execute_batch(SCHEMA).unwrap();
-        drop(conn);
-        let (sender, events) = mpsc::channel(1024);
-        let mut rules = DatabaseRules::default();
-        rules.default.granularity = granularity;
-        let options = DatabaseOptions {
-            name: "test".to_owned(),
-            path: path.clone(),
-            node: name.to_owned(),
-            rules,
-            poll_interval: Duration::from_millis(50),
-            max_clock_skew: Duration::from_secs(60),
-            max_rows,
-            observer: None,
-            state: None,
-        };
-        let database = Database::start(options, Arc::new(FileWatch::new().unwrap()), sender).unwrap();
-        let replica = Self { database, path, events };
-        replica.until(|state| state.phase == Phase::Attached).await;
-        replica
-    }
-
-    async fn until(&self, mut reached: impl FnMut(&DatabaseState) -> bool) -> Arc<DatabaseState> {
-        let mut state = self.database.state();
-        tokio::time::timeout(Duration::from_secs(30), state.wait_for(|state| reached(state)))
-            .await
-            .unwrap_or_else(|_| panic!("not reached: {:?}", self.database.state().borrow()))
-            .unwrap()
-            .clone()
-    }
-
-    fn application(&self) -> Connection {
-        let conn = Connection::open(&self.path).unwrap();
-        conn.busy_timeout(Duration::from_secs(20)).unwrap();
-        conn.pragma_update(None, "foreign_keys", true).unwrap();
-        conn
-    }
-
-    /// Takes what `other` has and this replica lacks, in batches of at most `rows`.
-    async fn pull(&self, other: &Self, rows: usize) {
-        let limits = BatchLimits { rows, bytes: 1 << 20 };
-        let state = self.database.state().borrow().clone();
-        let source = other.database.state().borrow().origin.unwrap();
-        let mut position = state.have.clone();
-        if let Some(received) = state.received.get(&source) {
-            position.join(received);
-        }
-        loop {
-            let batch = other.database.read(position.clone(), limits).await.unwrap();
-            position = batch.to.clone();
-            let complete = batch.is_complete();
-            let reply = self.database.apply(batch, None).await.unwrap();
-            match reply.outcome {
-                ApplyOutcome::Applied(_) | ApplyOutcome::Known => {}
-                other => panic!("{other:?}"),
-            }
-            if complete {
-                return;
-            }
-        }
-    }
-
-    fn dump(&self) -> Vec<(String, Vec<Vec<Value>>)> {
-        let conn = self.application();
-        ["item", "word", "pair", "parent", "child", "account"]
-            .into_iter()
-            .map(|table| {
-                let mut statement = conn.prepare(&format!("SELECT * FROM {table} ORDER BY 1, 2")).unwrap();
-                let width = statement.column_count();
-                let rows = statement
-                    .query_map([], |row| (0..width).map(|index| row.get(index)).collect::<rusqlite::Result<Vec<_>>>())
-                    .unwrap();
-                (table.to_owned(), rows.map(Result::unwrap).collect())
-            })
-            .collect()
     }
 }
 
@@ -155,12 +66,13 @@ fn write(conn: &Connection, random: &mut Random) {
     conn.execute_batch(&sql).unwrap_or_else(|error| panic!("{sql}: {error}"));
 }
 
-async fn settle(replicas: &[Replica], random: &mut Random) {
+/// All take from all, in batches of any size, until they know the same.
+async fn settle(replicas: &[Replica], mut rows: impl FnMut() -> usize) {
     for _ in 0..20 {
         for to in replicas {
             for from in replicas {
                 if to.path != from.path {
-                    to.pull(from, 1 + usize::try_from(random.below(40)).unwrap()).await;
+                    to.pull(from, rows()).await;
                 }
             }
         }
@@ -181,7 +93,8 @@ async fn converge(seed: u64) {
     for name in ["a", "b", "c"] {
         let journal = ["WAL", "WAL", "DELETE", "TRUNCATE"][usize::try_from(random.below(4)).unwrap()];
         let max_rows = 1 + usize::try_from(random.below(10)).unwrap();
-        replicas.push(Replica::start(folder.path(), name, journal, granularity, max_rows).await);
+        let setup = Setup { schema: SCHEMA, journal, granularity, max_rows };
+        replicas.push(Replica::create(folder.path(), name, setup).await);
     }
     for replica in &replicas {
         let conn = replica.application();
@@ -199,7 +112,7 @@ async fn converge(seed: u64) {
             to.pull(from, 1 + usize::try_from(random.below(30)).unwrap()).await;
         }
     }
-    settle(&replicas, &mut random).await;
+    settle(&replicas, || 1 + usize::try_from(random.below(40)).unwrap()).await;
     let first = replicas[0].dump();
     for replica in &replicas {
         assert_eq!(replica.dump(), first, "seed {seed}: {} differs", replica.path.display());

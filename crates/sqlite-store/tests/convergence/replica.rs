@@ -1,0 +1,155 @@
+//! One database and its application.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use replication::{Batch, Granularity};
+use rusqlite::Connection;
+use rusqlite::types::Value;
+use sqlite_store::{
+    ApplyOutcome, BatchLimits, Database, DatabaseEvent, DatabaseOptions, DatabaseRules, DatabaseState, FileWatch,
+    Phase, RowObserver,
+};
+use tokio::sync::mpsc;
+
+/// How a replica begins.
+#[derive(Clone, Copy)]
+pub(crate) struct Setup {
+    pub(crate) schema: &'static str,
+    pub(crate) journal: &'static str,
+    pub(crate) granularity: Granularity,
+    pub(crate) max_rows: usize,
+}
+
+impl Setup {
+    pub(crate) const fn of(schema: &'static str) -> Self {
+        Self { schema, journal: "WAL", granularity: Granularity::Column, max_rows: 20_000 }
+    }
+}
+
+pub(crate) struct Replica {
+    pub(crate) database: Database,
+    pub(crate) path: PathBuf,
+    pub(crate) events: mpsc::Receiver<(Arc<str>, DatabaseEvent)>,
+    setup: Setup,
+}
+
+impl Replica {
+    /// A new file, in sync from the start.
+    pub(crate) async fn create(folder: &Path, name: &str, setup: Setup) -> Self {
+        let path = folder.join(format!("{name}.db"));
+        let conn = Connection::open(&path).unwrap();
+        conn.pragma_update(None, "journal_mode", setup.journal).unwrap();
+        conn.execute_batch(setup.schema).unwrap();
+        drop(conn);
+        Self::start(path, setup).await
+    }
+
+    /// An existing file.
+    async fn start(path: PathBuf, setup: Setup) -> Self {
+        let (sender, events) = mpsc::channel(1024);
+        let mut rules = DatabaseRules::default();
+        rules.default.granularity = setup.granularity;
+        let options = DatabaseOptions {
+            name: "test".to_owned(),
+            path: path.clone(),
+            node: path.file_stem().unwrap().to_string_lossy().into_owned(),
+            rules,
+            poll_interval: Duration::from_millis(50),
+            max_clock_skew: Duration::from_secs(60),
+            max_rows: setup.max_rows,
+            observer: None,
+            state: None,
+        };
+        let database = Database::start(options, Arc::new(FileWatch::new().unwrap()), sender).unwrap();
+        let replica = Self { database, path, events, setup };
+        replica.until(|state| state.phase == Phase::Attached).await;
+        replica
+    }
+
+    /// The same file after its database's thread has ended and `meanwhile` was done.
+    pub(crate) async fn restart(self, meanwhile: impl FnOnce(&Connection)) -> Self {
+        self.database.close().await;
+        meanwhile(&self.application());
+        let Self { path, setup, .. } = self;
+        Self::start(path, setup).await
+    }
+
+    pub(crate) async fn until(&self, mut reached: impl FnMut(&DatabaseState) -> bool) -> Arc<DatabaseState> {
+        let mut state = self.database.state();
+        tokio::time::timeout(Duration::from_secs(30), state.wait_for(|state| reached(state)))
+            .await
+            .unwrap_or_else(|_| panic!("not reached: {:?}", self.database.state().borrow()))
+            .unwrap()
+            .clone()
+    }
+
+    pub(crate) fn application(&self) -> Connection {
+        let conn = Connection::open(&self.path).unwrap();
+        conn.busy_timeout(Duration::from_secs(20)).unwrap();
+        conn.pragma_update(None, "foreign_keys", true).unwrap();
+        conn
+    }
+
+    pub(crate) fn write(&self, sql: &str) {
+        self.application().execute_batch(sql).unwrap_or_else(|error| panic!("{sql}: {error}"));
+    }
+
+    /// One text.
+    pub(crate) fn text(&self, sql: &str) -> String {
+        self.application().query_row(sql, [], |row| row.get(0)).unwrap()
+    }
+
+    pub(crate) fn conflicts(&self) -> u64 {
+        self.database.state().borrow().conflicts
+    }
+
+    /// The next batch of at most `rows` that `other` has for this replica.
+    pub(crate) async fn next_from(&self, other: &Self, rows: usize) -> Batch {
+        let state = self.database.state().borrow().clone();
+        let source = other.database.state().borrow().origin.unwrap();
+        let mut position = state.have.clone();
+        if let Some(received) = state.received.get(&source) {
+            position.join(received);
+        }
+        other.database.read(position, BatchLimits { rows, bytes: 1 << 20 }).await.unwrap()
+    }
+
+    pub(crate) async fn apply(&self, batch: Batch, observer: Option<Arc<dyn RowObserver>>) -> ApplyOutcome {
+        self.database.apply(batch, observer).await.unwrap().outcome
+    }
+
+    /// Takes what `other` has and this replica lacks, in batches of at most `rows`.
+    pub(crate) async fn pull(&self, other: &Self, rows: usize) {
+        loop {
+            let batch = self.next_from(other, rows).await;
+            let complete = batch.is_complete();
+            match self.apply(batch, None).await {
+                ApplyOutcome::Applied(_) | ApplyOutcome::Known => {}
+                other => panic!("{other:?}"),
+            }
+            if complete {
+                return;
+            }
+        }
+    }
+
+    /// The rows of all tables of the application.
+    pub(crate) fn dump(&self) -> Vec<(String, Vec<Vec<Value>>)> {
+        let conn = self.application();
+        let mut statement = conn
+            .prepare("SELECT name FROM sqlite_schema WHERE type = 'table' AND name NOT GLOB '_sync_*' ORDER BY name")
+            .unwrap();
+        let tables: Vec<String> = statement.query_map([], |row| row.get(0)).unwrap().map(Result::unwrap).collect();
+        let rows = |table: &String| {
+            let mut statement = conn.prepare(&format!("SELECT * FROM {table} ORDER BY 1, 2")).unwrap();
+            let width = statement.column_count();
+            let rows = statement
+                .query_map([], |row| (0..width).map(|index| row.get(index)).collect::<rusqlite::Result<Vec<_>>>())
+                .unwrap();
+            rows.map(Result::unwrap).collect()
+        };
+        tables.iter().map(|table| (table.clone(), rows(table))).collect()
+    }
+}
