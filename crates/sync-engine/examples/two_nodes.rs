@@ -5,7 +5,7 @@
 use std::time::Duration;
 
 use sqlite_store::sample::{self, Application};
-use sync_engine::{ApplyDecision, Database, Resolution, ResolverPolicy, SyncEngine};
+use sync_engine::{ApplyDecision, Database, Resolution, ResolverPolicy, Side, SyncEngine};
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -18,7 +18,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     // Of two concurrent versions of a row, the longer one stands; both nodes must say the same.
     let policy = || {
         ResolverPolicy::new(|conflict| {
-            let size = |side: replication::Side<'_>| side.values.map_or(0, |row| format!("{row:?}").len());
+            let size = |side: Side<'_>| side.values.map_or(0, |row| format!("{row:?}").len());
             if size(conflict.remote) > size(conflict.local) { Resolution::TakeRemote } else { Resolution::KeepLocal }
         })
     };

@@ -1,6 +1,6 @@
 //! Building an engine.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,12 +19,29 @@ use crate::event::{Event, EventName, EventSink};
 /// Log events of databases that may wait to be written.
 const EVENT_QUEUE: usize = 256;
 
-/// One SQLite file to keep in sync.
-#[derive(Debug, Clone)]
+/// One SQLite file to keep in sync. What is said of the database counts for every table of which nothing else is said, in
+/// whatever order it is said.
+#[derive(Clone)]
 pub struct Database {
     name: String,
     path: PathBuf,
-    rules: DatabaseRules,
+    granularity: Granularity,
+    policy: Arc<dyn ConflictPolicy>,
+    tables: HashMap<String, TableRules>,
+}
+
+/// What is said of one table.
+#[derive(Clone, Default)]
+struct TableRules {
+    granularity: Option<Granularity>,
+    policy: Option<Arc<dyn ConflictPolicy>>,
+}
+
+impl std::fmt::Debug for Database {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let mut shown = f.debug_struct("Database");
+        shown.field("name", &self.name).field("path", &self.path).field("rules", &self.rules()).finish()
+    }
 }
 
 impl Database {
@@ -32,7 +49,8 @@ impl Database {
     pub fn open(path: impl AsRef<Path>) -> Self {
         let path = path.as_ref().to_owned();
         let name = path.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default();
-        Self { name, path, rules: DatabaseRules::default() }
+        let MergeRules { granularity, policy } = MergeRules::default();
+        Self { name, path, granularity, policy, tables: HashMap::new() }
     }
 
     /// The name that peers know the database by.
@@ -42,37 +60,44 @@ impl Database {
         self
     }
 
-    /// How finely tables are merged that say nothing themselves. All nodes must say the same.
+    /// How finely tables are merged. All nodes must say the same.
     #[must_use]
     pub fn granularity(mut self, granularity: Granularity) -> Self {
-        self.rules.default.granularity = granularity;
-        for rules in self.rules.tables.values_mut() {
-            rules.granularity = granularity;
-        }
+        self.granularity = granularity;
         self
     }
 
-    /// Who decides conflicts in tables that have no policy of their own.
+    /// Who decides conflicts.
     #[must_use]
     pub fn policy(mut self, policy: impl ConflictPolicy + 'static) -> Self {
-        self.rules.default.policy = Arc::new(policy);
+        self.policy = Arc::new(policy);
         self
     }
 
     /// Who decides the conflicts of one table.
     #[must_use]
     pub fn table(mut self, table: impl Into<String>, policy: impl ConflictPolicy + 'static) -> Self {
-        let rules = MergeRules { policy: Arc::new(policy), ..self.rules.default.clone() };
-        self.rules.tables.insert(table.into(), rules);
+        self.tables.entry(table.into()).or_default().policy = Some(Arc::new(policy));
         self
     }
 
     /// How finely one table is merged. All nodes must say the same.
     #[must_use]
     pub fn table_granularity(mut self, table: impl Into<String>, granularity: Granularity) -> Self {
-        let default = self.rules.default.clone();
-        self.rules.tables.entry(table.into()).or_insert(default).granularity = granularity;
+        self.tables.entry(table.into()).or_default().granularity = Some(granularity);
         self
+    }
+
+    fn rules(&self) -> DatabaseRules {
+        let tables = self.tables.iter().map(|(name, rules)| {
+            let rules = MergeRules {
+                granularity: rules.granularity.unwrap_or(self.granularity),
+                policy: rules.policy.as_ref().unwrap_or(&self.policy).clone(),
+            };
+            (name.clone(), rules)
+        });
+        let default = MergeRules { granularity: self.granularity, policy: Arc::clone(&self.policy) };
+        DatabaseRules { default, tables: tables.collect() }
     }
 }
 
@@ -214,13 +239,13 @@ impl SyncEngineBuilder {
         let mut databases = Vec::with_capacity(self.databases.len());
         let mut sources = Vec::with_capacity(self.databases.len());
         for database in self.databases {
-            let path = database.path.clone();
+            let (path, rules) = (database.path.clone(), database.rules());
             let observer = ChangeObserver::wanted(&database.name, self.callback.as_ref(), &self.events);
             let options = DatabaseOptions {
                 name: database.name,
                 path: database.path,
                 node: node.clone(),
-                rules: database.rules,
+                rules,
                 poll_interval: self.poll_interval,
                 max_clock_skew: self.max_clock_skew,
                 max_rows: self.limits.rows,
@@ -259,4 +284,30 @@ fn subscriber_origin(node: &str) -> Origin {
         bytes[place % 16] ^= byte.rotate_left(u32::try_from(place / 16 % 8).unwrap_or(0));
     }
     Origin::from_bytes(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use replication::{Granularity, LastWriteWins, Resolution, ResolverPolicy};
+
+    use super::Database;
+
+    #[test]
+    fn what_is_said_of_a_table_stands_whatever_is_said_of_the_database_and_when() {
+        let own = || ResolverPolicy::new(|_| Resolution::KeepLocal);
+        let database = Database::open("shop.db")
+            .table("stock", own())
+            .table_granularity("orders", Granularity::Column)
+            .granularity(Granularity::Row)
+            .policy(own().named("house"));
+        let rules = database.rules();
+        let shown = |table: &str| format!("{:?}", rules.of(table));
+        assert_eq!(shown("stock"), "Row by custom");
+        assert_eq!(shown("orders"), "Column by house");
+        assert_eq!(shown("other"), "Row by house");
+        assert_eq!(
+            format!("{:?}", Database::open("x").table("t", LastWriteWins).rules().of("t")),
+            "Column by last-write-wins"
+        );
+    }
 }

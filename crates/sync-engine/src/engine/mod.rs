@@ -91,7 +91,7 @@ impl SyncEngine {
 
     /// Keeps a session with the peer at `url` (`ws://host:port`), from now until the engine stops; a lost link is dialed
     /// again with growing pauses. Each change that comes from it is shown to `apply_callback` inside the apply
-    /// transaction.
+    /// transaction. Several URLs, separated by commas as in `SYNC_ENGINE_WS_URL`, are as many peers.
     ///
     /// Returns at once; [`SyncEngine::status`] and the log tell when the peer is reached.
     ///
@@ -113,15 +113,20 @@ impl SyncEngine {
         self.dial(url, self.shared.callback.clone())
     }
 
-    fn dial(&self, url: &str, callback: Option<Arc<ApplyCallback>>) -> Result<(), EngineError> {
+    fn dial(&self, urls: &str, callback: Option<Arc<ApplyCallback>>) -> Result<(), EngineError> {
         if self.shared.stop.is_cancelled() {
             return Err(EngineError::Stopped);
         }
-        peer_link::check_url(url)
-            .map_err(|error| EngineError::Url { url: url.to_owned(), reason: error.to_string() })?;
-        let seed = fastrand::u64(..);
-        let task = peering::keep_dialing(Arc::clone(&self.shared), url.to_owned(), callback, seed);
-        self.shared.tracker.spawn(task);
+        let urls: Vec<&str> = urls.split(',').map(str::trim).collect();
+        for url in &urls {
+            peer_link::check_url(url)
+                .map_err(|error| EngineError::Url { url: (*url).to_owned(), reason: error.to_string() })?;
+        }
+        for url in urls {
+            let seed = fastrand::u64(..);
+            let task = peering::keep_dialing(Arc::clone(&self.shared), url.to_owned(), callback.clone(), seed);
+            self.shared.tracker.spawn(task);
+        }
         Ok(())
     }
 
