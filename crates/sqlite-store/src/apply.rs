@@ -41,6 +41,8 @@ pub enum ApplyOutcome {
 pub struct Applied {
     /// Rows whose content changed.
     pub rows: usize,
+    /// Rows that were staged, to be merged when the rest of their catch-up is here.
+    pub staged: usize,
     /// Conflicts that were decided and recorded.
     pub conflicts: Vec<ConflictNote>,
 }
@@ -49,6 +51,7 @@ impl Applied {
     /// Adds what another transaction of the same batch did.
     pub(crate) fn add(&mut self, other: Self) {
         self.rows += other.rows;
+        self.staged += other.staged;
         self.conflicts.extend(other.conflicts);
     }
 }
@@ -192,15 +195,17 @@ fn stage(conn: &Connection, replica: &mut Replica, batch: Batch) -> Result<Appli
         return Err(Stop::Outcome(Box::new(ApplyOutcome::Gap)));
     }
     let number = stage.begin(conn, &context)?;
+    let mut staged = 0;
     for rows in tables {
         let (index, order) = fit(replica, &rows.shape)?;
+        staged += rows.rows.len();
         for row in rows.rows {
             stage.put(conn, number, &replica.tables[index], &order.arrange(row))?;
         }
     }
     stage.advance(conn, replica, &to, complete)?;
     replica.save(conn, &own)?;
-    Ok(Applied::default())
+    Ok(Applied { staged, ..Applied::default() })
 }
 
 /// Merges the next of the rows that are staged of a catch-up which is complete, and with the last of them raises the

@@ -82,6 +82,8 @@ pub(crate) struct Attachment {
     /// replica must follow, moves it too.
     generation: i64,
     last_progress: Instant,
+    /// Rows staged of the catch-up that comes in.
+    staged: u64,
 }
 
 impl Attachment {
@@ -146,6 +148,7 @@ impl Attachment {
             conflicts: conflicts.cast_unsigned(),
             generation,
             last_progress: Instant::now(),
+            staged: 0,
         })
     }
 
@@ -173,7 +176,7 @@ impl Attachment {
 
     /// Looks whether applications changed anything, and does one step of whatever there is to do.
     pub(crate) fn look(&mut self) -> Result<Looked, StoreError> {
-        let mut looked = Looked { found: false, events: std::mem::take(&mut self.events) };
+        let mut looked = Looked { found: false, events: self.take_events() };
         if self.schema_version()? != self.replica.schema_version {
             self.reattach(&mut looked.events)?;
             looked.found = true;
@@ -298,6 +301,11 @@ impl Attachment {
         Ok(!has_log(&self.conn)?
             && self.schema_version()? == self.replica.schema_version
             && transaction::generation(&self.conn)? == self.generation)
+    }
+
+    /// What happened and is still to be told.
+    pub(crate) fn take_events(&mut self) -> Vec<DatabaseEvent> {
+        std::mem::take(&mut self.events)
     }
 
     /// Whether the replica may not be what the file holds.

@@ -142,6 +142,11 @@ pub enum DatabaseEvent {
         /// How many.
         rows: usize,
     },
+    /// A long catch-up is coming in.
+    CatchingUp {
+        /// Rows that are here, and are merged when the rest is.
+        rows: u64,
+    },
     /// Rows that existed before attach are being made known to peers.
     Publishing {
         /// The table.

@@ -196,6 +196,8 @@ impl Worker {
             Ok(ApplyReply { outcome, have: replica.have.clone(), received })
         });
         self.changed = Some(Instant::now());
+        let events = self.attachment.as_mut().map(Attachment::take_events).unwrap_or_default();
+        events.into_iter().for_each(|event| self.tell(event));
         match &reply {
             Ok(_) => self.recover(),
             Err(StoreError::NotAttached | StoreError::Closed | StoreError::Unmerged { .. }) => {}

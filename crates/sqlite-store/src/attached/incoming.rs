@@ -2,13 +2,14 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use replication::Batch;
 use rusqlite::Connection;
 
-use super::Attachment;
+use super::{Attachment, PROGRESS};
 use crate::apply::{Applied, ApplyOutcome, ApplyRules, apply, merge_staged};
+use crate::database::DatabaseEvent;
 use crate::error::StoreError;
 use crate::observer::RowObserver;
 use crate::replica::{Replica, wall_millis};
@@ -28,6 +29,7 @@ impl Attachment {
         let ApplyOutcome::Applied(mut total) = before else { return Ok(before) };
         let outcome = self.transact(observer, |conn, replica, rules| apply(conn, replica, batch, rules))?;
         let ApplyOutcome::Applied(applied) = outcome else { return Ok(outcome) };
+        self.tell_progress(applied.staged);
         total.add(applied);
         match self.merge_staged(observer)? {
             ApplyOutcome::Applied(merged) => {
@@ -68,6 +70,15 @@ impl Attachment {
             }
         }
         Ok(ApplyOutcome::Applied(total))
+    }
+
+    /// A line now and then while a long catch-up comes in.
+    fn tell_progress(&mut self, staged: usize) {
+        self.staged = if staged == 0 { 0 } else { self.staged + staged as u64 };
+        if staged > 0 && self.last_progress.elapsed() >= PROGRESS {
+            self.last_progress = Instant::now();
+            self.events.push(DatabaseEvent::CatchingUp { rows: self.staged });
+        }
     }
 
     /// One transaction of incoming rows, kept if they were applied; the observer is told which.

@@ -31,76 +31,50 @@ pub(crate) async fn report(
 }
 
 fn tell(events: &EventSink, database: &str, event: DatabaseEvent) {
-    match event {
+    let about = |name| Event::new(name).field("database", database);
+    let line = match event {
         DatabaseEvent::Attached { created, synced, unsynced } => {
-            events.emit(
-                Event::new(EventName::SyncStart)
-                    .field("database", database)
-                    .field("tables", synced)
-                    .field("created", created),
-            );
+            events.emit(about(EventName::SyncStart).field("tables", synced).field("created", created));
             for table in unsynced {
-                events.emit(
-                    Event::new(EventName::SyncError)
-                        .field("kind", "unsynced_table")
-                        .field("database", database)
-                        .field("table", table.table)
-                        .field("reason", table.reason)
-                        .field("remedy", table.remedy),
-                );
+                let line = about(EventName::SyncError).field("kind", "unsynced_table").field("table", table.table);
+                events.emit(line.field("reason", table.reason).field("remedy", table.remedy));
             }
+            return;
         }
-        DatabaseEvent::NewOrigin { origin, reason } => events.emit(
-            Event::new(EventName::SyncStart)
-                .field("database", database)
-                .field("origin", origin.to_string())
-                .field("reason", reason),
-        ),
-        DatabaseEvent::SchemaChanged { rebuilt } => events.emit(
-            Event::new(EventName::SyncStart)
-                .field("database", database)
-                .field("reason", "the schema changed")
-                .field("rebuilt", rebuilt.join(",")),
-        ),
-        DatabaseEvent::Failed { kind, reason, remedy, retry_in } => events.emit(
-            Event::new(EventName::SyncError)
-                .field("kind", kind)
-                .field("database", database)
-                .field("reason", reason)
-                .field("remedy", remedy)
-                .field("in", format!("{:.1}s", retry_in.as_secs_f64())),
-        ),
-        DatabaseEvent::Waiting { retry_in } => events.emit(
-            Event::new(EventName::SyncRetry)
-                .field("database", database)
-                .field("reason", "another program has held the lock for longer than is usual; nothing is lost")
-                .field("in", format!("{:.1}s", retry_in.as_secs_f64())),
-        ),
-        DatabaseEvent::Recovered => events.emit(
-            Event::new(EventName::SyncStart).field("database", database).field("reason", "the database works again"),
-        ),
-        DatabaseEvent::Missing => events.emit(
-            Event::new(EventName::SyncRetry)
-                .field("database", database)
-                .field("reason", "the file does not exist; it is attached as soon as it does"),
-        ),
-        DatabaseEvent::NullKeys { rows } => events.emit(
-            Event::new(EventName::SyncError)
-                .field("kind", "null_key")
-                .field("database", database)
-                .field("rows", rows)
-                .field("reason", "rows whose key holds NULL cannot be named and are not synced")
-                .field("remedy", "give them a key, or declare the key NOT NULL"),
-        ),
+        DatabaseEvent::NewOrigin { origin, reason } => {
+            about(EventName::SyncStart).field("origin", origin.to_string()).field("reason", reason)
+        }
+        DatabaseEvent::SchemaChanged { rebuilt } => {
+            about(EventName::SyncStart).field("reason", "the schema changed").field("rebuilt", rebuilt.join(","))
+        }
+        DatabaseEvent::Failed { kind, reason, remedy, retry_in } => about(EventName::SyncError)
+            .field("kind", kind)
+            .field("reason", reason)
+            .field("remedy", remedy)
+            .field("in", pause(retry_in)),
+        DatabaseEvent::Waiting { retry_in } => about(EventName::SyncRetry)
+            .field("reason", "another program has held the lock for longer than is usual; nothing is lost")
+            .field("in", pause(retry_in)),
+        DatabaseEvent::Recovered => about(EventName::SyncStart).field("reason", "the database works again"),
+        DatabaseEvent::Missing => {
+            about(EventName::SyncRetry).field("reason", "the file does not exist; it is attached as soon as it does")
+        }
+        DatabaseEvent::NullKeys { rows } => about(EventName::SyncError)
+            .field("kind", "null_key")
+            .field("rows", rows)
+            .field("reason", "rows whose key holds NULL cannot be named and are not synced")
+            .field("remedy", "give them a key, or declare the key NOT NULL"),
+        DatabaseEvent::CatchingUp { rows } => {
+            about(EventName::SyncStart).field("phase", "catch_up").field("rows", rows)
+        }
         DatabaseEvent::Publishing { table, rows, finished } => {
             let name = if finished { EventName::SyncComplete } else { EventName::SyncStart };
-            events.emit(
-                Event::new(name)
-                    .field("database", database)
-                    .field("table", table)
-                    .field("phase", "baseline")
-                    .field("rows", rows),
-            );
+            about(name).field("table", table).field("phase", "baseline").field("rows", rows)
         }
-    }
+    };
+    events.emit(line);
+}
+
+fn pause(length: std::time::Duration) -> String {
+    format!("{:.1}s", length.as_secs_f64())
 }

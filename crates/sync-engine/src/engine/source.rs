@@ -166,7 +166,7 @@ impl Subscriber {
             state.have = progress.have.clone();
             state.received = progress.received.clone();
         });
-        Ok(ApplyOutcome::Applied(Applied { rows, conflicts: Vec::new() }))
+        Ok(ApplyOutcome::Applied(Applied { rows, ..Applied::default() }))
     }
 }
 
