@@ -13,17 +13,7 @@ use crate::error::StoreError;
 use crate::replica::{Replica, ReplicaTable};
 use crate::row_clock::{drop_column_entries, put_entry, read_clock};
 use crate::schema::Collation;
-
-/// What the triggers write into the log's `op`.
-pub(crate) mod op {
-    pub(crate) const INSERT: i64 = 1;
-    pub(crate) const UPDATE: i64 = 3;
-    /// A row that a REPLACE may have taken out without a word.
-    pub(crate) const CANDIDATE: i64 = 4;
-}
-
-/// The last bit of the mask; columns from this number on share it.
-const SHARED_BIT: u16 = 61;
+use crate::triggers::{mask_bit, op};
 
 /// What one capture did.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -257,10 +247,6 @@ fn all_columns(table: &ReplicaTable) -> i64 {
     columns
         .filter(|(index, _)| !table.table.key.contains(index))
         .fold(0, |mask, (_, column)| mask | mask_bit(column.number))
-}
-
-fn mask_bit(column: u16) -> i64 {
-    1 << column.saturating_sub(1).min(SHARED_BIT)
 }
 
 /// The form of a key in which two keys that SQLite holds equal are equal by bytes: integral reals as integers, NOCASE

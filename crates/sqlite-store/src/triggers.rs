@@ -13,10 +13,16 @@ use crate::schema::tokens::{TokenKind, tokens};
 use crate::schema::{Affinity, Collation, Column, Table};
 
 /// What the triggers write into the log's `op`.
-const INSERT: i64 = 1;
-const DELETE: i64 = 2;
-const UPDATE: i64 = 3;
-const CANDIDATE: i64 = 4;
+pub(crate) mod op {
+    /// The row was inserted.
+    pub(crate) const INSERT: i64 = 1;
+    /// The row was deleted.
+    pub(crate) const DELETE: i64 = 2;
+    /// Columns of the row were updated.
+    pub(crate) const UPDATE: i64 = 3;
+    /// A row that a REPLACE may have taken out without a word.
+    pub(crate) const CANDIDATE: i64 = 4;
+}
 
 /// The last bit of the mask: a sign bit would make shifts and sums surprising. Columns from this number on share it.
 const SHARED_BIT: u16 = 61;
@@ -64,8 +70,8 @@ pub(crate) fn of_table(table: &Table) -> Vec<Trigger> {
     let same_key = same_key(table);
     let compared = compared(table);
     let mut made = vec![
-        make("insert", &format!("AFTER INSERT ON {on}"), &[log(table, INSERT, "NEW")]),
-        make("delete", &format!("AFTER DELETE ON {on}"), &[log(table, DELETE, "OLD")]),
+        make("insert", &format!("AFTER INSERT ON {on}"), &[log(table, op::INSERT, "NEW")]),
+        make("delete", &format!("AFTER DELETE ON {on}"), &[log(table, op::DELETE, "OLD")]),
         make(
             "update",
             &format!("AFTER UPDATE ON {on} WHEN {same_key} AND {}", any_differs(&compared)),
@@ -75,7 +81,7 @@ pub(crate) fn of_table(table: &Table) -> Vec<Trigger> {
         make(
             "key",
             &format!("AFTER UPDATE ON {on} WHEN NOT {same_key}"),
-            &[log(table, DELETE, "OLD"), log(table, INSERT, "NEW")],
+            &[log(table, op::DELETE, "OLD"), log(table, op::INSERT, "NEW")],
         ),
     ];
     let on_insert: Vec<String> = table.unique.iter().map(|index| replace_guard::on_insert(table, index)).collect();
@@ -125,9 +131,10 @@ fn log(table: &Table, op: i64, row: &str) -> String {
 
 fn log_update(table: &Table, compared: &[&Column]) -> String {
     format!(
-        "INSERT INTO _sync_log (tbl, op, mask, ts{}) VALUES ({}, {UPDATE}, {}, {NOW}{})",
+        "INSERT INTO _sync_log (tbl, op, mask, ts{}) VALUES ({}, {}, {}, {NOW}{})",
         key_list(table),
         table.number,
+        op::UPDATE,
         mask(compared),
         key_values(table, "NEW")
     )
@@ -167,8 +174,17 @@ fn any_differs(columns: &[&Column]) -> String {
     balanced(&columns.iter().map(|column| differs(column)).collect::<Vec<_>>(), " OR ")
 }
 
+/// A column's bit in the log's mask.
+pub(crate) fn mask_bit(number: u16) -> i64 {
+    1 << place_in_mask(number)
+}
+
+fn place_in_mask(number: u16) -> u16 {
+    number.saturating_sub(1).min(SHARED_BIT)
+}
+
 fn mask(columns: &[&Column]) -> String {
-    let bit = |column: &Column| column.number.saturating_sub(1).min(SHARED_BIT);
+    let bit = |column: &Column| place_in_mask(column.number);
     let numbered = |column: &Column| format!("{}/*{}*/", differs(column), column.number);
     let alone = columns.iter().copied().filter(|column| bit(column) < SHARED_BIT);
     let mut terms: Vec<String> = alone.map(|column| format!("({} << {})", numbered(column), bit(column))).collect();

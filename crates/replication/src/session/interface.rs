@@ -21,8 +21,6 @@ pub struct SessionConfig {
     pub version: String,
     /// This node's wall clock, milliseconds since 1970, at the start of the session.
     pub wall_millis: i64,
-    /// Rows of a batch at most.
-    pub max_batch_rows: usize,
     /// Bytes of a batch, to within a row.
     pub max_batch_bytes: usize,
     /// Unacknowledged bytes per database beyond which nothing more is read; one batch is always allowed.
@@ -47,7 +45,6 @@ impl Default for SessionConfig {
             incarnation: 0,
             version: String::new(),
             wall_millis: 0,
-            max_batch_rows: 20_000,
             max_batch_bytes: 8 << 20,
             window_bytes: 8 << 20,
             part_bytes: 256 << 10,

@@ -136,29 +136,40 @@ fn resolutions_in_lock_step_fall_silent() {
     });
 }
 
+/// Four replicas that write and take from each other at random.
+fn scattered(seed: u64, rules: &Rules<'_>) -> (Vec<Replica>, Writes, Random) {
+    let mut random = Random::new(seed);
+    let mut replicas: Vec<Replica> = (1..=4).map(Replica::new).collect();
+    let mut writes = Writes::new();
+    for step in 0..60 {
+        let node = random.index(4);
+        if random.chance(2) {
+            replicas[node].write(&mut random, 1_000 + step, rules, &mut writes);
+        } else {
+            pull(&mut replicas, node, &mut random, 1_000 + step, rules);
+        }
+    }
+    (replicas, writes, random)
+}
+
+/// All take from all at random until they know the same.
+fn gather(replicas: &mut [Replica], random: &mut Random, rules: &Rules<'_>, seed: u64) {
+    for step in 0.. {
+        assert!(step < 400, "never equal; run again with SEED={seed}");
+        let node = random.index(replicas.len());
+        pull(replicas, node, random, 2_000, rules);
+        if replicas.iter().all(|replica| replica.have == replicas[0].have) {
+            break;
+        }
+    }
+}
+
 #[test]
 fn any_order_any_repetition_and_any_split_give_the_same_result() {
     for_seeds(2_000, |seed| {
-        let mut random = Random::new(seed);
         let rules = rules(seed % 2 == 0);
-        let mut replicas: Vec<Replica> = (1..=4).map(Replica::new).collect();
-        let mut writes = Writes::new();
-        for step in 0..60 {
-            let node = random.index(4);
-            if random.chance(2) {
-                replicas[node].write(&mut random, 1_000 + step, &rules, &mut writes);
-            } else {
-                pull(&mut replicas, node, &mut random, 1_000 + step, &rules);
-            }
-        }
-        for step in 0.. {
-            assert!(step < 400, "never equal; run again with SEED={seed}");
-            let node = random.index(4);
-            pull(&mut replicas, node, &mut random, 2_000, &rules);
-            if replicas.iter().all(|replica| replica.have == replicas[0].have) {
-                break;
-            }
-        }
+        let (mut replicas, writes, mut random) = scattered(seed, &rules);
+        gather(&mut replicas, &mut random, &rules, seed);
         assert_equal(&replicas, seed);
         if !rules.deletes {
             assert_newest(&replicas[0], &writes, seed);
@@ -170,27 +181,10 @@ fn any_order_any_repetition_and_any_split_give_the_same_result() {
 #[test]
 fn snapshot_a_source_that_falls_silent_leaves_no_false_claim() {
     for_seeds(2_000, |seed| {
-        let mut random = Random::new(seed);
         let rules = rules(seed % 2 == 0);
-        let mut replicas: Vec<Replica> = (1..=4).map(Replica::new).collect();
-        let mut writes = Writes::new();
-        for step in 0..60 {
-            let node = random.index(4);
-            if random.chance(2) {
-                replicas[node].write(&mut random, 1_000 + step, &rules, &mut writes);
-            } else {
-                pull(&mut replicas, node, &mut random, 1_000 + step, &rules);
-            }
-        }
+        let (mut replicas, _, mut random) = scattered(seed, &rules);
         replicas.pop();
-        for step in 0.. {
-            assert!(step < 400, "never equal; run again with SEED={seed}");
-            let node = random.index(3);
-            pull(&mut replicas, node, &mut random, 2_000, &rules);
-            if replicas.iter().all(|replica| replica.have == replicas[0].have) {
-                break;
-            }
-        }
+        gather(&mut replicas, &mut random, &rules, seed);
         assert_equal(&replicas, seed);
     });
 }

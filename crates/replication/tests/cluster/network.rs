@@ -108,7 +108,6 @@ impl<'a> Cluster<'a> {
             let config = SessionConfig {
                 node: format!("n{}", side.0),
                 incarnation: self.incarnations[side.0],
-                max_batch_rows: self.batch_rows,
                 part_bytes: 200,
                 window_bytes: 2_000,
                 ..SessionConfig::default()

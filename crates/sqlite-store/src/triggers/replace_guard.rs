@@ -4,7 +4,7 @@
 //! The SELECT repeats the index's own columns, expressions, collations and WHERE, so that SQLite answers it from the
 //! index and finds exactly the rows that clash.
 
-use super::{CANDIDATE, NOW, balanced, key_list};
+use super::{NOW, balanced, key_list, op};
 use crate::identifier::{literal, quote};
 use crate::schema::index_text::mentioned_names;
 use crate::schema::tokens::{TokenKind, significant};
@@ -97,9 +97,10 @@ fn statement(table: &Table, index: &UniqueIndex, other: &[String]) -> String {
     conditions.push(balanced(other, " OR "));
     let keys: String = table.key_columns().map(|column| format!(", {}", quote(&column.name))).collect();
     format!(
-        "INSERT INTO _sync_log (tbl, op, ts{}) SELECT {}, {CANDIDATE}, {NOW}{keys} FROM {}{} WHERE {}",
+        "INSERT INTO _sync_log (tbl, op, ts{}) SELECT {}, {}, {NOW}{keys} FROM {}{} WHERE {}",
         key_list(table),
         table.number,
+        op::CANDIDATE,
         quote(&table.name),
         alias(table),
         conditions.join(" AND ")

@@ -71,7 +71,6 @@ impl SessionDriver {
             incarnation: shared.incarnation,
             version: env!("CARGO_PKG_VERSION").to_owned(),
             wall_millis: wall_millis(),
-            max_batch_rows: shared.limits.rows,
             max_batch_bytes: shared.limits.bytes,
             ..SessionConfig::default()
         };
