@@ -121,6 +121,8 @@ impl Attachment {
     ) -> Result<Self, StoreError> {
         conn.set_prepared_statement_cache_capacity(64 + 16 * attached.schema.tables.len());
         app_triggers::install_temp_copies(&conn, &attached.schema)?;
+        let stage = options.state.as_ref().map(|state| state.stage(&options.path));
+        staging::attach(&conn, stage.as_deref())?;
         let replica = Replica::load(&conn, &attached.schema, &options.rules)?;
         staging::clear_stale(&conn, &replica)?;
         let conflicts: i64 =

@@ -5,13 +5,19 @@
 //! promises to others. So nothing of an incomplete batch is merged. What is staged is durable: an interrupted catch-up goes
 //! on from its position. When the last batch is in, everything is merged in transactions of a bounded number of rows, and
 //! the last one raises the vector. Until then the database is not read for peers and takes no other batch.
+//!
+//! The stage is a file of its own in the state folder, attached to the database's connection as `_sync_spool`: the
+//! application's file does not grow with what only passes through. A transaction that spans both is not atomic when the
+//! process is killed in the middle of its commit. SQLite commits the application's file first, so that rows may be merged a
+//! second time, which changes nothing.
 
 use std::collections::HashMap;
+use std::path::Path;
 use std::sync::Arc;
 
 use replication::codec::{decode_row, encode_row, encode_values};
 use replication::{Origin, RowImage, Value, VersionVector};
-use rusqlite::{Connection, params};
+use rusqlite::{Connection, OptionalExtension, params};
 
 use crate::capture::canonical_key;
 use crate::error::StoreError;
@@ -19,6 +25,49 @@ use crate::replica::{Received, Replica, ReplicaTable};
 
 /// Rows fetched from the stage at a time: their memory is bounded however many a transaction merges.
 const PAGE: usize = 256;
+
+/// The tables of the stage.
+const TABLES: &str = "
+    -- Whose it is: positions mean nothing to another incarnation of the database.
+    CREATE TABLE IF NOT EXISTS _sync_spool._sync_owner (origin BLOB NOT NULL);
+    -- Catch-ups that are under way: what the database knew when each began, how far it has come, the schema that its rows
+    -- fit, and whether all of it is here.
+    CREATE TABLE IF NOT EXISTS _sync_spool._sync_received (source BLOB PRIMARY KEY, base TEXT NOT NULL,
+        position TEXT NOT NULL, schema INTEGER NOT NULL, complete INTEGER NOT NULL) WITHOUT ROWID;
+    -- Their batches, and what the rows of each have taken into account.
+    CREATE TABLE IF NOT EXISTS _sync_spool._sync_batch (id INTEGER PRIMARY KEY, source BLOB NOT NULL,
+        context TEXT NOT NULL);
+    -- Their rows, each as of the last batch that brought it.
+    CREATE TABLE IF NOT EXISTS _sync_spool._sync_staged (source BLOB, tbl INTEGER, key BLOB, batch INTEGER NOT NULL,
+        row BLOB NOT NULL, PRIMARY KEY (source, tbl, key)) WITHOUT ROWID;";
+
+/// Attaches the stage to a database's connection: the file at `path`, or one that goes with the connection. A file that
+/// cannot be used is made anew: what was in it is asked for again.
+pub(crate) fn attach(conn: &Connection, path: Option<&Path>) -> Result<(), StoreError> {
+    let Some(path) = path else {
+        conn.execute_batch("ATTACH '' AS _sync_spool")?;
+        return Ok(conn.execute_batch(TABLES)?);
+    };
+    if try_attach(conn, path).is_ok() {
+        return Ok(());
+    }
+    // Not attached, if that is what failed.
+    let _ = conn.execute_batch("DETACH _sync_spool");
+    for suffix in ["", "-wal", "-shm"] {
+        let mut name = path.as_os_str().to_owned();
+        name.push(suffix);
+        // What is not there need not go.
+        let _ = std::fs::remove_file(name);
+    }
+    try_attach(conn, path)
+}
+
+fn try_attach(conn: &Connection, path: &Path) -> Result<(), StoreError> {
+    // The database's own connection makes no files. Pages that become free are given back.
+    Connection::open(path)?.execute_batch("PRAGMA auto_vacuum = FULL; PRAGMA journal_mode = WAL")?;
+    conn.execute("ATTACH ?1 AS _sync_spool", [path.to_string_lossy()])?;
+    Ok(conn.execute_batch(&format!("PRAGMA _sync_spool.synchronous = NORMAL; {TABLES}"))?)
+}
 
 /// A staged row.
 #[derive(Debug)]
@@ -43,7 +92,7 @@ impl Stage {
     /// The stage of a source, as it is.
     pub(crate) fn open(conn: &Connection, source: Origin) -> Result<Self, StoreError> {
         let mut contexts = HashMap::new();
-        let mut statement = conn.prepare_cached("SELECT id, context FROM main._sync_batch WHERE source = ?1")?;
+        let mut statement = conn.prepare_cached("SELECT id, context FROM _sync_spool._sync_batch WHERE source = ?1")?;
         let mut rows = statement.query([source.as_bytes()])?;
         while let Some(row) = rows.next()? {
             let text: String = row.get(1)?;
@@ -56,7 +105,7 @@ impl Stage {
 
     /// Begins a batch; its number.
     pub(crate) fn begin(&mut self, conn: &Connection, context: &VersionVector) -> Result<i64, StoreError> {
-        let sql = "INSERT INTO main._sync_batch (source, context) VALUES (?1, ?2)";
+        let sql = "INSERT INTO _sync_spool._sync_batch (source, context) VALUES (?1, ?2)";
         conn.prepare_cached(sql)?.execute(params![self.source.as_bytes(), text(context)?])?;
         let number = conn.last_insert_rowid();
         self.contexts.insert(number, Arc::new(context.clone()));
@@ -74,7 +123,7 @@ impl Stage {
         let key: Vec<Value> = row.key(&table.shape).into_iter().cloned().collect();
         let (key, bytes) = (place(table, &key)?, encode_row(row).map_err(unusable)?);
         conn.prepare_cached(
-            "INSERT INTO main._sync_staged (source, tbl, key, batch, row) VALUES (?1, ?2, ?3, ?4, ?5) \
+            "INSERT INTO _sync_spool._sync_staged (source, tbl, key, batch, row) VALUES (?1, ?2, ?3, ?4, ?5) \
              ON CONFLICT DO UPDATE SET batch = excluded.batch, row = excluded.row",
         )?
         .execute(params![self.source.as_bytes(), table.table.number, key, batch, bytes])?;
@@ -90,7 +139,8 @@ impl Stage {
         key: &[Value],
     ) -> Result<Option<Staged>, StoreError> {
         let table = &replica.tables[index];
-        let sql = "DELETE FROM main._sync_staged WHERE source = ?1 AND tbl = ?2 AND key = ?3 RETURNING batch, row";
+        let sql =
+            "DELETE FROM _sync_spool._sync_staged WHERE source = ?1 AND tbl = ?2 AND key = ?3 RETURNING batch, row";
         let parameters = params![self.source.as_bytes(), table.table.number, place(table, key)?];
         let mut statement = conn.prepare_cached(sql)?;
         let mut rows = statement.query(parameters)?;
@@ -113,7 +163,7 @@ impl Stage {
         let source = self.source.as_bytes();
         let limit = i64::try_from(limit.min(PAGE)).unwrap_or(i64::MAX);
         let mut statement = conn.prepare_cached(
-            "SELECT tbl, key, batch, row FROM main._sync_staged WHERE source = ?1 ORDER BY tbl, key LIMIT ?2",
+            "SELECT tbl, key, batch, row FROM _sync_spool._sync_staged WHERE source = ?1 ORDER BY tbl, key LIMIT ?2",
         )?;
         let mut rows = statement.query(params![source, limit])?;
         let mut taken = Vec::new();
@@ -128,7 +178,7 @@ impl Stage {
         }
         drop(rows);
         if let Some((number, key)) = last {
-            let sql = "DELETE FROM main._sync_staged WHERE source = ?1 AND (tbl, key) <= (?2, ?3)";
+            let sql = "DELETE FROM _sync_spool._sync_staged WHERE source = ?1 AND (tbl, key) <= (?2, ?3)";
             conn.prepare_cached(sql)?.execute(params![source, number, key])?;
         }
         Ok(taken)
@@ -152,7 +202,7 @@ impl Stage {
 
     /// Whether at most `limit` rows are staged.
     pub(crate) fn holds_at_most(&self, conn: &Connection, limit: usize) -> Result<bool, StoreError> {
-        let sql = "SELECT count(*) FROM (SELECT 1 FROM main._sync_staged WHERE source = ?1 LIMIT ?2)";
+        let sql = "SELECT count(*) FROM (SELECT 1 FROM _sync_spool._sync_staged WHERE source = ?1 LIMIT ?2)";
         let beyond = i64::try_from(limit.saturating_add(1)).unwrap_or(i64::MAX);
         let count: i64 =
             conn.prepare_cached(sql)?.query_row(params![self.source.as_bytes(), beyond], |row| row.get(0))?;
@@ -171,15 +221,15 @@ impl Stage {
         to: &VersionVector,
         complete: bool,
     ) -> Result<(), StoreError> {
-        let schema = replica.schema_hash.cast_signed();
+        let (schema, base) = (replica.schema_hash.cast_signed(), text(&replica.have)?);
         let received = replica.received.entry(self.source).or_default();
         received.position.join(to);
         received.complete = complete;
         conn.prepare_cached(
-            "INSERT INTO main._sync_received (source, position, schema, complete) VALUES (?1, ?2, ?3, ?4) \
+            "INSERT INTO _sync_spool._sync_received (source, base, position, schema, complete) VALUES (?1, ?2, ?3, ?4, ?5) \
              ON CONFLICT DO UPDATE SET position = excluded.position, schema = excluded.schema, complete = excluded.complete",
         )?
-        .execute(params![self.source.as_bytes(), text(&received.position)?, schema, complete])?;
+        .execute(params![self.source.as_bytes(), base, text(&received.position)?, schema, complete])?;
         Ok(())
     }
 }
@@ -187,33 +237,46 @@ impl Stage {
 /// Forgets a catch-up and what is staged of it.
 pub(crate) fn clear(conn: &Connection, source: &Origin) -> Result<(), StoreError> {
     for table in ["_sync_received", "_sync_batch", "_sync_staged"] {
-        conn.prepare_cached(&format!("DELETE FROM main.{table} WHERE source = ?1"))?.execute([source.as_bytes()])?;
+        conn.prepare_cached(&format!("DELETE FROM _sync_spool.{table} WHERE source = ?1"))?
+            .execute([source.as_bytes()])?;
     }
     Ok(())
 }
 
-/// Reads how far catch-ups have come. What was staged under another schema may not fit any more: it is asked for again.
+/// Reads how far catch-ups have come. What was staged under another schema may not fit any more, and what was staged for
+/// another state of the file does not follow from this one: it is asked for again.
 pub(crate) fn load(conn: &Connection, replica: &mut Replica) -> Result<(), StoreError> {
-    let mut statement = conn.prepare("SELECT source, position, schema, complete FROM main._sync_received")?;
+    let owner: Option<[u8; 16]> =
+        conn.query_row("SELECT origin FROM _sync_spool._sync_owner", [], |row| row.get(0)).optional()?;
+    if owner != Some(*replica.own.as_bytes()) {
+        return Ok(());
+    }
+    let mut statement =
+        conn.prepare("SELECT source, base, position, schema, complete FROM _sync_spool._sync_received")?;
     let mut rows = statement.query([])?;
     while let Some(row) = rows.next()? {
-        let (source, position): ([u8; 16], String) = (row.get(0)?, row.get(1)?);
-        // A position that cannot be read only costs the catch-up a fresh start.
-        if let Ok(position) = serde_json::from_str(&position)
-            && row.get::<_, i64>(2)?.cast_unsigned() == replica.schema_hash
-        {
-            replica.received.insert(Origin::from_bytes(source), Received { position, complete: row.get(3)? });
+        let (source, base, position): ([u8; 16], String, String) = (row.get(0)?, row.get(1)?, row.get(2)?);
+        // What cannot be read only costs the catch-up a fresh start.
+        let (Ok(base), Ok(position)) = (serde_json::from_str(&base), serde_json::from_str(&position)) else { continue };
+        if row.get::<_, i64>(3)?.cast_unsigned() == replica.schema_hash && replica.have.covers_all(&base) {
+            replica.received.insert(Origin::from_bytes(source), Received { position, complete: row.get(4)? });
         }
     }
     Ok(())
 }
 
-/// Forgets what was staged under another schema.
+/// Forgets what is of no use, and makes the stage this database's.
 pub(crate) fn clear_stale(conn: &Connection, replica: &Replica) -> Result<(), StoreError> {
-    let mut statement = conn.prepare("SELECT source FROM main._sync_received")?;
+    let mut statement = conn.prepare("SELECT source FROM _sync_spool._sync_received")?;
     let sources = statement.query_map([], |row| row.get(0))?.collect::<Result<Vec<[u8; 16]>, _>>()?;
     let stale = sources.into_iter().map(Origin::from_bytes).filter(|source| !replica.received.contains_key(source));
-    stale.into_iter().try_for_each(|source| clear(conn, &source))
+    stale.into_iter().try_for_each(|source| clear(conn, &source))?;
+    let sql = "SELECT EXISTS (SELECT 1 FROM _sync_spool._sync_owner WHERE origin = ?1)";
+    if !conn.query_row(sql, [replica.own.as_bytes()], |row| row.get(0))? {
+        conn.execute("DELETE FROM _sync_spool._sync_owner", [])?;
+        conn.execute("INSERT INTO _sync_spool._sync_owner (origin) VALUES (?1)", [replica.own.as_bytes()])?;
+    }
+    Ok(())
 }
 
 /// Forgets catch-ups that bring nothing any more, because others brought it.

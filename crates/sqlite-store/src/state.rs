@@ -3,7 +3,7 @@
 //! It remembers under which origin, in which file (device, inode) and how far each database was last seen, so that a copied,
 //! replaced or restored file is told from the file that it came from.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use replication::Origin;
 use sqlx::Row as _;
@@ -47,6 +47,7 @@ pub struct Remembered {
 /// The state folder's database.
 #[derive(Debug, Clone)]
 pub struct StateDatabase {
+    folder: PathBuf,
     pool: SqlitePool,
 }
 
@@ -64,7 +65,19 @@ impl StateDatabase {
             .journal_mode(SqliteJournalMode::Wal);
         let pool = SqlitePoolOptions::new().max_connections(1).connect_with(options).await?;
         sqlx::migrate!("./migrations").run(&pool).await?;
-        Ok(Self { pool })
+        Ok(Self { folder: folder.to_owned(), pool })
+    }
+
+    /// The file in which rows for the database at `path` are staged: named after the path, with a number that tells files of
+    /// one name apart (FNV-1a).
+    pub(crate) fn stage(&self, path: &Path) -> PathBuf {
+        let path = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+        let bytes = path.as_os_str().as_encoded_bytes();
+        let hash = bytes
+            .iter()
+            .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3));
+        let name = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+        self.folder.join(format!("staged-{name}-{hash:016x}.db"))
     }
 
     /// What is remembered of the database at `path`.

@@ -17,7 +17,7 @@ struct OwnTable {
 }
 
 /// All our tables except the clock tables, of which each synced table has one.
-const TABLES: [OwnTable; 10] = [
+const TABLES: [OwnTable; 7] = [
     OwnTable { name: "_sync_meta", columns: "key, value", definition: "(key TEXT PRIMARY KEY, value) WITHOUT ROWID" },
     OwnTable {
         name: "_sync_origin",
@@ -50,26 +50,6 @@ const TABLES: [OwnTable; 10] = [
         name: "_sync_parked",
         columns: "id, tbl, key, reason, at, change",
         definition: "(id INTEGER PRIMARY KEY, tbl TEXT, key BLOB, reason TEXT, at INTEGER, change BLOB)",
-    },
-    OwnTable {
-        // Catch-ups that are under way: how far each has come, what its rows fit, and whether all are here.
-        name: "_sync_received",
-        columns: "source, position, schema, complete",
-        definition: "(source BLOB PRIMARY KEY, position TEXT NOT NULL, schema INTEGER NOT NULL, \
-                     complete INTEGER NOT NULL) WITHOUT ROWID",
-    },
-    OwnTable {
-        // Their batches, and what the rows of each have taken into account.
-        name: "_sync_batch",
-        columns: "id, source, context",
-        definition: "(id INTEGER PRIMARY KEY, source BLOB NOT NULL, context TEXT NOT NULL)",
-    },
-    OwnTable {
-        // Their rows, each as of the last batch that brought it.
-        name: "_sync_staged",
-        columns: "source, tbl, key, batch, row",
-        definition: "(source BLOB, tbl INTEGER, key BLOB, batch INTEGER NOT NULL, row BLOB NOT NULL, \
-                     PRIMARY KEY (source, tbl, key)) WITHOUT ROWID",
     },
 ];
 

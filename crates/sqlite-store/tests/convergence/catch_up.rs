@@ -19,7 +19,7 @@ const FILL: &str = "WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FRO
 fn staged(replica: &Replica) -> i64 {
     let sql = "SELECT (SELECT count(*) FROM _sync_staged) + (SELECT count(*) FROM _sync_batch) \
                + (SELECT count(*) FROM _sync_received)";
-    replica.application().query_row(sql, [], |row| row.get(0)).unwrap()
+    replica.stage().query_row(sql, [], |row| row.get(0)).unwrap()
 }
 
 async fn filled(folder: &TempDir, names: &[&str], max_rows: usize) -> Vec<Replica> {
@@ -110,6 +110,45 @@ async fn a_merge_that_is_cut_off_goes_on_before_anything_else() {
     third.pull(&b, 100).await;
     assert_eq!((third.dump(), b.dump()), (replicas[0].dump(), replicas[0].dump()));
     assert_eq!(staged(&b), 0);
+}
+
+#[tokio::test]
+async fn a_catch_up_that_is_cut_off_goes_on_from_its_position() {
+    let folder = TempDir::new().unwrap();
+    let mut replicas = filled(&folder, &["a", "b"], 20_000).await;
+    replicas[0].write("UPDATE t SET v = 1");
+    for _ in 0..2 {
+        let part = replicas[1].next_from(&replicas[0], 10).await;
+        replicas[1].apply(part, None).await;
+    }
+    let before = staged(&replicas[1]);
+    let b = replicas.pop().unwrap().restart(|_| ()).await;
+    assert_eq!((staged(&b), b.database.state().borrow().received.len()), (before, 1));
+    let rest = b.next_from(&replicas[0], 100).await;
+    assert_eq!(rest.row_count(), 20, "what is staged is not sent again");
+    b.apply(rest, None).await;
+    assert_eq!(b.dump(), replicas[0].dump());
+}
+
+/// A stage is of use only to the file that it was filled for.
+#[tokio::test]
+async fn what_was_staged_for_another_state_of_the_file_is_asked_for_again() {
+    let folder = TempDir::new().unwrap();
+    let mut replicas = filled(&folder, &["a", "b"], 20_000).await;
+    let old = std::fs::read(&replicas[1].path).unwrap();
+    replicas[0].write("UPDATE t SET v = 1 WHERE id <= 20");
+    replicas[1].pull(&replicas[0], 100).await;
+    replicas[0].write("UPDATE t SET v = 2 WHERE id > 20");
+    let part = replicas[1].next_from(&replicas[0], 10).await;
+    replicas[1].apply(part, None).await;
+    let path = replicas[1].path.clone();
+    let b = replicas.pop().unwrap();
+    b.database.close().await;
+    std::fs::write(&path, old).unwrap();
+    let b = b.restart(|_| ()).await;
+    assert_eq!(staged(&b), 0);
+    b.pull(&replicas[0], 10).await;
+    assert_eq!(b.dump(), replicas[0].dump());
 }
 
 #[tokio::test]

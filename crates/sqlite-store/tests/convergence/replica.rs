@@ -9,7 +9,7 @@ use rusqlite::Connection;
 use rusqlite::types::Value;
 use sqlite_store::{
     ApplyOutcome, BatchLimits, Database, DatabaseEvent, DatabaseOptions, DatabaseRules, DatabaseState, FileWatch,
-    Phase, RowObserver,
+    Phase, RowObserver, StateDatabase,
 };
 use tokio::sync::mpsc;
 
@@ -60,7 +60,7 @@ impl Replica {
             max_clock_skew: Duration::from_secs(60),
             max_rows: setup.max_rows,
             observer: None,
-            state: None,
+            state: Some(StateDatabase::open(&path.with_extension("state")).await.unwrap()),
         };
         let database = Database::start(options, Arc::new(FileWatch::new().unwrap()), sender).unwrap();
         let replica = Self { database, path, events, setup };
@@ -94,6 +94,17 @@ impl Replica {
 
     pub(crate) fn write(&self, sql: &str) {
         self.application().execute_batch(sql).unwrap_or_else(|error| panic!("{sql}: {error}"));
+    }
+
+    /// The file in which its catch-ups are staged.
+    pub(crate) fn stage(&self) -> Connection {
+        let folder = std::fs::read_dir(self.path.with_extension("state")).unwrap();
+        let mut files = folder.map(|file| file.unwrap().path());
+        let is_stage = |file: &PathBuf| {
+            let name = file.file_name().unwrap().to_string_lossy().into_owned();
+            name.starts_with("staged-") && name.ends_with(".db")
+        };
+        Connection::open(files.find(is_stage).unwrap()).unwrap()
     }
 
     /// One text.
