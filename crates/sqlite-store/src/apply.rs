@@ -247,6 +247,8 @@ fn merge_next(
         replica.received.remove(&source);
         staging::clear(conn, &source)?;
         staging::clear_known(conn, replica)?;
+    } else {
+        stage.note_merged(conn, replica)?;
     }
     replica.save(conn, &own)?;
     Ok(applied)

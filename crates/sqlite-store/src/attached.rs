@@ -45,9 +45,6 @@ const PROGRESS: Duration = Duration::from_secs(2);
 /// Snapshots tried without the write lock before one is taken with it.
 const SNAPSHOT_TRIES: u32 = 4;
 
-/// Rows read under the write lock.
-const LOCKED_ROWS: usize = 2_000;
-
 /// What a look found.
 #[derive(Debug, Default)]
 pub(crate) struct Looked {
@@ -293,8 +290,8 @@ impl Attachment {
             }
             self.look()?;
         }
-        // Somebody writes all the time: keep them out for a small batch.
-        let limits = BatchLimits { rows: limits.rows.min(LOCKED_ROWS), ..limits };
+        // Somebody writes all the time: keep them out for one batch. Not a smaller one: a batch that is not complete has to be
+        // staged, and the next would be no nearer to the end.
         self.write(|conn, replica| read_batch(conn, replica, from, limits).map(|batch| (batch, true)))
     }
 

@@ -73,6 +73,8 @@ pub(crate) struct Received {
     pub(crate) position: VersionVector,
     /// Whether all of it is here, to be merged.
     pub(crate) complete: bool,
+    /// Whether some of it is merged.
+    pub(crate) merged: bool,
 }
 
 /// The state of one attached database.
@@ -86,6 +88,9 @@ pub(crate) struct Replica {
     pub(crate) have: VersionVector,
     /// Catch-ups that are under way, by the origin they are read from.
     pub(crate) received: BTreeMap<Origin, Received>,
+    /// What has to be known before the tables are what the vector says: a merge was cut off by a migration, and its rows are
+    /// asked for again.
+    pub(crate) owed: VersionVector,
     ids: HashMap<Origin, i64>,
     origins: HashMap<i64, Origin>,
     names: Arc<BTreeMap<Origin, String>>,
@@ -108,12 +113,12 @@ impl Replica {
             clock: HybridClock::new(Timestamp::from_raw(clock).unwrap_or_default()),
             have: VersionVector::new(),
             received: BTreeMap::new(),
+            owed: VersionVector::new(),
             ids: HashMap::new(),
             origins: HashMap::new(),
             names: Arc::default(),
         };
         replica.load_origins(conn, own_id)?;
-        staging::load(conn, &mut replica)?;
         for table in &schema.tables {
             let sql = TableSql::new(table);
             let mut high = VersionVector::new();
@@ -126,6 +131,7 @@ impl Replica {
             let rules = rules.of(&table.name).clone();
             replica.tables.push(ReplicaTable { shape: table.shape(), table: table.clone(), sql, rules, high });
         }
+        staging::load(conn, &mut replica)?;
         Ok(replica)
     }
 

@@ -12,6 +12,7 @@
 //! second time, which changes nothing.
 
 use std::collections::HashMap;
+use std::hash::{Hash as _, Hasher};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -30,10 +31,11 @@ const PAGE: usize = 256;
 const TABLES: &str = "
     -- Whose it is: positions mean nothing to another incarnation of the database.
     CREATE TABLE IF NOT EXISTS _sync_spool._sync_owner (origin BLOB NOT NULL);
-    -- Catch-ups that are under way: what the database knew when each began, how far it has come, the schema that its rows
-    -- fit, and whether all of it is here.
+    -- Catch-ups that are under way: what the database knew when each began, how far it has come, the tables' shapes that its
+    -- rows fit, whether all of it is here, and whether some of it is merged.
     CREATE TABLE IF NOT EXISTS _sync_spool._sync_received (source BLOB PRIMARY KEY, base TEXT NOT NULL,
-        position TEXT NOT NULL, schema INTEGER NOT NULL, complete INTEGER NOT NULL) WITHOUT ROWID;
+        position TEXT NOT NULL, shapes INTEGER NOT NULL, complete INTEGER NOT NULL, merged INTEGER NOT NULL DEFAULT 0)
+        WITHOUT ROWID;
     -- Their batches, and what the rows of each have taken into account.
     CREATE TABLE IF NOT EXISTS _sync_spool._sync_batch (id INTEGER PRIMARY KEY, source BLOB NOT NULL,
         context TEXT NOT NULL);
@@ -221,66 +223,142 @@ impl Stage {
         to: &VersionVector,
         complete: bool,
     ) -> Result<(), StoreError> {
-        let (schema, base) = (replica.schema_hash.cast_signed(), text(&replica.have)?);
+        let (shapes, base) = (shapes(replica), text(&replica.have)?);
         let received = replica.received.entry(self.source).or_default();
         received.position.join(to);
         received.complete = complete;
         conn.prepare_cached(
-            "INSERT INTO _sync_spool._sync_received (source, base, position, schema, complete) VALUES (?1, ?2, ?3, ?4, ?5) \
-             ON CONFLICT DO UPDATE SET position = excluded.position, schema = excluded.schema, complete = excluded.complete",
+            "INSERT INTO _sync_spool._sync_received (source, base, position, shapes, complete) VALUES (?1, ?2, ?3, ?4, ?5) \
+             ON CONFLICT DO UPDATE SET position = excluded.position, shapes = excluded.shapes, complete = excluded.complete",
         )?
-        .execute(params![self.source.as_bytes(), base, text(&received.position)?, schema, complete])?;
+        .execute(params![self.source.as_bytes(), base, text(&received.position)?, shapes, complete])?;
+        Ok(())
+    }
+
+    /// Notes that some of it is merged and some is not.
+    pub(crate) fn note_merged(&self, conn: &Connection, replica: &mut Replica) -> Result<(), StoreError> {
+        let received = replica.received.entry(self.source).or_default();
+        if !std::mem::replace(&mut received.merged, true) {
+            conn.execute(
+                "UPDATE _sync_spool._sync_received SET merged = 1 WHERE source = ?1",
+                [self.source.as_bytes()],
+            )?;
+        }
         Ok(())
     }
 }
 
+/// Where a catch-up is noted, and what is staged of it.
+const STAGED: [&str; 3] = ["_sync_received", "_sync_batch", "_sync_staged"];
+
 /// Forgets a catch-up and what is staged of it.
 pub(crate) fn clear(conn: &Connection, source: &Origin) -> Result<(), StoreError> {
-    for table in ["_sync_received", "_sync_batch", "_sync_staged"] {
+    clear_tables(conn, source, &STAGED)
+}
+
+fn clear_tables(conn: &Connection, source: &Origin, tables: &[&str]) -> Result<(), StoreError> {
+    for table in tables {
         conn.prepare_cached(&format!("DELETE FROM _sync_spool.{table} WHERE source = ?1"))?
             .execute([source.as_bytes()])?;
     }
     Ok(())
 }
 
-/// Reads how far catch-ups have come. What was staged under another schema may not fit any more, and what was staged for
-/// another state of the file does not follow from this one: it is asked for again.
+/// Reads how far catch-ups have come. What was staged for other shapes of tables may not fit any more, and what was staged
+/// for another state of the file does not follow from this one: it is asked for again.
 pub(crate) fn load(conn: &Connection, replica: &mut Replica) -> Result<(), StoreError> {
     let owner: Option<[u8; 16]> =
         conn.query_row("SELECT origin FROM _sync_spool._sync_owner", [], |row| row.get(0)).optional()?;
     if owner != Some(*replica.own.as_bytes()) {
         return Ok(());
     }
-    let mut statement =
-        conn.prepare("SELECT source, base, position, schema, complete FROM _sync_spool._sync_received")?;
+    let sql = "SELECT source, base, position, shapes, complete, merged FROM _sync_spool._sync_received";
+    let mut statement = conn.prepare(sql)?;
     let mut rows = statement.query([])?;
     while let Some(row) = rows.next()? {
         let (source, base, position): ([u8; 16], String, String) = (row.get(0)?, row.get(1)?, row.get(2)?);
         // What cannot be read only costs the catch-up a fresh start.
         let (Ok(base), Ok(position)) = (serde_json::from_str(&base), serde_json::from_str(&position)) else { continue };
-        if row.get::<_, i64>(3)?.cast_unsigned() == replica.schema_hash && replica.have.covers_all(&base) {
-            replica.received.insert(Origin::from_bytes(source), Received { position, complete: row.get(4)? });
+        if !replica.have.covers_all(&base) {
+            continue;
+        }
+        let (complete, merged): (bool, bool) = (row.get(4)?, row.get(5)?);
+        if row.get::<_, i64>(3)? == shapes(replica) {
+            replica.received.insert(Origin::from_bytes(source), Received { position, complete, merged });
+        } else if merged {
+            replica.owed.join(&position);
         }
     }
     Ok(())
 }
 
+/// What the rows of all tables look like, in one number.
+fn shapes(replica: &Replica) -> i64 {
+    let mut hasher = Fnv::default();
+    for table in &replica.tables {
+        (table.table.number, &table.shape.name, &table.shape.columns, &table.shape.key).hash(&mut hasher);
+    }
+    hasher.finish().cast_signed()
+}
+
+/// FNV-1a: the same in every version of the program, unlike the standard library's hashers.
+struct Fnv(u64);
+
+impl Default for Fnv {
+    fn default() -> Self {
+        Self(0xcbf2_9ce4_8422_2325)
+    }
+}
+
+impl Hasher for Fnv {
+    fn write(&mut self, bytes: &[u8]) {
+        for byte in bytes {
+            self.0 = (self.0 ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3);
+        }
+    }
+
+    fn finish(&self) -> u64 {
+        self.0
+    }
+}
+
 /// Forgets what is of no use, and makes the stage this database's.
 pub(crate) fn clear_stale(conn: &Connection, replica: &Replica) -> Result<(), StoreError> {
-    let mut statement = conn.prepare("SELECT source FROM _sync_spool._sync_received")?;
-    let sources = statement.query_map([], |row| row.get(0))?.collect::<Result<Vec<[u8; 16]>, _>>()?;
-    let stale = sources.into_iter().map(Origin::from_bytes).filter(|source| !replica.received.contains_key(source));
-    stale.into_iter().try_for_each(|source| clear(conn, &source))?;
     let sql = "SELECT EXISTS (SELECT 1 FROM _sync_spool._sync_owner WHERE origin = ?1)";
-    if !conn.query_row(sql, [replica.own.as_bytes()], |row| row.get(0))? {
-        conn.execute("DELETE FROM _sync_spool._sync_owner", [])?;
+    let own: bool = conn.query_row(sql, [replica.own.as_bytes()], |row| row.get(0))?;
+    if !own {
+        conn.execute_batch(
+            "DELETE FROM _sync_spool._sync_owner; DELETE FROM _sync_spool._sync_received;
+             DELETE FROM _sync_spool._sync_batch; DELETE FROM _sync_spool._sync_staged",
+        )?;
         conn.execute("INSERT INTO _sync_spool._sync_owner (origin) VALUES (?1)", [replica.own.as_bytes()])?;
+        return Ok(());
+    }
+    let mut statement = conn.prepare("SELECT source, position, merged FROM _sync_spool._sync_received")?;
+    let mut rows = statement.query([])?;
+    let mut stale = Vec::new();
+    while let Some(row) = rows.next()? {
+        let source = Origin::from_bytes(row.get(0)?);
+        let position = serde_json::from_str(&row.get::<_, String>(1)?).unwrap_or_default();
+        if !replica.received.contains_key(&source) {
+            // What is merged in part is owed to everybody who is told what this database knows: that is remembered.
+            let owed = row.get::<_, bool>(2)? && !replica.have.covers_all(&position);
+            stale.push((source, owed));
+        }
+    }
+    drop(rows);
+    for (source, owed) in stale {
+        let tables = if owed { &STAGED[1..] } else { &STAGED };
+        clear_tables(conn, &source, tables)?;
     }
     Ok(())
 }
 
 /// Forgets catch-ups that bring nothing any more, because others brought it.
 pub(crate) fn clear_known(conn: &Connection, replica: &mut Replica) -> Result<(), StoreError> {
+    if replica.have.covers_all(&replica.owed) {
+        replica.owed = VersionVector::new();
+    }
     let known = replica.received.iter().filter(|(_, received)| replica.have.covers_all(&received.position));
     let known: Vec<Origin> = known.map(|(source, _)| *source).collect();
     for source in known {

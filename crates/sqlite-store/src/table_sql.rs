@@ -5,7 +5,7 @@
 use replication::EntryFlags;
 
 use crate::identifier::quote;
-use crate::schema::{Affinity, Column, Table};
+use crate::schema::{Affinity, Column, IndexPart, Table, UniqueIndex};
 use crate::triggers::default_value;
 
 /// Statement texts of one table. Parameters `?1..` are the key columns in the key's order, unless said otherwise.
@@ -27,6 +27,9 @@ pub(crate) struct TableSql {
     pub(crate) row: String,
     /// The rowid of the row with a key; tables with a rowid only.
     pub(crate) rowid: Option<String>,
+    /// For each unique index of plain columns: finds the keys of the rows with the same values, perhaps more where the index
+    /// is partial; and the columns, as indices, that are its parameters. None where an index is of another kind.
+    pub(crate) same_unique: Option<Vec<(String, Vec<usize>)>>,
     /// Rows by their rowids, in tables whose key is not the rowid.
     pub(crate) by_rowid: Option<ByRowid>,
     /// Inserts a row: all synced columns. Whatever the schema says ON CONFLICT of a constraint: a row that is not written,
@@ -119,6 +122,7 @@ impl TableSql {
             exists: format!("SELECT 1 FROM {name} WHERE {key_match}"),
             row: format!("SELECT {list} FROM {name} WHERE {key_match}"),
             rowid: plain.map(|rowid| format!("SELECT {rowid} FROM {name} WHERE {key_match}")),
+            same_unique: table.unique.iter().map(|index| same_unique(table, index, &name, &key_list)).collect(),
             by_rowid: plain.map(|rowid| ByRowid {
                 name: rowid,
                 row: format!("SELECT {list} FROM {name} WHERE {rowid} = ?1"),
@@ -176,6 +180,19 @@ impl TableSql {
             .collect();
         format!("UPDATE OR ABORT {} SET {} WHERE {}", self.table, sets.join(", "), self.key_match)
     }
+}
+
+fn same_unique(table: &Table, index: &UniqueIndex, name: &str, keys: &str) -> Option<(String, Vec<usize>)> {
+    let columns = index.plain_columns()?;
+    let equal = index.columns.iter().zip(&columns).enumerate().map(|(place, (part, column))| {
+        let collation = match part {
+            IndexPart::Column { collation, .. } => collation.name(),
+            IndexPart::Generated { .. } | IndexPart::Expression { .. } => "BINARY",
+        };
+        format!("t.{} = ?{} COLLATE {collation}", quote(&table.columns[*column].name), place + 1)
+    });
+    let conditions: Vec<String> = equal.chain(index.partial.iter().map(|predicate| format!("({predicate})"))).collect();
+    Some((format!("SELECT {keys} FROM {name} AS t WHERE {}", conditions.join(" AND ")), columns))
 }
 
 /// A name that means the rowid in this table and is no column's own; none where the rowid is a column already, or absent.

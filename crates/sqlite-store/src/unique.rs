@@ -17,7 +17,7 @@ use crate::conflict_record::record_conflict;
 use crate::error::StoreError;
 use crate::identifier::quote;
 use crate::replica::{Replica, ReplicaTable};
-use crate::row_clock::{put_clock, read_clock, read_row};
+use crate::row_clock::{collect_keys, put_clock, read_clock, read_row};
 use crate::row_write::{RowWrite, delete, insert_under, refused, write_row};
 
 /// Writes the rows that unique indexes refused so far.
@@ -65,13 +65,34 @@ fn bring_along(work: &mut Work<'_>, probe: &mut Probe) -> Result<(), Stop> {
         next += 1;
         let Some(new) = &write.new else { continue };
         let index = write.table;
-        for rival in probe.rivals(work.conn, index, &work.replica.tables[index], &write.key, new)?.0 {
+        for rival in possible_rivals(work.conn, index, &work.replica.tables[index], &write.key, new, probe)? {
             if let Some(staged) = stage.take(work.conn, work.replica, index, &rival)? {
                 work.row(staged.table, staged.row, &staged.context)?;
             }
         }
     }
     Ok(())
+}
+
+/// The rows that may stand in a row's way, other than that of `key`.
+fn possible_rivals(
+    conn: &Connection,
+    index: usize,
+    table: &ReplicaTable,
+    key: &[Value],
+    new: &[Value],
+    probe: &mut Probe,
+) -> Result<Vec<Vec<Value>>, Stop> {
+    let Some(finders) = &table.sql.same_unique else { return Ok(probe.rivals(conn, index, table, key, new)?.0) };
+    let mut found = Vec::new();
+    for (sql, columns) in finders {
+        let mut statement = conn.prepare_cached(sql)?;
+        let values: Vec<Value> = columns.iter().map(|column| new[*column].clone()).collect();
+        bind_from(&mut statement, 1, &values)?;
+        let keys = collect_keys(&mut statement, key.len())?;
+        found.extend(keys.into_iter().filter(|rival| rival != key));
+    }
+    Ok(found)
 }
 
 /// A circle of rows, or rows of other keys in the way: all make way, then all come back under their rowids.

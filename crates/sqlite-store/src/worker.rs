@@ -79,6 +79,8 @@ pub(crate) struct Worker {
     unwritable: bool,
     /// It is told that an application holds the lock.
     told_waiting: bool,
+    /// Why a catch-up that is merged in part cannot go on, if that was told.
+    unmerged: Option<String>,
     /// The file that somebody detached: it is left alone until it is attached again.
     detached: Option<FileIdentity>,
     /// What was asked for and could not be done yet.
@@ -116,6 +118,7 @@ impl Worker {
             retry_at: None,
             unwritable: false,
             told_waiting: false,
+            unmerged: None,
             detached: None,
             wants_publishing: false,
             names: NodeNames::default(),
@@ -166,6 +169,7 @@ impl Worker {
             Command::Read { from, limits, reply } => {
                 let result = self.with_attachment(|attachment| attachment.read(&from, limits));
                 self.check_broken();
+                self.tell_unmerged(result.as_ref().err());
                 // Reading captures what was committed meanwhile.
                 self.announce();
                 // The asker may have gone; it will ask again.
@@ -208,6 +212,23 @@ impl Worker {
         }
         self.announce();
         reply
+    }
+
+    /// Tells once why nothing is sent to anybody.
+    fn tell_unmerged(&mut self, error: Option<&StoreError>) {
+        let reason = error.filter(|error| matches!(error, StoreError::Unmerged { .. })).map(ToString::to_string);
+        if let (Some(error), Some(reason)) = (error, &reason)
+            && self.unmerged.as_ref() != Some(reason)
+        {
+            let (kind, remedy) = (error.kind(), error.remedy());
+            self.tell(DatabaseEvent::Failed {
+                kind,
+                reason: reason.clone(),
+                remedy,
+                retry_in: Duration::from_millis(500),
+            });
+        }
+        self.unmerged = reason;
     }
 
     /// Does what was asked for and could not be done at once: an application may hold the lock for long.

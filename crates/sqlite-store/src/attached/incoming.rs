@@ -25,8 +25,12 @@ impl Attachment {
         batch: Batch,
         observer: Option<&Arc<dyn RowObserver>>,
     ) -> Result<ApplyOutcome, StoreError> {
-        let before = self.merge_staged(observer)?;
-        let ApplyOutcome::Applied(mut total) = before else { return Ok(before) };
+        // Where a row cannot be merged, its source may have mended it: what comes is staged in its place.
+        let mut total = match self.merge_staged(observer)? {
+            ApplyOutcome::Applied(total) => total,
+            ApplyOutcome::Held(_) => Applied::default(),
+            other => return Ok(other),
+        };
         let outcome = self.transact(observer, |conn, replica, rules| apply(conn, replica, batch, rules))?;
         let ApplyOutcome::Applied(applied) = outcome else { return Ok(outcome) };
         self.tell_progress(applied.staged);
@@ -40,10 +44,16 @@ impl Attachment {
         }
     }
 
-    /// Goes on with a merge that was interrupted. Until it is done the tables hold more than the vector says, and cannot
-    /// be read for others.
+    /// Goes on with a merge that was interrupted in its middle. Until it is done the tables hold more than the vector says,
+    /// and cannot be read for others.
     pub(super) fn finish_interrupted(&mut self) -> Result<(), StoreError> {
-        if self.replica.merging().is_none() {
+        let mut cut_off = self.replica.received.values().filter(|received| received.merged).peekable();
+        let owed = !self.replica.have.covers_all(&self.replica.owed);
+        if owed || cut_off.peek().is_some_and(|received| !received.complete) {
+            let reason = "a migration came between; the rest is asked for again".to_owned();
+            return Err(StoreError::Unmerged { reason });
+        }
+        if cut_off.peek().is_none() {
             return Ok(());
         }
         let observer = self.options.observer.clone();

@@ -186,3 +186,68 @@ async fn catch_ups_from_two_sources_overlap() {
     assert_eq!(replicas[1].text("SELECT group_concat(DISTINCT v || '') FROM t WHERE id > 30"), "2");
     assert!(replicas.iter().all(|replica| staged(replica) == 0));
 }
+
+/// Merges a part of what the first replica wrote, and stops.
+async fn merged_in_part(replicas: &[Replica]) {
+    let mut outcome = ApplyOutcome::Known;
+    while !matches!(outcome, ApplyOutcome::Failed { .. }) {
+        let part = replicas[1].next_from(&replicas[0], 9).await;
+        outcome = replicas[1].apply(part, Some(Arc::new(Fuse(AtomicUsize::new(10))))).await;
+    }
+}
+
+#[tokio::test]
+async fn an_index_that_is_new_does_not_cut_off_a_merge() {
+    let folder = TempDir::new().unwrap();
+    let replicas = filled(&folder, &["a", "b"], 3).await;
+    replicas[0].write("UPDATE t SET v = 1");
+    merged_in_part(&replicas).await;
+    replicas[1].write("CREATE INDEX t_v ON t (v)");
+    // The source is not heard of again.
+    let third = Replica::create(folder.path(), "c", Setup::of(SCHEMA)).await;
+    third.pull(&replicas[1], 100).await;
+    assert_eq!((third.dump(), replicas[1].dump()), (replicas[0].dump(), replicas[0].dump()));
+}
+
+#[tokio::test]
+async fn a_merge_that_a_migration_cut_off_is_not_vouched_for() {
+    let folder = TempDir::new().unwrap();
+    let mut replicas = filled(&folder, &["a", "b"], 3).await;
+    replicas[0].write("UPDATE t SET v = 1");
+    merged_in_part(&replicas).await;
+    for replica in &replicas {
+        replica.write("ALTER TABLE t ADD COLUMN w");
+        replica.until(|state| state.received.is_empty()).await;
+    }
+    let refused = || async {
+        let position = replication::VersionVector::new();
+        let limits = sqlite_store::BatchLimits::default();
+        replicas[1].database.read(position, limits).await.is_err()
+    };
+    assert!(refused().await);
+    let part = replicas[1].next_from(&replicas[0], 9).await;
+    replicas[1].apply(part, None).await;
+    assert!(refused().await);
+    let b = replicas.pop().unwrap().restart(|_| ()).await;
+    assert!(b.database.read(replication::VersionVector::new(), sqlite_store::BatchLimits::default()).await.is_err());
+    b.pull(&replicas[0], 9).await;
+    assert_eq!((b.dump(), staged(&b)), (replicas[0].dump(), 0));
+    replicas[0].pull(&b, 100).await;
+}
+
+#[tokio::test]
+async fn a_row_that_cannot_be_merged_is_merged_once_its_source_mends_it() {
+    let folder = TempDir::new().unwrap();
+    let replicas = filled(&folder, &["a"], 3).await;
+    let checked = "CREATE TABLE t (id INTEGER PRIMARY KEY, pos INTEGER UNIQUE, v INTEGER CHECK (v < 100));";
+    let b = Replica::create(folder.path(), "b", Setup { max_rows: 3, ..Setup::of(checked) }).await;
+    replicas[0].write("UPDATE t SET v = 1; UPDATE t SET v = 100 WHERE id = 30");
+    let mut outcome = ApplyOutcome::Known;
+    while !matches!(outcome, ApplyOutcome::Held(_)) {
+        let part = b.next_from(&replicas[0], 9).await;
+        outcome = b.apply(part, None).await;
+    }
+    replicas[0].write("UPDATE t SET v = 99 WHERE id = 30");
+    b.pull(&replicas[0], 9).await;
+    assert_eq!((b.dump(), staged(&b)), (replicas[0].dump(), 0));
+}
