@@ -370,3 +370,12 @@ fn what_is_held_is_asked_for_again_when_the_peer_has_migrated() {
     bench.greet(BTreeMap::from([(DATABASE.to_owned(), hello)]));
     assert_eq!(bench.wants(), 1);
 }
+
+#[test]
+fn an_acknowledgement_for_a_database_that_the_peer_lost_is_not_waited_with() {
+    let mut bench = Bench::open(SessionConfig::default(), Some((vector(&[]), vector(&[(1, 3)]))));
+    bench.hear_part(0, true, batch(1, vector(&[]), vector(&[(1, 3)]), vec![table(1, "t", 0, &[1])]));
+    bench.greet(BTreeMap::new());
+    bench.applied(AppliedOutcome::Done { have: vector(&[(1, 3)]), received: None, rows: 1 });
+    assert!(!bench.session.wants_room(), "nothing is there to be sent");
+}

@@ -151,6 +151,11 @@ impl Attachment {
         })
     }
 
+    /// Whether somebody removed our tables from the file.
+    pub(crate) fn is_detached(&self) -> bool {
+        matches!(attach::bookkeeping::is_attached(&self.conn), Ok(false))
+    }
+
     /// Whether the file at `path` is attached.
     pub(crate) fn is_attached(path: &std::path::Path) -> Result<bool, StoreError> {
         attach::bookkeeping::is_attached(&connection::open(path)?)

@@ -36,6 +36,15 @@ const RECHECKS: [Duration; 9] = [
 /// How long nothing must have happened before the write-ahead log is folded into the file.
 const FOLD_AFTER: Duration = Duration::from_secs(1);
 
+/// How long the state folder may not know how far a file has come.
+const REMEMBER_AFTER: Duration = Duration::from_millis(500);
+
+/// A database that failed within this time before goes on with the pauses it had.
+const CALM: Duration = Duration::from_secs(60);
+
+/// The pause before it is looked whether a detached file is attached again.
+const DETACHED_CHECK: Duration = Duration::from_secs(1);
+
 /// The longest pause between tries to open a database that failed.
 const RETRY_CAP: Duration = Duration::from_secs(30);
 
@@ -74,6 +83,7 @@ pub(crate) struct Worker {
     recheck: usize,
     /// Failed tries in a row, and when the next is due.
     failures: u32,
+    failed_at: Option<Instant>,
     retry_at: Option<Instant>,
     /// A write failed for another reason than a lock: the database counts as failed until one succeeds.
     unwritable: bool,
@@ -87,6 +97,8 @@ pub(crate) struct Worker {
     wants_publishing: bool,
     names: NodeNames,
     last_poll: Instant,
+    /// When the state folder was last told.
+    remembered: Option<Instant>,
     /// When the file was last seen to change; none once its write-ahead log is folded.
     changed: Option<Instant>,
 }
@@ -115,6 +127,7 @@ impl Worker {
             phase: Phase::Opening,
             recheck: RECHECKS.len(),
             failures: 0,
+            failed_at: None,
             retry_at: None,
             unwritable: false,
             told_waiting: false,
@@ -123,6 +136,7 @@ impl Worker {
             wants_publishing: false,
             names: NodeNames::default(),
             last_poll: Instant::now(),
+            remembered: None,
             changed: None,
         }
     }
@@ -269,8 +283,6 @@ impl Worker {
             self.open();
         }
         self.look();
-        // It is tried again at the next poll; the state folder is not what sync depends on.
-        let _ = self.with_attachment(Attachment::remember);
         if self.changed.is_some_and(|at| at.elapsed() >= FOLD_AFTER)
             && self.attachment.as_ref().is_some_and(Attachment::fold)
         {
@@ -353,10 +365,20 @@ impl Worker {
                 }
                 looked.events.into_iter().for_each(|event| self.tell(event));
                 self.recover();
+                self.remember();
             }
             Err(error) => self.fail(&error),
         }
         self.announce();
+    }
+
+    /// Takes note of how far the file has come, now and then. What fails is tried again at the next look: the state folder is
+    /// not what sync depends on.
+    fn remember(&mut self) {
+        if self.remembered.is_none_or(|at| at.elapsed() >= REMEMBER_AFTER) {
+            self.remembered = Some(Instant::now());
+            let _ = self.with_attachment(Attachment::remember);
+        }
     }
 
     fn with_attachment<T>(
@@ -368,7 +390,9 @@ impl Worker {
     }
 
     fn recover(&mut self) {
-        self.failures = 0;
+        if self.failed_at.is_none_or(|at| at.elapsed() >= CALM) {
+            self.failures = 0;
+        }
         self.retry_at = None;
         if self.told_waiting || matches!(self.phase, Phase::Failed { .. }) {
             self.tell(DatabaseEvent::Recovered);
@@ -380,7 +404,10 @@ impl Worker {
     /// An application that holds the lock is waited for; everything else lets go of the file, so that the next try starts
     /// from what is there.
     fn fail(&mut self, error: &StoreError) {
+        let detached = self.attachment.as_ref().is_some_and(Attachment::is_detached);
+        let error = if detached { &StoreError::Detached } else { error };
         let retry_in = Duration::from_millis(500).saturating_mul(1 << self.failures.min(8)).min(RETRY_CAP);
+        let retry_in = if matches!(error, StoreError::Detached) { DETACHED_CHECK } else { retry_in };
         self.failures = self.failures.saturating_add(1);
         self.retry_at = Some(Instant::now() + retry_in);
         if error.is_busy() {
@@ -390,6 +417,7 @@ impl Worker {
             }
             return;
         }
+        self.failed_at = Some(Instant::now());
         let file = self.attachment.take().map(|attachment| attachment.file());
         if matches!(error, StoreError::Detached) {
             self.detached = self.detached.or(file);

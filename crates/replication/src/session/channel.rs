@@ -195,9 +195,14 @@ impl Channel {
         Some(Received { source, position })
     }
 
+    /// Whether an acknowledgement is due, and somebody is there to get it.
+    pub(super) fn owes_ack(&self) -> bool {
+        self.ack_due && self.is_shared()
+    }
+
     /// The acknowledgement, if one is due.
     pub(super) fn due_ack(&mut self, name: &str) -> Option<Message> {
-        if !self.ack_due || !self.is_shared() {
+        if !self.owes_ack() {
             return None;
         }
         self.ack_due = false;

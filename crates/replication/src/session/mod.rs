@@ -126,7 +126,7 @@ impl Session {
 
     /// Whether there are messages that wait for room.
     pub fn wants_room(&self) -> bool {
-        !self.sends.is_empty() || (self.stage == Stage::Open && self.channels.values().any(|channel| channel.ack_due))
+        !self.sends.is_empty() || (self.stage == Stage::Open && self.channels.values().any(Channel::owes_ack))
     }
 
     /// When [`Input::Timeout`] is due, on the clock that `now` comes from.

@@ -15,6 +15,7 @@ use crate::error::StoreError;
 use crate::migration::Migrated;
 use crate::replica::{Replica, wall_millis};
 use crate::schema::Schema;
+use crate::state::Remembered;
 
 impl Attachment {
     /// One write transaction of its own: everything that applications committed is captured first, in it. The work
@@ -94,6 +95,8 @@ impl Attachment {
                 self.broken = true;
                 self.reload()?;
                 if self.replica.have.get(own) < issued {
+                    let now = Remembered { origin: own, file: self.file, sequence: issued };
+                    self.memory.as_mut().map_or(Ok(()), |memory| memory.remember(now))?;
                     return Err(StoreError::Replaced);
                 }
                 self.generation = generation;

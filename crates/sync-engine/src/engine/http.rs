@@ -30,6 +30,9 @@ const CONNECTIONS: usize = 256;
 /// How long a request's head may take, and how long a connection may be without one.
 const HEAD: Duration = Duration::from_secs(10);
 
+/// How long a connection may last that does not become a peer's link: a client that does not read its answers gives it up.
+const CONNECTION: Duration = Duration::from_secs(60);
+
 /// How long answers may still take once the engine stops.
 const LAST_ANSWERS: Duration = Duration::from_secs(1);
 
@@ -97,6 +100,7 @@ async fn connection(router: Router, stream: TcpStream, address: SocketAddr, stop
     // Errors of a connection are its own.
     tokio::select! {
         _ = served.as_mut() => return,
+        () = tokio::time::sleep(CONNECTION) => return,
         () = stop.cancelled() => served.as_mut().graceful_shutdown(),
     }
     let _ = tokio::time::timeout(LAST_ANSWERS, served).await;

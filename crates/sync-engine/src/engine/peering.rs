@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use peer_link::{Backoff, Link, Pending, dial};
 use replication::message::SUBPROTOCOL;
+use tokio::sync::OwnedSemaphorePermit;
 
 use crate::change_event::ApplyCallback;
 use crate::engine::session_driver::{SessionDriver, SessionEnd};
@@ -106,16 +107,18 @@ async fn reach(
         () = shared.stop.cancelled() => return Ok(SessionEnd::Stopped),
     };
     let link = link.map_err(|error| error.to_string())?;
-    Ok(converse(shared, link, callback, status).await.1)
+    Ok(converse(shared, link, callback, status, None).await.1)
 }
 
 /// Takes in a peer that dialed us.
 pub(crate) async fn accept_peer(shared: Arc<Shared>, pending: Pending, address: SocketAddr) {
+    // Many that say nothing must not take every place: one more is dropped.
+    let Ok(place) = Arc::clone(&shared.strangers).try_acquire_owned() else { return };
     // A handshake that fails is the other side's to report.
     let Ok(link) = pending.establish(&shared.tracker, shared.links.child_token()).await else { return };
     let status = Arc::new(Mutex::new(PeerStatus { url: address.to_string(), ..PeerStatus::default() }));
     let callback = shared.callback.clone();
-    let (node, end) = converse(&shared, link, callback, &status).await;
+    let (node, end) = converse(&shared, link, callback, &status, Some(place)).await;
     if let (None, SessionEnd::Lost { reason }) = (node, end)
         && shared.told.is_news(format!("stranger {reason}"))
     {
@@ -134,8 +137,9 @@ async fn converse(
     link: Link,
     callback: Option<Arc<ApplyCallback>>,
     status: &Arc<Mutex<PeerStatus>>,
+    place: Option<OwnedSemaphorePermit>,
 ) -> (Option<String>, SessionEnd) {
-    let driver = SessionDriver::new(Arc::clone(shared), link, callback, Arc::clone(status));
+    let driver = SessionDriver::new(Arc::clone(shared), link, callback, Arc::clone(status), place);
     let (node, end) = driver.run().await;
     if let Some(node) = &node {
         let reason = match &end {

@@ -16,6 +16,7 @@ use peer_link::{Direction, Frame, Link, LinkReceiver, LinkSender};
 use replication::message::Envelope;
 use replication::session::{CloseReason, Input, LocalState, Output, Session, SessionConfig, SessionEvent};
 use sqlite_store::{DatabaseState, NodeNames, Phase};
+use tokio::sync::OwnedSemaphorePermit;
 use tokio_util::sync::CancellationToken;
 
 use answers::Answer;
@@ -47,6 +48,8 @@ pub(crate) struct SessionDriver {
     states: SelectAll<StateStream>,
     pending: FuturesUnordered<BoxFuture<'static, Answer>>,
     seat: Option<Seat>,
+    /// The place among those who have not said who they are.
+    place: Option<OwnedSemaphorePermit>,
     status: Arc<Mutex<PeerStatus>>,
     number: u64,
     /// Since when the peer lacks something, by database.
@@ -64,6 +67,7 @@ impl SessionDriver {
         link: Link,
         callback: Option<Arc<ApplyCallback>>,
         status: Arc<Mutex<PeerStatus>>,
+        place: Option<OwnedSemaphorePermit>,
     ) -> Self {
         let config = SessionConfig {
             node: shared.node.clone(),
@@ -86,6 +90,7 @@ impl SessionDriver {
             states: SelectAll::new(),
             pending: FuturesUnordered::new(),
             seat: None,
+            place,
             status,
             number,
             behind: BTreeMap::new(),
@@ -183,6 +188,7 @@ impl SessionDriver {
         let node = self.session.remote_node().unwrap_or_default().to_owned();
         if let SessionEvent::Opened { node, incarnation, .. } = &event {
             self.sender.admit();
+            self.place = None;
             let dialed_by = match self.sender.direction() {
                 Direction::Dialed => self.shared.node.clone(),
                 Direction::Accepted => node.clone(),

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant, SystemTime};
 use peer_link::LinkOptions;
 use replication::Origin;
 use sqlite_store::{BatchLimits, DatabaseState, Phase, StateDatabase, StoreError};
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -19,6 +19,9 @@ use crate::engine::repeats::Repeats;
 use crate::engine::source::{Source, Subscriber};
 use crate::event::EventSink;
 use crate::status::{DatabaseStatus, PeerStatus, Status, UnsyncedTable};
+
+/// Links that may stand without their peers having said who they are.
+const STRANGERS: usize = 128;
 
 /// One engine's common state.
 pub(crate) struct Shared {
@@ -50,6 +53,8 @@ pub(crate) struct Shared {
     sessions: AtomicU64,
     /// Troubles with peers that the log has lately.
     pub(crate) told: Repeats,
+    /// Places for links whose peers have not said who they are.
+    pub(crate) strangers: Arc<Semaphore>,
 }
 
 /// What a new [`Shared`] is made of.
@@ -89,6 +94,7 @@ impl Shared {
             dialed: Mutex::default(),
             sessions: AtomicU64::new(1),
             told: Repeats::default(),
+            strangers: Arc::new(Semaphore::new(STRANGERS)),
         }
     }
 

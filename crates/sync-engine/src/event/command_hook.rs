@@ -16,7 +16,8 @@ const CHECK: Duration = Duration::from_millis(5);
 /// Runs the command for an event.
 ///
 /// # Errors
-/// It cannot be started, fails, or takes too long; why, for the log. Nothing of it is left running.
+/// It cannot be started, fails, or takes too long; why, for the log. The program is not left running then; what it started
+/// itself is its own.
 pub(super) fn run(command: &[String], event: &Event) -> Result<(), String> {
     let Some((program, arguments)) = command.split_first() else { return Ok(()) };
     let line = serde_json::to_string(event).map_err(|error| error.to_string())?;
@@ -27,12 +28,17 @@ pub(super) fn run(command: &[String], event: &Event) -> Result<(), String> {
         .stderr(Stdio::null())
         .spawn()
         .map_err(|error| format!("{program} cannot be started: {error}"))?;
-    let written = child.stdin.take().map_or(Ok(()), |mut input| writeln!(input, "{line}"));
+    let input = child.stdin.take();
+    // A program that does not read must not hold up this thread: it is waited for beside.
+    let writing = std::thread::spawn(move || input.map_or(Ok(()), |mut input| writeln!(input, "{line}")));
     let status = wait(&mut child).map_err(|reason| format!("{program} {reason}"))?;
-    match written {
-        _ if !status.success() => Err(format!("{program} ended with {status}")),
+    if !status.success() {
+        return Err(format!("{program} ended with {status}"));
+    }
+    // Something that the program started may hold its input open and not read it either.
+    match writing.is_finished().then(|| writing.join()) {
         // A program that does not want to know the event and succeeds is content.
-        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(format!("{program}: {error}")),
+        Some(Ok(Err(error))) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(format!("{program}: {error}")),
         _ => Ok(()),
     }
 }
@@ -72,6 +78,9 @@ mod tests {
         let read = r#"read line && case "$line" in *'"event":"peer_lost","node":"oslo"}') exit 0;; esac; exit 3"#;
         assert_eq!(run(&shell(read), &event), Ok(()));
         assert_eq!(run(&shell("exit 0"), &event), Ok(()));
+        let large = Event::new(EventName::PeerLost).field("reason", "x".repeat(1 << 20));
+        assert_eq!(run(&shell("exit 0"), &large), Ok(()));
+        assert_eq!(run(&shell("cat > /dev/null"), &large), Ok(()));
     }
 
     #[test]
