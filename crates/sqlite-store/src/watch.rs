@@ -82,7 +82,10 @@ impl FileWatch {
         let (Some(folder), Some(name)) = (folder_of(path), path.file_name()) else { return Ok(()) };
         self.watcher.lock().unwrap_or_else(PoisonError::into_inner).watch(&folder, RecursiveMode::NonRecursive)?;
         let mut folders = self.folders.lock().unwrap_or_else(PoisonError::into_inner);
-        folders.entry(folder).or_default().push((watched_names(name), wake.clone()));
+        let watched = folders.entry(folder).or_default();
+        // Asked again where the folder may have been another one.
+        watched.retain(|(_, known)| !Arc::ptr_eq(&known.raised, &wake.raised));
+        watched.push((watched_names(name), wake.clone()));
         Ok(())
     }
 }

@@ -26,15 +26,20 @@ impl Attachment {
         observer: Option<&Arc<dyn RowObserver>>,
     ) -> Result<ApplyOutcome, StoreError> {
         // Where a row cannot be merged, its source may have mended it: what comes is staged in its place.
-        let mut total = match self.merge_staged(observer)? {
-            ApplyOutcome::Applied(total) => total,
-            ApplyOutcome::Held(_) => Applied::default(),
+        let source = batch.source;
+        let (mut total, stuck) = match self.merge_staged(observer)? {
+            ApplyOutcome::Applied(total) => (total, None),
+            ApplyOutcome::Held(_) => (Applied::default(), self.replica.merging()),
             other => return Ok(other),
         };
         let outcome = self.transact(observer, |conn, replica, rules| apply(conn, replica, batch, rules))?;
         let ApplyOutcome::Applied(applied) = outcome else { return Ok(outcome) };
         self.tell_progress(applied.staged);
         total.add(applied);
+        if stuck.is_some_and(|stuck| stuck != source) {
+            // What another source's row waits for is not this one's to hear of.
+            return Ok(ApplyOutcome::Applied(total));
+        }
         match self.merge_staged(observer)? {
             ApplyOutcome::Applied(merged) => {
                 total.add(merged);
