@@ -19,7 +19,7 @@ const PACE: Duration = Duration::from_millis(1500);
 
 /// Runs until Ctrl-C.
 pub(crate) async fn run(folder: &Path, listen: &str) -> anyhow::Result<ExitCode> {
-    let signals = Signals::register()?;
+    let signals = Signals::register(true)?;
     std::fs::create_dir_all(folder).with_context(|| format!("cannot create the folder {}", folder.display()))?;
     let files = SHOPS.map(|shop| folder.join(format!("{shop}.db")));
     sample::create(&files[0], true)?;

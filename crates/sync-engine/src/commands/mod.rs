@@ -102,14 +102,17 @@ struct Signals {
     terminate: Signal,
     interrupt: Signal,
     hangup: Signal,
+    /// Whether a terminal that goes away ends the program; a daemon is meant to read its configuration again.
+    ends_with_terminal: bool,
 }
 
 impl Signals {
-    fn register() -> std::io::Result<Self> {
+    fn register(ends_with_terminal: bool) -> std::io::Result<Self> {
         Ok(Self {
             terminate: signal(SignalKind::terminate())?,
             interrupt: signal(SignalKind::interrupt())?,
             hangup: signal(SignalKind::hangup())?,
+            ends_with_terminal,
         })
     }
 
@@ -127,7 +130,11 @@ impl Signals {
             tokio::select! {
                 _ = self.terminate.recv() => return,
                 _ = self.interrupt.recv() => return,
-                _ = self.hangup.recv() => say("SIGHUP: this version reads its configuration at the start only; restart it"),
+                _ = self.hangup.recv() => if self.ends_with_terminal {
+                    return;
+                } else {
+                    say("SIGHUP: this version reads its configuration at the start only; restart it");
+                },
             }
         }
     }

@@ -11,7 +11,7 @@ use crate::commands::{Signals, environment, say};
 
 /// Runs until a signal.
 pub(crate) async fn run(arguments: Run) -> anyhow::Result<ExitCode> {
-    let signals = Signals::register()?;
+    let signals = Signals::register(false)?;
     let overrides = Overrides {
         databases: arguments.databases,
         node: arguments.node,
