@@ -4,6 +4,8 @@
 //! file event often comes before the commit that caused it is visible, so a look that finds nothing is repeated after
 //! growing pauses before the thread rests until the next event or poll.
 
+mod opening;
+
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
@@ -38,15 +40,6 @@ const FOLD_AFTER: Duration = Duration::from_secs(1);
 
 /// How long the state folder may not know how far a file has come.
 const REMEMBER_AFTER: Duration = Duration::from_millis(500);
-
-/// A database that failed within this time before goes on with the pauses it had.
-const CALM: Duration = Duration::from_secs(60);
-
-/// The pause before it is looked whether a detached file is attached again.
-const DETACHED_CHECK: Duration = Duration::from_secs(1);
-
-/// The longest pause between tries to open a database that failed.
-const RETRY_CAP: Duration = Duration::from_secs(30);
 
 /// What a database's thread is asked.
 pub(crate) enum Command {
@@ -228,23 +221,6 @@ impl Worker {
         reply
     }
 
-    /// Tells once why nothing is sent to anybody.
-    fn tell_unmerged(&mut self, error: Option<&StoreError>) {
-        let reason = error.filter(|error| matches!(error, StoreError::Unmerged { .. })).map(ToString::to_string);
-        if let (Some(error), Some(reason)) = (error, &reason)
-            && self.unmerged.as_ref() != Some(reason)
-        {
-            let (kind, remedy) = (error.kind(), error.remedy());
-            self.tell(DatabaseEvent::Failed {
-                kind,
-                reason: reason.clone(),
-                remedy,
-                retry_in: Duration::from_millis(500),
-            });
-        }
-        self.unmerged = reason;
-    }
-
     /// Does what was asked for and could not be done at once: an application may hold the lock for long.
     fn follow_orders(&mut self) -> Result<(), StoreError> {
         if self.wants_publishing {
@@ -290,66 +266,6 @@ impl Worker {
         }
     }
 
-    /// Lets go of a file that was replaced or removed. Asked before every look: what another file's program writes beside it
-    /// must not be taken for the old one's journal.
-    fn check_identity(&mut self) {
-        let now = FileIdentity::of(&self.options.path).ok();
-        if self.attachment.as_ref().is_some_and(|attachment| Some(attachment.file()) != now)
-            && let Some(attachment) = self.attachment.take()
-        {
-            attachment.abandon();
-            self.open();
-        }
-    }
-
-    /// Lets go of a replica that may not be what the file holds; it is opened again at once.
-    fn check_broken(&mut self) {
-        if self.attachment.as_ref().is_some_and(Attachment::is_broken) {
-            self.attachment = None;
-            self.open();
-        }
-    }
-
-    fn open(&mut self) {
-        let Ok(file) = FileIdentity::of(&self.options.path) else {
-            self.retry_at = None;
-            self.failures = 0;
-            // Its folder may go as well, and the watch with it.
-            self.watching = false;
-            if self.phase != Phase::Missing {
-                self.tell(DatabaseEvent::Missing);
-                self.phase = Phase::Missing;
-                self.announce();
-            }
-            return;
-        };
-        if self.detached == Some(file) && !Attachment::is_attached(&self.options.path).unwrap_or(false) {
-            return self.fail(&StoreError::Detached);
-        }
-        self.detached = None;
-        let opened =
-            Attachment::open(&self.options, file, &self.runtime, &self.closing).and_then(|(mut opened, events)| {
-                if self.unwritable {
-                    opened.write(|_, _| Ok(((), true)))?;
-                    self.unwritable = false;
-                }
-                Ok((opened, events))
-            });
-        match opened {
-            Ok((attachment, events)) => {
-                self.attachment = Some(attachment);
-                self.changed = Some(Instant::now());
-                events.into_iter().for_each(|event| self.tell(event));
-                self.recover();
-                self.announce();
-            }
-            Err(error) => {
-                self.fail(&error);
-                self.announce();
-            }
-        }
-    }
-
     /// Captures what applications committed, if anything, and goes on with what there is to do.
     fn look(&mut self) {
         self.check_identity();
@@ -387,48 +303,6 @@ impl Worker {
     ) -> Result<T, StoreError> {
         let attachment = self.attachment.as_mut().ok_or(StoreError::NotAttached)?;
         act(attachment)
-    }
-
-    fn recover(&mut self) {
-        if self.failed_at.is_none_or(|at| at.elapsed() >= CALM) {
-            self.failures = 0;
-        }
-        self.retry_at = None;
-        if self.told_waiting || matches!(self.phase, Phase::Failed { .. }) {
-            self.tell(DatabaseEvent::Recovered);
-        }
-        self.told_waiting = false;
-        self.phase = Phase::Attached;
-    }
-
-    /// An application that holds the lock is waited for; everything else lets go of the file, so that the next try starts
-    /// from what is there.
-    fn fail(&mut self, error: &StoreError) {
-        let detached = self.attachment.as_ref().is_some_and(Attachment::is_detached);
-        let error = if detached { &StoreError::Detached } else { error };
-        let retry_in = Duration::from_millis(500).saturating_mul(1 << self.failures.min(8)).min(RETRY_CAP);
-        let retry_in = if matches!(error, StoreError::Detached) { DETACHED_CHECK } else { retry_in };
-        self.failures = self.failures.saturating_add(1);
-        self.retry_at = Some(Instant::now() + retry_in);
-        if error.is_busy() {
-            self.check_broken();
-            if !std::mem::replace(&mut self.told_waiting, true) {
-                self.tell(DatabaseEvent::Waiting { retry_in });
-            }
-            return;
-        }
-        self.failed_at = Some(Instant::now());
-        let file = self.attachment.take().map(|attachment| attachment.file());
-        if matches!(error, StoreError::Detached) {
-            self.detached = self.detached.or(file);
-        }
-        let (kind, remedy) = (error.kind(), error.remedy());
-        let reason = error.to_string();
-        let phase = Phase::Failed { kind, reason: reason.clone(), remedy };
-        if self.phase != phase {
-            self.phase = phase;
-            self.tell(DatabaseEvent::Failed { kind, reason, remedy, retry_in });
-        }
     }
 
     fn tell(&self, event: DatabaseEvent) {

@@ -97,11 +97,7 @@ async fn a_merge_that_is_cut_off_goes_on_before_anything_else() {
     let folder = TempDir::new().unwrap();
     let mut replicas = filled(&folder, &["a", "b"], 3).await;
     replicas[0].write("UPDATE t SET v = 1; UPDATE t SET pos = 100 - pos WHERE id > 30");
-    let mut outcome = ApplyOutcome::Known;
-    while !matches!(outcome, ApplyOutcome::Failed { .. }) {
-        let part = replicas[1].next_from(&replicas[0], 9).await;
-        outcome = replicas[1].apply(part, Some(Arc::new(Fuse(AtomicUsize::new(10))))).await;
-    }
+    merged_in_part(&replicas).await;
     // Some of it is in the tables, and is not claimed.
     assert_eq!(replicas[1].text("SELECT (count(*) BETWEEN 1 AND 39) || '' FROM t WHERE v = 1"), "1");
     assert!(staged(&replicas[1]) > 0);
