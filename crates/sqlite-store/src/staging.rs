@@ -7,9 +7,10 @@
 //! the last one raises the vector. Until then the database is not read for peers and takes no other batch.
 //!
 //! The stage is a file of its own in the state folder, attached to the database's connection as `_sync_spool`: the
-//! application's file does not grow with what only passes through. A transaction that spans both is not atomic when the
-//! process is killed in the middle of its commit. SQLite commits the application's file first, so that rows may be merged a
-//! second time, which changes nothing.
+//! application's file does not grow with what only passes through. Rows must never be gone from the stage and not be in the
+//! tables, whenever the process is killed. The stage has a rollback journal for that: if the application's file has one too,
+//! SQLite commits both as one by a super-journal; if that has a write-ahead log, it is committed first, and rows may be merged
+//! a second time, which changes nothing. A stage with a write-ahead log would be committed before a rollback journal.
 
 use std::collections::HashMap;
 use std::hash::{Hash as _, Hasher};
@@ -55,7 +56,7 @@ pub(crate) fn attach(conn: &Connection, path: Option<&Path>) -> Result<(), Store
     }
     // Not attached, if that is what failed.
     let _ = conn.execute_batch("DETACH _sync_spool");
-    for suffix in ["", "-wal", "-shm"] {
+    for suffix in ["", "-journal"] {
         let mut name = path.as_os_str().to_owned();
         name.push(suffix);
         // What is not there need not go.
@@ -66,9 +67,11 @@ pub(crate) fn attach(conn: &Connection, path: Option<&Path>) -> Result<(), Store
 
 fn try_attach(conn: &Connection, path: &Path) -> Result<(), StoreError> {
     // The database's own connection makes no files. Pages that become free are given back.
-    Connection::open(path)?.execute_batch("PRAGMA auto_vacuum = FULL; PRAGMA journal_mode = WAL")?;
+    Connection::open(path)?.execute_batch("PRAGMA auto_vacuum = FULL; PRAGMA journal_mode = DELETE")?;
     conn.execute("ATTACH ?1 AS _sync_spool", [path.to_string_lossy()])?;
-    Ok(conn.execute_batch(&format!("PRAGMA _sync_spool.synchronous = NORMAL; {TABLES}"))?)
+    Ok(conn.execute_batch(&format!(
+        "PRAGMA _sync_spool.journal_mode = TRUNCATE; PRAGMA _sync_spool.synchronous = NORMAL; {TABLES}"
+    ))?)
 }
 
 /// A staged row.
