@@ -5,8 +5,8 @@ use rusqlite::{Connection, OptionalExtension, params};
 
 use crate::error::StoreError;
 
-/// The form of our tables. A file with a later one is not touched.
-const FORMAT: i64 = 1;
+/// The form of our tables. A file with an earlier one is brought up to it; one with a later one is not touched.
+const FORMAT: i64 = 2;
 
 /// One of our tables.
 struct OwnTable {
@@ -14,42 +14,71 @@ struct OwnTable {
     columns: &'static str,
     /// What follows the name in its CREATE TABLE statement.
     definition: &'static str,
+    /// The form that it came with, or that changed it when it had never been written.
+    since: i64,
 }
 
 /// All our tables except the clock tables, of which each synced table has one.
-const TABLES: [OwnTable; 7] = [
-    OwnTable { name: "_sync_meta", columns: "key, value", definition: "(key TEXT PRIMARY KEY, value) WITHOUT ROWID" },
+const TABLES: [OwnTable; 9] = [
+    OwnTable {
+        name: "_sync_meta",
+        columns: "key, value",
+        definition: "(key TEXT PRIMARY KEY, value) WITHOUT ROWID",
+        since: 1,
+    },
     OwnTable {
         name: "_sync_origin",
         columns: "id, origin, node, seq",
         definition: "(id INTEGER PRIMARY KEY, origin BLOB NOT NULL UNIQUE, node TEXT, seq INTEGER NOT NULL)",
+        since: 1,
     },
     OwnTable {
         name: "_sync_table",
         columns: "id, name, clock, baseline",
         definition: "(id INTEGER PRIMARY KEY, name TEXT NOT NULL, clock TEXT NOT NULL, baseline INTEGER NOT NULL DEFAULT 0)",
+        since: 1,
     },
     OwnTable {
         name: "_sync_column",
         columns: "tbl, id, name",
         definition: "(tbl INTEGER, id INTEGER, name TEXT, PRIMARY KEY (tbl, id)) WITHOUT ROWID",
+        since: 1,
     },
     OwnTable {
         name: "_sync_log",
         columns: "seq, tbl, op, mask, ts, k0",
         // Key columns without a type: no affinity changes what a trigger logs.
         definition: "(seq INTEGER PRIMARY KEY, tbl INTEGER, op INTEGER, mask INTEGER, ts INTEGER, k0)",
+        since: 1,
     },
     OwnTable {
         name: "_sync_conflict",
         columns: "id, tbl, key, kind, policy, outcome, at, record, state",
         definition: "(id INTEGER PRIMARY KEY, tbl TEXT, key TEXT, kind TEXT, policy TEXT, outcome TEXT, at INTEGER, \
                      record TEXT, state TEXT)",
+        since: 1,
     },
     OwnTable {
+        // Rows of peers that could not be taken in, whole or in part.
         name: "_sync_parked",
-        columns: "id, tbl, key, reason, at, change",
-        definition: "(id INTEGER PRIMARY KEY, tbl TEXT, key BLOB, reason TEXT, at INTEGER, change BLOB)",
+        columns: "id, tbl, key, kind, reason, at, missing, shape, image, context, own",
+        definition: "(id INTEGER PRIMARY KEY, tbl TEXT, key BLOB, kind TEXT, reason TEXT, at INTEGER, missing TEXT, \
+                     shape TEXT, image BLOB, context TEXT, own TEXT)",
+        since: 2,
+    },
+    OwnTable {
+        // The dots of parked rows: peers are sent them like those of clock entries.
+        name: "_sync_parked_dot",
+        columns: "origin, seq, parked",
+        definition: "(origin INTEGER, seq INTEGER, parked INTEGER, PRIMARY KEY (origin, seq, parked)) WITHOUT ROWID",
+        since: 2,
+    },
+    OwnTable {
+        // Rows whose parents are not here.
+        name: "_sync_orphan",
+        columns: "tbl, key, parent, at",
+        definition: "(tbl TEXT, key TEXT, parent TEXT, at INTEGER, PRIMARY KEY (tbl, key, parent)) WITHOUT ROWID",
+        since: 2,
     },
 ];
 
@@ -85,7 +114,7 @@ pub(crate) fn has_table(conn: &Connection, name: &str) -> Result<bool, StoreErro
 pub(super) fn ensure(conn: &Connection) -> Result<bool, StoreError> {
     let created = !is_attached(conn)?;
     if !created {
-        check_format(conn)?;
+        upgrade(conn)?;
     }
     for OwnTable { name, definition, .. } in &TABLES {
         let present = has_table(conn, name)?;
@@ -98,20 +127,25 @@ pub(super) fn ensure(conn: &Connection) -> Result<bool, StoreError> {
         }
     }
     conn.execute(
-        "INSERT INTO main._sync_meta (key, value) SELECT 'format', ?1 \
-         WHERE NOT EXISTS (SELECT 1 FROM main._sync_meta WHERE key = 'format')",
+        "INSERT INTO main._sync_meta (key, value) VALUES ('format', ?1) \
+         ON CONFLICT DO UPDATE SET value = excluded.value WHERE value <> excluded.value",
         [FORMAT],
     )?;
     Ok(created)
 }
 
-fn check_format(conn: &Connection) -> Result<(), StoreError> {
+/// Makes the tables that came with later forms than the file's own.
+fn upgrade(conn: &Connection) -> Result<(), StoreError> {
     let found: Option<i64> =
         conn.query_row("SELECT value FROM main._sync_meta WHERE key = 'format'", [], |row| row.get(0)).optional()?;
-    match found {
-        Some(found) if found > FORMAT => Err(StoreError::Format { found, known: FORMAT }),
-        _ => Ok(()),
+    let found = found.unwrap_or(1);
+    if found > FORMAT {
+        return Err(StoreError::Format { found, known: FORMAT });
     }
+    for OwnTable { name, definition, .. } in TABLES.iter().filter(|table| table.since > found) {
+        conn.execute_batch(&format!("DROP TABLE IF EXISTS main.{name}; CREATE TABLE main.{name}{definition}"))?;
+    }
+    Ok(())
 }
 
 /// The origin of this database: `new` if it has just been attached for the first time.

@@ -8,7 +8,7 @@ use crate::schema::{Collation, Table};
 
 /// Makes the clock table, or makes it anew where the table has got another key. True if it is new, hence empty.
 pub(super) fn ensure(conn: &Connection, table: &Table) -> Result<bool, StoreError> {
-    let definition = definition(table);
+    let definition = definition(table, ", more BLOB");
     let stored: Option<String> = conn
         .query_row(
             "SELECT sql FROM main.sqlite_schema WHERE type = 'table' AND name = ?1 COLLATE NOCASE",
@@ -16,15 +16,19 @@ pub(super) fn ensure(conn: &Connection, table: &Table) -> Result<bool, StoreErro
             |row| row.get(0),
         )
         .optional()?;
-    let fresh = match &stored {
-        // A renamed table keeps its text but for the name.
-        Some(stored) => !stored.ends_with(&definition),
-        None => true,
-    };
     let name = quote(&table.clock);
-    if fresh {
-        conn.execute_batch(&format!("DROP TABLE IF EXISTS main.{name}; CREATE TABLE main.{name} {definition}"))?;
-    }
+    // A renamed table keeps its text but for the name.
+    let fresh = match &stored {
+        Some(stored) if stored.ends_with(&definition) => false,
+        Some(stored) if stored.ends_with(&self::definition(table, "")) => {
+            widen(conn, &name, &definition)?;
+            false
+        }
+        _ => {
+            conn.execute_batch(&format!("DROP TABLE IF EXISTS main.{name}; CREATE TABLE main.{name} {definition}"))?;
+            true
+        }
+    };
     conn.execute_batch(&format!(
         "CREATE INDEX IF NOT EXISTS main.\"_sync_dot_{}\" ON {name} (origin, seq)",
         table.number
@@ -32,9 +36,20 @@ pub(super) fn ensure(conn: &Connection, table: &Table) -> Result<bool, StoreErro
     Ok(fresh)
 }
 
+/// Gives a table of the first form the column that came with the second.
+fn widen(conn: &Connection, name: &str, definition: &str) -> Result<(), StoreError> {
+    conn.execute_batch(&format!(
+        "CREATE TABLE main._sync_wider {definition};
+         INSERT INTO main._sync_wider SELECT *, NULL FROM main.{name};
+         DROP TABLE main.{name};
+         ALTER TABLE main._sync_wider RENAME TO {name}"
+    ))?;
+    Ok(())
+}
+
 /// What follows the name. A typed key column would convert what a typeless one (or ANY in a STRICT table) holds, so
-/// the type follows the affinity, not the declaration.
-fn definition(table: &Table) -> String {
+/// the type follows the affinity, not the declaration. `more` holds what few entries have.
+fn definition(table: &Table, more: &str) -> String {
     let key = table.key_columns().enumerate().map(|(place, column)| {
         let collate = match column.collation {
             Collation::Binary => String::new(),
@@ -47,7 +62,7 @@ fn definition(table: &Table) -> String {
     let names: String = (0..table.key.len()).map(|place| format!("k{place}, ")).collect();
     format!(
         "({}col INTEGER NOT NULL, ts INTEGER NOT NULL, origin INTEGER NOT NULL, seq INTEGER NOT NULL, \
-         flags INTEGER NOT NULL, PRIMARY KEY ({names}col)) WITHOUT ROWID",
+         flags INTEGER NOT NULL{more}, PRIMARY KEY ({names}col)) WITHOUT ROWID",
         key.collect::<String>()
     )
 }

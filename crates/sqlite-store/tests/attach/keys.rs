@@ -53,7 +53,7 @@ fn a_nocase_key_that_changes_its_case_is_an_update_of_the_same_row() {
     with_both("CREATE TABLE t(k TEXT COLLATE NOCASE PRIMARY KEY, a); INSERT INTO t VALUES ('Abc', 1)", |db| {
         assert_eq!(db.logged("UPDATE t SET k = 'ABC'"), ["update t 'ABC' [k]"]);
         assert_eq!(db.logged("UPDATE t SET k = 'abd'"), ["delete t 'ABC'", "insert t 'abd'"]);
-        db.conn.execute("INSERT INTO _sync_clock_t VALUES ('ABD', 0, 1, 1, 1, 0)", []).unwrap();
+        db.conn.execute("INSERT INTO _sync_clock_t VALUES ('ABD', 0, 1, 1, 1, 0, NULL)", []).unwrap();
         let joined = "SELECT t.k FROM t JOIN _sync_clock_t AS c ON c.k0 = t.k";
         assert_eq!(db.rows(joined), ["'abd'"]);
     });
@@ -77,7 +77,7 @@ fn strict_tables_and_their_any_keys() {
         assert_eq!(db.logged("UPDATE t SET v = '1' WHERE k = '0'"), ["update t '0' [v]"]);
         assert_eq!(db.table("t").columns[0].affinity, Affinity::Blob);
         assert_eq!(db.table("n").columns[0].affinity, Affinity::Numeric);
-        db.conn.execute("INSERT INTO _sync_clock_t SELECT k, 0, 1, 1, 1, 0 FROM t", []).unwrap();
+        db.conn.execute("INSERT INTO _sync_clock_t SELECT k, 0, 1, 1, 1, 0, NULL FROM t", []).unwrap();
         assert_eq!(db.rows("SELECT k0 FROM _sync_clock_t ORDER BY typeof(k0), k0"), ["1", "'0'", "'1'"]);
     });
 }

@@ -63,7 +63,7 @@ fn a_new_table_and_a_table_that_is_gone() {
 #[test]
 fn a_table_that_comes_back_goes_on_with_its_entries() {
     with_both(SCHEMA, |db| {
-        db.conn.execute("INSERT INTO _sync_clock_t VALUES (1, 0, 5, 1, 1, 0)", []).unwrap();
+        db.conn.execute("INSERT INTO _sync_clock_t VALUES (1, 0, 5, 1, 1, 0, NULL)", []).unwrap();
         db.write("DROP TABLE t");
         let attached = db.attach();
         assert_eq!((attached.retired.iter().map(String::as_str).collect(), attached.rebuilt), (vec!["t"], vec![]));
@@ -74,7 +74,7 @@ fn a_table_that_comes_back_goes_on_with_its_entries() {
         assert_eq!((attached.rebuilt, attached.rewritten, db.table("t").number), (vec![1], vec![1], 1));
         assert_eq!(db.rows("SELECT k0, ts FROM _sync_clock_t"), ["1 5"]);
         assert_eq!(db.logged("DELETE FROM t WHERE id = 2"), ["delete t 2"]);
-        assert_eq!(db.detach().tables, 9);
+        assert_eq!(db.detach().tables, 11);
         assert!(db.rows("SELECT name FROM sqlite_schema WHERE name GLOB '_sync_*'").is_empty());
     });
 }
@@ -82,11 +82,11 @@ fn a_table_that_comes_back_goes_on_with_its_entries() {
 #[test]
 fn a_table_rebuilt_step_by_step_is_the_one_that_it_was() {
     with_both(SCHEMA, |db| {
-        db.conn.execute("INSERT INTO _sync_clock_t VALUES (1, 0, 5, 1, 1, 0)", []).unwrap();
+        db.conn.execute("INSERT INTO _sync_clock_t VALUES (1, 0, 5, 1, 1, 0, NULL)", []).unwrap();
         db.write("CREATE TABLE t_new(id INTEGER PRIMARY KEY, a, b TEXT UNIQUE, c)");
         db.attach();
         db.write("INSERT INTO t_new SELECT *, 1 FROM t");
-        db.conn.execute("INSERT INTO _sync_clock_t_new VALUES (1, 0, 6, 1, 2, 0)", []).unwrap();
+        db.conn.execute("INSERT INTO _sync_clock_t_new VALUES (1, 0, 6, 1, 2, 0, NULL)", []).unwrap();
         db.write("DROP TABLE t");
         assert_eq!(db.attach().retired.len(), 1);
         db.write("ALTER TABLE t_new RENAME TO t");
@@ -103,7 +103,7 @@ fn a_table_rebuilt_step_by_step_is_the_one_that_it_was() {
 #[test]
 fn a_renamed_table_keeps_its_number_and_clock() {
     with_both(SCHEMA, |db| {
-        db.conn.execute("INSERT INTO _sync_clock_t VALUES (1, 0, 5, 1, 1, 0)", []).unwrap();
+        db.conn.execute("INSERT INTO _sync_clock_t VALUES (1, 0, 5, 1, 1, 0, NULL)", []).unwrap();
         db.write("CREATE VIEW broken AS SELECT * FROM nowhere; PRAGMA legacy_alter_table = ON; DROP VIEW broken; \
                   PRAGMA legacy_alter_table = OFF; ALTER TABLE t RENAME TO \"t 2\"; INSERT INTO \"t 2\" VALUES (3, 3, 'z'); \
                   CREATE VIEW broken AS SELECT * FROM nowhere");
@@ -228,7 +228,9 @@ fn a_table_that_took_the_place_of_one_renamed_away_has_its_number() {
 fn a_table_with_another_key_gets_another_clock() {
     with_both("CREATE TABLE t(id INTEGER PRIMARY KEY, a TEXT)", |db| {
         db.conn
-            .execute_batch("INSERT INTO _sync_clock_t VALUES (1, 0, 5, 1, 1, 0); UPDATE _sync_table SET baseline = 1")
+            .execute_batch(
+                "INSERT INTO _sync_clock_t VALUES (1, 0, 5, 1, 1, 0, NULL); UPDATE _sync_table SET baseline = 1",
+            )
             .unwrap();
         db.write("DROP TABLE t; CREATE TABLE t(id INTEGER, a TEXT COLLATE NOCASE, PRIMARY KEY (a, id))");
         let attached = db.attach();
@@ -269,7 +271,7 @@ fn detached_as_if_it_had_never_been_attached() {
         assert_ne!(everything(&db), before.0);
         db.write("INSERT INTO t VALUES (2, 'b'); DELETE FROM t WHERE id = 2; ANALYZE");
         let detached = db.detach();
-        assert_eq!((detached.triggers, detached.tables), (10, 9));
+        assert_eq!((detached.triggers, detached.tables), (10, 11));
         assert_eq!(everything(&db), before.0);
         assert!(db.rows("SELECT tbl FROM sqlite_stat1 WHERE tbl GLOB '_sync_[^o]*'").is_empty());
         assert!(db.rows("SELECT * FROM pragma_integrity_check").contains(&"'ok'".to_owned()));
@@ -312,12 +314,37 @@ fn a_half_broken_attachment_is_reported_and_can_be_detached() {
 fn a_later_format_and_foreign_tables_are_left_alone() {
     let mut db = Sample::new(Writer::Shell, SCHEMA);
     db.attach();
-    db.write("UPDATE _sync_meta SET value = 2 WHERE key = 'format'");
+    db.write("UPDATE _sync_meta SET value = 3 WHERE key = 'format'");
     let refused = attach(&mut db.conn, Origin::from_bytes([1; 16]), "n").unwrap_err();
-    assert!(matches!(refused, StoreError::Format { found: 2, known: 1 }));
+    assert!(matches!(refused, StoreError::Format { found: 3, known: 2 }));
     let mut db = Sample::new(Writer::Shell, "CREATE TABLE _sync_log(message)");
     let before = everything(&db);
     let refused = attach(&mut db.conn, Origin::from_bytes([1; 16]), "n").unwrap_err();
     assert!(matches!(refused, StoreError::Damaged { .. }), "{refused}");
     assert_eq!((db.detach(), everything(&db)), (Detached::default(), before));
+}
+
+#[test]
+fn a_file_of_the_first_form_is_brought_up_to_the_present_one() {
+    let mut db = Sample::new(Writer::Shell, SCHEMA);
+    db.attach();
+    let fresh = everything(&db);
+    db.conn.execute("INSERT INTO _sync_clock_t VALUES (1, 0, 5, 0, 1, 0, NULL)", []).unwrap();
+    // As the first form was.
+    db.conn
+        .execute_batch(
+            "CREATE TABLE old(k0 INTEGER NOT NULL, col INTEGER NOT NULL, ts INTEGER NOT NULL, origin INTEGER NOT NULL, \
+             seq INTEGER NOT NULL, flags INTEGER NOT NULL, PRIMARY KEY (k0, col)) WITHOUT ROWID; \
+             INSERT INTO old SELECT k0, col, ts, origin, seq, flags FROM _sync_clock_t; DROP TABLE _sync_clock_t; \
+             CREATE TABLE _sync_clock_t (k0 INTEGER NOT NULL, col INTEGER NOT NULL, ts INTEGER NOT NULL, \
+             origin INTEGER NOT NULL, seq INTEGER NOT NULL, flags INTEGER NOT NULL, PRIMARY KEY (k0, col)) WITHOUT ROWID; \
+             INSERT INTO _sync_clock_t SELECT * FROM old; DROP TABLE old; DROP TABLE _sync_orphan; \
+             DROP TABLE _sync_parked_dot; UPDATE _sync_meta SET value = 1 WHERE key = 'format'",
+        )
+        .unwrap();
+    let attached = db.attach();
+    assert!(!attached.created && attached.rebuilt.is_empty() && attached.rewritten.is_empty());
+    assert_eq!(db.rows("SELECT * FROM _sync_clock_t"), ["1 0 5 0 1 0 NULL"]);
+    assert_eq!(db.rows("SELECT value FROM _sync_meta WHERE key = 'format'"), ["2"]);
+    assert_eq!(everything(&db).len(), fresh.len());
 }
