@@ -18,7 +18,7 @@ fn batch(count: u64) -> Envelope {
     let shape = TableShape { name: "stock".to_owned(), columns: names.map(str::to_owned).to_vec(), key: vec![0] };
     let rows = (1..=count).map(|n| {
         let timestamp = Timestamp::from_millis(1_790_000_000_000 + i64::try_from(n / 500).unwrap());
-        let entry = Entry { timestamp, dot: Dot { origin, sequence: n }, flags: EntryFlags::INSERTED };
+        let entry = Entry::new(timestamp, Dot { origin, sequence: n }, EntryFlags::INSERTED);
         // A multiplication scatters the digits, so that compression has something to do.
         let scattered = n.wrapping_mul(0x9e37_79b9_7f4a_7c15);
         let values = vec![

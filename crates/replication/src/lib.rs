@@ -5,6 +5,7 @@
 //! arguments). The same inputs give the same outputs, so a failing seed of a simulation replays exactly.
 
 pub mod codec;
+pub mod counter;
 pub mod hybrid_clock;
 pub mod merge;
 pub mod message;
@@ -15,11 +16,13 @@ pub mod session;
 pub mod value;
 pub mod version_vector;
 
+pub use counter::{Counter, Tally};
 pub use hybrid_clock::{HybridClock, Timestamp};
-pub use merge::{Decided, Decision, MergeContext, Merged, Outcome, merge};
+pub use merge::{Decided, Decision, Fresh, MergeContext, Merged, Outcome, Undecided, merge};
 pub use origin::{Dot, MAX_SEQUENCE, Origin};
 pub use policy::{
-    Conflict, ConflictKind, ConflictPolicy, Granularity, LastWriteWins, Resolution, ResolverPolicy, Side,
+    ColumnRule, Conflict, ConflictKind, ConflictPolicy, FirstWriteWins, Granularity, LastWriteWins, Maximum, Minimum,
+    OriginPriority, Resolution, ResolverPolicy, Scope, Side, TimestampColumn, Union,
 };
 pub use row::{Admission, Batch, Entry, EntryFlags, RowClock, RowImage, TableRows, TableShape, admit};
 pub use value::Value;

@@ -2,8 +2,9 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::counter::Counter;
 use crate::hybrid_clock::Timestamp;
-use crate::origin::Dot;
+use crate::origin::{Dot, Origin};
 use crate::value::Value;
 use crate::version_vector::VersionVector;
 
@@ -16,12 +17,25 @@ pub struct Entry {
     pub dot: Dot,
     /// What kind of change it was.
     pub flags: EntryFlags,
+    /// The order of the change that a resolution stands for: policies that choose between two sides compare it, so that
+    /// what was chosen once is chosen again. The plain comparison does not look at it.
+    pub authored: Option<(Timestamp, Origin)>,
 }
 
 impl Entry {
+    /// The entry of a change that stands for itself.
+    pub const fn new(timestamp: Timestamp, dot: Dot, flags: EntryFlags) -> Self {
+        Self { timestamp, dot, flags, authored: None }
+    }
+
     /// What the plain comparison compares: (timestamp, origin). Two different changes of one row never compare equal.
-    pub fn order(&self) -> (Timestamp, crate::origin::Origin) {
+    pub fn order(&self) -> (Timestamp, Origin) {
         (self.timestamp, self.dot.origin)
+    }
+
+    /// When and by whom the value was written, whoever chose it since.
+    pub fn authored(&self) -> (Timestamp, Origin) {
+        self.authored.unwrap_or_else(|| self.order())
     }
 }
 
@@ -76,12 +90,15 @@ pub struct RowClock {
     pub row: Entry,
     /// Column entries, ordered by column: an index into [`TableShape::columns`].
     pub columns: Vec<(u16, Entry)>,
+    /// The counters that were counted since their column was set, ordered by column. A tombstone has them too: what was
+    /// counted before does not count in a row that comes after it.
+    pub counters: Vec<(u16, Counter)>,
 }
 
 impl RowClock {
     /// The clock of a row that one change wrote as a whole.
     pub const fn whole(row: Entry) -> Self {
-        Self { row, columns: Vec::new() }
+        Self { row, columns: Vec::new(), counters: Vec::new() }
     }
 
     /// Whether the row is deleted.
@@ -97,9 +114,20 @@ impl RowClock {
         }
     }
 
-    /// All entries, the row entry first.
-    pub fn entries(&self) -> impl Iterator<Item = &Entry> {
+    /// The counter of `column`, if anything was counted.
+    pub fn counter(&self, column: u16) -> Option<&Counter> {
+        let found = self.counters.binary_search_by_key(&column, |(index, _)| *index).ok()?;
+        Some(&self.counters[found].1)
+    }
+
+    /// The entries of the row and of its columns, the row entry first.
+    pub fn registers(&self) -> impl Iterator<Item = &Entry> {
         std::iter::once(&self.row).chain(self.columns.iter().map(|(_, entry)| entry))
+    }
+
+    /// All entries, those of counters too; the row entry first.
+    pub fn entries(&self) -> impl Iterator<Item = &Entry> {
+        self.registers().chain(self.counters.iter().flat_map(|(_, counter)| counter.entries()))
     }
 
     /// The newest entry by the plain comparison.
@@ -130,7 +158,8 @@ impl RowImage {
     /// The number of bytes that this row takes on the wire, to within some ten bytes an entry.
     pub fn wire_size(&self) -> usize {
         let values: usize = self.values.iter().map(Value::wire_size).sum();
-        values + 40 + 32 * self.clock.columns.len()
+        let counters: usize = self.clock.counters.iter().map(|(_, counter)| counter.wire_size()).sum();
+        values + 40 + 32 * self.clock.columns.len() + counters
     }
 }
 
@@ -164,7 +193,7 @@ pub struct TableRows {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Batch {
     /// The origin of the database that the batch was read from. Positions hold for this origin only.
-    pub source: crate::origin::Origin,
+    pub source: Origin,
     /// The position before the batch.
     pub from: VersionVector,
     /// The position after it.

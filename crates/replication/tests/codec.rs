@@ -13,8 +13,8 @@ use replication::message::{
     Ack, Bye, ByeReason, Changes, DatabaseHello, Envelope, Hello, Message, Problem, ProblemCode, Received, Want,
 };
 use replication::{
-    Batch, Dot, Entry, EntryFlags, MAX_SEQUENCE, Origin, RowClock, RowImage, TableRows, TableShape, Timestamp, Value,
-    VersionVector,
+    Batch, Counter, Dot, Entry, EntryFlags, MAX_SEQUENCE, Origin, RowClock, RowImage, TableRows, TableShape, Tally,
+    Timestamp, Value, VersionVector,
 };
 
 fn origin() -> impl Strategy<Value = Origin> {
@@ -64,30 +64,53 @@ fn entry(flags: u8) -> impl Strategy<Value = Entry> {
             .filter(|flag| bits & flag.bits() != 0)
             .fold(EntryFlags::empty(), EntryFlags::with)
     });
-    (timestamp(), origin(), sequence(), flags).prop_map(|(timestamp, origin, sequence, flags)| Entry {
-        timestamp,
-        dot: Dot { origin, sequence },
-        flags,
+    let authored = proptest::option::weighted(0.2, (timestamp(), origin()));
+    (timestamp(), origin(), sequence(), flags, authored).prop_map(|(timestamp, origin, sequence, flags, authored)| {
+        Entry { authored, ..Entry::new(timestamp, Dot { origin, sequence }, flags) }
     })
+}
+
+fn number() -> impl Strategy<Value = Value> {
+    prop_oneof![any::<i64>().prop_map(Value::Integer), (-1e9..1e9).prop_map(Value::Real)]
+}
+
+fn counter() -> impl Strategy<Value = Counter> {
+    let tally = (entry(0), number(), number()).prop_map(|(entry, sum, absorbed)| Tally { entry, sum, absorbed });
+    let tallies = vec(tally, 1..4).prop_map(|tallies| {
+        let by_origin: BTreeMap<Origin, Tally> =
+            tallies.into_iter().map(|tally| (tally.entry.dot.origin, tally)).collect();
+        by_origin.into_values().collect()
+    });
+    (entry(0b1), value(), tallies).prop_map(|(set, base, tallies)| Counter { tallies, ..Counter::new(set, base) })
+}
+
+fn counters(columns: u16) -> impl Strategy<Value = Vec<(u16, Counter)>> {
+    let some = btree_map(0..columns, counter(), 0..2);
+    some.prop_map(|counters| counters.into_iter().collect())
 }
 
 fn row(shape: &TableShape) -> impl Strategy<Value = RowImage> + use<> {
     let columns = shape.columns.len();
+    let width = u16::try_from(columns).unwrap();
     let key: Vec<usize> = shape.key.iter().map(|index| usize::from(*index)).collect();
-    let deleted = (vec(value().prop_filter("keys hold no NULL", |value| !value.is_null()), key.len()), entry(0b1110))
-        .prop_map(|(values, entry)| {
+    let deleted = (
+        vec(value().prop_filter("keys hold no NULL", |value| !value.is_null()), key.len()),
+        entry(0b1110),
+        counters(width),
+    )
+        .prop_map(|(values, entry, counters)| {
             let row = Entry { flags: entry.flags.with(EntryFlags::DELETED), ..entry };
-            RowImage { values, clock: RowClock::whole(row) }
+            RowImage { values, clock: RowClock { counters, ..RowClock::whole(row) } }
         });
-    let numbers = 0..u16::try_from(columns).unwrap();
-    let alive = (vec(value(), columns), entry(0b1101), btree_map(numbers, entry(0b1100), 0..=columns.min(3))).prop_map(
-        move |(mut values, row, columns)| {
+    let entries = btree_map(0..width, entry(0b1100), 0..=columns.min(3));
+    let alive = (vec(value(), columns), entry(0b1101), entries, counters(width)).prop_map(
+        move |(mut values, row, columns, counters)| {
             for index in &key {
                 if values[*index].is_null() {
                     values[*index] = Value::Integer(0);
                 }
             }
-            RowImage { values, clock: RowClock { row, columns: columns.into_iter().collect() } }
+            RowImage { values, clock: RowClock { row, columns: columns.into_iter().collect(), counters } }
         },
     );
     prop_oneof![3 => alive, 1 => deleted]
@@ -281,7 +304,7 @@ fn rows(rows: Vec<RowImage>) -> Envelope {
 
 fn inserted(value: Value) -> RowImage {
     let dot = Dot { origin: Origin::from_bytes([7; 16]), sequence: 3 };
-    let entry = Entry { timestamp: Timestamp::from_raw(5).unwrap(), dot, flags: EntryFlags::INSERTED };
+    let entry = Entry::new(Timestamp::from_raw(5).unwrap(), dot, EntryFlags::INSERTED);
     RowImage { values: vec![Value::Integer(1), value], clock: RowClock::whole(entry) }
 }
 

@@ -42,11 +42,11 @@ fn state(number: u8, have: VersionVector) -> LocalState {
 fn table(source: u8, name: &str, from: u64, sizes: &[usize]) -> TableRows {
     let rows = (from + 1..).zip(sizes).map(|(sequence, size)| RowImage {
         values: vec![Value::Integer(sequence.cast_signed()), Value::Blob(vec![7; *size])],
-        clock: RowClock::whole(Entry {
-            timestamp: Timestamp::from_raw(1).unwrap(),
-            dot: Dot { origin: origin(source), sequence },
-            flags: EntryFlags::empty(),
-        }),
+        clock: RowClock::whole(Entry::new(
+            Timestamp::from_raw(1).unwrap(),
+            Dot { origin: origin(source), sequence },
+            EntryFlags::empty(),
+        )),
     });
     let shape = TableShape { name: name.to_owned(), columns: vec!["k".to_owned(), "v".to_owned()], key: vec![0] };
     TableRows { shape, rows: rows.collect() }

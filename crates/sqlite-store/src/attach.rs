@@ -5,6 +5,7 @@
 
 pub(crate) mod bookkeeping;
 mod clock_table;
+mod counted;
 pub(crate) mod registry;
 pub(crate) mod statement_check;
 
@@ -19,6 +20,7 @@ use crate::identifier::quote;
 use crate::schema::introspection::{Found, read_tables};
 use crate::schema::{Schema, Table, Unsynced};
 use crate::triggers::{self, Trigger};
+use counted::Counted;
 use registry::{Registry, StoredTrigger, stored_triggers};
 
 /// An attached database.
@@ -55,10 +57,30 @@ pub struct Attached {
 /// SQLite's own, and [`StoreError::Format`] or [`StoreError::Damaged`] for tables of ours that this version cannot work
 /// with. The file is as it was. A table that cannot be synced is no error: it is in [`Schema::unsynced`].
 pub fn attach(conn: &mut Connection, new_origin: Origin, node: &str) -> Result<Attached, StoreError> {
+    attach_with(conn, new_origin, node, None)
+}
+
+/// The same, and says by names of table and column which columns are counters; without it they stay as they were.
+///
+/// # Errors
+/// As [`attach`].
+pub fn attach_with(
+    conn: &mut Connection,
+    new_origin: Origin,
+    node: &str,
+    is_counter: Option<&dyn Fn(&str, &str) -> bool>,
+) -> Result<Attached, StoreError> {
     let transaction = conn.transaction_with_behavior(TransactionBehavior::Immediate)?;
     let created = bookkeeping::ensure(&transaction)?;
     let origin = bookkeeping::own_origin(&transaction, created, new_origin, node)?;
-    let Installed { tables, unsynced, retired } = Installation::new(&transaction)?.run(read_tables(&transaction)?)?;
+    let found = read_tables(&transaction)?;
+    let counted = match is_counter {
+        Some(is_counter) => {
+            Counted::declare(&transaction, found.iter().filter_map(|table| table.as_ref().ok()), is_counter)?
+        }
+        None => Counted::load(&transaction)?,
+    };
+    let Installed { tables, unsynced, retired } = Installation::new(&transaction, counted)?.run(found)?;
     let schema = Schema { hash: schema_hash(&transaction)?, version: schema_version(&transaction)?, tables, unsynced };
     let Marks { rebuilt, rewritten, unwatched } = read_marks(&transaction, &schema.tables)?;
     let app_triggers = app_triggers::classify(&transaction, &schema)?;
@@ -76,10 +98,12 @@ pub fn introspect(conn: &Connection) -> Result<Schema, StoreError> {
         return Err(StoreError::NotAttached);
     }
     let registry = Registry::load(conn)?;
+    let counted = Counted::load(conn)?;
     let mut schema = Schema { hash: schema_hash(conn)?, version: schema_version(conn)?, ..Schema::default() };
     for found in read_tables(conn)? {
         match found {
             Ok(mut table) => {
+                counted.mark(&mut table);
                 if registry.complete(&mut table) {
                     schema.tables.push(table);
                 } else {
@@ -218,11 +242,12 @@ struct Installation<'a> {
     registry: Registry,
     /// Our triggers as they were.
     stored: Vec<StoredTrigger>,
+    counted: Counted,
 }
 
 impl<'a> Installation<'a> {
-    fn new(conn: &'a Connection) -> Result<Self, StoreError> {
-        Ok(Self { conn, registry: Registry::load(conn)?, stored: stored_triggers(conn)? })
+    fn new(conn: &'a Connection, counted: Counted) -> Result<Self, StoreError> {
+        Ok(Self { conn, registry: Registry::load(conn)?, stored: stored_triggers(conn)?, counted })
     }
 
     fn run(mut self, found: Vec<Found>) -> Result<Installed, StoreError> {
@@ -254,12 +279,13 @@ impl<'a> Installation<'a> {
     /// Installs one table, or leaves nothing of it.
     fn install(&mut self, mut table: Table) -> Result<Result<(Table, Vec<Trigger>), Unsynced>, StoreError> {
         self.conn.execute_batch("SAVEPOINT _sync_install")?;
+        self.counted.mark(&mut table);
         let known = self.registry.number(&table.name).is_some();
         let added = self.registry.register(self.conn, &mut table)?;
         if clock_table::ensure(self.conn, &table)? {
             self.registry.reset_baseline(self.conn, &mut table)?;
         }
-        bookkeeping::widen_log(self.conn, table.key.len())?;
+        bookkeeping::widen_log(self.conn, &table)?;
         let triggers = triggers::of_table(&table);
         if known {
             let lost = self.has_lost_triggers(&table);

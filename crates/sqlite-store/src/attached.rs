@@ -93,7 +93,12 @@ impl Attachment {
         closing: &Arc<AtomicBool>,
     ) -> Result<(Self, Vec<DatabaseEvent>), StoreError> {
         let mut conn = connection::open(&options.path)?;
-        let mut attached = attach::attach(&mut conn, new_origin(), &options.node)?;
+        let mut attached = attach::attach_with(
+            &mut conn,
+            new_origin(),
+            &options.node,
+            Some(&|table, column| options.rules.is_counter(table, column)),
+        )?;
         let mut events = vec![DatabaseEvent::Attached {
             created: attached.created,
             synced: attached.schema.tables.len(),

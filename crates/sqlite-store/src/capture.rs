@@ -3,17 +3,18 @@
 //! Runs inside a write transaction of the daemon. The log says which rows were touched and in what order, nothing more;
 //! what became of a row is read from the row. Reads all of the log (up to a limit), deletes what it read.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, hash_map};
 
 use replication::{Entry, EntryFlags, Granularity, RowClock, Timestamp, Value};
 use rusqlite::Connection;
 
-use crate::bind::{bind_from, values_from};
+use crate::bind::{bind_from, value_at, values_from};
+use crate::counting::{self, Before, Counting};
 use crate::error::StoreError;
 use crate::replica::{Replica, ReplicaTable};
 use crate::row_clock::{drop_column_entries, put_entry, read_clock};
 use crate::schema::Collation;
-use crate::triggers::{mask_bit, op};
+use crate::triggers::{before, mask_bit, op};
 
 /// What one capture did.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -41,6 +42,8 @@ struct Touched {
     candidate: bool,
     mask: i64,
     millis: i64,
+    /// What counters held before they were first updated.
+    before: Before,
 }
 
 /// Captures up to `limit` rows of the log.
@@ -75,8 +78,12 @@ pub(crate) fn has_log(conn: &Connection) -> Result<bool, StoreError> {
 fn read_log(conn: &Connection, replica: &Replica, limit: usize) -> Result<(Vec<Touched>, Captured), StoreError> {
     let width = replica.tables.iter().map(|table| table.table.key.len()).max().unwrap_or(1);
     let keys: String = (0..width).map(|n| format!(", k{n}")).collect();
-    let mut statement =
-        conn.prepare_cached(&format!("SELECT seq, tbl, op, mask, ts{keys} FROM main._sync_log ORDER BY seq LIMIT ?1"))?;
+    let counters: BTreeSet<u16> =
+        replica.tables.iter().flat_map(|table| table.table.counters()).map(|column| column.number).collect();
+    let befores: String = counters.iter().map(|number| format!(", {}", before(*number))).collect();
+    let mut statement = conn.prepare_cached(&format!(
+        "SELECT seq, tbl, op, mask, ts{keys}{befores} FROM main._sync_log ORDER BY seq LIMIT ?1"
+    ))?;
     let mut rows = statement.query([i64::try_from(limit).unwrap_or(i64::MAX)])?;
     let mut log = LogReader::default();
     let mut last = None;
@@ -89,7 +96,15 @@ fn read_log(conn: &Connection, replica: &Replica, limit: usize) -> Result<(Vec<T
         let table = &replica.tables[index];
         let key = values_from(row, 5, table.table.key.len())?;
         let said = Said { op: row.get(2)?, mask: row.get::<_, Option<i64>>(3)?.unwrap_or(0), millis: row.get(4)? };
-        log.note(row.get(0)?, index, table, key, &said);
+        let touched = log.note(row.get(0)?, index, table, key, &said);
+        if said.op == op::UPDATE {
+            for column in table.table.counters().filter(|column| said.mask & mask_bit(column.number) != 0) {
+                let place = counters.iter().position(|number| *number == column.number).unwrap_or(0);
+                if let hash_map::Entry::Vacant(first) = touched.before.entry(column.number) {
+                    first.insert(value_at(row, 5 + width + place)?);
+                }
+            }
+        }
     }
     drop(rows);
     // Stamps rise with each row: one that was written early and late comes late, or all that were written between would
@@ -119,7 +134,7 @@ struct Said {
 }
 
 impl LogReader {
-    fn note(&mut self, place: i64, index: usize, table: &ReplicaTable, key: Vec<Value>, said: &Said) {
+    fn note(&mut self, place: i64, index: usize, table: &ReplicaTable, key: Vec<Value>, said: &Said) -> &mut Touched {
         let touched = *self.places.entry((index, canonical_key(table, &key))).or_insert_with(|| {
             self.touched.push(Touched {
                 last: place,
@@ -130,6 +145,7 @@ impl LogReader {
                 candidate: true,
                 mask: 0,
                 millis: said.millis,
+                before: Before::new(),
             });
             self.touched.len() - 1
         });
@@ -137,12 +153,13 @@ impl LogReader {
         (row.last, row.key, row.millis) = (place, key, said.millis);
         match said.op {
             op::UPDATE => row.mask |= said.mask,
-            op::CANDIDATE => return,
+            op::CANDIDATE => return row,
             op::INSERT => (row.inserted, row.whole) = (true, true),
             // A deletion: the row itself tells whether it is still gone.
             _ => row.whole = true,
         }
         row.candidate = false;
+        row
     }
 }
 
@@ -157,44 +174,60 @@ fn capture_row(conn: &Connection, replica: &mut Replica, row: &Touched, now: i64
     if exists && row.candidate {
         return Ok(false);
     }
-    let every = all_columns(table);
     if !exists {
         write_whole(conn, replica, row, EntryFlags::DELETED, &[], now)?;
     } else if row.whole {
         let flags = if row.inserted { EntryFlags::INSERTED } else { EntryFlags::empty() };
         write_whole(conn, replica, row, flags, &[], now)?;
-    } else if row.mask & every == every {
-        write_whole(conn, replica, row, EntryFlags::empty(), &[], now)?;
-    } else if table.rules.granularity == Granularity::Row {
-        let kept = untouched_unique(conn, replica, row)?;
-        write_whole(conn, replica, row, EntryFlags::empty(), &kept, now)?;
     } else {
-        write_columns(conn, replica, row, now)?;
+        write_update(conn, replica, row, now)?;
     }
     Ok(true)
 }
 
+/// Gives an updated row its entries: tallies of what was counted, and of the rest an entry of the row or of its columns.
+fn write_update(conn: &Connection, replica: &mut Replica, row: &Touched, now: i64) -> Result<(), StoreError> {
+    let table = &replica.tables[row.table];
+    let (every, whole) = (all_columns(table), table.rules.granularity == Granularity::Row);
+    let counts = table.table.counters().next().is_some();
+    if !counts && row.mask & every == every {
+        return write_whole(conn, replica, row, EntryFlags::empty(), &[], now).map(drop);
+    }
+    let clock = match read_clock(conn, replica, table, &row.key)? {
+        Some(clock) => clock,
+        None => RowClock::whole(give_row_entry(conn, replica, row.table, &row.key)?),
+    };
+    let timestamp = replica.clock.stamp(row.millis, now);
+    let entry = Entry::new(timestamp, replica.next_dot(), EntryFlags::empty());
+    let place = (row.table, row.key.as_slice());
+    let counting = Counting::of_update(conn, replica, place, &clock, (row.mask, &row.before), entry)?;
+    let columns = replica.tables[row.table].table.columns.iter().map(|column| column.number);
+    let written =
+        columns.filter(|number| row.mask & mask_bit(*number) != 0 && !counting.counts(replica, row.table, *number));
+    let written: Vec<u16> = written.collect();
+    counting.write(conn, replica, row.table, &row.key)?;
+    if written.is_empty() {
+        return Ok(());
+    }
+    if whole || row.mask & every == every {
+        let kept = if whole { untouched_unique(replica, row, &clock) } else { Vec::new() };
+        return put_whole(conn, replica, row, entry, &kept);
+    }
+    written.into_iter().try_for_each(|number| put_entry(conn, replica, row.table, &row.key, number, &entry))
+}
+
 /// The entries, by column number, of columns that decide over unique values and that an update of a row as a whole left
 /// alone: who keeps a unique value is judged by when it was written, not by when anything in its row was.
-fn untouched_unique(conn: &Connection, replica: &mut Replica, row: &Touched) -> Result<Vec<(u16, Entry)>, StoreError> {
+fn untouched_unique(replica: &Replica, row: &Touched, clock: &RowClock) -> Vec<(u16, Entry)> {
     let table = &replica.tables[row.table].table;
     let deciding: BTreeSet<usize> =
         table.unique.iter().filter_map(|index| table.deciding_columns(index)).flatten().collect();
     let untouched = deciding.into_iter().filter(|index| row.mask & mask_bit(table.columns[*index].number) == 0);
-    let untouched: Vec<usize> = untouched.collect();
-    if untouched.is_empty() {
-        return Ok(Vec::new());
-    }
-    let clock = match read_clock(conn, replica, &replica.tables[row.table], &row.key)? {
-        Some(clock) => clock,
-        None => RowClock::whole(give_row_entry(conn, replica, row.table, &row.key)?),
-    };
-    let columns = &replica.tables[row.table].table.columns;
     let entry = |index: usize| *clock.effective(u16::try_from(index).unwrap_or(u16::MAX));
-    Ok(untouched.into_iter().map(|index| (columns[index].number, entry(index))).collect())
+    untouched.map(|index| (table.columns[index].number, entry(index))).collect()
 }
 
-/// Writes the row's own entry, and the entries of the columns that are to keep theirs.
+/// Writes the row's own entry as a new change.
 fn write_whole(
     conn: &Connection,
     replica: &mut Replica,
@@ -203,29 +236,30 @@ fn write_whole(
     kept: &[(u16, Entry)],
     now: i64,
 ) -> Result<(), StoreError> {
-    let entry = Entry { timestamp: replica.clock.stamp(row.millis, now), dot: replica.next_dot(), flags };
-    drop_column_entries(conn, &replica.tables[row.table], &row.key)?;
-    put_entry(conn, replica, row.table, &row.key, 0, &entry)?;
-    kept.iter().try_for_each(|(column, entry)| put_entry(conn, replica, row.table, &row.key, *column, entry))
+    let timestamp = replica.clock.stamp(row.millis, now);
+    let entry = Entry::new(timestamp, replica.next_dot(), flags);
+    put_whole(conn, replica, row, entry, kept)
 }
 
-fn write_columns(conn: &Connection, replica: &mut Replica, row: &Touched, now: i64) -> Result<(), StoreError> {
-    if read_clock(conn, replica, &replica.tables[row.table], &row.key)?.is_none() {
-        give_row_entry(conn, replica, row.table, &row.key)?;
+/// Writes the row's own entry, and the entries of the columns that are to keep theirs.
+fn put_whole(
+    conn: &Connection,
+    replica: &mut Replica,
+    row: &Touched,
+    entry: Entry,
+    kept: &[(u16, Entry)],
+) -> Result<(), StoreError> {
+    let key = row.key.as_slice();
+    if entry.flags.contains(EntryFlags::DELETED) {
+        counting::bury(conn, replica, row.table, key, entry)?;
+    } else if row.whole {
+        counting::insert(conn, replica, row.table, key, entry)?;
+    } else {
+        counting::confirm(conn, replica, row.table, key, entry)?;
     }
-    let entry =
-        Entry { timestamp: replica.clock.stamp(row.millis, now), dot: replica.next_dot(), flags: EntryFlags::empty() };
-    let written: Vec<u16> = replica.tables[row.table]
-        .table
-        .columns
-        .iter()
-        .map(|column| column.number)
-        .filter(|number| row.mask & mask_bit(*number) != 0)
-        .collect();
-    for number in written {
-        put_entry(conn, replica, row.table, &row.key, number, &entry)?;
-    }
-    Ok(())
+    drop_column_entries(conn, &replica.tables[row.table], key)?;
+    put_entry(conn, replica, row.table, key, 0, &entry)?;
+    kept.iter().try_for_each(|(column, entry)| put_entry(conn, replica, row.table, key, *column, entry))
 }
 
 /// Gives a baseline row its row entry: a dot, so that it can travel, and the stamp 0, so that every change since attach
@@ -236,7 +270,7 @@ pub(crate) fn give_row_entry(
     table: usize,
     key: &[Value],
 ) -> Result<Entry, StoreError> {
-    let entry = Entry { timestamp: Timestamp::BASELINE, dot: replica.next_dot(), flags: EntryFlags::INSERTED };
+    let entry = Entry::new(Timestamp::BASELINE, replica.next_dot(), EntryFlags::INSERTED);
     put_entry(conn, replica, table, key, 0, &entry)?;
     Ok(entry)
 }

@@ -58,7 +58,7 @@ pub(crate) fn record_conflict(
         kind: decided.kind,
         table: entry.shape.name.clone(),
         key: key_json(&entry.shape, key),
-        policy: entry.rules.policy.name().to_owned(),
+        policy: decided.policy.clone(),
         decision: decided.decision,
     };
     conn.prepare_cached(

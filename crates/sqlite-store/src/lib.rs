@@ -18,6 +18,7 @@ mod batch_read;
 mod bind;
 mod capture;
 mod conflict_record;
+mod counting;
 mod database;
 mod identifier;
 mod migration;

@@ -6,6 +6,7 @@ use rusqlite::Connection;
 
 use crate::attach::{self, Attached};
 use crate::bind::bind_from;
+use crate::counting;
 use crate::error::StoreError;
 use crate::replica::{Replica, wall_millis};
 use crate::row_clock::{collect_keys, drop_column_entries, put_entry, read_clock};
@@ -136,7 +137,8 @@ fn bury_rowless(conn: &Connection, replica: &mut Replica, number: i64) -> Result
     };
     for key in &keys {
         let timestamp = replica.clock.stamp(now, now);
-        let entry = Entry { timestamp, dot: replica.next_dot(), flags: EntryFlags::DELETED };
+        let entry = Entry::new(timestamp, replica.next_dot(), EntryFlags::DELETED);
+        counting::bury(conn, replica, index, key, entry)?;
         drop_column_entries(conn, &replica.tables[index], key)?;
         put_entry(conn, replica, index, key, 0, &entry)?;
     }
@@ -161,6 +163,7 @@ fn issue_rows(conn: &Connection, replica: &mut Replica, rewritten: &Rewritten) -
         let Some(clock) = read_clock(conn, replica, &replica.tables[index], key)? else { continue };
         let flags = if clock.is_deleted() { EntryFlags::INSERTED } else { EntryFlags::empty() };
         let entry = next_after(clock.newest(), replica, flags);
+        counting::rewrite(conn, replica, index, key, &clock, entry)?;
         drop_column_entries(conn, &replica.tables[index], key)?;
         put_entry(conn, replica, index, key, 0, &entry)?;
     }
@@ -171,7 +174,7 @@ fn issue_rows(conn: &Connection, replica: &mut Replica, rewritten: &Rewritten) -
 fn next_after(written: &Entry, replica: &mut Replica, flags: EntryFlags) -> Entry {
     let timestamp = written.timestamp.next();
     replica.clock.observe(timestamp);
-    Entry { timestamp, dot: replica.next_dot(), flags }
+    Entry::new(timestamp, replica.next_dot(), flags)
 }
 
 /// Makes changes of what a new column holds besides its default; returns the keys that were looked at. When it was

@@ -8,7 +8,8 @@ use std::fmt;
 use std::sync::Arc;
 
 use replication::{
-    ConflictPolicy, Dot, Granularity, HybridClock, LastWriteWins, Origin, TableShape, Timestamp, VersionVector,
+    ColumnRule, ConflictPolicy, Dot, Granularity, HybridClock, LastWriteWins, Origin, TableShape, Timestamp,
+    VersionVector,
 };
 use rusqlite::{Connection, OptionalExtension, params};
 
@@ -24,17 +25,30 @@ pub struct MergeRules {
     pub granularity: Granularity,
     /// Who decides conflicts.
     pub policy: Arc<dyn ConflictPolicy>,
+    /// Rules of single columns, by name.
+    pub columns: HashMap<String, ColumnRule>,
 }
 
 impl Default for MergeRules {
     fn default() -> Self {
-        Self { granularity: Granularity::default(), policy: Arc::new(LastWriteWins) }
+        Self { granularity: Granularity::default(), policy: Arc::new(LastWriteWins), columns: HashMap::new() }
+    }
+}
+
+impl MergeRules {
+    /// The rule of a column.
+    pub fn column(&self, name: &str) -> Option<&ColumnRule> {
+        // SQLite does not tell the case of ASCII letters apart in names.
+        self.columns.iter().find(|(known, _)| known.eq_ignore_ascii_case(name)).map(|(_, rule)| rule)
     }
 }
 
 impl fmt::Debug for MergeRules {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:?} by {}", self.granularity, self.policy.name())
+        write!(f, "{:?} by {}", self.granularity, self.policy.name())?;
+        let mut columns: Vec<_> = self.columns.iter().collect();
+        columns.sort_unstable_by_key(|(name, _)| *name);
+        columns.into_iter().try_for_each(|(name, rule)| write!(f, ", {name} by {rule:?}"))
     }
 }
 
@@ -50,7 +64,13 @@ pub struct DatabaseRules {
 impl DatabaseRules {
     /// The rules of one table.
     pub fn of(&self, table: &str) -> &MergeRules {
-        self.tables.get(table).unwrap_or(&self.default)
+        let same = |(name, _): &(&String, &MergeRules)| name.eq_ignore_ascii_case(table);
+        self.tables.iter().find(same).map_or(&self.default, |(_, rules)| rules)
+    }
+
+    /// Whether a column is a counter.
+    pub(crate) fn is_counter(&self, table: &str, column: &str) -> bool {
+        matches!(self.of(table).column(column), Some(ColumnRule::Counter))
     }
 }
 
@@ -61,6 +81,8 @@ pub(crate) struct ReplicaTable {
     pub(crate) sql: TableSql,
     pub(crate) shape: TableShape,
     pub(crate) rules: MergeRules,
+    /// The rules of the columns, in the table's order.
+    pub(crate) columns: Vec<Option<ColumnRule>>,
     /// For each origin, at least the highest sequence among the table's entries: tables that a peer lacks nothing of are
     /// passed over without a query.
     pub(crate) high: VersionVector,
@@ -129,7 +151,8 @@ impl Replica {
             }
             drop(statement);
             let rules = rules.of(&table.name).clone();
-            replica.tables.push(ReplicaTable { shape: table.shape(), table: table.clone(), sql, rules, high });
+            let columns = table.columns.iter().map(|column| rules.column(&column.name).cloned()).collect();
+            replica.tables.push(ReplicaTable { shape: table.shape(), table: table.clone(), sql, rules, columns, high });
         }
         staging::load(conn, &mut replica)?;
         Ok(replica)

@@ -1,7 +1,11 @@
 //! Reading and writing the clock and the content of single rows.
 
-use replication::{Dot, Entry, EntryFlags, RowClock, RowImage, Timestamp, Value};
+mod stored;
+
+use replication::{Counter, Dot, Entry, EntryFlags, RowClock, RowImage, Tally, Timestamp, Value};
 use rusqlite::Connection;
+
+use stored::{StoredCounters, authored_bytes, authored_from, encoded, set_place, tally_place};
 
 use crate::bind::{bind_from, values_from};
 use crate::error::StoreError;
@@ -19,28 +23,38 @@ pub(crate) fn read_clock(
     bind_from(&mut statement, 1, key)?;
     let mut rows = statement.raw_query();
     let mut clock: Option<RowClock> = None;
+    let mut counters = StoredCounters::default();
     while let Some(row) = rows.next()? {
         let column: i64 = row.get(0)?;
-        let entry = Entry {
-            timestamp: Timestamp::from_raw(row.get(1)?).unwrap_or_default(),
-            dot: Dot { origin: replica.origin(row.get(2)?)?, sequence: row.get::<_, i64>(3)?.cast_unsigned() },
-            flags: EntryFlags::from_bits(row.get(4)?),
-        };
+        let mut entry = Entry::new(
+            Timestamp::from_raw(row.get(1)?).unwrap_or_default(),
+            Dot { origin: replica.origin(row.get(2)?)?, sequence: row.get::<_, i64>(3)?.cast_unsigned() },
+            EntryFlags::from_bits(row.get(4)?),
+        );
+        let more = row.get_ref(5)?.as_blob_or_null().map_err(rusqlite::Error::from)?;
+        if column < 0 {
+            counters.note(column, entry, more.unwrap_or_default())?;
+            continue;
+        }
+        entry.authored = more.and_then(authored_from);
         match &mut clock {
             None if column == 0 => clock = Some(RowClock::whole(entry)),
             // An entry of a column that the table no longer has speaks for nothing.
-            Some(clock) => {
-                if let Some(index) = table.table.columns.iter().position(|known| i64::from(known.number) == column) {
-                    clock.columns.push((u16::try_from(index).unwrap_or(u16::MAX), entry));
-                }
-            }
+            Some(clock) => clock.columns.extend(place_of(table, column).map(|place| (place, entry))),
             None => {}
         }
     }
     if let Some(clock) = &mut clock {
         clock.columns.sort_unstable_by_key(|(index, _)| *index);
+        clock.counters = counters.finish(|number| place_of(table, number));
     }
     Ok(clock)
+}
+
+/// The place in the shape of the column with a number of the registry.
+fn place_of(table: &ReplicaTable, number: i64) -> Option<u16> {
+    let place = table.table.columns.iter().position(|known| i64::from(known.number) == number)?;
+    u16::try_from(place).ok()
 }
 
 /// The content of the row with a key: all synced columns in the table's order.
@@ -83,17 +97,49 @@ pub(crate) fn put_entry(
     column: u16,
     entry: &Entry,
 ) -> Result<(), StoreError> {
+    let more = entry.authored.map(authored_bytes);
+    put(conn, replica, index, key, (i64::from(column), more.as_ref().map(|bytes| bytes.as_slice())), entry)
+}
+
+/// Writes a counter of a key; `column` is a column number of the registry.
+pub(crate) fn put_counter(
+    conn: &Connection,
+    replica: &mut Replica,
+    index: usize,
+    key: &[Value],
+    column: u16,
+    counter: &Counter,
+) -> Result<(), StoreError> {
+    let base = encoded(std::slice::from_ref(&counter.base))?;
+    put(conn, replica, index, key, (set_place(column), Some(&base)), &counter.set)?;
+    for Tally { entry, sum, absorbed } in &counter.tallies {
+        let id = replica.origin_id(conn, entry.dot.origin)?;
+        let more = encoded(&[sum.clone(), absorbed.clone()])?;
+        put(conn, replica, index, key, (tally_place(column, id), Some(&more)), entry)?;
+    }
+    Ok(())
+}
+
+fn put(
+    conn: &Connection,
+    replica: &mut Replica,
+    index: usize,
+    key: &[Value],
+    (place, more): (i64, Option<&[u8]>),
+    entry: &Entry,
+) -> Result<(), StoreError> {
     let id = replica.origin_id(conn, entry.dot.origin)?;
     let table = &mut replica.tables[index];
     table.high.raise(entry.dot.origin, entry.dot.sequence);
     let mut statement = conn.prepare_cached(&table.sql.clock_put)?;
     bind_from(&mut statement, 1, key)?;
     let next = key.len() + 1;
-    statement.raw_bind_parameter(next, column)?;
+    statement.raw_bind_parameter(next, place)?;
     statement.raw_bind_parameter(next + 1, entry.timestamp.raw())?;
     statement.raw_bind_parameter(next + 2, id)?;
     statement.raw_bind_parameter(next + 3, entry.dot.sequence.cast_signed())?;
     statement.raw_bind_parameter(next + 4, entry.flags.bits())?;
+    statement.raw_bind_parameter(next + 5, more)?;
     statement.raw_execute()?;
     Ok(())
 }
@@ -122,6 +168,10 @@ pub(crate) fn put_clock(
     for (column, entry) in &clock.columns {
         let number = replica.tables[index].table.columns[usize::from(*column)].number;
         put_entry(conn, replica, index, key, number, entry)?;
+    }
+    for (column, counter) in &clock.counters {
+        let number = replica.tables[index].table.columns[usize::from(*column)].number;
+        put_counter(conn, replica, index, key, number, counter)?;
     }
     Ok(())
 }

@@ -88,6 +88,11 @@ impl Table {
         )
     }
 
+    /// The counter columns.
+    pub fn counters(&self) -> impl Iterator<Item = &Column> {
+        self.columns.iter().filter(|column| column.counter)
+    }
+
     /// The key columns in the key's order.
     pub fn key_columns(&self) -> impl Iterator<Item = &Column> {
         self.key.iter().map(|index| &self.columns[*index])
@@ -110,6 +115,8 @@ pub struct Column {
     pub not_null: bool,
     /// The text of the DEFAULT expression.
     pub default: Option<String>,
+    /// Whether what is counted in it adds up: the triggers log what it held before.
+    pub counter: bool,
 }
 
 /// What SQLite converts the values of a column to, where it can.

@@ -107,12 +107,14 @@ impl TableSql {
         let plain = rowid_name(table);
         let deleted = EntryFlags::DELETED.bits();
         Self {
-            clock_entries: format!("SELECT col, ts, origin, seq, flags FROM {clock} WHERE {clock_match} ORDER BY col"),
+            clock_entries: format!(
+                "SELECT col, ts, origin, seq, flags, more FROM {clock} WHERE {clock_match} ORDER BY col"
+            ),
             clock_put: format!(
-                "INSERT INTO {clock} ({clock_list}, col, ts, origin, seq, flags) VALUES ({}) \
+                "INSERT INTO {clock} ({clock_list}, col, ts, origin, seq, flags, more) VALUES ({}) \
                  ON CONFLICT DO UPDATE SET ts = excluded.ts, origin = excluded.origin, seq = excluded.seq, \
-                 flags = excluded.flags",
-                parameters(1, width + 5)
+                 flags = excluded.flags, more = excluded.more",
+                parameters(1, width + 6)
             ),
             clock_drop_columns: format!("DELETE FROM {clock} WHERE {clock_match} AND col > 0"),
             clock_since: format!(

@@ -130,14 +130,22 @@ fn log(table: &Table, op: i64, row: &str) -> String {
 }
 
 fn log_update(table: &Table, compared: &[&Column]) -> String {
+    let columns: String = table.counters().map(|column| format!(", {}", before(column.number))).collect();
+    let values: String = table.counters().map(|column| format!(", OLD.{}", quote(&column.name))).collect();
     format!(
-        "INSERT INTO _sync_log (tbl, op, mask, ts{}) VALUES ({}, {}, {}, {NOW}{})",
+        "INSERT INTO _sync_log (tbl, op, mask, ts{}{columns}) VALUES ({}, {}, {}, {NOW}{}{values})",
         key_list(table),
         table.number,
         op::UPDATE,
         mask(compared),
         key_values(table, "NEW")
     )
+}
+
+/// The log's column for what a counter held before an update. By the column's number: what is in the log may have been
+/// logged when other columns were counters.
+pub(crate) fn before(number: u16) -> String {
+    format!("o{number}")
 }
 
 /// Whether an update left the key as it was, by SQLite's own idea of equal keys.

@@ -20,6 +20,9 @@ use crate::replica::{Replica, ReplicaTable};
 use crate::row_clock::{collect_keys, put_clock, read_clock, read_row};
 use crate::row_write::{RowWrite, delete, insert_under, refused, write_row};
 
+/// Who decides over unique values, whatever decides over rows: the newest writer keeps the value.
+const POLICY: &str = "last-write-wins";
+
 /// Writes the rows that unique indexes refused so far.
 pub(crate) fn settle(work: &mut Work<'_>) -> Result<(), Stop> {
     try_again(work)?;
@@ -152,13 +155,14 @@ fn put_back(work: &mut Work<'_>, probe: &mut Probe, write: RowWrite, rowid: Opti
     }
     let incoming = RowImage { values: new.clone(), clock: write.clock.clone() };
     if loses {
-        let decided = Decided { kind, decision: Decision::LocalKept, columns: Vec::new() };
+        let decided = Decided { kind, decision: Decision::LocalKept, columns: Vec::new(), policy: POLICY.to_owned() };
         let winner = images.first().map(|(_, image)| image);
         record(work, index, &write.key, winner, &incoming, &decided)?;
         return Ok(displace(work.conn, work.replica, index, &write.key, &write.clock, work.rules.now)?);
     }
     for (key, image) in &images {
-        let decided = Decided { kind, decision: Decision::RemoteApplied, columns: Vec::new() };
+        let decided =
+            Decided { kind, decision: Decision::RemoteApplied, columns: Vec::new(), policy: POLICY.to_owned() };
         record(work, index, key, Some(image), &incoming, &decided)?;
         delete(work.conn, &work.replica.tables[index], key)?;
         displace(work.conn, work.replica, index, key, &image.clock, work.rules.now)?;
@@ -194,9 +198,9 @@ fn remove_nameless(
     work.conn.prepare_cached(&sql.delete)?.execute([rowid])?;
     // It has no clock: it counts as what was there before everything else.
     let dot = Dot { origin: work.replica.own, sequence: 0 };
-    let entry = Entry { timestamp: Timestamp::BASELINE, dot, flags: EntryFlags::empty() };
+    let entry = Entry::new(Timestamp::BASELINE, dot, EntryFlags::empty());
     let image = RowImage { values, clock: RowClock::whole(entry) };
-    let decided = Decided { kind, decision: Decision::RemoteApplied, columns: Vec::new() };
+    let decided = Decided { kind, decision: Decision::RemoteApplied, columns: Vec::new(), policy: POLICY.to_owned() };
     Ok(record(work, index, &key, Some(&image), incoming, &decided)?)
 }
 
@@ -268,8 +272,10 @@ fn displace(
     now: i64,
 ) -> Result<(), StoreError> {
     let flags = EntryFlags::DELETED.with(EntryFlags::DISPLACED).with(EntryFlags::RESOLUTION);
-    let entry = Entry { timestamp: replica.clock.stamp(now, now), dot: replica.next_dot(), flags };
-    put_clock(conn, replica, table, key, &RowClock::whole(entry), !clock.columns.is_empty())
+    let entry = Entry::new(replica.clock.stamp(now, now), replica.next_dot(), flags);
+    let mut buried = RowClock { counters: clock.counters.clone(), ..RowClock::whole(entry) };
+    buried.counters.iter_mut().for_each(|(_, counter)| counter.bury(entry));
+    put_clock(conn, replica, table, key, &buried, !clock.columns.is_empty())
 }
 
 /// Finds the rows that stand in a row's way. SQLite itself finds them, whatever its indexes are made of: a REPLACE under a

@@ -36,5 +36,6 @@ pub use change_event::{ApplyCallback, ApplyDecision, ChangeEvent};
 pub use engine::{Database, EngineError, SyncEngine, SyncEngineBuilder};
 pub use event::{Event, EventName};
 pub use replication::{
-    Conflict, ConflictKind, ConflictPolicy, Granularity, LastWriteWins, Resolution, ResolverPolicy, Side, Value,
+    ColumnRule, Conflict, ConflictKind, ConflictPolicy, FirstWriteWins, Granularity, LastWriteWins, Maximum, Minimum,
+    OriginPriority, Resolution, ResolverPolicy, Scope, Side, TimestampColumn, Union, Value,
 };

@@ -12,7 +12,7 @@ mod rows;
 
 use crate::message::{Envelope, Message};
 
-pub use rows::{decode_row, encode_row, encode_values};
+pub use rows::{decode_row, decode_values, encode_row, encode_values};
 
 /// What a decoder accepts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -7,10 +7,14 @@ use rmp::{Marker, encode as mp};
 
 use crate::codec::reader::Reader;
 use crate::codec::{CodecError, Limits};
+use crate::counter::{Counter, Tally, is_number};
 use crate::hybrid_clock::Timestamp;
 use crate::origin::{Dot, MAX_SEQUENCE, Origin};
 use crate::row::{Entry, EntryFlags, RowClock, RowImage, TableShape};
 use crate::value::Value;
+
+/// Set beside an entry's marks where the order of another change follows: see [`Entry::authored`].
+const AUTHORED: u64 = 1 << 8;
 
 /// The extension type of TEXT that is not UTF-8.
 const RAW_TEXT: i8 = 1;
@@ -51,6 +55,17 @@ pub fn encode_values(values: &[Value]) -> Result<Vec<u8>, CodecError> {
     written.map(|()| out).map_err(|_| CodecError::Unencodable("a value is larger than MessagePack can hold"))
 }
 
+/// Reads what [`encode_values`] wrote of `count` values.
+///
+/// # Errors
+/// The bytes are something else.
+pub fn decode_values(bytes: &[u8], count: usize) -> Result<Vec<Value>, CodecError> {
+    let mut reader = Reader::new(bytes, Limits::default().structure);
+    let values = (0..count).map(|_| read_value(&mut reader)).collect::<Result<_, _>>()?;
+    reader.end()?;
+    Ok(values)
+}
+
 /// Origins by number: what is written names them in a byte or two.
 #[derive(Default)]
 pub(super) struct Origins {
@@ -68,7 +83,13 @@ impl Origins {
     }
 
     pub(super) fn add_row(&mut self, row: &RowImage) {
-        row.clock.entries().for_each(|entry| self.add(entry.dot.origin));
+        let set = row.clock.counters.iter().map(|(_, counter)| &counter.set);
+        for entry in row.clock.entries().chain(set) {
+            self.add(entry.dot.origin);
+            if let Some((_, origin)) = entry.authored {
+                self.add(origin);
+            }
+        }
     }
 
     pub(super) fn write(&self, out: &mut Vec<u8>) -> Written {
@@ -89,14 +110,37 @@ pub(super) fn write_row(out: &mut Vec<u8>, row: &RowImage, origins: &Origins) ->
         mp::write_uint(out, u64::from(*column))?;
         write_entry(out, entry, origins)?;
     }
+    mp::write_uint(out, row.clock.counters.len() as u64)?;
+    for (column, counter) in &row.clock.counters {
+        mp::write_uint(out, u64::from(*column))?;
+        write_counter(out, counter, origins)?;
+    }
     row.values.iter().try_for_each(|value| write_value(out, value))
 }
 
 fn write_entry(out: &mut Vec<u8>, entry: &Entry, origins: &Origins) -> Written {
-    mp::write_uint(out, u64::from(entry.flags.bits()))?;
+    let authored = if entry.authored.is_some() { AUTHORED } else { 0 };
+    mp::write_uint(out, u64::from(entry.flags.bits()) | authored)?;
     mp::write_uint(out, entry.timestamp.raw().cast_unsigned())?;
     mp::write_uint(out, origins.number(entry.dot.origin))?;
-    mp::write_uint(out, entry.dot.sequence).map(drop)
+    mp::write_uint(out, entry.dot.sequence)?;
+    if let Some((timestamp, origin)) = entry.authored {
+        mp::write_uint(out, timestamp.raw().cast_unsigned())?;
+        mp::write_uint(out, origins.number(origin))?;
+    }
+    Ok(())
+}
+
+fn write_counter(out: &mut Vec<u8>, counter: &Counter, origins: &Origins) -> Written {
+    write_entry(out, &counter.set, origins)?;
+    write_value(out, &counter.base)?;
+    mp::write_uint(out, counter.tallies.len() as u64)?;
+    for tally in &counter.tallies {
+        write_entry(out, &tally.entry, origins)?;
+        write_value(out, &tally.sum)?;
+        write_value(out, &tally.absorbed)?;
+    }
+    Ok(())
 }
 
 fn write_value(out: &mut Vec<u8>, value: &Value) -> Written {
@@ -156,6 +200,14 @@ pub(super) fn read_row(
         }
         clock.columns.push((column, entry));
     }
+    for _ in 0..reader.count::<(u16, Counter)>(8)? {
+        let column = u16::try_from(reader.unsigned()?).unwrap_or(u16::MAX);
+        let ascending = clock.counters.last().is_none_or(|(before, _)| *before < column);
+        if usize::from(column) >= shape.columns.len() || !ascending {
+            return Err(CodecError::Invalid("a counter is out of place"));
+        }
+        clock.counters.push((column, read_counter(reader, origins)?));
+    }
     let count = if deleted { shape.key.len() } else { shape.columns.len() };
     if count > reader.left() {
         return Err(CodecError::Truncated);
@@ -170,12 +222,41 @@ pub(super) fn read_row(
 }
 
 fn read_entry(reader: &mut Reader<'_>, origins: &[Origin]) -> Result<Entry, CodecError> {
-    let flags = u8::try_from(reader.unsigned()?).map_err(|_| CodecError::Invalid("an entry's marks are too many"))?;
-    let timestamp = i64::try_from(reader.unsigned()?).ok().and_then(Timestamp::from_raw);
-    let timestamp = timestamp.ok_or(CodecError::Invalid("a timestamp is too large"))?;
+    let marks = reader.unsigned()?;
+    let flags = u8::try_from(marks & !AUTHORED).map_err(|_| CodecError::Invalid("an entry's marks are too many"))?;
+    let timestamp = read_timestamp(reader)?;
     let origin = read_origin(reader, origins)?;
     let sequence = read_sequence(reader)?;
-    Ok(Entry { timestamp, dot: Dot { origin, sequence }, flags: EntryFlags::from_bits(flags) })
+    let authored = match marks & AUTHORED {
+        0 => None,
+        _ => Some((read_timestamp(reader)?, read_origin(reader, origins)?)),
+    };
+    Ok(Entry { authored, ..Entry::new(timestamp, Dot { origin, sequence }, EntryFlags::from_bits(flags)) })
+}
+
+fn read_timestamp(reader: &mut Reader<'_>) -> Result<Timestamp, CodecError> {
+    let timestamp = i64::try_from(reader.unsigned()?).ok().and_then(Timestamp::from_raw);
+    timestamp.ok_or(CodecError::Invalid("a timestamp is too large"))
+}
+
+fn read_counter(reader: &mut Reader<'_>, origins: &[Origin]) -> Result<Counter, CodecError> {
+    let mut counter = Counter::new(read_entry(reader, origins)?, read_value(reader)?);
+    for _ in 0..reader.count::<Tally>(6)? {
+        let tally =
+            Tally { entry: read_entry(reader, origins)?, sum: read_value(reader)?, absorbed: read_value(reader)? };
+        if !is_number(&tally.sum) || !is_number(&tally.absorbed) {
+            return Err(CodecError::Invalid("a counter's sum is no number"));
+        }
+        let last = counter.tallies.last().map(|last: &Tally| last.entry.dot.origin);
+        if last.is_some_and(|last| last >= tally.entry.dot.origin) {
+            return Err(CodecError::Invalid("a counter's origins are not in order"));
+        }
+        counter.tallies.push(tally);
+    }
+    if counter.tallies.is_empty() {
+        return Err(CodecError::Invalid("a counter counted nothing"));
+    }
+    Ok(counter)
 }
 
 fn read_value(reader: &mut Reader<'_>) -> Result<Value, CodecError> {

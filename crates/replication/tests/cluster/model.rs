@@ -3,8 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use replication::{
-    Admission, Batch, ConflictPolicy, Dot, Entry, EntryFlags, Granularity, HybridClock, MergeContext, Origin, Outcome,
-    RowClock, RowImage, TableRows, TableShape, Timestamp, Value, VersionVector, admit, merge,
+    Admission, Batch, ColumnRule, ConflictPolicy, Counter, Dot, Entry, EntryFlags, Granularity, HybridClock,
+    MergeContext, Merged, Origin, Outcome, RowClock, RowImage, TableRows, TableShape, Timestamp, Undecided, Value,
+    VersionVector, admit, merge,
 };
 
 use crate::random::Random;
@@ -24,6 +25,28 @@ pub(crate) struct Rules<'a> {
     pub(crate) deletes: bool,
     /// Rows that there may be.
     pub(crate) keys: i64,
+    /// Rules of single columns.
+    pub(crate) columns: &'a [Option<ColumnRule>],
+    pub(crate) nodes: &'a BTreeMap<Origin, String>,
+    /// What is written into cells that are no counters.
+    pub(crate) content: Content,
+}
+
+/// What applications write.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Content {
+    /// Texts that tell who wrote them and when: no two are alike.
+    Texts,
+    /// Small numbers, often alike.
+    Numbers,
+    /// JSON arrays.
+    Sets,
+}
+
+impl Rules<'_> {
+    fn counts(&self, column: u16) -> bool {
+        matches!(self.columns.get(usize::from(column)), Some(Some(ColumnRule::Counter)))
+    }
 }
 
 pub(crate) struct Replica {
@@ -61,7 +84,7 @@ impl Replica {
         let sequence = self.have.get(self.origin) + 1;
         self.have.raise(self.origin, sequence);
         let dot = Dot { origin: self.origin, sequence };
-        Entry { timestamp: self.clock.stamp(now, now), dot, flags }
+        Entry::new(self.clock.stamp(now, now), dot, flags)
     }
 
     /// One write of an application, noted for the oracle.
@@ -70,33 +93,133 @@ impl Replica {
         let alive = self.rows.get(&key).is_some_and(|row| !row.clock.is_deleted());
         if alive && rules.deletes && random.chance(4) {
             let entry = self.entry(now, EntryFlags::DELETED);
-            self.rows.insert(key, RowImage { values: vec![Value::Integer(key)], clock: RowClock::whole(entry) });
-        } else if alive && rules.granularity == Granularity::Column && !random.chance(4) {
-            let entry = self.entry(now, EntryFlags::empty());
+            let mut counters = self.rows[&key].clock.counters.clone();
+            counters.iter_mut().for_each(|(_, counter)| counter.bury(entry));
+            let clock = RowClock { counters, ..RowClock::whole(entry) };
+            self.rows.insert(key, RowImage { values: vec![Value::Integer(key)], clock });
+        } else if alive && !random.chance(4) {
             let column = 1 + u16::try_from(random.range(i64::from(COLUMNS))).unwrap();
-            let value = self.value(entry.dot);
-            let row = self.rows.get_mut(&key).unwrap();
-            row.values[usize::from(column)] = value.clone();
-            row.clock.columns.retain(|(other, _)| *other != column);
-            row.clock.columns.push((column, entry));
-            row.clock.columns.sort_unstable_by_key(|(column, _)| *column);
-            writes.entry((key, column)).or_default().insert(entry.order(), value);
-        } else {
-            let flags = if alive { EntryFlags::empty() } else { EntryFlags::INSERTED };
-            let entry = self.entry(now, flags);
-            let value = self.value(entry.dot);
-            let mut values = vec![Value::Integer(key)];
-            for column in 1..=COLUMNS {
-                values.push(value.clone());
-                writes.entry((key, column)).or_default().insert(entry.order(), value.clone());
+            if rules.counts(column) {
+                self.count(key, column, 1 + random.range(9) - 5, now);
+            } else if rules.granularity == Granularity::Column {
+                self.write_cell(random, (key, column), now, rules, writes);
+            } else {
+                self.write_row(random, key, now, rules, writes);
             }
-            self.rows.insert(key, RowImage { values, clock: RowClock::whole(entry) });
+        } else {
+            self.write_row(random, key, now, rules, writes);
         }
     }
 
-    /// A value that tells who wrote it.
-    fn value(&self, dot: Dot) -> Value {
-        Value::from(format!("{}:{}", self.origin.as_bytes()[0], dot.sequence).as_str())
+    fn write_cell(
+        &mut self,
+        random: &mut Random,
+        (key, column): (i64, u16),
+        now: i64,
+        rules: &Rules<'_>,
+        writes: &mut Writes,
+    ) {
+        let entry = self.entry(now, EntryFlags::empty());
+        let value = self.value(entry.dot, random, rules);
+        let row = self.rows.get_mut(&key).unwrap();
+        row.values[usize::from(column)] = value.clone();
+        row.clock.columns.retain(|(other, _)| *other != column);
+        row.clock.columns.push((column, entry));
+        row.clock.columns.sort_unstable_by_key(|(column, _)| *column);
+        writes.entry((key, column)).or_default().insert(entry.order(), value);
+    }
+
+    /// An insert, or an update of all columns but the counters, which keep what they hold.
+    pub(crate) fn write_row(
+        &mut self,
+        random: &mut Random,
+        key: i64,
+        now: i64,
+        rules: &Rules<'_>,
+        writes: &mut Writes,
+    ) {
+        let before = self.rows.get(&key).cloned();
+        let alive = before.as_ref().is_some_and(|row| !row.clock.is_deleted());
+        let entry = self.entry(now, if alive { EntryFlags::empty() } else { EntryFlags::INSERTED });
+        let value = self.value(entry.dot, random, rules);
+        let mut clock = RowClock::whole(entry);
+        let mut values = vec![Value::Integer(key)];
+        clock.counters = before.as_ref().map(|row| row.clock.counters.clone()).unwrap_or_default();
+        for column in 1..=COLUMNS {
+            let kept = before.as_ref().filter(|_| alive && rules.counts(column));
+            let value = match kept {
+                Some(row) => row.values[usize::from(column)].clone(),
+                None if rules.counts(column) => Value::Integer(100 * random.range(5)),
+                None => value.clone(),
+            };
+            if let Some((_, counter)) = clock.counters.iter_mut().find(|(other, _)| *other == column) {
+                if alive {
+                    counter.confirm(entry);
+                } else {
+                    counter.set_to(entry, value.clone());
+                }
+            }
+            if !rules.counts(column) {
+                writes.entry((key, column)).or_default().insert(entry.order(), value.clone());
+            }
+            values.push(value);
+        }
+        self.rows.insert(key, RowImage { values, clock });
+    }
+
+    /// One increment of a counter.
+    pub(crate) fn count(&mut self, key: i64, column: u16, by: i64, now: i64) {
+        let entry = self.entry(now, EntryFlags::empty());
+        let row = self.rows.get_mut(&key).unwrap();
+        let before = row.values[usize::from(column)].clone();
+        let Value::Integer(number) = before else { panic!("counters are integers") };
+        let after = Value::Integer(number + by);
+        let place = match row.clock.counters.binary_search_by_key(&column, |(index, _)| *index) {
+            Ok(place) => place,
+            Err(place) => {
+                let counter = Counter::new(*row.clock.effective(column), before.clone());
+                row.clock.counters.insert(place, (column, counter));
+                place
+            }
+        };
+        assert!(row.clock.counters[place].1.count(entry, &before, &after));
+        row.values[usize::from(column)] = after;
+    }
+
+    /// Writes one cell; with row granularity that is a write of the row.
+    pub(crate) fn put(&mut self, key: i64, column: u16, value: Value, now: i64, granularity: Granularity) {
+        let entry = self.entry(now, EntryFlags::empty());
+        let row = self.rows.get_mut(&key).unwrap();
+        row.values[usize::from(column)] = value;
+        if granularity == Granularity::Row {
+            row.clock = RowClock::whole(entry);
+            return;
+        }
+        row.clock.columns.retain(|(other, _)| *other != column);
+        row.clock.columns.push((column, entry));
+        row.clock.columns.sort_unstable_by_key(|(column, _)| *column);
+    }
+
+    /// What a merge of another replica's row would give.
+    pub(crate) fn merge_from(&self, other: &Self, key: i64, rules: &Rules<'_>) -> Result<Merged, Undecided> {
+        let cx = MergeContext {
+            shape: &self.shape,
+            own: &self.have,
+            context: &other.have,
+            granularity: rules.granularity,
+            policy: rules.policy,
+            columns: rules.columns,
+            nodes: rules.nodes,
+        };
+        merge(self.rows.get(&key), &other.rows[&key], &cx)
+    }
+
+    fn value(&self, dot: Dot, random: &mut Random, rules: &Rules<'_>) -> Value {
+        match rules.content {
+            Content::Texts => Value::from(format!("{}:{}", self.origin.as_bytes()[0], dot.sequence).as_str()),
+            Content::Numbers => Value::Integer(random.range(6)),
+            Content::Sets => Value::from(format!("[{}, {}]", random.range(9), random.range(9)).as_str()),
+        }
     }
 
     /// What a replica at `from` lacks, `limit` rows at most.
@@ -169,15 +292,16 @@ impl Replica {
                 context,
                 granularity: rules.granularity,
                 policy: rules.policy,
+                columns: rules.columns,
+                nodes: rules.nodes,
             };
-            let image = match merge(self.rows.get(&key), remote, &cx).outcome {
+            let image = match merge(self.rows.get(&key), remote, &cx).expect("the policies decide").outcome {
                 Outcome::Keep => continue,
                 Outcome::TakeRemote => remote.clone(),
                 Outcome::Store(image) => image,
-                Outcome::Reissue { values, flags } => {
-                    let entry = self.entry(now, flags);
-                    let values = values.unwrap_or_else(|| vec![Value::Integer(key)]);
-                    RowImage { values, clock: RowClock::whole(entry) }
+                Outcome::Issue { image, fresh } => {
+                    let entry = self.entry(now, EntryFlags::empty());
+                    image.issued(&fresh, entry.timestamp, entry.dot)
                 }
             };
             self.rows.insert(key, image);
@@ -199,6 +323,11 @@ impl Replica {
         alive.map(|(key, row)| (*key, row.values.clone())).collect()
     }
 
+    /// What the counters of every row hold.
+    pub(crate) fn counters(&self) -> BTreeMap<i64, Vec<(u16, Counter)>> {
+        self.rows.iter().map(|(key, row)| (*key, row.clock.counters.clone())).collect()
+    }
+
     /// The effective clock of every cell, and the tombstones.
     pub(crate) fn clocks(&self) -> BTreeMap<(i64, u16), Dot> {
         let cells = self.rows.iter().flat_map(|(key, row)| {
@@ -216,6 +345,7 @@ pub(crate) fn assert_equal<'a>(replicas: impl IntoIterator<Item = &'a Replica>, 
     for other in replicas {
         assert_eq!(first.content(), other.content(), "rows differ; run again with SEED={seed}");
         assert_eq!(first.clocks(), other.clocks(), "clocks differ; run again with SEED={seed}");
+        assert_eq!(first.counters(), other.counters(), "counters differ; run again with SEED={seed}");
         assert_eq!(first.have, other.have, "vectors differ; run again with SEED={seed}");
     }
 }

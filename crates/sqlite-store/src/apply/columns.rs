@@ -53,11 +53,14 @@ impl ColumnOrder {
         let Self::Permuted { columns, key } = self else { return row };
         let order = if row.clock.is_deleted() { key } else { columns };
         let values = order.iter().map(|place| row.values[*place].clone()).collect();
-        for (column, _) in &mut row.clock.columns {
-            let local = columns.iter().position(|place| *place == usize::from(*column)).unwrap_or(0);
-            *column = u16::try_from(local).unwrap_or(u16::MAX);
-        }
+        let local = |column: u16| {
+            let place = columns.iter().position(|place| *place == usize::from(column)).unwrap_or(0);
+            u16::try_from(place).unwrap_or(u16::MAX)
+        };
+        row.clock.columns.iter_mut().for_each(|(column, _)| *column = local(*column));
         row.clock.columns.sort_unstable_by_key(|(column, _)| *column);
+        row.clock.counters.iter_mut().for_each(|(column, _)| *column = local(*column));
+        row.clock.counters.sort_unstable_by_key(|(column, _)| *column);
         RowImage { values, clock: row.clock }
     }
 }

@@ -3,12 +3,12 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use replication::{
-    ConflictKind, Decided, Decision, Entry, EntryFlags, MergeContext, Outcome, RowClock, RowImage, Value,
-    VersionVector, merge,
+    ConflictKind, ConflictPolicy as _, Decided, Decision, Dot, Entry, EntryFlags, LastWriteWins, MergeContext, Outcome,
+    RowClock, RowImage, Timestamp, Value, VersionVector, merge,
 };
 use rusqlite::Connection;
 
-use super::{Applied, ApplyOutcome, ApplyRules, Stop};
+use super::{Applied, ApplyOutcome, ApplyRules, HeldKind, Stop};
 use crate::capture::give_row_entry;
 use crate::conflict_record::record_conflict;
 use crate::error::StoreError;
@@ -69,18 +69,26 @@ impl<'a> Work<'a> {
             context,
             granularity: table.rules.granularity,
             policy: table.rules.policy.as_ref(),
+            columns: &table.columns,
+            nodes: self.replica.names(),
         };
-        let merged = merge(local.as_ref(), &remote, &cx);
+        let merged = merge(local.as_ref(), &remote, &cx).map_err(|undecided| {
+            let remedy = "correct the values, or the policy";
+            Stop::held(HeldKind::Constraint, Some(&table.shape.name), undecided.to_string(), remedy)
+        })?;
         if let Some(decided) = &merged.conflict {
             self.record(index, &key, local.as_ref(), &remote, decided)?;
         }
         // What two sides make together may be what the table's constraints forbid, though neither is.
-        let mixed = matches!(merged.outcome, Outcome::Store(_)).then(|| remote.clone());
+        let mixed = matches!(merged.outcome, Outcome::Store(_) | Outcome::Issue { .. }).then(|| remote.clone());
         let decision = match merged.outcome {
             Outcome::Keep => return Ok(()),
             Outcome::TakeRemote => Self::decision_of(remote),
             Outcome::Store(image) => Self::decision_of(image),
-            Outcome::Reissue { values, flags } => self.reissue(values, flags),
+            Outcome::Issue { image, fresh } => {
+                let (timestamp, dot) = self.next_change();
+                Self::decision_of(image.issued(&fresh, timestamp, dot))
+            }
         };
         match (self.store(index, &key, local.as_ref(), decision), mixed, local) {
             (Err(stop), Some(remote), Some(local)) if stop.is_constraint() => {
@@ -121,11 +129,12 @@ impl<'a> Work<'a> {
             let differing = local.values.iter().zip(&remote.values).zip(0..);
             let columns = differing.filter(|((ours, theirs), _)| ours != theirs).map(|(_, column)| column).collect();
             let decision = if ours { Decision::LocalKept } else { Decision::RemoteApplied };
-            let decided = Decided { kind: ConflictKind::UpdateOriginDiffers, decision, columns };
+            let policy = LastWriteWins.name().to_owned();
+            let decided = Decided { kind: ConflictKind::UpdateOriginDiffers, decision, columns, policy };
             self.record(index, key, Some(local), remote, &decided)?;
         }
-        let values = if ours { &local.values } else { &remote.values };
-        let decision = RowPlan { again: true, ..self.reissue(Some(values.clone()), EntryFlags::RESOLUTION) };
+        let winner = if ours { local } else { remote };
+        let decision = RowPlan { again: true, ..self.reissue(Some(winner.values.clone()), &winner.clock) };
         self.store(index, key, Some(local), decision)
     }
 
@@ -134,10 +143,25 @@ impl<'a> Work<'a> {
         RowPlan { clock: image.clock, values, again: false }
     }
 
-    fn reissue(&mut self, values: Option<Vec<Value>>, flags: EntryFlags) -> RowPlan {
-        let timestamp = self.replica.clock.stamp(self.rules.now, self.rules.now);
-        let entry = Entry { timestamp, dot: self.replica.next_dot(), flags };
-        RowPlan { clock: RowClock::whole(entry), values, again: false }
+    /// The stamp and dot of a new change of this node.
+    fn next_change(&mut self) -> (Timestamp, Dot) {
+        (self.replica.clock.stamp(self.rules.now, self.rules.now), self.replica.next_dot())
+    }
+
+    /// A row with these values, or its deletion, as a new change in place of a row with this clock. What its counters hold by
+    /// it is what they are set to.
+    fn reissue(&mut self, values: Option<Vec<Value>>, clock: &RowClock) -> RowPlan {
+        let deleted = if values.is_none() { EntryFlags::DELETED } else { EntryFlags::empty() };
+        let (timestamp, dot) = self.next_change();
+        let entry = Entry::new(timestamp, dot, EntryFlags::RESOLUTION.with(deleted));
+        let mut counters = clock.counters.clone();
+        for (column, counter) in &mut counters {
+            match &values {
+                Some(values) => counter.set_to(entry, values[usize::from(*column)].clone()),
+                None => counter.bury(entry),
+            }
+        }
+        RowPlan { clock: RowClock { counters, ..RowClock::whole(entry) }, values, again: false }
     }
 
     /// This node's state of the row. A baseline row is given its row entry first.
@@ -192,8 +216,7 @@ impl<'a> Work<'a> {
             }
             RowVerdict::Fail(reason) => return Err(Stop::Outcome(Box::new(ApplyOutcome::Failed { reason }))),
         };
-        let deleted = if values.is_none() { EntryFlags::DELETED } else { EntryFlags::empty() };
-        Ok(self.reissue(values, EntryFlags::RESOLUTION.with(deleted)))
+        Ok(self.reissue(values, &decision.clock))
     }
 
     fn record(

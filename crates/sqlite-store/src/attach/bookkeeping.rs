@@ -4,6 +4,8 @@ use replication::Origin;
 use rusqlite::{Connection, OptionalExtension, params};
 
 use crate::error::StoreError;
+use crate::schema::Table;
+use crate::triggers;
 
 /// The form of our tables. A file with an earlier one is brought up to it; one with a later one is not touched.
 const FORMAT: i64 = 2;
@@ -175,11 +177,13 @@ fn read_own_origin(conn: &Connection) -> Result<Option<(i64, Origin, Option<Stri
     Ok(conn.query_row(sql, [], read).optional()?)
 }
 
-/// Sees to it that the log has a column for each of `width` key columns.
-pub(super) fn widen_log(conn: &Connection, width: usize) -> Result<(), StoreError> {
+/// Sees to it that the log has a column for each key column of a table, and for what each of its counters held before.
+pub(super) fn widen_log(conn: &Connection, table: &Table) -> Result<(), StoreError> {
     let sql = "SELECT name FROM pragma_table_info('_sync_log', 'main')";
     let names = conn.prepare(sql)?.query_map([], |row| row.get(0))?.collect::<Result<Vec<String>, _>>()?;
-    for column in (0..width).map(|place| format!("k{place}")).filter(|column| !names.contains(column)) {
+    let keys = (0..table.key.len()).map(|place| format!("k{place}"));
+    let counters = table.counters().map(|column| triggers::before(column.number));
+    for column in keys.chain(counters).filter(|column| !names.contains(column)) {
         conn.execute_batch(&format!("ALTER TABLE main._sync_log ADD COLUMN {column}"))?;
     }
     Ok(())

@@ -126,7 +126,12 @@ impl Attachment {
             return Err(StoreError::Detached);
         }
         let mut conn = connection::open(&self.options.path)?;
-        let attached = attach::attach(&mut conn, new_origin(), &self.options.node)?;
+        let attached = attach::attach_with(
+            &mut conn,
+            new_origin(),
+            &self.options.node,
+            Some(&|table, column| self.options.rules.is_counter(table, column)),
+        )?;
         let publishing = self.publishing.take();
         let fresh = Self::over(self.options.clone(), conn, &attached, self.file, Arc::clone(&self.closing))?;
         let memory = self.memory.take();

@@ -293,6 +293,7 @@ impl Shaping<'_> {
                     collation: self.collation(&column.collation).or_else(|refused| fallback.ok_or(refused))?,
                     not_null: column.not_null,
                     default: column.default.clone(),
+                    counter: false,
                 })
             })
             .collect()

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use replication::{ConflictPolicy, Granularity, Origin};
+use replication::{ColumnRule, ConflictPolicy, Granularity, Origin};
 use sqlite_store::{BatchLimits, DatabaseOptions, DatabaseRules, FileWatch, MergeRules, StateDatabase};
 use tokio::sync::mpsc;
 use tokio_util::task::TaskTracker;
@@ -35,6 +35,7 @@ pub struct Database {
 struct TableRules {
     granularity: Option<Granularity>,
     policy: Option<Arc<dyn ConflictPolicy>>,
+    columns: HashMap<String, ColumnRule>,
 }
 
 impl std::fmt::Debug for Database {
@@ -49,7 +50,7 @@ impl Database {
     pub fn open(path: impl AsRef<Path>) -> Self {
         let path = path.as_ref().to_owned();
         let name = path.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default();
-        let MergeRules { granularity, policy } = MergeRules::default();
+        let MergeRules { granularity, policy, .. } = MergeRules::default();
         Self { name, path, granularity, policy, tables: HashMap::new() }
     }
 
@@ -88,15 +89,41 @@ impl Database {
         self
     }
 
+    /// Who decides the conflicts of one column.
+    #[must_use]
+    pub fn column(
+        self,
+        table: impl Into<String>,
+        column: impl Into<String>,
+        policy: impl ConflictPolicy + 'static,
+    ) -> Self {
+        self.column_rule(table, column, ColumnRule::Policy(Arc::new(policy)))
+    }
+
+    /// Makes a column a counter: concurrent increments and decrements add up. All nodes must say the same.
+    #[must_use]
+    pub fn counter(self, table: impl Into<String>, column: impl Into<String>) -> Self {
+        self.column_rule(table, column, ColumnRule::Counter)
+    }
+
+    /// How the conflicts of one column are decided.
+    #[must_use]
+    pub fn column_rule(mut self, table: impl Into<String>, column: impl Into<String>, rule: ColumnRule) -> Self {
+        self.tables.entry(table.into()).or_default().columns.insert(column.into(), rule);
+        self
+    }
+
     fn rules(&self) -> DatabaseRules {
         let tables = self.tables.iter().map(|(name, rules)| {
             let rules = MergeRules {
                 granularity: rules.granularity.unwrap_or(self.granularity),
                 policy: rules.policy.as_ref().unwrap_or(&self.policy).clone(),
+                columns: rules.columns.clone(),
             };
             (name.clone(), rules)
         });
-        let default = MergeRules { granularity: self.granularity, policy: Arc::clone(&self.policy) };
+        let policy = Arc::clone(&self.policy);
+        let default = MergeRules { granularity: self.granularity, policy, columns: HashMap::new() };
         DatabaseRules { default, tables: tables.collect() }
     }
 }

@@ -1,0 +1,242 @@
+//! Counters: columns whose concurrent increments and decrements add up.
+//!
+//! State, not operations: a counter is what its column was set to, and for each origin the sum of what that origin counted.
+//! Setting it is a register like any column; sums are joined origin by origin, the larger sequence replaces the smaller. That
+//! is a join, so any order, grouping or repetition gives the same state, and nothing is counted twice or lost when states are
+//! compacted (Shapiro, Preguiça, Baquero, Zawirski: "A comprehensive study of convergent and commutative
+//! replicated data types", 2011, the PN-counter, with a reset that remembers what it has seen).
+//!
+//! What sets a counter knows sums that were counted before: they are absorbed and count no more. Sums that it did not know
+//! count on top of it, so that of two concurrent inserts of one key one base stands, and every increment.
+
+use crate::origin::Origin;
+use crate::row::Entry;
+use crate::value::Value;
+
+/// One counter column of one row.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Counter {
+    /// The change that set it.
+    pub set: Entry,
+    /// What it was set to. Anything but a number counts as 0 once something is counted.
+    pub base: Value,
+    /// What origins counted, ordered by origin.
+    pub tallies: Vec<Tally>,
+}
+
+/// What one origin counted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Tally {
+    /// The origin's last change of the counter.
+    pub entry: Entry,
+    /// The sum of all that the origin counted: INTEGER or REAL.
+    pub sum: Value,
+    /// How much of the sum was known when the counter was set, and counts no more: INTEGER or REAL.
+    pub absorbed: Value,
+}
+
+impl Tally {
+    fn origin(&self) -> Origin {
+        self.entry.dot.origin
+    }
+}
+
+impl Counter {
+    /// A counter that was set and not counted since.
+    pub fn new(set: Entry, base: Value) -> Self {
+        Self { set: Entry { authored: None, ..set }, base, tallies: Vec::new() }
+    }
+
+    /// What the column holds.
+    pub fn value(&self) -> Value {
+        let counted: Vec<&Tally> = self.tallies.iter().filter(|tally| tally.sum != tally.absorbed).collect();
+        if counted.is_empty() {
+            return self.base.clone();
+        }
+        let base = if is_number(&self.base) { &self.base } else { &Value::Integer(0) };
+        let whole = counted.iter().try_fold(integer(base), |total, tally| {
+            Some(Some(total? + integer(&tally.sum)? - integer(&tally.absorbed)?))
+        });
+        match whole.flatten() {
+            Some(total) => number(total),
+            None => real_value(
+                counted.iter().fold(real(base), |total, tally| total + (real(&tally.sum) - real(&tally.absorbed))),
+            ),
+        }
+    }
+
+    /// Counts the difference between the column's value, `before`, and what an application made of it, as one more change
+    /// of its origin. False, and nothing is changed, if either is not a number: then the counter is to be [set](Self::set_to).
+    pub fn count(&mut self, entry: Entry, before: &Value, after: &Value) -> bool {
+        if !is_number(before) || !is_number(after) {
+            return false;
+        }
+        let difference = sum_of(after, &negated(before));
+        match self.tallies.binary_search_by_key(&entry.dot.origin, Tally::origin) {
+            Ok(found) => {
+                let tally = &mut self.tallies[found];
+                (tally.entry, tally.sum) = (entry, sum_of(&tally.sum, &difference));
+            }
+            Err(place) => self.tallies.insert(place, Tally { entry, sum: difference, absorbed: Value::Integer(0) }),
+        }
+        true
+    }
+
+    /// Sets the counter: what was counted until now counts no more.
+    pub fn set_to(&mut self, set: Entry, base: Value) {
+        (self.set, self.base) = (Entry { authored: None, ..set }, base);
+        self.tallies.iter_mut().for_each(|tally| tally.absorbed = tally.sum.clone());
+    }
+
+    /// Takes note that the row was written as a whole, with this entry: what the counter was set to is said anew. Otherwise a
+    /// deletion that knows another setting, and not this one, would leave nodes with different ones.
+    pub fn confirm(&mut self, row: Entry) {
+        self.set = Entry { authored: None, ..row };
+    }
+
+    /// What is kept of the counter when its row is deleted: only what was counted, so that a row which comes after it can
+    /// absorb that.
+    pub fn bury(&mut self, deletion: Entry) {
+        (self.set, self.base) = (Entry { authored: None, ..deletion }, Value::Null);
+        self.tallies.iter_mut().for_each(|tally| tally.absorbed = Value::Integer(0));
+    }
+
+    /// The counter that both states make together; `take_set` says whether the other's setting stands.
+    #[must_use]
+    pub fn joined(&self, other: &Self, take_set: bool) -> Self {
+        let (winner, loser) = if take_set { (other, self) } else { (self, other) };
+        let mut tallies = winner.tallies.clone();
+        for theirs in &loser.tallies {
+            match tallies.binary_search_by_key(&theirs.origin(), Tally::origin) {
+                Ok(found) => {
+                    let tally = &mut tallies[found];
+                    if theirs.entry.dot.sequence > tally.entry.dot.sequence {
+                        (tally.entry, tally.sum) = (theirs.entry, theirs.sum.clone());
+                    }
+                }
+                // What set the counter did not know of it.
+                Err(place) => {
+                    let absorbed =
+                        if winner.set.dot == loser.set.dot { theirs.absorbed.clone() } else { Value::Integer(0) };
+                    tallies.insert(place, Tally { absorbed, ..theirs.clone() });
+                }
+            }
+        }
+        Self { set: winner.set, base: winner.base.clone(), tallies }
+    }
+
+    /// The entries of what was counted.
+    pub fn entries(&self) -> impl Iterator<Item = &Entry> {
+        self.tallies.iter().map(|tally| &tally.entry)
+    }
+
+    /// The number of bytes on the wire, to within some.
+    pub(crate) fn wire_size(&self) -> usize {
+        40 + self.base.wire_size() + 50 * self.tallies.len()
+    }
+}
+
+/// Whether something can be counted on top of a value.
+pub fn is_number(value: &Value) -> bool {
+    matches!(value, Value::Integer(_) | Value::Real(_))
+}
+
+fn integer(value: &Value) -> Option<i128> {
+    match value {
+        Value::Integer(n) => Some(i128::from(*n)),
+        _ => None,
+    }
+}
+
+#[allow(
+    clippy::cast_precision_loss,
+    reason = "what is beyond a double's precision is a real all the same, as in SQLite"
+)]
+fn real(value: &Value) -> f64 {
+    match value {
+        Value::Integer(n) => *n as f64,
+        Value::Real(r) => *r,
+        _ => 0.0,
+    }
+}
+
+/// An integer where it fits one, else a real: as SQLite's own sums.
+#[allow(clippy::cast_precision_loss, reason = "it does not fit an integer")]
+fn number(total: i128) -> Value {
+    i64::try_from(total).map_or(Value::Real(total as f64), Value::Integer)
+}
+
+/// A real as SQLite keeps it: what is no number is NULL.
+fn real_value(total: f64) -> Value {
+    if total.is_nan() { Value::Null } else { Value::Real(total) }
+}
+
+fn negated(value: &Value) -> Value {
+    match value {
+        Value::Integer(n) => number(-i128::from(*n)),
+        other => Value::Real(-real(other)),
+    }
+}
+
+fn sum_of(a: &Value, b: &Value) -> Value {
+    match (integer(a), integer(b)) {
+        (Some(a), Some(b)) => number(a + b),
+        _ => real_value(real(a) + real(b)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Counter, Tally};
+    use crate::hybrid_clock::Timestamp;
+    use crate::origin::{Dot, Origin};
+    use crate::row::{Entry, EntryFlags};
+    use crate::value::Value;
+
+    fn entry(origin: u8, sequence: u64) -> Entry {
+        let dot = Dot { origin: Origin::from_bytes([origin; 16]), sequence };
+        let millis = i64::try_from(sequence).unwrap();
+        Entry::new(Timestamp::from_millis(millis), dot, EntryFlags::empty())
+    }
+
+    fn count(counter: &mut Counter, entry: Entry, by: i64) {
+        let before = counter.value();
+        let Value::Integer(n) = before else { panic!("a whole number") };
+        assert!(counter.count(entry, &before, &Value::Integer(n + by)));
+    }
+
+    #[test]
+    fn what_is_counted_on_both_sides_adds_up_and_repeats_change_nothing() {
+        let start = Counter::new(entry(1, 1), Value::Integer(100));
+        let (mut a, mut b) = (start.clone(), start);
+        count(&mut a, entry(1, 2), 5);
+        count(&mut b, entry(2, 1), -30);
+        count(&mut a, entry(1, 3), 2);
+        let both = a.joined(&b, false);
+        assert_eq!(both.value(), Value::Integer(77));
+        assert_eq!(both, b.joined(&a, false));
+        assert_eq!(both.joined(&a, false).joined(&b, false).joined(&both, false), both);
+    }
+
+    #[test]
+    fn what_a_set_knew_counts_no_more_and_what_it_did_not_know_does() {
+        let start = Counter::new(entry(1, 1), Value::Integer(0));
+        let (mut a, mut b) = (start.clone(), start);
+        count(&mut a, entry(1, 2), 10);
+        count(&mut b, entry(2, 3), 4);
+        a.set_to(entry(1, 9), Value::Integer(50));
+        assert_eq!(a.value(), Value::Integer(50));
+        assert_eq!((a.joined(&b, false).value(), b.joined(&a, true).value()), (Value::Integer(54), Value::Integer(54)));
+    }
+
+    #[test]
+    fn numbers_that_no_integer_holds_become_reals_and_nothing_counts_as_zero() {
+        let mut big = Counter::new(entry(1, 1), Value::Integer(i64::MAX));
+        big.tallies = vec![Tally { entry: entry(2, 1), sum: Value::Integer(1), absorbed: Value::Integer(0) }];
+        assert_eq!(big.value(), Value::Real(9_223_372_036_854_775_808.0));
+        let mut none = Counter::new(entry(1, 1), Value::Null);
+        assert!(!none.count(entry(2, 1), &Value::Null, &Value::Integer(1)));
+        none.tallies = big.tallies.clone();
+        assert_eq!(none.value(), Value::Integer(1));
+    }
+}

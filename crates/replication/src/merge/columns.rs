@@ -1,0 +1,228 @@
+//! Column by column, both sides alive.
+
+use std::collections::BTreeMap;
+
+use super::counters::is_counted;
+use super::{
+    Decided, Decision, Fresh, MergeContext, Merged, Outcome, Relation, Undecided, column_number, issue_row, kind_of,
+    outcome_of, undecided,
+};
+use crate::hybrid_clock::Timestamp;
+use crate::origin::Origin;
+use crate::policy::{ConflictPolicy, Resolution, Scope};
+use crate::row::{Entry, EntryFlags, RowClock, RowImage};
+use crate::value::Value;
+
+pub(super) fn merge_columns(local: &RowImage, remote: &RowImage, cx: &MergeContext<'_>) -> Result<Merged, Undecided> {
+    if local.clock.columns.is_empty() && remote.clock.columns.is_empty() {
+        match cx.relation(&local.clock.row, &remote.clock.row) {
+            Relation::Same | Relation::Known => return Ok(Merged::quiet(Outcome::Keep)),
+            Relation::Overwrite => return Ok(Merged::quiet(Outcome::TakeRemote)),
+            Relation::Concurrent => {}
+        }
+    }
+    let mut from_remote = vec![false; remote.values.len()];
+    let mut conflicting = Vec::new();
+    for (index, take) in from_remote.iter_mut().enumerate() {
+        let column = column_number(index);
+        let (ours, theirs) = (local.clock.effective(column), remote.clock.effective(column));
+        *take = match cx.relation(ours, theirs) {
+            Relation::Same | Relation::Known => false,
+            Relation::Overwrite => true,
+            Relation::Concurrent => {
+                if local.values[index] != remote.values[index] && !is_counted(column, local, remote) {
+                    conflicting.push(column);
+                }
+                theirs.order() > ours.order()
+            }
+        };
+    }
+    let plain = combine(local, remote, &from_remote, cx);
+    if conflicting.is_empty() {
+        return Ok(Merged::quiet(outcome_of(plain, local, remote)));
+    }
+    let mut decider =
+        Decider { cx, local, remote, from_remote: &from_remote, changed: BTreeMap::new(), names: Vec::new() };
+    let deleted = decider.decide(&conflicting)?;
+    let policy = std::mem::take(&mut decider.names).join("+");
+    let kind = kind_of(local, remote);
+    if deleted {
+        let decided = Decided { kind, decision: Decision::Merged, columns: conflicting, policy };
+        return Ok(Merged { outcome: issue_row(local, None, None, cx), conflict: Some(decided) });
+    }
+    let changed = decider.changed;
+    let image = with_changes(plain, &changed);
+    let stands = |side: &RowImage| {
+        conflicting.iter().all(|column| image.values[usize::from(*column)] == side.values[usize::from(*column)])
+    };
+    let decision = if stands(local) {
+        Decision::LocalKept
+    } else if stands(remote) {
+        Decision::RemoteApplied
+    } else {
+        Decision::Merged
+    };
+    let outcome = if changed.is_empty() {
+        outcome_of(image, local, remote)
+    } else {
+        Outcome::Issue { image, fresh: Fresh::Columns(changed.into_keys().collect()) }
+    };
+    Ok(Merged { outcome, conflict: Some(Decided { kind, decision, columns: conflicting, policy }) })
+}
+
+/// The image whose columns come from the side that `from_remote` says.
+fn combine(local: &RowImage, remote: &RowImage, from_remote: &[bool], cx: &MergeContext<'_>) -> RowImage {
+    let (ours, theirs) = (&local.clock.row, &remote.clock.row);
+    let row = match cx.relation(ours, theirs) {
+        Relation::Same | Relation::Known => ours,
+        Relation::Overwrite => theirs,
+        Relation::Concurrent => {
+            if theirs.order() > ours.order() {
+                theirs
+            } else {
+                ours
+            }
+        }
+    };
+    let mut clock = RowClock::whole(*row);
+    let mut values = Vec::with_capacity(from_remote.len());
+    for (index, take) in from_remote.iter().enumerate() {
+        let column = column_number(index);
+        let side = if *take { remote } else { local };
+        let entry = side.clock.effective(column);
+        if entry.dot != row.dot {
+            clock.columns.push((column, *entry));
+        }
+        values.push(side.values[index].clone());
+    }
+    // What is counted is put in where all of it is known.
+    RowImage { values, clock }
+}
+
+/// What a column is to hold against the plain comparison, and when and by whom that was written, if by one of the sides.
+type Change = (Value, Option<(Timestamp, Origin)>);
+
+/// The image with these columns as parts of a new change.
+fn with_changes(mut image: RowImage, changed: &BTreeMap<u16, Change>) -> RowImage {
+    for (column, (value, authored)) in changed {
+        image.values[usize::from(*column)] = value.clone();
+        let entry = Entry { flags: EntryFlags::RESOLUTION, authored: *authored, ..image.clock.row };
+        match image.clock.columns.binary_search_by_key(column, |(index, _)| *index) {
+            Ok(found) => image.clock.columns[found].1 = entry,
+            Err(place) => image.clock.columns.insert(place, (*column, entry)),
+        }
+    }
+    image
+}
+
+/// Asks policies about columns, and gathers what they want otherwise than the plain comparison.
+struct Decider<'a> {
+    cx: &'a MergeContext<'a>,
+    local: &'a RowImage,
+    remote: &'a RowImage,
+    /// For each column, whether the plain comparison takes the remote side's.
+    from_remote: &'a [bool],
+    changed: BTreeMap<u16, Change>,
+    /// Who was asked.
+    names: Vec<String>,
+}
+
+impl Decider<'_> {
+    /// Decides all columns in conflict. True if the row is to be deleted.
+    fn decide(&mut self, conflicting: &[u16]) -> Result<bool, Undecided> {
+        let cx = self.cx;
+        let (own, rest): (Vec<u16>, Vec<u16>) =
+            conflicting.iter().partition(|column| cx.own_policy(**column).is_some() || cx.is_counter(**column));
+        if !rest.is_empty() && self.ask_about(cx.policy, &rest, true)? {
+            return Ok(true);
+        }
+        for column in own {
+            match cx.own_policy(column) {
+                Some(policy) => drop(self.ask_about(policy, &[column], false)?),
+                // Set on both sides, not counted: the later one stands, as in a column without a rule.
+                None => self.name("counter"),
+            }
+        }
+        Ok(false)
+    }
+
+    fn name(&mut self, name: &str) {
+        if !self.names.iter().any(|known| known == name) {
+            self.names.push(name.to_owned());
+        }
+    }
+
+    /// Asks one policy. True if it wants the row deleted.
+    fn ask_about(&mut self, policy: &dyn ConflictPolicy, columns: &[u16], of_row: bool) -> Result<bool, Undecided> {
+        self.name(policy.name());
+        let resolution = |side: &RowImage, column| side.clock.effective(column).flags.contains(EntryFlags::RESOLUTION);
+        let open =
+            |column: &u16| policy.settles() || !(resolution(self.local, *column) && resolution(self.remote, *column));
+        let open: Vec<u16> = columns.iter().copied().filter(open).collect();
+        let questions: Vec<&[u16]> = match policy.scope() {
+            _ if open.is_empty() => Vec::new(),
+            Scope::Row => vec![&open],
+            Scope::Column => open.chunks(1).collect(),
+        };
+        for question in questions {
+            match self.cx.ask(policy, (self.local, self.remote), question)? {
+                Resolution::Newest | Resolution::Fail(_) => {}
+                Resolution::KeepLocal => question.iter().for_each(|column| self.choose(*column, false)),
+                Resolution::TakeRemote => question.iter().for_each(|column| self.choose(*column, true)),
+                Resolution::Row(row) if of_row && policy.scope() == Scope::Row => self.take_row(policy, &open, row)?,
+                Resolution::Row(row) => {
+                    question.iter().for_each(|column| self.set(*column, row[usize::from(*column)].clone()));
+                }
+                Resolution::Delete if of_row => return Ok(true),
+                Resolution::Delete => {
+                    return Err(undecided(policy, "the policy of a column cannot delete the row".to_owned()));
+                }
+            }
+        }
+        Ok(false)
+    }
+
+    /// Takes a whole row that a table's policy made. Columns with rules of their own are not its business.
+    fn take_row(&mut self, policy: &dyn ConflictPolicy, open: &[u16], row: Vec<Value>) -> Result<(), Undecided> {
+        for (index, value) in row.into_iter().enumerate() {
+            let column = column_number(index);
+            if self.cx.rule(column).is_some() || is_counted(column, self.local, self.remote) {
+                continue;
+            }
+            if self.cx.shape.key.contains(&column) && !open.contains(&column) && value != *self.standing(column) {
+                return Err(undecided(policy, format!("it changed the key column {:?}", self.cx.shape.columns[index])));
+            }
+            self.set(column, value);
+        }
+        Ok(())
+    }
+
+    fn side(&self, remote: bool) -> &RowImage {
+        if remote { self.remote } else { self.local }
+    }
+
+    /// What the plain comparison puts into a column.
+    fn standing(&self, column: u16) -> &Value {
+        let index = usize::from(column);
+        &self.side(self.from_remote[index]).values[index]
+    }
+
+    fn choose(&mut self, column: u16, remote: bool) {
+        let index = usize::from(column);
+        if self.from_remote[index] != remote {
+            let side = self.side(remote);
+            let change = (side.values[index].clone(), Some(side.clock.effective(column).authored()));
+            self.changed.insert(column, change);
+        }
+    }
+
+    fn set(&mut self, column: u16, value: Value) {
+        let index = usize::from(column);
+        if value == *self.standing(column) {
+            return;
+        }
+        let other = self.side(!self.from_remote[index]);
+        let authored = (value == other.values[index]).then(|| other.clock.effective(column).authored());
+        self.changed.insert(column, (value, authored));
+    }
+}

@@ -1,0 +1,142 @@
+//! Row against row as wholes: with row granularity, or where one side is deleted.
+
+use super::counters::is_counted;
+use super::{
+    Decided, Decision, MergeContext, Merged, Outcome, Relation, Undecided, content, differing, image_of, issue_row,
+    kind_of,
+};
+use crate::hybrid_clock::Timestamp;
+use crate::origin::Origin;
+use crate::policy::{Granularity, Resolution};
+use crate::row::{Entry, EntryFlags, RowClock, RowImage};
+use crate::value::Value;
+
+/// Two deletions never conflict; one of the entries stays.
+pub(super) fn merge_tombstones(local: &RowImage, remote: &RowImage, cx: &MergeContext<'_>) -> Merged {
+    let take = match cx.relation(&local.clock.row, &remote.clock.row) {
+        Relation::Same | Relation::Known => false,
+        Relation::Overwrite => true,
+        Relation::Concurrent => remote.clock.row.order() > local.clock.row.order(),
+    };
+    Merged::quiet(if take { Outcome::TakeRemote } else { Outcome::Keep })
+}
+
+pub(super) fn merge_whole(local: &RowImage, remote: &RowImage, cx: &MergeContext<'_>) -> Result<Merged, Undecided> {
+    let (ours, theirs) = (weighed(local, remote), weighed(remote, local));
+    if theirs.iter().all(|entry| cx.own.covers(entry.dot) || ours.iter().any(|own| own.dot == entry.dot)) {
+        // The local node had taken all of it into account.
+        return Ok(Merged::quiet(Outcome::Keep));
+    }
+    if ours.iter().all(|entry| cx.context.covers(entry.dot) || theirs.iter().any(|their| their.dot == entry.dot)) {
+        return Ok(Merged::quiet(Outcome::TakeRemote));
+    }
+    let plain = plain(local, remote, cx);
+    let columns = match (content(local), content(remote)) {
+        (Some(ours), Some(theirs)) => {
+            let mut columns = differing(ours, theirs);
+            columns.retain(|column| !is_counted(*column, local, remote));
+            if columns.is_empty() {
+                return Ok(Merged::quiet(plain));
+            }
+            columns
+        }
+        _ => Vec::new(),
+    };
+    decide(local, remote, cx, columns, plain)
+}
+
+/// The entries that count for a side. What was counted stands beside a row that another row takes the place of, and with a
+/// deletion it is lost.
+fn weighed<'a>(image: &'a RowImage, other: &RowImage) -> Vec<&'a Entry> {
+    if image.clock.is_deleted() || other.clock.is_deleted() {
+        image.clock.entries().collect()
+    } else {
+        image.clock.registers().collect()
+    }
+}
+
+/// The plain comparison of whole rows, with the revival of a deleted row.
+fn plain(local: &RowImage, remote: &RowImage, cx: &MergeContext<'_>) -> Outcome {
+    let newest = |image: &RowImage, other: &RowImage| -> Option<(Timestamp, Origin)> {
+        weighed(image, other).into_iter().map(Entry::order).max()
+    };
+    if local.clock.is_deleted() != remote.clock.is_deleted() {
+        let (tombstone, alive) = if local.clock.is_deleted() { (local, remote) } else { (remote, local) };
+        let deletion = tombstone.clock.row.order();
+        // The row rests on an insert or rewrite that the deletion is older than: it carries every column itself.
+        let rests_on_newer = alive.clock.row.order() > deletion;
+        let counted = !alive.clock.counters.is_empty();
+        let in_parts = cx.granularity == Granularity::Column || counted;
+        if in_parts && newest(alive, tombstone) > Some(deletion) && !rests_on_newer {
+            return issue_row(alive, Some(alive.values.clone()), None, cx);
+        }
+    }
+    if newest(remote, local) > newest(local, remote) { Outcome::TakeRemote } else { Outcome::Keep }
+}
+
+/// Asks the policies and compares their answer with the plain outcome.
+fn decide(
+    local: &RowImage,
+    remote: &RowImage,
+    cx: &MergeContext<'_>,
+    columns: Vec<u16>,
+    plain: Outcome,
+) -> Result<Merged, Undecided> {
+    let sides = (local, remote);
+    let resolved = is_resolution(&local.clock) && is_resolution(&remote.clock);
+    let (own, rest): (Vec<u16>, Vec<u16>) = columns.iter().partition(|column| cx.own_policy(**column).is_some());
+    let standing = content(image_of(&plain, local, remote)).map(<[Value]>::to_vec);
+    let mut names = Vec::new();
+    let asked = !(resolved && !cx.policy.settles()) && (columns.is_empty() || !rest.is_empty());
+    if columns.is_empty() || !rest.is_empty() {
+        names.push(cx.policy.name().to_owned());
+    }
+    let mut wanted = match if asked { cx.ask(cx.policy, sides, &rest)? } else { Resolution::Newest } {
+        Resolution::KeepLocal => content(local).map(<[Value]>::to_vec),
+        Resolution::TakeRemote => content(remote).map(<[Value]>::to_vec),
+        Resolution::Row(values) => Some(values),
+        Resolution::Delete => None,
+        Resolution::Newest | Resolution::Fail(_) => standing.clone(),
+    };
+    for column in own {
+        let (Some(policy), Some(row)) = (cx.own_policy(column), wanted.as_mut()) else { continue };
+        names.push(policy.name().to_owned());
+        if resolved && !policy.settles() {
+            continue;
+        }
+        let place = usize::from(column);
+        match cx.ask(policy, sides, &[column])? {
+            Resolution::KeepLocal => row[place] = local.values[place].clone(),
+            Resolution::TakeRemote => row[place] = remote.values[place].clone(),
+            Resolution::Row(mut values) => row[place] = values.swap_remove(place),
+            Resolution::Newest | Resolution::Fail(_) => {}
+            Resolution::Delete => {
+                return Err(super::undecided(policy, "the policy of a column cannot delete the row".to_owned()));
+            }
+        }
+    }
+    let decision = if wanted.as_deref() == content(local) {
+        Decision::LocalKept
+    } else if wanted.as_deref() == content(remote) {
+        Decision::RemoteApplied
+    } else {
+        Decision::Merged
+    };
+    let outcome = if wanted == standing {
+        plain
+    } else {
+        let authored = match decision {
+            Decision::LocalKept => Some(local.clock.newest().authored()),
+            Decision::RemoteApplied => Some(remote.clock.newest().authored()),
+            Decision::Merged => None,
+        };
+        issue_row(local, wanted, authored, cx)
+    };
+    names.dedup();
+    let decided = Decided { kind: kind_of(local, remote), decision, columns, policy: names.join("+") };
+    Ok(Merged { outcome, conflict: Some(decided) })
+}
+
+fn is_resolution(clock: &RowClock) -> bool {
+    clock.newest().flags.contains(EntryFlags::RESOLUTION)
+}

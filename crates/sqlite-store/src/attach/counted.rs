@@ -1,0 +1,58 @@
+//! Which columns are counters. The file remembers it, so that whoever attaches it without saying so leaves the triggers as
+//! they are.
+
+use std::collections::BTreeSet;
+
+use rusqlite::{Connection, OptionalExtension};
+
+use crate::error::StoreError;
+use crate::schema::Table;
+
+/// Counter columns by folded names of table and column.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct Counted(BTreeSet<(String, String)>);
+
+impl Counted {
+    /// What the file remembers.
+    pub(super) fn load(conn: &Connection) -> Result<Self, StoreError> {
+        let sql = "SELECT value FROM main._sync_meta WHERE key = 'counters'";
+        let text: Option<String> = conn.query_row(sql, [], |row| row.get(0)).optional()?;
+        let counted = text.and_then(|text| serde_json::from_str(&text).ok());
+        Ok(Self(counted.unwrap_or_default()))
+    }
+
+    /// The columns of these tables that are counters by `is_counter`; the file remembers them.
+    pub(super) fn declare<'a>(
+        conn: &Connection,
+        tables: impl Iterator<Item = &'a Table>,
+        is_counter: &dyn Fn(&str, &str) -> bool,
+    ) -> Result<Self, StoreError> {
+        let mut counted = BTreeSet::new();
+        for table in tables {
+            let columns = table.columns.iter().filter(|column| is_counter(&table.name, &column.name));
+            counted.extend(columns.map(|column| (fold(&table.name), fold(&column.name))));
+        }
+        let counted = Self(counted);
+        if counted != Self::load(conn)? {
+            let text = serde_json::to_string(&counted.0)
+                .map_err(|error| StoreError::Encoding { reason: error.to_string() })?;
+            let sql = "INSERT OR REPLACE INTO main._sync_meta (key, value) VALUES ('counters', ?1)";
+            conn.execute(sql, [text])?;
+        }
+        Ok(counted)
+    }
+
+    /// Marks a table's counters. A column of the key is none.
+    pub(super) fn mark(&self, table: &mut Table) {
+        let key = table.key.clone();
+        for (place, column) in table.columns.iter_mut().enumerate() {
+            let listed = self.0.contains(&(fold(&table.name), fold(&column.name)));
+            column.counter = listed && !key.contains(&place);
+        }
+    }
+}
+
+/// Names compare without ASCII case.
+fn fold(name: &str) -> String {
+    name.to_ascii_lowercase()
+}
