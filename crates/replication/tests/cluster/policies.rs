@@ -89,17 +89,17 @@ fn for_cases(count: u64, test: impl Fn(u64, Rules<'_>)) {
 
 #[test]
 fn every_policy_ends_equal_after_a_storm() {
-    for_cases(60, weather_the_storm);
+    for_cases(24, weather_the_storm);
 }
 
 #[test]
 fn every_policy_falls_silent_in_lock_step() {
-    for_cases(400, lock_step);
+    for_cases(200, lock_step);
 }
 
 #[test]
 fn every_policy_gives_one_result_in_any_order_with_any_repetition_and_any_split() {
-    for_cases(400, |seed, rules| {
+    for_cases(200, |seed, rules| {
         let (mut replicas, _, mut random) = scattered(seed, &rules);
         gather(&mut replicas, &mut random, &rules, seed);
         assert_equal(&replicas, seed);
@@ -132,7 +132,7 @@ fn of_single_writes_the_one_that_the_policy_names_stands() {
     let texts: Vec<Value> = ["of n1", "of n2", "of n3", "of n4"].map(Value::from).to_vec();
     let sets: Vec<Value> = ["[4, 1]", "[1,2]", "[3]", "[2]"].map(Value::from).to_vec();
     let numbers: Vec<Value> = vec![Value::Integer(4), Value::Real(4.5), Value::Null, Value::Integer(-1)];
-    for_seeds(600, |seed| {
+    for_seeds(300, |seed| {
         for granularity in [Granularity::Column, Granularity::Row] {
             let run = |policy: &dyn ConflictPolicy, values: &[Value]| {
                 let rules = Rules { granularity, policy, nodes: &nodes, ..rules(false) };
@@ -156,7 +156,7 @@ fn of_single_writes_the_one_that_the_policy_names_stands() {
 #[test]
 fn counters_add_up_exactly() {
     let columns = [None, Some(ColumnRule::Counter)];
-    for_seeds(1_500, |seed| {
+    for_seeds(600, |seed| {
         let granularity = if seed % 2 == 0 { Granularity::Column } else { Granularity::Row };
         let rules = Rules { granularity, columns: &columns, keys: 1, ..rules(false) };
         let mut random = Random::new(seed);

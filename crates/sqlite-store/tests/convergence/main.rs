@@ -4,6 +4,7 @@
 mod capture;
 mod catch_up;
 mod constraints;
+mod policies;
 mod replica;
 mod unique;
 
@@ -93,7 +94,7 @@ async fn converge(seed: u64) {
     for name in ["a", "b", "c"] {
         let journal = ["WAL", "WAL", "DELETE", "TRUNCATE"][usize::try_from(random.below(4)).unwrap()];
         let max_rows = 1 + usize::try_from(random.below(10)).unwrap();
-        let setup = Setup { schema: SCHEMA, journal, granularity, max_rows };
+        let setup = Setup { journal, granularity, max_rows, ..Setup::of(SCHEMA) };
         replicas.push(Replica::create(folder.path(), name, setup).await);
     }
     for replica in &replicas {

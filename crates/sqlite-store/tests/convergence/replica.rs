@@ -20,11 +20,18 @@ pub(crate) struct Setup {
     pub(crate) journal: &'static str,
     pub(crate) granularity: Granularity,
     pub(crate) max_rows: usize,
+    pub(crate) rules: fn() -> DatabaseRules,
 }
 
 impl Setup {
     pub(crate) const fn of(schema: &'static str) -> Self {
-        Self { schema, journal: "WAL", granularity: Granularity::Column, max_rows: 20_000 }
+        Self {
+            schema,
+            journal: "WAL",
+            granularity: Granularity::Column,
+            max_rows: 20_000,
+            rules: DatabaseRules::default,
+        }
     }
 }
 
@@ -49,8 +56,9 @@ impl Replica {
     /// An existing file.
     async fn start(path: PathBuf, setup: Setup) -> Self {
         let (sender, events) = mpsc::channel(1024);
-        let mut rules = DatabaseRules::default();
+        let mut rules = (setup.rules)();
         rules.default.granularity = setup.granularity;
+        rules.tables.values_mut().for_each(|rules| rules.granularity = setup.granularity);
         let options = DatabaseOptions {
             name: "test".to_owned(),
             path: path.clone(),
