@@ -26,6 +26,7 @@ mod observer;
 mod replica;
 mod row_clock;
 mod row_write;
+mod sql_policy;
 mod staging;
 mod state;
 mod table_sql;
@@ -42,5 +43,6 @@ pub use database::{ApplyReply, Database, DatabaseEvent, DatabaseOptions, Databas
 pub use error::StoreError;
 pub use observer::{IncomingRow, RowObserver, RowOperation, RowVerdict};
 pub use replica::{DatabaseRules, MergeRules};
+pub use sql_policy::{SqlPolicy, SqlPolicyError};
 pub use state::{FileIdentity, Remembered, StateDatabase};
 pub use watch::FileWatch;

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use sync_engine::Granularity;
-use sync_engine::config::{ConfigErrors, Environment, LogFormat, Overrides, Place, Rotation, Settings, load};
+use sync_engine::config::{ConfigErrors, Environment, LogFormat, Overrides, Place, Policy, Rotation, Settings, load};
 
 #[path = "config/sources.rs"]
 mod sources;
@@ -94,16 +94,24 @@ keep = 2
 [[database]]
 name = "inventory"
 path = "/srv/a.db"
-policy = "last-write-wins"
+policy = "origin-priority"
+priority = ["berlin", "oslo"]
 granularity = "row"
 include = ["*"]
 exclude = []
 [[database.table]]
 name = "stock"
-policy = "last-write-wins"
+timestamp_column = "updated_at"
 granularity = "column"
+columns.qty = { policy = "counter" }
+columns."unit price" = { policy = "sql", merge = "max(local.\"unit price\", remote.\"unit price\")" }
+columns.label = { policy = "origin-priority", priority = ["oslo"] }
+[[database.table]]
+name = "note"
+columns.tags.policy = "union"
 [[database]]
 path = "sub/b.db"
+policy = "first-write-wins"
 "#;
 
 #[test]
@@ -126,6 +134,12 @@ fn every_key_is_read() {
     assert_eq!((first.name.as_str(), first.path.as_path()), ("inventory", Path::new("/srv/a.db")));
     assert_eq!(first.granularity, Granularity::Row);
     assert_eq!((first.tables[0].name.as_str(), first.tables[0].granularity), ("stock", Some(Granularity::Column)));
+    assert_eq!(first.policy, Policy::OriginPriority(vec!["berlin".to_owned(), "oslo".to_owned()]));
+    assert_eq!(first.tables[0].policy, Some(Policy::TimestampColumn("updated_at".to_owned())));
+    let columns: Vec<_> = first.tables[0].columns.iter().map(|(name, policy)| (name.as_str(), policy.name())).collect();
+    assert_eq!(columns, [("label", "origin-priority"), ("qty", "counter"), ("unit price", "sql")]);
+    assert_eq!((&first.tables[1].policy, &first.tables[1].columns["tags"]), (&None, &Policy::Union));
+    assert_eq!(second.policy, Policy::FirstWriteWins);
     assert_eq!((second.name.as_str(), second.path.as_path()), ("b", Path::new("sub/b.db")));
     assert_eq!((second.granularity, second.tables.len()), (Granularity::Column, 0));
     settings.require_databases().unwrap();
@@ -302,31 +316,24 @@ fn keys_that_nothing_acts_on_are_refused() {
     assert_eq!(errors(top), ["1:19 auth.token_file: NotSupported", "2:11 tls.key: NotSupported"]);
     let database = r#"[[database]]
 path = "a.db"
-policy = "counter"
 include = ["a*"]
 exclude = ["session_*"]
 key_ranges = 1
 [[database.table]]
 name = "t"
-policy = "sql"
 remote_name = "r"
-timestamp_column = "u"
 exclude_columns = ["c"]
-columns.qty = { policy = "counter" }
-columns.tags = { policy = "union" }
+columns.qty = { remote_name = "x" }
 "#;
     assert_eq!(
         errors(database),
         [
-            "3:10 database[0].policy: NotSupported",
-            "4:11 database[0].include: NotSupported",
-            "5:11 database[0].exclude: NotSupported",
-            "6:14 database[0].key_ranges: NotSupported",
-            "9:10 database[0].table[0].policy: NotSupported",
-            "10:15 database[0].table[0].remote_name: NotSupported",
-            "11:20 database[0].table[0].timestamp_column: NotSupported",
-            "12:19 database[0].table[0].exclude_columns: NotSupported",
-            "13:1 database[0].table[0].columns: NotSupported",
+            "3:11 database[0].include: NotSupported",
+            "4:11 database[0].exclude: NotSupported",
+            "5:14 database[0].key_ranges: NotSupported",
+            "8:15 database[0].table[0].remote_name: NotSupported",
+            "9:19 database[0].table[0].exclude_columns: NotSupported",
+            "10:31 database[0].table[0].columns.qty.remote_name: NotSupported",
         ]
     );
     assert_eq!(errors("[auth]\n[tls]\n[[database]]\n"), ["3:1 database[0].path: Missing"]);
@@ -355,19 +362,61 @@ fn databases_and_tables_differ() {
 }
 
 #[test]
-fn policies_that_do_not_exist_are_told_from_those_that_are_not_supported() {
-    let with = |policy: &str| message(&format!("[[database]]\npath = \"1.db\"\npolicy = {policy:?}"));
+fn policies_are_refused_with_what_goes_where() {
+    let database = |rest: &str| message(&format!("[[database]]\npath = \"1.db\"\n{rest}"));
+    let column = |rest: &str| database(&format!("[[database.table]]\nname = \"t\"\ncolumns.c = {{ {rest} }}"));
     let cases = [
-        ("last-write-win", "there is no policy \"last-write-win\"; did you mean \"last-write-wins\"?"),
         (
-            "countr",
-            "there is no policy \"countr\"; \"counter\" is the nearest, but this version has only \"last-write-wins\"",
+            database("policy = \"countr\""),
+            "3:10 database[0].policy: there is no policy \"countr\"; did you mean \"counter\"?",
         ),
-        ("newest", "there is no policy \"newest\"; use \"last-write-wins\""),
-        ("first-write-wins", "this version does not support the policy \"first-write-wins\"; use \"last-write-wins\""),
-        ("counter", "this version does not support the policy \"counter\"; use \"last-write-wins\""),
+        (
+            database("policy = \"newest\""),
+            "3:10 database[0].policy: there is no policy \"newest\"; the policies are last-write-wins, ",
+        ),
+        (
+            database("policy = \"counter\""),
+            "\"counter\" is a policy of columns; write columns.NAME = { policy = \"counter\", … }",
+        ),
+        (database("policy = \"origin-priority\""), "origin-priority has no list of nodes; list node names"),
+        (
+            database("priority = [\"a\"]"),
+            "3:12 database[0].priority: priority is read by the policy \"origin-priority\" only",
+        ),
+        (
+            database("policy = \"max\"\ntimestamp_column = \"u\""),
+            "timestamp_column is read by the policy \"last-write-wins\" only",
+        ),
+        (
+            database("policy = \"origin-priority\"\npriority = [\"a\", \"b\", \"a\"]"),
+            "4:23 database[0].priority[2]: \"a\" stands there twice",
+        ),
+        (column("policy = \"sql\""), "the policy \"sql\" has no expression"),
+        (
+            column("merge = \"local.c\""),
+            "5:23 database[0].table[0].columns.c.merge: merge is read by the policy \"sql\" only",
+        ),
+        (
+            column("policy = \"sql\", merge = \"max(local.c, nosuch.c)\""),
+            "the expression cannot be used: no such column: nosuch.c",
+        ),
+        (column("policy = \"sql\", merge = \"local.c + random()\""), "not the same on every node"),
+        (
+            column("polcy = \"max\""),
+            "5:15 database[0].table[0].columns.c.polcy: there is no such key; did you mean \"policy\"?",
+        ),
+        (
+            database("[[database.table]]\nname = \"t\"\ncolumns.c = 5"),
+            "5:13 database[0].table[0].columns.c: a table is expected, not a whole number",
+        ),
+        (
+            database(
+                "granularity = \"row\"\n[[database.table]]\nname = \"t\"\ncolumns.c = { policy = \"first-write-wins\" }",
+            ),
+            "with granularity = \"row\" a column cannot have \"first-write-wins\" for itself",
+        ),
     ];
-    for (policy, expected) in cases {
-        assert_eq!(with(policy), format!("3:10 database[0].policy: {expected}"));
+    for (error, expected) in cases {
+        assert!(error.contains(expected), "{error}\n{expected}");
     }
 }

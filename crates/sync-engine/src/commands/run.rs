@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use anyhow::Context as _;
 use sync_engine::config::{self, Overrides, Settings};
-use sync_engine::{Database, LastWriteWins, SyncEngine, telemetry};
+use sync_engine::{Database, SyncEngine, telemetry};
 
 use crate::cli::Run;
 use crate::commands::{Signals, environment, say};
@@ -56,15 +56,7 @@ async fn build(settings: &Settings) -> anyhow::Result<SyncEngine> {
         builder = builder.log_hook_command(settings.log.hook.clone());
     }
     for database in &settings.databases {
-        let mut described =
-            Database::open(&database.path).name(database.name.as_str()).granularity(database.granularity);
-        for table in &database.tables {
-            described = described.table(table.name.as_str(), LastWriteWins);
-            if let Some(granularity) = table.granularity {
-                described = described.table_granularity(table.name.as_str(), granularity);
-            }
-        }
-        builder = builder.database(described);
+        builder = builder.database(Database::configured(database));
     }
     Ok(builder.build().await?)
 }

@@ -7,14 +7,11 @@ use replication::Granularity;
 
 use super::check::Check;
 use super::error::{ErrorKind, Place};
-use super::raw::{RawDatabase, RawTable};
-use super::{DatabaseSettings, Policy, TableSettings, schema, values};
+use super::policies::{self, Level};
+use super::raw::{RawColumn, RawDatabase, RawTable};
+use super::{DatabaseSettings, Policy, TableSettings, values};
 
 const GRANULARITIES: [(&str, Granularity); 2] = [("column", Granularity::Column), ("row", Granularity::Row)];
-
-/// The names of policies; this version has the first.
-const POLICIES: [&str; 8] =
-    ["last-write-wins", "first-write-wins", "origin-priority", "max", "min", "union", "counter", "sql"];
 
 /// A database as it is written, and the key that it stands under.
 struct Written {
@@ -51,9 +48,15 @@ fn described(written: Vec<Written>, check: &mut Check) -> Vec<DatabaseSettings> 
             continue;
         }
         let name = database_name(&key, &raw, path.as_deref(), &mut names, check);
-        let policy = policy(&key, raw.policy.as_deref(), check);
+        let written = policies::Written {
+            policy: raw.policy,
+            priority: raw.priority,
+            timestamp_column: raw.timestamp_column,
+            merge: None,
+        };
+        let policy = policies::resolve(|name| subkey(&key, name), written, Level::Rows, check).unwrap_or_default();
         let granularity = granularity(&key, raw.granularity.as_deref(), check).unwrap_or_default();
-        let tables = tables(&key, raw.table, check);
+        let tables = tables(&key, raw.table, granularity, check);
         if let (Some(name), Some(path)) = (name, path) {
             databases.push(DatabaseSettings { name, path, policy, granularity, tables });
         }
@@ -154,26 +157,6 @@ fn database_name(
     Some(name)
 }
 
-fn policy(key: &str, text: Option<&str>, check: &mut Check) -> Policy {
-    let at = subkey(key, "policy");
-    match text {
-        None | Some("last-write-wins") => {}
-        Some(text) if POLICIES.contains(&text) => {
-            let what = format!("this version does not support the policy {text:?}");
-            check.complain(&at, ErrorKind::NotSupported, what, "use \"last-write-wins\"");
-        }
-        Some(text) => {
-            let remedy = match schema::nearest(POLICIES.into_iter(), text) {
-                Some("last-write-wins") => "did you mean \"last-write-wins\"?".to_owned(),
-                Some(near) => format!("{near:?} is the nearest, but this version has only \"last-write-wins\""),
-                None => "use \"last-write-wins\"".to_owned(),
-            };
-            check.bad_value(&at, format!("there is no policy {text:?}"), remedy);
-        }
-    }
-    Policy::LastWriteWins
-}
-
 fn granularity(key: &str, text: Option<&str>, check: &mut Check) -> Option<Granularity> {
     match values::choice(text?, &GRANULARITIES) {
         Ok(granularity) => Some(granularity),
@@ -184,13 +167,21 @@ fn granularity(key: &str, text: Option<&str>, check: &mut Check) -> Option<Granu
     }
 }
 
-fn tables(database: &str, raw: Vec<RawTable>, check: &mut Check) -> Vec<TableSettings> {
+fn tables(database: &str, raw: Vec<RawTable>, of_database: Granularity, check: &mut Check) -> Vec<TableSettings> {
     let mut tables: Vec<TableSettings> = Vec::with_capacity(raw.len());
     for (index, raw) in raw.into_iter().enumerate() {
         let key = format!("{database}.table[{index}]");
         let at = subkey(&key, "name");
-        let policy = policy(&key, raw.policy.as_deref(), check);
+        let written = policies::Written {
+            policy: raw.policy,
+            priority: raw.priority,
+            timestamp_column: raw.timestamp_column,
+            merge: None,
+        };
+        let policy = policies::resolve(|name| subkey(&key, name), written, Level::Rows, check);
         let granularity = granularity(&key, raw.granularity.as_deref(), check);
+        let whole_rows = granularity.unwrap_or(of_database) == Granularity::Row;
+        let columns = columns(&key, raw.columns, Level::Column { whole_rows }, check);
         let Some(name) = raw.name else {
             if !check.is_given(&at) {
                 check.complain(&at, ErrorKind::Missing, "the table has no name", "write name = \"TABLE\" into it");
@@ -203,8 +194,25 @@ fn tables(database: &str, raw: Vec<RawTable>, check: &mut Check) -> Vec<TableSet
             // SQLite does not tell the case of ASCII letters apart in names of tables.
             check.complain(&at, ErrorKind::Duplicate, format!("the table {name:?} stands there twice"), "remove one");
         } else {
-            tables.push(TableSettings { name, policy, granularity });
+            tables.push(TableSettings { name, policy, granularity, columns });
         }
     }
     tables
+}
+
+fn columns(table: &str, raw: BTreeMap<String, RawColumn>, level: Level, check: &mut Check) -> BTreeMap<String, Policy> {
+    let mut columns: BTreeMap<String, Policy> = BTreeMap::new();
+    for (name, raw) in raw {
+        let key = format!("{table}.columns.{name}");
+        let written =
+            policies::Written { policy: raw.policy, priority: raw.priority, merge: raw.merge, timestamp_column: None };
+        if let Err((what, remedy)) = values::name(&name) {
+            check.bad_value(&key, what, remedy);
+        } else if columns.keys().any(|known| known.eq_ignore_ascii_case(&name)) {
+            check.complain(&key, ErrorKind::Duplicate, format!("the column {name:?} stands there twice"), "remove one");
+        } else if let Some(policy) = policies::resolve(|inner| format!("{key}.{inner}"), written, level, check) {
+            columns.insert(name, policy);
+        }
+    }
+    columns
 }

@@ -100,6 +100,23 @@ impl Walk<'_> {
             },
             (Kind::Texts, DeValue::Array(items)) => self.texts(items.iter(), key, path),
             (Kind::Table(keys), DeValue::Table(table)) => Some(toml::Value::Table(self.table(table, keys, path))),
+            (Kind::Named(keys), DeValue::Table(names)) => {
+                let mut tables = toml::Table::new();
+                for (name, value) in names {
+                    let name = name.get_ref().as_ref();
+                    let path = format!("{path}.{name}");
+                    let place = self.place(value.span().start);
+                    self.check.given(&path, place);
+                    match value.get_ref() {
+                        DeValue::Table(table) => {
+                            let table = self.table(table, keys, &path);
+                            tables.insert(name.to_owned(), toml::Value::Table(table));
+                        }
+                        other => self.wrong_type(&path, "a table", other),
+                    }
+                }
+                Some(toml::Value::Table(tables))
+            }
             (Kind::Tables(keys), DeValue::Array(items)) => {
                 let mut tables = Vec::new();
                 for (index, item) in items.iter().enumerate() {

@@ -59,6 +59,16 @@ fn variable_value(variable: &str, name: &str, value: &str, check: &mut Check) ->
                 path = format!("{path}[{index}]");
                 inner
             }
+            Kind::Named(inner) => {
+                let Some(name) = segments.next().filter(|name| !name.is_empty()) else {
+                    let what = "the name is missing";
+                    let remedy = format!("name the variable {PREFIX}…__{}__NAME__…", segment.to_uppercase());
+                    check.complain_at(place(), &path, ErrorKind::UnknownKey, what, remedy);
+                    return None;
+                };
+                path = format!("{path}.{name}");
+                inner
+            }
             _ => &[],
         };
         if matches!(key.support, Support::No) {
@@ -89,7 +99,7 @@ fn typed(key: &'static Key, path: &str, value: &str, check: &mut Check) -> Optio
             let texts = super::values::comma_separated(value);
             only(check, key, path, &texts).then(|| texts.into())
         }
-        Kind::Table(_) | Kind::Tables(_) => {
+        Kind::Table(_) | Kind::Tables(_) | Kind::Named(_) => {
             let what = format!("{} is expected, which a variable cannot hold", key.kind.expected());
             check.complain(path, ErrorKind::WrongType, what, "set its keys one by one, with __ between the levels");
             None

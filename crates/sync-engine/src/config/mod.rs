@@ -10,6 +10,7 @@ mod document;
 mod environment;
 mod error;
 mod layers;
+mod policies;
 mod raw;
 mod resolve;
 mod schema;
@@ -24,6 +25,7 @@ use std::time::Duration;
 use replication::Granularity;
 
 pub use error::{ConfigError, ConfigErrors, ErrorKind, Place};
+pub use policies::Policy;
 
 use error::one_error;
 
@@ -155,19 +157,12 @@ pub struct DatabaseSettings {
 pub struct TableSettings {
     /// The table.
     pub name: String,
-    /// Who decides conflicts.
-    pub policy: Policy,
+    /// Who decides conflicts, where not as in the database.
+    pub policy: Option<Policy>,
     /// How finely rows are merged, where that differs from the database's.
     pub granularity: Option<Granularity>,
-}
-
-/// Who decides conflicts.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum Policy {
-    /// The newest write stands.
-    #[default]
-    LastWriteWins,
+    /// Columns with a policy of their own, by name.
+    pub columns: BTreeMap<String, Policy>,
 }
 
 /// Loads the configuration from all its sources. `config_path` is the file that the command line names; without it the

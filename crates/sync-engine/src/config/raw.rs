@@ -1,5 +1,7 @@
 //! The configuration as it is written, after the sources are laid over each other. Owns the shape, not the meaning.
 
+use std::collections::BTreeMap;
+
 use serde::Deserialize;
 
 /// The top level.
@@ -57,6 +59,8 @@ pub(super) struct RawDatabase {
     pub(super) name: Option<String>,
     pub(super) path: Option<std::path::PathBuf>,
     pub(super) policy: Option<String>,
+    pub(super) priority: Vec<String>,
+    pub(super) timestamp_column: Option<String>,
     pub(super) granularity: Option<String>,
     // These two may only say what holds anyway.
     #[serde(rename = "include")]
@@ -72,7 +76,19 @@ pub(super) struct RawDatabase {
 pub(super) struct RawTable {
     pub(super) name: Option<String>,
     pub(super) policy: Option<String>,
+    pub(super) priority: Vec<String>,
+    pub(super) timestamp_column: Option<String>,
     pub(super) granularity: Option<String>,
     #[serde(rename = "exclude_columns")]
     pub(super) _exclude_columns: Vec<String>,
+    pub(super) columns: BTreeMap<String, RawColumn>,
+}
+
+/// `columns.NAME` of a `[[database.table]]`.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct RawColumn {
+    pub(super) policy: Option<String>,
+    pub(super) priority: Vec<String>,
+    pub(super) merge: Option<String>,
 }

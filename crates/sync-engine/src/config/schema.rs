@@ -11,6 +11,8 @@ pub(super) enum Kind {
     Table(&'static [Key]),
     /// `[[name]]`.
     Tables(&'static [Key]),
+    /// `[name]`, whose keys are names that the owner chose; each holds a table.
+    Named(&'static [Key]),
 }
 
 impl Kind {
@@ -22,6 +24,7 @@ impl Kind {
             Self::Texts => "a list of texts",
             Self::Table(_) => "a table",
             Self::Tables(_) => "a list of tables",
+            Self::Named(_) => "a table of names, each with a table",
         }
     }
 }
@@ -92,6 +95,8 @@ const DATABASE: &[Key] = &[
     key("name", Kind::Text),
     key("path", Kind::Text),
     key("policy", Kind::Text),
+    key("priority", Kind::Texts),
+    key("timestamp_column", Kind::Text),
     key("granularity", Kind::Text),
     only("include", &["*"]),
     only("exclude", &[]),
@@ -102,11 +107,19 @@ const DATABASE: &[Key] = &[
 const TABLE: &[Key] = &[
     key("name", Kind::Text),
     key("policy", Kind::Text),
+    key("priority", Kind::Texts),
+    key("timestamp_column", Kind::Text),
     key("granularity", Kind::Text),
     later("remote_name", Kind::Text),
-    later("timestamp_column", Kind::Text),
     only("exclude_columns", &[]),
-    later("columns", Kind::Table(&[])),
+    key("columns", Kind::Named(COLUMN)),
+];
+
+const COLUMN: &[Key] = &[
+    key("policy", Kind::Text),
+    key("priority", Kind::Texts),
+    key("merge", Kind::Text),
+    later("remote_name", Kind::Text),
 ];
 
 /// The key of this name.
@@ -143,6 +156,7 @@ fn elsewhere(keys: &'static [Key], path: &str, name: &str) -> Option<String> {
             let (inner, header) = match key.kind {
                 Kind::Table(inner) => (inner, format!("[{path}{}]", key.name)),
                 Kind::Tables(inner) => (inner, format!("[[{path}{}]]", key.name)),
+                Kind::Named(inner) => (inner, format!("[{path}{}.NAME]", key.name)),
                 _ => return None,
             };
             if find(inner, name).is_some() {
@@ -188,7 +202,8 @@ mod tests {
         assert_eq!(advice(ROOT, "pol_interval"), "did you mean \"poll_interval\"?");
         assert_eq!(advice(ROOT, "Node"), "did you mean \"node\"?");
         assert_eq!(advice(ROOT, "granularity"), "that key belongs to [[database]]");
-        assert_eq!(advice(ROOT, "timestamp_column"), "that key belongs to [[database.table]]");
+        assert_eq!(advice(ROOT, "remote_name"), "that key belongs to [[database.table]]");
+        assert_eq!(advice(ROOT, "merge"), "that key belongs to [database.table.columns.NAME]");
         assert!(advice(ROOT, "frobnicate").starts_with("the keys here are node, listen"));
     }
 }

@@ -121,33 +121,51 @@ impl Settings {
 }
 
 fn database(database: &DatabaseSettings) -> Json {
-    json!({
-        "name": database.name,
-        "path": path(&database.path),
-        "policy": policy(database.policy),
-        "granularity": granularity(database.granularity),
-        "table": database.tables.iter().map(table).collect::<Vec<_>>(),
-    })
+    let mut shown = Map::new();
+    shown.insert("name".to_owned(), database.name.as_str().into());
+    shown.insert("path".to_owned(), path(&database.path).into());
+    shown.extend(policy(&database.policy));
+    shown.insert("granularity".to_owned(), granularity(database.granularity).into());
+    shown.insert("table".to_owned(), database.tables.iter().map(table).collect());
+    Json::Object(shown)
 }
 
 fn table(table: &TableSettings) -> Json {
     let mut shown = Map::new();
     shown.insert("name".to_owned(), table.name.as_str().into());
-    shown.insert("policy".to_owned(), policy(table.policy).into());
+    shown.extend(table.policy.iter().flat_map(policy));
     if let Some(own) = table.granularity {
         shown.insert("granularity".to_owned(), granularity(own).into());
+    }
+    if !table.columns.is_empty() {
+        let columns: Map<String, Json> =
+            table.columns.iter().map(|(name, own)| (name.clone(), Json::Object(policy(own)))).collect();
+        shown.insert("columns".to_owned(), Json::Object(columns));
     }
     Json::Object(shown)
 }
 
-fn path(path: &Path) -> String {
-    path.display().to_string()
+/// A policy's keys.
+fn policy(policy: &Policy) -> Map<String, Json> {
+    let mut shown = Map::new();
+    shown.insert("policy".to_owned(), policy.name().into());
+    match policy {
+        Policy::TimestampColumn(column) => {
+            shown.insert("timestamp_column".to_owned(), column.as_str().into());
+        }
+        Policy::OriginPriority(nodes) => {
+            shown.insert("priority".to_owned(), nodes.as_slice().into());
+        }
+        Policy::Sql(expression) => {
+            shown.insert("merge".to_owned(), expression.as_str().into());
+        }
+        _ => {}
+    }
+    shown
 }
 
-fn policy(policy: Policy) -> &'static str {
-    match policy {
-        Policy::LastWriteWins => "last-write-wins",
-    }
+fn path(path: &Path) -> String {
+    path.display().to_string()
 }
 
 fn granularity(granularity: Granularity) -> &'static str {

@@ -11,6 +11,7 @@ use tokio::sync::mpsc;
 use tokio_util::task::TaskTracker;
 
 use crate::change_event::{ApplyCallback, ApplyDecision, ChangeEvent, ChangeObserver};
+use crate::config::{DatabaseSettings, Policy};
 use crate::engine::shared::{Shared, SharedParts};
 use crate::engine::source::Source;
 use crate::engine::{EngineError, SyncEngine, database_events};
@@ -52,6 +53,22 @@ impl Database {
         let name = path.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default();
         let MergeRules { granularity, policy, .. } = MergeRules::default();
         Self { name, path, granularity, policy, tables: HashMap::new() }
+    }
+
+    /// The database that a configuration describes.
+    pub fn configured(settings: &DatabaseSettings) -> Self {
+        let mut database = Self::open(&settings.path).name(&settings.name).granularity(settings.granularity);
+        database.policy = settings.policy.policy();
+        for table in &settings.tables {
+            let columns = table.columns.iter().map(|(name, policy)| (name.clone(), policy.column_rule()));
+            let rules = TableRules {
+                granularity: table.granularity,
+                policy: table.policy.as_ref().map(Policy::policy),
+                columns: columns.collect(),
+            };
+            database.tables.insert(table.name.clone(), rules);
+        }
+        database
     }
 
     /// The name that peers know the database by.

@@ -199,3 +199,17 @@ fn databases_that_the_command_line_leaves_out_are_checked_too() {
     let twice = "[[database]]\npath = \"z.db\"\n[[database]]\npath = \"./z.db\"\nname = \"y\"\n";
     assert_eq!(errors_of(run(twice, "mine.db")), ["4:8 database[1].path: Duplicate"]);
 }
+
+#[test]
+fn variables_name_columns() {
+    let environment = [
+        ("SYNC_ENGINE__DATABASE__0__PATH", "a.db"),
+        ("SYNC_ENGINE__DATABASE__0__TABLE__0__NAME", "stock"),
+        ("SYNC_ENGINE__DATABASE__0__TABLE__0__COLUMNS__QTY__POLICY", "counter"),
+    ];
+    let settings = load_text("", &environment, &Overrides::default()).unwrap();
+    assert_eq!(settings.databases[0].tables[0].columns["qty"].name(), "counter");
+    let nameless = [("SYNC_ENGINE__DATABASE__0__TABLE__0__COLUMNS", "qty")];
+    let errors = errors_of(load_text("", &nameless, &Overrides::default()));
+    assert_eq!(errors, ["$SYNC_ENGINE__DATABASE__0__TABLE__0__COLUMNS database[0].table[0].columns: UnknownKey"]);
+}
