@@ -30,7 +30,7 @@ fn batch(count: u64) -> Envelope {
         ];
         RowImage { values, clock: RowClock::whole(entry) }
     });
-    let tables = vec![TableRows { shape, rows: rows.collect() }];
+    let tables = vec![TableRows::new(shape, rows.collect())];
     let mut context = VersionVector::new();
     context.raise(origin, count);
     let rows = Batch { source: origin, from: VersionVector::new(), to: context.clone(), context, tables };

@@ -53,6 +53,9 @@ impl EntryFlags {
     pub const RESOLUTION: Self = Self(4);
     /// The deletion took the row out because another row took its unique value. Only on tombstones.
     pub const DISPLACED: Self = Self(8);
+    /// The cell is not in the image, because the sender's table has no such column: the image does not speak for it. Only on
+    /// column entries, until the row is merged.
+    pub const ABSENT: Self = Self(16);
 
     /// No mark.
     pub const fn empty() -> Self {
@@ -181,6 +184,16 @@ pub struct TableRows {
     pub shape: TableShape,
     /// The rows, no key twice.
     pub rows: Vec<RowImage>,
+    /// What the rows have taken into account, where that is not the batch's context: rows that the sender could not take in and
+    /// passes on as it got them, and its own rows beside which such a row waits. They come before all others.
+    pub context: Option<VersionVector>,
+}
+
+impl TableRows {
+    /// Rows as the sender has them.
+    pub const fn new(shape: TableShape, rows: Vec<RowImage>) -> Self {
+        Self { shape, rows, context: None }
+    }
 }
 
 /// The delta of one snapshot of the sender's database: what a receiver at `from` lacks to be at `to`.

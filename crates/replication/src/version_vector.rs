@@ -26,6 +26,17 @@ impl VersionVector {
         self.0.get(&origin).copied().unwrap_or(0)
     }
 
+    /// Lowers an origin's sequence to `sequence`, if it is higher.
+    pub fn lower(&mut self, origin: Origin, sequence: u64) {
+        if self.get(origin) > sequence {
+            if sequence == 0 {
+                self.0.remove(&origin);
+            } else {
+                self.0.insert(origin, sequence);
+            }
+        }
+    }
+
     /// Whether the change named `dot` is known.
     pub fn covers(&self, dot: Dot) -> bool {
         self.get(dot.origin) >= dot.sequence

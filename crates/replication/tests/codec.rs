@@ -125,7 +125,11 @@ fn table() -> impl Strategy<Value = TableRows> {
                 key: key.into_iter().rev().collect(),
             });
         shape.prop_flat_map(move |shape| {
-            vec(row(&shape), 0..6).prop_map(move |rows| TableRows { shape: shape.clone(), rows })
+            (vec(row(&shape), 0..6), option::weighted(0.2, vector())).prop_map(move |(rows, context)| TableRows {
+                shape: shape.clone(),
+                rows,
+                context,
+            })
         })
     })
 }
@@ -296,7 +300,7 @@ fn rows(rows: Vec<RowImage>) -> Envelope {
     let origin = Origin::from_bytes([7; 16]);
     let mut context = VersionVector::new();
     context.raise(origin, 3);
-    let tables = vec![TableRows { shape, rows }];
+    let tables = vec![TableRows::new(shape, rows)];
     let rows = Batch { source: origin, from: VersionVector::new(), to: context.clone(), context, tables };
     let changes = Changes { database: "d".to_owned(), batch: 1, part: 0, last: true, rows };
     Envelope { from: "a".to_owned(), to: Some("b".to_owned()), message: Message::Changes(changes) }
@@ -324,9 +328,10 @@ fn the_bytes_of_a_batch_are_fixed() {
     expected.push(1); // one table
     expected.extend(*b"\xa1t\x02\xa1k\xa1v"); // its name and columns
     expected.extend([1, 0]); // key: column 0
+    expected.push(0); // its rows have taken the batch's context into account
     expected.push(1); // one row
     expected.extend([1, 5, 0, 3]); // its entry: inserted, stamp, origin, sequence
-    expected.push(0); // no column entries
+    expected.extend([0, 0]); // no column entries, no counters
     expected.push(1); // the key's value
     expected.extend([0xcb, 0xbf, 0xe0, 0, 0, 0, 0, 0, 0]); // -0.5
     assert_eq!(bytes, expected);

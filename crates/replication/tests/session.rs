@@ -49,7 +49,7 @@ fn table(source: u8, name: &str, from: u64, sizes: &[usize]) -> TableRows {
         )),
     });
     let shape = TableShape { name: name.to_owned(), columns: vec!["k".to_owned(), "v".to_owned()], key: vec![0] };
-    TableRows { shape, rows: rows.collect() }
+    TableRows::new(shape, rows.collect())
 }
 
 fn batch(source: u8, from: VersionVector, context: VersionVector, tables: Vec<TableRows>) -> Batch {

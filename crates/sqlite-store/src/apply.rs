@@ -1,17 +1,17 @@
 //! Apply: a batch of a peer becomes rows, clocks, conflict records and version vector, in one write transaction.
 
-mod columns;
+pub(crate) mod columns;
 mod work;
 
-use replication::{Admission, Batch, Origin, TableRows, TableShape, VersionVector, admit};
+use replication::{Admission, Batch, Origin, TableRows, VersionVector, admit};
 use rusqlite::Connection;
 
-use columns::ColumnOrder;
 pub(crate) use work::Work;
 
 use crate::conflict_record::ConflictNote;
 use crate::error::StoreError;
 use crate::observer::RowObserver;
+use crate::parked::ParkedNote;
 use crate::replica::Replica;
 use crate::staging::{self, Stage};
 
@@ -45,6 +45,8 @@ pub struct Applied {
     pub staged: usize,
     /// Conflicts that were decided and recorded.
     pub conflicts: Vec<ConflictNote>,
+    /// Why rows wait that could not be taken in, where that was not told before.
+    pub parked: Vec<ParkedNote>,
 }
 
 impl Applied {
@@ -53,6 +55,7 @@ impl Applied {
         self.rows += other.rows;
         self.staged += other.staged;
         self.conflicts.extend(other.conflicts);
+        self.parked.extend(other.parked);
     }
 }
 
@@ -72,8 +75,6 @@ pub struct Held {
 /// Kinds of reasons to hold a batch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum HeldKind {
-    /// A table or its columns are not the same on both sides.
-    SchemaMismatch,
     /// A stamp is further ahead of this machine's clock than is allowed.
     ClockSkew,
     /// A row violates a constraint of the table here.
@@ -110,14 +111,18 @@ impl From<rusqlite::Error> for Stop {
 }
 
 impl Stop {
+    /// What is wrong, if a constraint of the table refused a row.
+    pub(crate) fn constraint(&self) -> Option<String> {
+        let Self::Outcome(outcome) = self else { return None };
+        match &**outcome {
+            ApplyOutcome::Held(Held { kind: HeldKind::Constraint, reason, .. }) => Some(reason.clone()),
+            _ => None,
+        }
+    }
+
     /// Whether a constraint of the table refused a row.
     pub(crate) fn is_constraint(&self) -> bool {
-        match self {
-            Self::Outcome(outcome) => {
-                matches!(**outcome, ApplyOutcome::Held(Held { kind: HeldKind::Constraint, .. }))
-            }
-            Self::Store(_) => false,
-        }
+        self.constraint().is_some()
     }
 
     pub(crate) fn held(kind: HeldKind, table: Option<&str>, reason: String, remedy: &str) -> Self {
@@ -157,7 +162,7 @@ fn apply_admitted(
     if batch.is_complete() && replica.have.covers_all(&batch.from) {
         apply_whole(conn, replica, batch, rules)
     } else {
-        stage(conn, replica, batch)
+        stage(conn, replica, batch, rules)
     }
 }
 
@@ -171,10 +176,13 @@ fn apply_whole(
     let own = replica.have.clone();
     let Batch { context, tables, .. } = batch;
     let mut work = Work::new(conn, replica, rules, &own, None);
-    for rows in tables {
-        let (index, order) = fit(work.replica, &rows.shape)?;
-        for row in rows.rows {
-            work.row(index, order.arrange(row), &context)?;
+    for TableRows { shape, rows, context: passed_on } in in_order(tables) {
+        let context = passed_on.as_ref().unwrap_or(&context);
+        let place = work.place(&shape);
+        for row in rows {
+            if let Some((index, row)) = work.fitting(&place, &shape, row, context)? {
+                work.row(index, row, context)?;
+            }
         }
     }
     let applied = work.finish()?;
@@ -184,8 +192,14 @@ fn apply_whole(
     Ok(applied)
 }
 
+/// Rows that are passed on as they came go first: the sender's own state of them may have taken a part of them in.
+fn in_order(mut tables: Vec<TableRows>) -> Vec<TableRows> {
+    tables.sort_by_key(|table| table.context.is_none());
+    tables
+}
+
 /// Stages a batch of a catch-up that takes several.
-fn stage(conn: &Connection, replica: &mut Replica, batch: Batch) -> Result<Applied, Stop> {
+fn stage(conn: &Connection, replica: &mut Replica, batch: Batch, rules: &ApplyRules<'_>) -> Result<Applied, Stop> {
     let own = replica.have.clone();
     let complete = batch.is_complete();
     let Batch { source, to, context, tables, .. } = batch;
@@ -194,18 +208,44 @@ fn stage(conn: &Connection, replica: &mut Replica, batch: Batch) -> Result<Appli
         // An old message: it ends a catch-up that went on since.
         return Err(Stop::Outcome(Box::new(ApplyOutcome::Gap)));
     }
-    let number = stage.begin(conn, &context)?;
+    let (passed_on, rest): (Vec<TableRows>, Vec<TableRows>) =
+        tables.into_iter().partition(|table| table.context.is_some());
+    let mut work = Work::new(conn, replica, rules, &own, None);
     let mut staged = 0;
-    for rows in tables {
-        let (index, order) = fit(replica, &rows.shape)?;
-        staged += rows.rows.len();
-        for row in rows.rows {
-            stage.put(conn, number, &replica.tables[index], &order.arrange(row))?;
-        }
+    for table in passed_on {
+        let number = stage.begin(conn, table.context.as_ref().unwrap_or(&context))?;
+        staged += put_rows(&stage, &mut work, (number, true), table, &context)?;
     }
+    // The batch that begins last tells what is known in the end.
+    let number = stage.begin(conn, &context)?;
+    for table in rest {
+        staged += put_rows(&stage, &mut work, (number, false), table, &context)?;
+    }
+    let applied = Applied { staged, ..work.finish()? };
     stage.advance(conn, replica, &to, complete)?;
     replica.save(conn, &own)?;
-    Ok(Applied { staged, ..Applied::default() })
+    Ok(applied)
+}
+
+/// Stages the rows of a table that have a place here; tells how many.
+fn put_rows(
+    stage: &Stage,
+    work: &mut Work<'_>,
+    batch: (i64, bool),
+    table: TableRows,
+    context: &VersionVector,
+) -> Result<usize, Stop> {
+    let TableRows { shape, rows, context: passed_on } = table;
+    let context = passed_on.as_ref().unwrap_or(context);
+    let place = work.place(&shape);
+    let mut staged = 0;
+    for row in rows {
+        if let Some((index, row)) = work.fitting(&place, &shape, row, context)? {
+            staged += 1;
+            stage.put(work.conn, batch, &work.replica.tables[index], &row)?;
+        }
+    }
+    Ok(staged)
 }
 
 /// Merges the next of the rows that are staged of a catch-up which is complete, and with the last of them raises the
@@ -260,16 +300,6 @@ fn outcome(result: Result<Applied, Stop>) -> Result<ApplyOutcome, StoreError> {
         Err(Stop::Outcome(outcome)) => Ok(*outcome),
         Err(Stop::Store(error)) => Err(error),
     }
-}
-
-/// The table that rows of a shape belong to, and how they fit it.
-fn fit(replica: &Replica, shape: &TableShape) -> Result<(usize, ColumnOrder), Stop> {
-    let index = replica.table_by_name(&shape.name).ok_or_else(|| {
-        let reason = format!("table {:?} is not synced here", shape.name);
-        let remedy = "create the table with a primary key here as well, or drop it on the other nodes";
-        Stop::held(HeldKind::SchemaMismatch, Some(&shape.name), reason, remedy)
-    })?;
-    Ok((index, ColumnOrder::between(shape, &replica.tables[index].shape)?))
 }
 
 /// Raises the clock by every stamp of a table's rows; refuses stamps from too far in the future.

@@ -6,6 +6,7 @@
 mod identity;
 mod incoming;
 mod transaction;
+mod waiting;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -28,6 +29,7 @@ use crate::connection;
 use crate::database::{DatabaseEvent, DatabaseOptions, DatabaseState, NodeNames, Phase};
 use crate::error::StoreError;
 use crate::migration::Migrated;
+use crate::parked::Progress;
 use crate::replica::{Replica, wall_millis};
 use crate::schema::{Schema, Unsynced};
 use crate::staging;
@@ -71,6 +73,11 @@ pub(crate) struct Attachment {
     more: bool,
     publishing: Option<Publishing>,
     migrated: Migrated,
+    /// The pass over the rows that wait, if one is due.
+    retry: Option<Progress>,
+    /// When the last one ended, and whether rows here have changed since.
+    retried: Instant,
+    touched: bool,
     tables: Arc<BTreeMap<String, u64>>,
     retired: Arc<BTreeSet<String>>,
     unsynced: Arc<Vec<Unsynced>>,
@@ -110,6 +117,7 @@ impl Attachment {
         }
         let mut attachment = Self::over(options.clone(), conn, &attached, file, Arc::clone(closing))?;
         attachment.migrated = Migrated::of(&attached);
+        attachment.retry_all();
         attachment.memory = memory;
         Ok((attachment, events))
     }
@@ -146,6 +154,9 @@ impl Attachment {
             more: true,
             publishing: publish.map(|_| Publishing::default()),
             migrated: Migrated::default(),
+            retry: None,
+            retried: Instant::now(),
+            touched: false,
             tables: Arc::new(fingerprints(&attached.schema)),
             retired: Arc::new(attached.retired.clone()),
             unsynced: Arc::new(attached.schema.unsynced.clone()),
@@ -176,7 +187,7 @@ impl Attachment {
 
     /// Whether there is something to do without being asked.
     pub(crate) fn has_work(&self) -> bool {
-        self.more || !self.migrated.is_done() || self.is_publishing()
+        self.more || !self.migrated.is_done() || self.is_publishing() || self.retry.is_some()
     }
 
     fn is_publishing(&self) -> bool {
@@ -190,21 +201,28 @@ impl Attachment {
             self.reattach(&mut looked.events)?;
             looked.found = true;
         }
+        self.merge_waiting()?;
         let data_version: i64 =
             self.conn.prepare_cached("PRAGMA main.data_version")?.query_row([], |row| row.get(0))?;
         if data_version != self.data_version || self.more {
             let captured = self.capture_step()?;
             self.data_version = data_version;
             looked.found |= captured.log_rows > 0;
+            self.retry_undecided(captured.rows > 0);
             if captured.null_keys > 0 {
                 looked.events.push(DatabaseEvent::NullKeys { rows: captured.null_keys });
             }
         }
+        self.retry_undecided(false);
         if !self.migrated.is_done() {
             self.migration_step()?;
+            if self.migrated.is_done() {
+                self.retry_all();
+            }
         } else if self.is_publishing() {
             self.publish_step(&mut looked.events)?;
         }
+        looked.events.append(&mut self.events);
         Ok(looked)
     }
 
@@ -286,6 +304,7 @@ impl Attachment {
     /// What a peer at `from` lacks, from one snapshot in which the log is empty.
     pub(crate) fn read(&mut self, from: &VersionVector, limits: BatchLimits) -> Result<Batch, StoreError> {
         self.finish_interrupted()?;
+        self.merge_waiting()?;
         for _ in 0..SNAPSHOT_TRIES {
             self.conn.execute_batch("BEGIN")?;
             let clean = self.is_clean();
@@ -364,6 +383,7 @@ impl Attachment {
             nodes: Arc::clone(self.replica.names()),
             unsynced,
             conflicts: self.conflicts,
+            parked: self.replica.waiting.rows,
             backlog: if self.more { self.log_length() } else { 0 },
         }
     }

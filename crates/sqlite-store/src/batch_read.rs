@@ -9,6 +9,7 @@ use rusqlite::Connection;
 
 use crate::bind::values_from;
 use crate::error::StoreError;
+use crate::parked;
 use crate::replica::Replica;
 use crate::row_clock::read_image;
 
@@ -30,14 +31,23 @@ impl Default for BatchLimits {
 /// An entry that the peer lacks: where its row is.
 struct Lacking {
     sequence: u64,
-    table: usize,
-    key: Vec<Value>,
+    row: Place,
+}
+
+enum Place {
+    /// In a table, by its index, under this key.
+    Table(usize, Vec<Value>),
+    /// Among the rows that could not be taken in, under this number.
+    Parked(i64),
 }
 
 /// Rows gathered so far.
 struct Gathered {
     tables: Vec<Vec<RowImage>>,
+    /// Rows that are passed on as they came, and rows here that have not taken those into account.
+    passed_on: Vec<TableRows>,
     seen: HashSet<(usize, Vec<Value>)>,
+    seen_parked: HashSet<i64>,
     rows: usize,
     bytes: usize,
 }
@@ -51,7 +61,9 @@ pub(crate) fn read_batch(
 ) -> Result<Batch, StoreError> {
     let mut gathered = Gathered {
         tables: (0..replica.tables.len()).map(|_| Vec::new()).collect(),
+        passed_on: Vec::new(),
         seen: HashSet::new(),
+        seen_parked: HashSet::new(),
         rows: 0,
         bytes: 0,
     };
@@ -65,13 +77,9 @@ pub(crate) fn read_batch(
             break;
         }
     }
-    let tables = gathered
-        .tables
-        .into_iter()
-        .zip(&replica.tables)
-        .filter(|(rows, _)| !rows.is_empty())
-        .map(|(rows, table)| TableRows { shape: table.shape.clone(), rows })
-        .collect();
+    let own = gathered.tables.into_iter().zip(&replica.tables).filter(|(rows, _)| !rows.is_empty());
+    let own = own.map(|(rows, table)| TableRows::new(table.shape.clone(), rows));
+    let tables = gathered.passed_on.into_iter().chain(own).collect();
     let context = replica.have.clone();
     let to = if whole { context.clone() } else { to };
     Ok(Batch { source: replica.own, from: from.clone(), to, context, tables })
@@ -143,7 +151,8 @@ fn lacking_entries(
             count += 1;
             // One dot may have many entries, but it has one row.
             if count == 1 || sequence != last {
-                lacking.push(Lacking { sequence, table: index, key: values_from(row, 1, table.table.key.len())? });
+                let row = Place::Table(index, values_from(row, 1, table.table.key.len())?);
+                lacking.push(Lacking { sequence, row });
             }
             last = sequence;
         }
@@ -151,18 +160,74 @@ fn lacking_entries(
             end = end.min(last);
         }
     }
+    if replica.waiting.rows > 0 {
+        end = end.min(lacking_parked(conn, id, (after, until), room, &mut lacking)?);
+    }
     Ok((lacking, end))
 }
 
+/// The same of the rows that could not be taken in: they are as much this database's to pass on.
+fn lacking_parked(
+    conn: &Connection,
+    id: i64,
+    (after, until): (u64, u64),
+    room: usize,
+    lacking: &mut Vec<Lacking>,
+) -> Result<u64, StoreError> {
+    let limit = room.saturating_add(1);
+    let mut statement = conn.prepare_cached(
+        "SELECT seq, parked FROM main._sync_parked_dot WHERE origin = ?1 AND seq > ?2 AND seq <= ?3 ORDER BY seq LIMIT ?4",
+    )?;
+    let bound = i64::try_from(limit).unwrap_or(i64::MAX);
+    let mut rows = statement.query([id, after.cast_signed(), until.cast_signed(), bound])?;
+    let (mut count, mut last) = (0, until);
+    while let Some(row) = rows.next()? {
+        last = row.get::<_, i64>(0)?.cast_unsigned();
+        count += 1;
+        lacking.push(Lacking { sequence: last, row: Place::Parked(row.get(1)?) });
+    }
+    Ok(if count == limit { last } else { until })
+}
+
 fn gather(conn: &Connection, replica: &Replica, entry: &Lacking, gathered: &mut Gathered) -> Result<(), StoreError> {
+    let (table, key) = match &entry.row {
+        Place::Table(table, key) => (*table, key),
+        Place::Parked(id) => return gather_parked(conn, *id, gathered),
+    };
     // Clock tables hold a key in one spelling, so its bytes tell rows apart.
-    if !gathered.seen.insert((entry.table, entry.key.clone())) {
+    if !gathered.seen.insert((table, key.clone())) {
         return Ok(());
     }
-    if let Some(image) = read_image(conn, replica, &replica.tables[entry.table], &entry.key)? {
+    if let Some(image) = read_image(conn, replica, &replica.tables[table], key)? {
         gathered.rows += 1;
         gathered.bytes += image.wire_size();
-        gathered.tables[entry.table].push(image);
+        let shape = &replica.tables[table].shape;
+        let beside = match replica.waiting.rows {
+            0 => None,
+            _ => parked::context_beside(conn, replica, shape, &image)?,
+        };
+        match beside {
+            Some(context) => {
+                gathered.passed_on.push(TableRows { shape: shape.clone(), rows: vec![image], context: Some(context) });
+            }
+            None => gathered.tables[table].push(image),
+        }
+    }
+    Ok(())
+}
+
+fn gather_parked(conn: &Connection, id: i64, gathered: &mut Gathered) -> Result<(), StoreError> {
+    if !gathered.seen_parked.insert(id) {
+        return Ok(());
+    }
+    if let Some(parked) = parked::read(conn, id)? {
+        gathered.rows += 1;
+        gathered.bytes += parked.row.wire_size();
+        let context = Some(parked.context);
+        match gathered.passed_on.last_mut() {
+            Some(last) if last.shape == parked.shape && last.context == context => last.rows.push(parked.row),
+            _ => gathered.passed_on.push(TableRows { shape: parked.shape, rows: vec![parked.row], context }),
+        }
     }
     Ok(())
 }

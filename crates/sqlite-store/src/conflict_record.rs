@@ -77,6 +77,12 @@ pub(crate) fn record_conflict(
     Ok(ConflictNote { id: conn.last_insert_rowid(), ..note })
 }
 
+/// Takes a record back, in the transaction that wrote it: the row was not written after all.
+pub(crate) fn forget_conflict(conn: &Connection, note: &ConflictNote) -> Result<(), StoreError> {
+    conn.prepare_cached("DELETE FROM main._sync_conflict WHERE id = ?1")?.execute([note.id])?;
+    Ok(())
+}
+
 fn side(replica: &Replica, shape: &TableShape, image: Option<&RowImage>) -> Json {
     let Some(image) = image else { return Json::Null };
     let newest: &Entry = image.clock.newest();

@@ -13,6 +13,7 @@ use crate::apply::ApplyOutcome;
 use crate::batch_read::BatchLimits;
 use crate::error::StoreError;
 use crate::observer::RowObserver;
+use crate::parked::ParkedNote;
 use crate::replica::DatabaseRules;
 use crate::schema::Unsynced;
 use crate::state::StateDatabase;
@@ -89,6 +90,8 @@ pub struct DatabaseState {
     pub unsynced: Arc<Vec<Unsynced>>,
     /// Open conflict records.
     pub conflicts: u64,
+    /// Rows of peers that could not be taken in and wait.
+    pub parked: u64,
     /// Log rows that wait for capture, as of the last look.
     pub backlog: u64,
 }
@@ -137,6 +140,15 @@ pub enum DatabaseEvent {
     Recovered,
     /// The file went away; it is waited for.
     Missing,
+    /// Rows of peers cannot be taken in, for a reason that was not told before; they wait, and the rest goes on.
+    Parked(ParkedNote),
+    /// Rows that waited are merged.
+    Unparked {
+        /// The table.
+        table: String,
+        /// How many.
+        rows: u64,
+    },
     /// Rows whose key holds NULL were written; they are not synced.
     NullKeys {
         /// How many.

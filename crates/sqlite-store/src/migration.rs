@@ -62,6 +62,11 @@ impl Migrated {
         self.rebuilt.is_empty() && self.rewritten.is_empty() && self.unwatched.is_empty()
     }
 
+    /// The numbers of tables whose rows were written while their triggers were gone.
+    pub(crate) fn rewritten_tables(&self) -> Vec<i64> {
+        self.rewritten.iter().map(|rewritten| rewritten.table).collect()
+    }
+
     /// The names of the rebuilt tables.
     pub(crate) fn rebuilt_names(&self, replica: &Replica) -> Vec<String> {
         let tables = self.rebuilt.iter().filter_map(|number| replica.table_by_number(*number));

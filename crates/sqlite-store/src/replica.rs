@@ -8,15 +8,18 @@ use std::fmt;
 use std::sync::Arc;
 
 use replication::{
-    ColumnRule, ConflictPolicy, Dot, Granularity, HybridClock, LastWriteWins, Origin, TableShape, Timestamp,
+    ColumnRule, ConflictPolicy, Dot, Granularity, HybridClock, LastWriteWins, Origin, TableShape, Timestamp, Value,
     VersionVector,
 };
 use rusqlite::{Connection, OptionalExtension, params};
 
+use crate::bind::value_at;
 use crate::error::StoreError;
-use crate::schema::{Schema, Table};
+use crate::parked::Waiting;
+use crate::schema::{Column, Schema, Table};
 use crate::staging;
 use crate::table_sql::TableSql;
+use crate::triggers::default_value;
 
 /// How one table is merged.
 #[derive(Clone)]
@@ -81,6 +84,8 @@ pub(crate) struct ReplicaTable {
     pub(crate) sql: TableSql,
     pub(crate) shape: TableShape,
     pub(crate) rules: MergeRules,
+    /// What the columns hold where nothing is said, in the table's order.
+    pub(crate) defaults: Vec<Value>,
     /// The rules of the columns, in the table's order.
     pub(crate) columns: Vec<Option<ColumnRule>>,
     /// For each origin, at least the highest sequence among the table's entries: tables that a peer lacks nothing of are
@@ -113,6 +118,8 @@ pub(crate) struct Replica {
     /// What has to be known before the tables are what the vector says: a merge was cut off by a migration, and its rows are
     /// asked for again.
     pub(crate) owed: VersionVector,
+    /// Rows of peers that could not be taken in.
+    pub(crate) waiting: Waiting,
     ids: HashMap<Origin, i64>,
     origins: HashMap<i64, Origin>,
     names: Arc<BTreeMap<Origin, String>>,
@@ -136,6 +143,7 @@ impl Replica {
             have: VersionVector::new(),
             received: BTreeMap::new(),
             owed: VersionVector::new(),
+            waiting: Waiting::default(),
             ids: HashMap::new(),
             origins: HashMap::new(),
             names: Arc::default(),
@@ -152,8 +160,11 @@ impl Replica {
             drop(statement);
             let rules = rules.of(&table.name).clone();
             let columns = table.columns.iter().map(|column| rules.column(&column.name).cloned()).collect();
-            replica.tables.push(ReplicaTable { shape: table.shape(), table: table.clone(), sql, rules, columns, high });
+            let defaults = table.columns.iter().map(|column| default_of(conn, column)).collect();
+            let (shape, table) = (table.shape(), table.clone());
+            replica.tables.push(ReplicaTable { table, sql, shape, rules, defaults, columns, high });
         }
+        replica.waiting = Waiting::load(conn)?;
         staging::load(conn, &mut replica)?;
         Ok(replica)
     }
@@ -257,8 +268,16 @@ impl Replica {
 
     /// The index of the table of this wire name.
     pub(crate) fn table_by_name(&self, name: &str) -> Option<usize> {
-        self.tables.iter().position(|table| table.shape.name == name)
+        // SQLite does not tell the case of ASCII letters apart in names.
+        self.tables.iter().position(|table| table.shape.name.eq_ignore_ascii_case(name))
     }
+}
+
+/// What a column holds where nothing is said. One that says what cannot be evaluated here holds nothing.
+fn default_of(conn: &Connection, column: &Column) -> Value {
+    let Some(default) = &column.default else { return Value::Null };
+    let sql = format!("SELECT {}", default_value(default));
+    conn.query_row(&sql, [], |row| value_at(row, 0)).unwrap_or(Value::Null)
 }
 
 /// Milliseconds since 1970 by the wall clock.

@@ -117,21 +117,27 @@ impl Stage {
         Ok(number)
     }
 
-    /// Stages a row of a batch, in place of an older state of it. `row` follows the table's own shape.
+    /// Stages a row of a batch, in place of an older state of it. `row` follows the table's own shape. One that the source passes
+    /// on as it came stands beside what the source has of it, and comes before it: under the table's negative number.
     pub(crate) fn put(
         &self,
         conn: &Connection,
-        batch: i64,
+        (batch, passed_on): (i64, bool),
         table: &ReplicaTable,
         row: &RowImage,
     ) -> Result<(), StoreError> {
         let key: Vec<Value> = row.key(&table.shape).into_iter().cloned().collect();
-        let (key, bytes) = (place(table, &key)?, encode_row(row).map_err(unusable)?);
+        let (mut key, bytes) = (place(table, &key)?, encode_row(row).map_err(unusable)?);
+        let mut number = table.table.number;
+        if passed_on {
+            number = -number;
+            key.extend(batch.to_be_bytes());
+        }
         conn.prepare_cached(
             "INSERT INTO _sync_spool._sync_staged (source, tbl, key, batch, row) VALUES (?1, ?2, ?3, ?4, ?5) \
              ON CONFLICT DO UPDATE SET batch = excluded.batch, row = excluded.row",
         )?
-        .execute(params![self.source.as_bytes(), table.table.number, key, batch, bytes])?;
+        .execute(params![self.source.as_bytes(), number, key, batch, bytes])?;
         Ok(())
     }
 
@@ -176,7 +182,7 @@ impl Stage {
         while let Some(row) = rows.next()? {
             let (number, key): (i64, Vec<u8>) = (row.get(0)?, row.get(1)?);
             // Staged rows fit the schema that they were staged under, which is the present one.
-            if let Some(index) = replica.table_by_number(number) {
+            if let Some(index) = replica.table_by_number(number.abs()) {
                 taken.push(self.staged(replica, index, row.get(2)?, &row.get::<_, Vec<u8>>(3)?)?);
             }
             last = Some((number, key));

@@ -15,6 +15,8 @@ pub(crate) struct TableSql {
     pub(crate) clock_entries: String,
     /// Writes one entry: the key, then col, ts, origin, seq, flags.
     pub(crate) clock_put: String,
+    /// Deletes all entries of a key.
+    pub(crate) clock_drop: String,
     /// Removes a key's column entries.
     pub(crate) clock_drop_columns: String,
     /// Entries of origin `?1` with sequences above `?2` up to `?3`, at most `?4`: (seq, key columns…), by sequence.
@@ -116,6 +118,7 @@ impl TableSql {
                  flags = excluded.flags, more = excluded.more",
                 parameters(1, width + 6)
             ),
+            clock_drop: format!("DELETE FROM {clock} WHERE {clock_match}"),
             clock_drop_columns: format!("DELETE FROM {clock} WHERE {clock_match} AND col > 0"),
             clock_since: format!(
                 "SELECT seq, {clock_list} FROM {clock} WHERE origin = ?1 AND seq > ?2 AND seq <= ?3 ORDER BY seq LIMIT ?4"

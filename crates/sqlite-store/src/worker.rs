@@ -322,6 +322,7 @@ impl Worker {
             && old.have == state.have
             && old.received == state.received
             && old.conflicts == state.conflicts
+            && old.parked == state.parked
             && old.backlog == state.backlog
             && old.nodes == state.nodes
             && old.retired == state.retired

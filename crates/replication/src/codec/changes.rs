@@ -47,7 +47,10 @@ fn origins_of(batch: &Batch) -> Origins {
     for vector in [&batch.from, &batch.to, &batch.context] {
         vector.iter().for_each(|(origin, _)| origins.add(origin));
     }
-    batch.tables.iter().flat_map(|table| &table.rows).for_each(|row| origins.add_row(row));
+    for table in &batch.tables {
+        table.rows.iter().for_each(|row| origins.add_row(row));
+        table.context.iter().flat_map(VersionVector::iter).for_each(|(origin, _)| origins.add(origin));
+    }
     origins
 }
 
@@ -65,14 +68,19 @@ fn write_body(out: &mut Vec<u8>, from: &str, to: Option<&str>, changes: &Changes
     let batch = &changes.rows;
     mp::write_uint(out, origins.number(batch.source))?;
     for vector in [&batch.from, &batch.to, &batch.context] {
-        mp::write_uint(out, vector.len() as u64)?;
-        for (origin, sequence) in vector.iter() {
-            mp::write_uint(out, origins.number(origin))?;
-            mp::write_uint(out, sequence)?;
-        }
+        write_vector(out, vector, origins)?;
     }
     mp::write_uint(out, batch.tables.len() as u64)?;
     batch.tables.iter().try_for_each(|table| write_table(out, table, origins))
+}
+
+fn write_vector(out: &mut Vec<u8>, vector: &VersionVector, origins: &Origins) -> Written {
+    mp::write_uint(out, vector.len() as u64)?;
+    for (origin, sequence) in vector.iter() {
+        mp::write_uint(out, origins.number(origin))?;
+        mp::write_uint(out, sequence)?;
+    }
+    Ok(())
 }
 
 fn write_table(out: &mut Vec<u8>, table: &TableRows, origins: &Origins) -> Written {
@@ -84,6 +92,10 @@ fn write_table(out: &mut Vec<u8>, table: &TableRows, origins: &Origins) -> Writt
     mp::write_uint(out, table.shape.key.len() as u64)?;
     for index in &table.shape.key {
         mp::write_uint(out, u64::from(*index))?;
+    }
+    mp::write_uint(out, u64::from(table.context.is_some()))?;
+    if let Some(context) = &table.context {
+        write_vector(out, context, origins)?;
     }
     mp::write_uint(out, table.rows.len() as u64)?;
     for row in &table.rows {
@@ -124,11 +136,7 @@ fn read_body(mut reader: Reader<'_>) -> Result<Envelope, CodecError> {
     let database = reader.name()?;
     let batch = reader.unsigned()?;
     let part = u32::try_from(reader.unsigned()?).map_err(|_| CodecError::Invalid("a part number is too large"))?;
-    let last = match reader.unsigned()? {
-        0 => false,
-        1 => true,
-        _ => return Err(CodecError::Invalid("a yes or no is neither")),
-    };
+    let last = read_truth(&mut reader)?;
     let origins = read_origins(&mut reader)?;
     let source = read_origin(&mut reader, &origins)?;
     let [from_vector, to_vector, context] = [(); 3].map(|()| read_vector(&mut reader, &origins));
@@ -139,6 +147,14 @@ fn read_body(mut reader: Reader<'_>) -> Result<Envelope, CodecError> {
     reader.end()?;
     let rows = Batch { source, from: from_vector?, to: to_vector?, context: context?, tables };
     Ok(Envelope { from, to, message: Message::Changes(Changes { database, batch, part, last, rows }) })
+}
+
+fn read_truth(reader: &mut Reader<'_>) -> Result<bool, CodecError> {
+    match reader.unsigned()? {
+        0 => Ok(false),
+        1 => Ok(true),
+        _ => Err(CodecError::Invalid("a yes or no is neither")),
+    }
 }
 
 fn read_vector(reader: &mut Reader<'_>, origins: &[Origin]) -> Result<VersionVector, CodecError> {
@@ -173,10 +189,11 @@ fn read_table(reader: &mut Reader<'_>, origins: &[Origin]) -> Result<TableRows, 
         return Err(CodecError::Invalid("a table has no key"));
     }
     let shape = TableShape { name, columns, key };
+    let context = if read_truth(reader)? { Some(read_vector(reader, origins)?) } else { None };
     let mut rows = Vec::new();
     // Four for the row entry, one for the count of column entries, one for each key value.
     for _ in 0..reader.count::<RowImage>(5 + shape.key.len())? {
         rows.push(read_row(reader, &shape, origins)?);
     }
-    Ok(TableRows { shape, rows })
+    Ok(TableRows { shape, rows, context })
 }

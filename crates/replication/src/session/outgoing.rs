@@ -138,13 +138,13 @@ fn split(batch: Batch, limit: usize) -> Vec<Batch> {
             rows.push(row);
             if bytes >= limit {
                 let full = std::mem::take(&mut rows);
-                current.push(TableRows { shape: table.shape.clone(), rows: full });
+                current.push(TableRows { shape: table.shape.clone(), rows: full, context: table.context.clone() });
                 parts.push(part(std::mem::take(&mut current)));
                 bytes = 0;
             }
         }
         if !rows.is_empty() {
-            current.push(TableRows { shape: table.shape, rows });
+            current.push(TableRows { shape: table.shape, rows, context: table.context });
         }
     }
     if !current.is_empty() || parts.is_empty() {

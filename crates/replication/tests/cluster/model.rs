@@ -250,7 +250,7 @@ impl Replica {
         let rows: Vec<RowImage> = keys.iter().map(|key| self.rows[key].clone()).collect();
         let context = self.have.clone();
         let to = if whole { context.clone() } else { to };
-        let tables = if rows.is_empty() { Vec::new() } else { vec![TableRows { shape: self.shape.clone(), rows }] };
+        let tables = if rows.is_empty() { Vec::new() } else { vec![TableRows::new(self.shape.clone(), rows)] };
         Batch { source: self.origin, from: from.clone(), to, context, tables }
     }
 

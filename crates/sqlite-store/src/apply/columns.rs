@@ -1,66 +1,186 @@
-//! How a peer's rows fit a table here.
+//! How a peer's rows fit a table here: columns go by their names.
 
 use std::collections::HashMap;
 
-use replication::{RowImage, TableShape};
+use replication::{Entry, EntryFlags, MergeContext, RowImage, TableShape, Value};
 
-use crate::apply::{HeldKind, Stop};
+use crate::schema::{Affinity, Column};
 
 /// How the sender's columns map to this database's.
-pub(super) enum ColumnOrder {
-    Same,
-    /// For each local column, the sender's index; for each local key column, its place in the sender's key.
-    Permuted {
-        columns: Vec<usize>,
-        key: Vec<usize>,
-    },
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct ColumnOrder {
+    /// For each local column, the sender's index; none if the sender has no such column.
+    columns: Vec<Option<usize>>,
+    /// For each local key column, its place in the sender's key.
+    key: Vec<usize>,
+    /// Whether there is nothing to rearrange.
+    same: bool,
+}
+
+/// Whether rows of one shape can be rows of a table of another.
+pub(crate) enum Fit {
+    /// All that is sent has its place.
+    Whole(ColumnOrder),
+    /// All but these of the sender's columns has.
+    Partly(ColumnOrder, Vec<String>),
+    /// The keys differ: no row of one is a row of the other.
+    OtherKey,
+}
+
+impl Fit {
+    pub(crate) fn of(remote: &TableShape, local: &TableShape) -> Self {
+        if remote.columns == local.columns && remote.key == local.key {
+            return Self::Whole(ColumnOrder { columns: Vec::new(), key: Vec::new(), same: true });
+        }
+        // SQLite does not tell the case of ASCII letters apart in names.
+        let places: HashMap<String, usize> =
+            remote.columns.iter().enumerate().map(|(place, name)| (name.to_ascii_lowercase(), place)).collect();
+        let columns: Vec<Option<usize>> =
+            local.columns.iter().map(|name| places.get(&name.to_ascii_lowercase()).copied()).collect();
+        let key: Option<Vec<usize>> = local
+            .key
+            .iter()
+            .map(|index| {
+                let wanted = columns[usize::from(*index)]?;
+                remote.key.iter().position(|theirs| usize::from(*theirs) == wanted)
+            })
+            .collect();
+        let Some(key) = key.filter(|key| key.len() == remote.key.len()) else { return Self::OtherKey };
+        let missing = remote.columns.iter().enumerate().filter(|(place, _)| !columns.contains(&Some(*place)));
+        let missing: Vec<String> = missing.map(|(_, name)| name.clone()).collect();
+        let order = ColumnOrder { columns, key, same: false };
+        if missing.is_empty() { Self::Whole(order) } else { Self::Partly(order, missing) }
+    }
 }
 
 impl ColumnOrder {
-    pub(super) fn between(remote: &TableShape, local: &TableShape) -> Result<Self, Stop> {
-        if remote.columns == local.columns && remote.key == local.key {
-            return Ok(Self::Same);
+    /// The row in the order of this database's columns, without those that have no place here. Cells that the sender does not
+    /// have are NULL, with entries marked as absent.
+    pub(crate) fn arrange(&self, mut row: RowImage) -> RowImage {
+        if self.same {
+            return row;
         }
-        let mismatch = |what: String| {
-            let remedy = "run the same migration on every node; sync of this database goes on by itself afterwards";
-            Stop::held(HeldKind::SchemaMismatch, Some(&local.name), what, remedy)
-        };
-        let places: HashMap<&str, usize> =
-            remote.columns.iter().enumerate().map(|(place, name)| (name.as_str(), place)).collect();
-        if let Some(extra) = remote.columns.iter().find(|name| !local.columns.contains(name)) {
-            return Err(mismatch(format!("table {:?} has no column {extra:?} here", local.name)));
+        if row.clock.is_deleted() {
+            let values = self.key.iter().map(|place| row.values[*place].clone()).collect();
+            row.clock.counters.clear();
+            return RowImage { values, clock: row.clock };
         }
-        let mut columns = Vec::with_capacity(local.columns.len());
-        for name in &local.columns {
-            let place = places.get(name.as_str());
-            columns.push(
-                *place.ok_or_else(|| mismatch(format!("the peer's table {:?} has no column {name:?}", local.name)))?,
-            );
+        let (values, mut clock) = (row.values, row.clock);
+        let (mut columns, mut counters) = (Vec::new(), Vec::new());
+        for (local, place) in self.columns.iter().enumerate() {
+            let local = u16::try_from(local).unwrap_or(u16::MAX);
+            let Some(place) = place.and_then(|place| u16::try_from(place).ok()) else {
+                columns.push((local, Entry { flags: EntryFlags::ABSENT, ..clock.row }));
+                continue;
+            };
+            let own = clock.columns.iter().find(|(column, _)| *column == place);
+            columns.extend(own.map(|(_, entry)| (local, *entry)));
+            counters.extend(clock.counter(place).map(|counter| (local, counter.clone())));
         }
-        let mut key = Vec::with_capacity(local.key.len());
-        for index in &local.key {
-            let wanted = columns[usize::from(*index)];
-            let place = remote.key.iter().position(|theirs| usize::from(*theirs) == wanted);
-            key.push(place.ok_or_else(|| mismatch(format!("table {:?} has another key on the peer", local.name)))?);
-        }
-        if remote.key.len() != local.key.len() {
-            return Err(mismatch(format!("table {:?} has another key on the peer", local.name)));
-        }
-        Ok(Self::Permuted { columns, key })
+        (clock.columns, clock.counters) = (columns, counters);
+        let value = |place: &Option<usize>| place.map_or(Value::Null, |place| values[place].clone());
+        RowImage { values: self.columns.iter().map(value).collect(), clock }
     }
+}
 
-    pub(super) fn arrange(&self, mut row: RowImage) -> RowImage {
-        let Self::Permuted { columns, key } = self else { return row };
-        let order = if row.clock.is_deleted() { key } else { columns };
-        let values = order.iter().map(|place| row.values[*place].clone()).collect();
-        let local = |column: u16| {
-            let place = columns.iter().position(|place| *place == usize::from(column)).unwrap_or(0);
-            u16::try_from(place).unwrap_or(u16::MAX)
+/// Gives the cells that the sender does not have what they hold here, with the entries that they have: the row entry of a
+/// sender with fewer columns speaks for those alone. In a row that is new here, or inserted anew, they hold their defaults.
+pub(super) fn fill(remote: &mut RowImage, local: Option<&RowImage>, defaults: &[Value], cx: &MergeContext<'_>) {
+    let absent = |(_, entry): &&(u16, Entry)| entry.flags.contains(EntryFlags::ABSENT);
+    let absent: Vec<u16> = remote.clock.columns.iter().filter(absent).map(|(column, _)| *column).collect();
+    if absent.is_empty() {
+        return;
+    }
+    let row = remote.clock.row;
+    let anew = |local: &RowImage| {
+        row.flags.contains(EntryFlags::INSERTED)
+            && local.clock.row.dot != row.dot
+            && cx.context.covers(local.clock.row.dot)
+            && !cx.own.covers(row.dot)
+    };
+    let local = local.filter(|local| !local.clock.is_deleted() && !anew(local));
+    remote.clock.columns.retain(|(column, _)| !absent.contains(column));
+    for column in absent {
+        let place = usize::from(column);
+        let Some(local) = local else {
+            remote.values[place] = defaults.get(place).cloned().unwrap_or(Value::Null);
+            continue;
         };
-        row.clock.columns.iter_mut().for_each(|(column, _)| *column = local(*column));
-        row.clock.columns.sort_unstable_by_key(|(column, _)| *column);
-        row.clock.counters.iter_mut().for_each(|(column, _)| *column = local(*column));
-        row.clock.counters.sort_unstable_by_key(|(column, _)| *column);
-        RowImage { values, clock: row.clock }
+        remote.values[place] = local.values[place].clone();
+        remote.clock.columns.push((column, *local.clock.effective(column)));
+        remote.clock.counters.extend(local.clock.counter(column).map(|counter| (column, counter.clone())));
+    }
+    remote.clock.columns.sort_unstable_by_key(|(column, _)| *column);
+    remote.clock.counters.sort_unstable_by_key(|(column, _)| *column);
+}
+
+/// The first column that would not keep what comes for it, because its type is another one than the sender's.
+pub(super) fn converted<'a>(columns: &'a [Column], row: &RowImage) -> Option<&'a Column> {
+    if row.clock.is_deleted() {
+        return None;
+    }
+    columns.iter().zip(&row.values).find(|(column, value)| !keeps(column.affinity, value)).map(|(column, _)| column)
+}
+
+/// Whether a column of this affinity stores a value as it is.
+fn keeps(affinity: Affinity, value: &Value) -> bool {
+    match (affinity, value) {
+        (Affinity::Text, Value::Integer(_) | Value::Real(_)) | (Affinity::Real, Value::Integer(_)) => false,
+        (Affinity::Integer | Affinity::Numeric, Value::Real(real)) => {
+            // Beyond this, SQLite leaves integral reals alone.
+            const LIMIT: f64 = 2_251_799_813_685_248.0;
+            real.fract() != 0.0 || real.abs() >= LIMIT
+        }
+        (Affinity::Integer | Affinity::Numeric | Affinity::Real, Value::Text(text)) => !is_numeric(text),
+        _ => true,
+    }
+}
+
+/// Whether SQLite takes a text for a number.
+fn is_numeric(text: &[u8]) -> bool {
+    let Ok(text) = std::str::from_utf8(text) else { return false };
+    let text = text.trim_matches([' ', '\t', '\n', '\r', '\x0b', '\x0c']);
+    text.bytes().any(|byte| byte.is_ascii_digit())
+        && text.bytes().all(|byte| byte.is_ascii_digit() || matches!(byte, b'.' | b'e' | b'E' | b'+' | b'-'))
+        && text.parse::<f64>().is_ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::keeps;
+    use crate::schema::Affinity::{Blob, Integer, Numeric, Real, Text};
+    use replication::Value;
+
+    #[test]
+    fn columns_keep_what_sqlite_would_not_convert() {
+        let conn = rusqlite::Connection::open_in_memory().unwrap();
+        let values = [
+            "1",
+            "1.0",
+            "1.5",
+            "'a'",
+            "'007'",
+            "' 12 '",
+            "'1e3'",
+            "'1e'",
+            "'0x10'",
+            "x'31'",
+            "NULL",
+            "9e18",
+            "'-.5'",
+            "'inf'",
+            "4503599627370496.0",
+        ];
+        let types = [(Integer, "INTEGER"), (Numeric, "NUMERIC"), (Real, "REAL"), (Text, "TEXT"), (Blob, "")];
+        for (affinity, declared) in types {
+            conn.execute_batch(&format!("DROP TABLE IF EXISTS t; CREATE TABLE t (c {declared})")).unwrap();
+            for value in values {
+                let sent = conn.query_row(&format!("SELECT {value}"), [], |row| crate::bind::value_at(row, 0)).unwrap();
+                conn.execute_batch(&format!("DELETE FROM t; INSERT INTO t VALUES ({value})")).unwrap();
+                let kept = conn.query_row("SELECT c FROM t", [], |row| crate::bind::value_at(row, 0)).unwrap();
+                let same = kept == sent || (affinity == Real && matches!(sent, Value::Real(_)));
+                assert_eq!(keeps(affinity, &sent), same, "{declared} {value}: {kept}");
+            }
+        }
     }
 }

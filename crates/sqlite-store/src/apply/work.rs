@@ -4,15 +4,18 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use replication::{
     ConflictKind, ConflictPolicy as _, Decided, Decision, Dot, Entry, EntryFlags, LastWriteWins, MergeContext, Outcome,
-    RowClock, RowImage, Timestamp, Value, VersionVector, merge,
+    RowClock, RowImage, TableShape, Timestamp, Value, VersionVector, merge,
 };
 use rusqlite::Connection;
 
-use super::{Applied, ApplyOutcome, ApplyRules, HeldKind, Stop};
+use super::columns::{ColumnOrder, Fit, converted, fill};
+use super::{Applied, ApplyOutcome, ApplyRules, Stop};
+use crate::bind::bind_from;
 use crate::capture::give_row_entry;
-use crate::conflict_record::record_conflict;
+use crate::conflict_record::{forget_conflict, record_conflict};
 use crate::error::StoreError;
 use crate::observer::{IncomingRow, RowOperation, RowVerdict};
+use crate::parked::{self, ParkedKind, Parking};
 use crate::replica::Replica;
 use crate::row_clock::{put_clock, read_clock, read_row};
 use crate::row_write::{RowWrite, write_row};
@@ -29,8 +32,20 @@ pub(crate) struct Work<'a> {
     /// Where rows that are merged later are; none where the batch is whole.
     pub(crate) stage: Option<&'a Stage>,
     pub(crate) applied: Applied,
+    /// Whether the row here stands where it cannot be decided, because somebody wrote it when the other one waited already.
+    pub(crate) local_stands: bool,
     /// Rows that a unique index refused.
     pub(crate) deferred: Vec<RowWrite>,
+}
+
+/// Where rows of a peer's table belong.
+pub(super) enum Place {
+    /// The table, how its columns are ordered, and the peer's columns that it does not have.
+    Table(usize, ColumnOrder, Vec<String>),
+    /// No table of that name is synced here.
+    Nowhere,
+    /// The table has another key.
+    OtherKey,
 }
 
 /// What a row is to become.
@@ -49,53 +64,199 @@ impl<'a> Work<'a> {
         own: &'a VersionVector,
         stage: Option<&'a Stage>,
     ) -> Self {
-        Self { conn, replica, rules, own, stage, applied: Applied::default(), deferred: Vec::new() }
+        Self {
+            conn,
+            replica,
+            rules,
+            own,
+            stage,
+            applied: Applied::default(),
+            local_stands: false,
+            deferred: Vec::new(),
+        }
     }
 
     /// Settles the rows that unique indexes refused; tells what was done.
-    pub(super) fn finish(mut self) -> Result<Applied, Stop> {
+    pub(crate) fn finish(mut self) -> Result<Applied, Stop> {
         unique::settle(&mut self)?;
         Ok(self.applied)
     }
 
-    /// Merges one row, which follows the table's own shape and has taken `context` into account; writes what becomes of it.
+    /// Where rows of a shape belong.
+    pub(super) fn place(&self, shape: &TableShape) -> Place {
+        let Some(index) = self.replica.table_by_name(&shape.name) else { return Place::Nowhere };
+        match Fit::of(shape, &self.replica.tables[index].shape) {
+            Fit::Whole(order) => Place::Table(index, order, Vec::new()),
+            Fit::Partly(order, missing) => Place::Table(index, order, missing),
+            Fit::OtherKey => Place::OtherKey,
+        }
+    }
+
+    /// A row in the order of the table that it belongs to; what of it has no place here is parked.
+    pub(super) fn fitting(
+        &mut self,
+        place: &Place,
+        shape: &TableShape,
+        row: RowImage,
+        context: &VersionVector,
+    ) -> Result<Option<(usize, RowImage)>, StoreError> {
+        let own = self.own;
+        match place {
+            Place::Table(index, order, missing) => {
+                if !missing.is_empty() && !row.clock.is_deleted() {
+                    self.park_columns(shape, &row, context, own, missing)?;
+                }
+                Ok(Some((*index, order.arrange(row))))
+            }
+            Place::Nowhere => {
+                let reason = format!("table {:?} is not synced here", shape.name);
+                self.park(Parking { shape, row: &row, context, own, missing: &[], kind: ParkedKind::Schema, reason })?;
+                Ok(None)
+            }
+            Place::OtherKey => {
+                let reason = format!("table {:?} has another key on the peer", shape.name);
+                self.park(Parking { shape, row: &row, context, own, missing: &[], kind: ParkedKind::Schema, reason })?;
+                Ok(None)
+            }
+        }
+    }
+
+    /// Parks what a row holds in columns that are not here.
+    pub(crate) fn park_columns(
+        &mut self,
+        shape: &TableShape,
+        row: &RowImage,
+        context: &VersionVector,
+        own: &VersionVector,
+        missing: &[String],
+    ) -> Result<(), StoreError> {
+        // What is known already is not news because it has a column more.
+        if row.clock.entries().all(|entry| own.covers(entry.dot)) {
+            return Ok(());
+        }
+        let names: Vec<String> = missing.iter().map(|name| format!("{name:?}")).collect();
+        let reason = format!("table {:?} has no column {} here", shape.name, names.join(", "));
+        self.park(Parking { shape, row, context, own, missing, kind: ParkedKind::Schema, reason })
+    }
+
+    fn park(&mut self, parking: Parking<'_>) -> Result<(), StoreError> {
+        let note = parked::park(self.conn, self.replica, parking, self.rules.now)?;
+        self.applied.parked.extend(note);
+        Ok(())
+    }
+
+    /// Parks a row that has its place and cannot be written there.
+    fn park_row(
+        &mut self,
+        index: usize,
+        row: &RowImage,
+        (context, own): (&VersionVector, &VersionVector),
+        kind: ParkedKind,
+        reason: String,
+    ) -> Result<(), StoreError> {
+        let (shape, row) = without_absent(&self.replica.tables[index].shape, row);
+        self.park(Parking { shape: &shape, row: &row, context, own, missing: &[], kind, reason })
+    }
+
+    /// Merges one row, which is in the order of the table and has taken `context` into account; writes what becomes of it.
     pub(crate) fn row(&mut self, index: usize, remote: RowImage, context: &VersionVector) -> Result<(), Stop> {
-        let key: Vec<Value> = remote.key(&self.replica.tables[index].shape).into_iter().cloned().collect();
+        self.row_known(index, remote, context, self.own)
+    }
+
+    /// The same for a row that came when this database knew `own`.
+    pub(crate) fn row_known(
+        &mut self,
+        index: usize,
+        mut remote: RowImage,
+        context: &VersionVector,
+        own: &VersionVector,
+    ) -> Result<(), Stop> {
+        let table = &self.replica.tables[index];
+        if let Some(column) = converted(&table.table.columns, &remote) {
+            let reason = format!("column {:?} of table {:?} has another type here", column.name, table.shape.name);
+            return Ok(self.park_row(index, &remote, (context, own), ParkedKind::Schema, reason)?);
+        }
+        let key: Vec<Value> = remote.key(&table.shape).into_iter().cloned().collect();
+        if self.replica.waiting.rows > 0 {
+            let (shape, row) = without_absent(&self.replica.tables[index].shape, &remote);
+            parked::supersede(self.conn, self.replica, &shape, &row, context)?;
+        }
         let local = self.local(index, &key)?;
         let table = &self.replica.tables[index];
-        let cx = MergeContext {
-            shape: &table.shape,
-            own: self.own,
-            context,
-            granularity: table.rules.granularity,
-            policy: table.rules.policy.as_ref(),
-            columns: &table.columns,
-            nodes: self.replica.names(),
+        fill(&mut remote, local.as_ref(), &table.defaults, &merge_context(self.replica, index, context, own));
+        self.merge_images(index, &key, local, remote, context, own)
+    }
+
+    /// Merges two states of a row; writes what becomes of it, or parks the one that came if that cannot be done.
+    pub(crate) fn merge_images(
+        &mut self,
+        index: usize,
+        key: &[Value],
+        local: Option<RowImage>,
+        remote: RowImage,
+        context: &VersionVector,
+        own: &VersionVector,
+    ) -> Result<(), Stop> {
+        let vectors = (context, own);
+        let merged = match merge(local.as_ref(), &remote, &merge_context(self.replica, index, context, own)) {
+            Ok(merged) => merged,
+            Err(undecided) if self.local_stands => {
+                return self.keep_local(index, key, local.as_ref(), &remote, undecided.policy);
+            }
+            Err(undecided) => {
+                let table = &self.replica.tables[index].shape.name;
+                let reason = format!("table {table:?}: {undecided}");
+                return Ok(self.park_row(index, &remote, vectors, ParkedKind::Policy, reason)?);
+            }
         };
-        let merged = merge(local.as_ref(), &remote, &cx).map_err(|undecided| {
-            let remedy = "correct the values, or the policy";
-            Stop::held(HeldKind::Constraint, Some(&table.shape.name), undecided.to_string(), remedy)
-        })?;
+        let recorded = self.applied.conflicts.len();
         if let Some(decided) = &merged.conflict {
-            self.record(index, &key, local.as_ref(), &remote, decided)?;
+            self.record(index, key, local.as_ref(), &remote, decided)?;
         }
         // What two sides make together may be what the table's constraints forbid, though neither is.
-        let mixed = matches!(merged.outcome, Outcome::Store(_) | Outcome::Issue { .. }).then(|| remote.clone());
+        let mixed = matches!(merged.outcome, Outcome::Store(_) | Outcome::Issue { .. });
         let decision = match merged.outcome {
             Outcome::Keep => return Ok(()),
-            Outcome::TakeRemote => Self::decision_of(remote),
+            Outcome::TakeRemote => Self::decision_of(remote.clone()),
             Outcome::Store(image) => Self::decision_of(image),
             Outcome::Issue { image, fresh } => {
                 let (timestamp, dot) = self.next_change();
                 Self::decision_of(image.issued(&fresh, timestamp, dot))
             }
         };
-        match (self.store(index, &key, local.as_ref(), decision), mixed, local) {
-            (Err(stop), Some(remote), Some(local)) if stop.is_constraint() => {
-                self.take_newer(index, &key, &local, &remote, merged.conflict.is_some())
-            }
-            (stored, ..) => stored,
+        let mut stored = self.store(index, key, local.as_ref(), decision);
+        if let (Err(stop), true, Some(local)) = (&stored, mixed, &local)
+            && stop.is_constraint()
+        {
+            stored = self.take_newer(index, key, local, &remote, merged.conflict.is_some());
         }
+        let Some(reason) = stored.as_ref().err().and_then(Stop::constraint) else { return stored };
+        // Nothing of it stays: neither its clock, nor a record of what did not happen.
+        put_back(self.conn, self.replica, index, key, local.as_ref())?;
+        for note in self.applied.conflicts.drain(recorded..) {
+            forget_conflict(self.conn, &note)?;
+        }
+        if self.local_stands {
+            return self.keep_local(index, key, local.as_ref(), &remote, LastWriteWins.name().to_owned());
+        }
+        Ok(self.park_row(index, &remote, vectors, ParkedKind::Constraint, reason)?)
+    }
+
+    /// Records that the row here stands against one that waited.
+    fn keep_local(
+        &mut self,
+        index: usize,
+        key: &[Value],
+        local: Option<&RowImage>,
+        remote: &RowImage,
+        policy: String,
+    ) -> Result<(), Stop> {
+        let values = local.filter(|local| !local.clock.is_deleted() && !remote.clock.is_deleted());
+        let differing = values.into_iter().flat_map(|local| local.values.iter().zip(&remote.values).zip(0..));
+        let columns = differing.filter(|((ours, theirs), _)| ours != theirs).map(|(_, column)| column).collect();
+        let kind = ConflictKind::UpdateOriginDiffers;
+        let decided = Decided { kind, decision: Decision::LocalKept, columns, policy };
+        Ok(self.record(index, key, local, remote, &decided)?)
     }
 
     /// Writes what was decided, with the observer's consent.
@@ -165,7 +326,7 @@ impl<'a> Work<'a> {
     }
 
     /// This node's state of the row. A baseline row is given its row entry first.
-    fn local(&mut self, index: usize, key: &[Value]) -> Result<Option<RowImage>, StoreError> {
+    pub(crate) fn local(&mut self, index: usize, key: &[Value]) -> Result<Option<RowImage>, StoreError> {
         let clock = read_clock(self.conn, self.replica, &self.replica.tables[index], key)?;
         if let Some(clock) = clock.as_ref().filter(|clock| clock.is_deleted()) {
             return Ok(Some(RowImage { values: key.to_vec(), clock: clock.clone() }));
@@ -231,4 +392,60 @@ impl<'a> Work<'a> {
         self.applied.conflicts.push(note);
         Ok(())
     }
+}
+
+fn merge_context<'a>(
+    replica: &'a Replica,
+    index: usize,
+    context: &'a VersionVector,
+    own: &'a VersionVector,
+) -> MergeContext<'a> {
+    let table = &replica.tables[index];
+    MergeContext {
+        shape: &table.shape,
+        own,
+        context,
+        granularity: table.rules.granularity,
+        policy: table.rules.policy.as_ref(),
+        columns: &table.columns,
+        nodes: replica.names(),
+    }
+}
+
+/// A row as a sender without the absent columns would have it.
+fn without_absent(shape: &TableShape, row: &RowImage) -> (TableShape, RowImage) {
+    let is_absent = |column: u16| {
+        row.clock.columns.iter().any(|(other, entry)| *other == column && entry.flags.contains(EntryFlags::ABSENT))
+    };
+    let kept: Vec<u16> = (0..).take(shape.columns.len()).filter(|column| !is_absent(*column)).collect();
+    if kept.len() == shape.columns.len() || row.clock.is_deleted() {
+        return (shape.clone(), row.clone());
+    }
+    let place = |column: u16| kept.iter().position(|kept| *kept == column).and_then(|place| u16::try_from(place).ok());
+    let moved = |column: u16| place(column).unwrap_or_default();
+    let mut clock = row.clock.clone();
+    clock.columns.retain(|(column, _)| !is_absent(*column));
+    clock.columns.iter_mut().for_each(|(column, _)| *column = moved(*column));
+    clock.counters.iter_mut().for_each(|(column, _)| *column = moved(*column));
+    let shape = TableShape {
+        name: shape.name.clone(),
+        columns: kept.iter().map(|column| shape.columns[usize::from(*column)].clone()).collect(),
+        key: shape.key.iter().map(|column| moved(*column)).collect(),
+    };
+    (shape, RowImage { values: kept.iter().map(|column| row.values[usize::from(*column)].clone()).collect(), clock })
+}
+
+/// Gives a key the clock that it had before a row that could not be written.
+fn put_back(
+    conn: &Connection,
+    replica: &mut Replica,
+    index: usize,
+    key: &[Value],
+    local: Option<&RowImage>,
+) -> Result<(), StoreError> {
+    let mut statement = conn.prepare_cached(&replica.tables[index].sql.clock_drop)?;
+    bind_from(&mut statement, 1, key)?;
+    statement.raw_execute()?;
+    drop(statement);
+    local.map_or(Ok(()), |local| put_clock(conn, replica, index, key, &local.clock, false))
 }

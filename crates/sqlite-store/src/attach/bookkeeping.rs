@@ -128,6 +128,7 @@ pub(super) fn ensure(conn: &Connection) -> Result<bool, StoreError> {
             return Err(StoreError::Damaged { what: format!("{name} is missing or is not as it was made") });
         }
     }
+    conn.execute_batch("CREATE INDEX IF NOT EXISTS main._sync_parked_key ON _sync_parked (tbl, key)")?;
     conn.execute(
         "INSERT INTO main._sync_meta (key, value) VALUES ('format', ?1) \
          ON CONFLICT DO UPDATE SET value = excluded.value WHERE value <> excluded.value",

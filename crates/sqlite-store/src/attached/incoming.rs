@@ -36,6 +36,8 @@ impl Attachment {
         let ApplyOutcome::Applied(applied) = outcome else { return Ok(outcome) };
         self.tell_progress(applied.staged);
         total.add(applied);
+        let parked = std::mem::take(&mut total.parked);
+        self.tell_parked(parked);
         if stuck.is_some_and(|stuck| stuck != source) {
             // What another source's row waits for is not this one's to hear of.
             return Ok(ApplyOutcome::Applied(total));
@@ -43,6 +45,9 @@ impl Attachment {
         match self.merge_staged(observer)? {
             ApplyOutcome::Applied(merged) => {
                 total.add(merged);
+                let parked = std::mem::take(&mut total.parked);
+                self.tell_parked(parked);
+                self.retry_undecided(true);
                 Ok(ApplyOutcome::Applied(total))
             }
             other => Ok(other),
@@ -97,7 +102,7 @@ impl Attachment {
     }
 
     /// One transaction of incoming rows, kept if they were applied; the observer is told which.
-    fn transact(
+    pub(super) fn transact(
         &mut self,
         observer: Option<&Arc<dyn RowObserver>>,
         work: impl FnOnce(&Connection, &mut Replica, &ApplyRules<'_>) -> Result<ApplyOutcome, StoreError>,

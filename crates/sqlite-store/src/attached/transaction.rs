@@ -139,6 +139,7 @@ impl Attachment {
         self.memory = memory;
         self.publishing = publishing.map(|_| Publishing::default());
         self.migrated = Migrated::of(&attached);
+        self.retry_all();
         let rebuilt = self.migrated.rebuilt_names(&self.replica);
         events.push(DatabaseEvent::SchemaChanged { rebuilt });
         Ok(())

@@ -6,6 +6,7 @@ mod catch_up;
 mod constraints;
 mod policies;
 mod replica;
+mod schemas;
 mod unique;
 
 use replication::{Granularity, VersionVector};

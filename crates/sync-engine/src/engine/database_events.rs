@@ -59,6 +59,14 @@ fn tell(events: &EventSink, database: &str, event: DatabaseEvent) {
         DatabaseEvent::Missing => {
             about(EventName::SyncRetry).field("reason", "the file does not exist; it is attached as soon as it does")
         }
+        DatabaseEvent::Parked(note) => about(EventName::SyncError)
+            .field("kind", note.kind.as_str())
+            .field("table", note.table)
+            .field("reason", format!("{}; rows of peers wait, and everything else goes on", note.reason))
+            .field("remedy", note.remedy),
+        DatabaseEvent::Unparked { table, rows } => {
+            about(EventName::SyncComplete).field("table", table).field("phase", "parked").field("rows", rows)
+        }
         DatabaseEvent::NullKeys { rows } => about(EventName::SyncError)
             .field("kind", "null_key")
             .field("rows", rows)

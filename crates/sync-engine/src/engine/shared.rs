@@ -188,7 +188,7 @@ fn database_status(name: &str, path: &std::path::Path, state: &DatabaseState) ->
             .collect(),
         backlog: state.backlog,
         conflicts: state.conflicts,
-        parked: 0,
+        parked: state.parked,
         errors,
     }
 }

@@ -83,7 +83,6 @@ impl SessionDriver {
             }
             ApplyOutcome::Held(held) => {
                 let code = match held.kind {
-                    HeldKind::SchemaMismatch => ProblemCode::SchemaMismatch,
                     HeldKind::ClockSkew => ProblemCode::ClockSkew,
                     HeldKind::Constraint => ProblemCode::Unavailable,
                 };

@@ -1,0 +1,75 @@
+//! Rows of peers that wait: when they are tried again.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::Attachment;
+use crate::apply::{ApplyOutcome, Stop};
+use crate::database::DatabaseEvent;
+use crate::error::StoreError;
+use crate::observer::RowObserver;
+use crate::parked::{ParkedNote, Progress, Unwritten, merge_next};
+
+/// The pause between passes over rows that a change here may have made mergeable.
+const PAUSE: Duration = Duration::from_secs(1);
+
+impl Attachment {
+    /// All rows are to be tried again: the schema, the rules, or what is known of new columns has changed.
+    pub(super) fn retry_all(&mut self) {
+        let rebuilt = self.migrated.rewritten_tables();
+        let unwritten = if self.migrated.is_done() { Unwritten::All } else { Unwritten::Rebuilt(rebuilt) };
+        self.retry = Some(Progress::over_all(unwritten));
+    }
+
+    /// Rows that no schema stands in the way of are to be tried again, now and then, when rows here have changed.
+    pub(super) fn retry_undecided(&mut self, changed: bool) {
+        self.touched |= changed;
+        if self.touched && self.retry.is_none() && self.retried.elapsed() >= PAUSE {
+            self.touched = false;
+            if self.replica.waiting.undecided > 0 {
+                self.retry = Some(Progress::default());
+            }
+        }
+    }
+
+    /// Merges what waits and can be merged. Before anything is read for peers or made of a migration: both speak for what
+    /// is in the tables then.
+    pub(super) fn merge_waiting(&mut self) -> Result<(), StoreError> {
+        while let Some(progress) = self.retry.clone() {
+            if self.replica.waiting.rows == 0 {
+                self.retry = None;
+                break;
+            }
+            let observer: Option<Arc<dyn RowObserver>> = self.options.observer.clone();
+            let mut merged = None;
+            let outcome = self.transact(observer.as_ref(), |conn, replica, rules| {
+                match merge_next(conn, replica, &progress, rules) {
+                    Ok(mut step) => {
+                        let applied = std::mem::take(&mut step.applied);
+                        merged = Some(step);
+                        Ok(ApplyOutcome::Applied(applied))
+                    }
+                    Err(Stop::Outcome(outcome)) => Ok(*outcome),
+                    Err(Stop::Store(error)) => Err(error),
+                }
+            })?;
+            let ApplyOutcome::Applied(applied) = outcome else {
+                // What holds it up is told where it came from; it is tried again with the next change.
+                self.retry = None;
+                break;
+            };
+            let Some(merged) = merged else { break };
+            self.tell_parked(applied.parked);
+            let told = merged.rows.into_iter().map(|(table, rows)| DatabaseEvent::Unparked { table, rows });
+            self.events.extend(told);
+            self.retry = merged.next;
+            self.retried = Instant::now();
+        }
+        Ok(())
+    }
+
+    /// Tells why rows wait.
+    pub(super) fn tell_parked(&mut self, notes: Vec<ParkedNote>) {
+        self.events.extend(notes.into_iter().map(DatabaseEvent::Parked));
+    }
+}

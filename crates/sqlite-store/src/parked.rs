@@ -1,0 +1,281 @@
+//! Rows of peers that could not be taken in: the table or a column is not here, a policy cannot decide, or a constraint
+//! refuses the row. They wait in `_sync_parked` as they came, with what they had taken into account, and are merged when
+//! that can be done.
+//!
+//! The version vector covers them all the same, so they are passed on like rows of tables, as they came: a node that vouched
+//! for what it does not hold would hide it from those behind it.
+
+mod later;
+
+use std::collections::BTreeSet;
+
+use replication::codec::{decode_row, encode_row, encode_values};
+use replication::{RowImage, TableShape, Value, VersionVector};
+use rusqlite::{Connection, Row, params};
+
+pub(crate) use later::{Progress, Unwritten, merge_next};
+
+use crate::error::StoreError;
+use crate::replica::Replica;
+
+/// Why a row waits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum ParkedKind {
+    /// A table or its columns are not the same on both sides.
+    Schema,
+    /// A policy cannot decide a conflict.
+    Policy,
+    /// A constraint of the table refuses the row.
+    Constraint,
+}
+
+impl ParkedKind {
+    /// The name in the log and in the file.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Schema => "schema_mismatch",
+            Self::Policy => "policy",
+            Self::Constraint => "constraint",
+        }
+    }
+
+    fn named(name: &str) -> Self {
+        [Self::Policy, Self::Constraint].into_iter().find(|kind| kind.as_str() == name).unwrap_or(Self::Schema)
+    }
+}
+
+/// A reason to wait that was not there before, for the log.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ParkedNote {
+    /// The table.
+    pub table: String,
+    /// What kind of reason.
+    pub kind: ParkedKind,
+    /// What is wrong.
+    pub reason: String,
+    /// What to do about it.
+    pub remedy: &'static str,
+}
+
+/// What waits in a database.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Waiting {
+    /// Rows.
+    pub(crate) rows: u64,
+    /// Of these, rows that may be merged as soon as a row here has changed.
+    pub(crate) undecided: u64,
+    /// Tables and reasons that have been told.
+    told: BTreeSet<(String, String)>,
+}
+
+impl Waiting {
+    pub(crate) fn load(conn: &Connection) -> Result<Self, StoreError> {
+        let mut statement =
+            conn.prepare("SELECT tbl, reason, kind, count(*) FROM main._sync_parked GROUP BY 1, 2, 3")?;
+        let mut rows = statement.query([])?;
+        let mut waiting = Self::default();
+        while let Some(row) = rows.next()? {
+            let count = row.get::<_, i64>(3)?.cast_unsigned();
+            waiting.rows += count;
+            if ParkedKind::named(&row.get::<_, String>(2)?) != ParkedKind::Schema {
+                waiting.undecided += count;
+            }
+            waiting.told.insert((row.get(0)?, row.get(1)?));
+        }
+        Ok(waiting)
+    }
+
+    fn count(&mut self, kind: ParkedKind, more: bool) {
+        let step = |count: u64| if more { count + 1 } else { count.saturating_sub(1) };
+        self.rows = step(self.rows);
+        if kind != ParkedKind::Schema {
+            self.undecided = step(self.undecided);
+        }
+    }
+}
+
+/// A row that is to wait.
+pub(crate) struct Parking<'a> {
+    pub(crate) shape: &'a TableShape,
+    pub(crate) row: &'a RowImage,
+    /// What it has taken into account.
+    pub(crate) context: &'a VersionVector,
+    /// What this database knew before it came.
+    pub(crate) own: &'a VersionVector,
+    /// The columns that wait; none: the row as a whole.
+    pub(crate) missing: &'a [String],
+    pub(crate) kind: ParkedKind,
+    pub(crate) reason: String,
+}
+
+/// A row that waits.
+#[derive(Debug)]
+pub(crate) struct Parked {
+    pub(crate) id: i64,
+    pub(crate) shape: TableShape,
+    pub(crate) row: RowImage,
+    pub(crate) context: VersionVector,
+    own: VersionVector,
+    missing: Vec<String>,
+    kind: ParkedKind,
+    reason: String,
+}
+
+const COLUMNS: &str = "id, shape, image, context, own, missing, kind, reason";
+
+impl Parked {
+    fn from_row(row: &Row<'_>) -> Result<Self, StoreError> {
+        let shape: TableShape = from_text(&row.get::<_, String>(1)?)?;
+        let image = decode_row(&row.get::<_, Vec<u8>>(2)?, &shape).map_err(unusable)?;
+        Ok(Self {
+            id: row.get(0)?,
+            shape,
+            row: image,
+            context: from_text(&row.get::<_, String>(3)?)?,
+            own: from_text(&row.get::<_, String>(4)?)?,
+            missing: from_text(&row.get::<_, String>(5)?)?,
+            kind: ParkedKind::named(&row.get::<_, String>(6)?),
+            reason: row.get(7)?,
+        })
+    }
+}
+
+/// Lets a row wait, in place of what it supersedes. The note is of a reason that was not told before.
+pub(crate) fn park(
+    conn: &Connection,
+    replica: &mut Replica,
+    parking: Parking<'_>,
+    now: i64,
+) -> Result<Option<ParkedNote>, StoreError> {
+    let Parking { shape, row, context, own, missing, kind, reason } = parking;
+    let told = (shape.name.clone(), reason.clone());
+    let news = !replica.waiting.told.contains(&told);
+    supersede(conn, replica, shape, row, context)?;
+    replica.waiting.told.insert(told);
+    let key = place(shape, row)?;
+    conn.prepare_cached(
+        "INSERT INTO main._sync_parked (tbl, key, kind, reason, at, missing, shape, image, context, own) \
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)",
+    )?
+    .execute(params![
+        shape.name,
+        key,
+        kind.as_str(),
+        reason,
+        now,
+        text(&missing)?,
+        text(shape)?,
+        encode_row(row).map_err(unusable)?,
+        text(context)?,
+        text(own)?
+    ])?;
+    let id = conn.last_insert_rowid();
+    for entry in row.clock.entries() {
+        let origin = replica.origin_id(conn, entry.dot.origin)?;
+        let sql = "INSERT OR IGNORE INTO main._sync_parked_dot (origin, seq, parked) VALUES (?1, ?2, ?3)";
+        conn.prepare_cached(sql)?.execute(params![origin, entry.dot.sequence.cast_signed(), id])?;
+    }
+    replica.waiting.count(kind, true);
+    let remedy = match kind {
+        ParkedKind::Schema => "run the same migration on every node; what waits is merged by itself then",
+        ParkedKind::Policy => "correct the values of the row, or the policy; the row is merged by itself then",
+        ParkedKind::Constraint => {
+            "make the table's constraints the same on every node, or correct the row where it was written"
+        }
+    };
+    Ok(news.then(|| ParkedNote { table: shape.name.clone(), kind, reason, remedy }))
+}
+
+/// Forgets rows that a newer state of the row has taken into account. A state without the columns that wait has not.
+pub(crate) fn supersede(
+    conn: &Connection,
+    replica: &mut Replica,
+    shape: &TableShape,
+    row: &RowImage,
+    context: &VersionVector,
+) -> Result<(), StoreError> {
+    if replica.waiting.rows == 0 {
+        return Ok(());
+    }
+    let speaks_for = |column: &String| shape.columns.iter().any(|known| known.eq_ignore_ascii_case(column));
+    let older: Vec<Parked> = of_key(conn, shape, row)?
+        .into_iter()
+        .filter(|parked| row.clock.is_deleted() || parked.missing.iter().all(speaks_for))
+        .filter(|parked| parked.row.clock.entries().all(|entry| context.covers(entry.dot)))
+        .collect();
+    older.iter().try_for_each(|parked| remove(conn, replica, parked))
+}
+
+/// What waits of a row.
+fn of_key(conn: &Connection, shape: &TableShape, row: &RowImage) -> Result<Vec<Parked>, StoreError> {
+    let sql = format!("SELECT {COLUMNS} FROM main._sync_parked WHERE tbl = ?1 AND key = ?2");
+    let mut statement = conn.prepare_cached(&sql)?;
+    let mut rows = statement.query(params![shape.name, place(shape, row)?])?;
+    let mut found = Vec::new();
+    while let Some(row) = rows.next()? {
+        found.push(Parked::from_row(row)?);
+    }
+    Ok(found)
+}
+
+/// What this database's state of a row has taken into account, if another state of it waits here: not that one.
+pub(crate) fn context_beside(
+    conn: &Connection,
+    replica: &Replica,
+    shape: &TableShape,
+    row: &RowImage,
+) -> Result<Option<VersionVector>, StoreError> {
+    let waiting = of_key(conn, shape, row)?;
+    let mut context = None;
+    for parked in waiting.iter().filter(|parked| parked.missing.is_empty()) {
+        let context = context.get_or_insert_with(|| replica.have.clone());
+        let news = parked.row.clock.entries().filter(|entry| !parked.own.covers(entry.dot));
+        news.for_each(|entry| context.lower(entry.dot.origin, entry.dot.sequence - 1));
+    }
+    Ok(context)
+}
+
+/// One row by its number.
+pub(crate) fn read(conn: &Connection, id: i64) -> Result<Option<Parked>, StoreError> {
+    let mut statement = conn.prepare_cached(&format!("SELECT {COLUMNS} FROM main._sync_parked WHERE id = ?1"))?;
+    let mut rows = statement.query([id])?;
+    rows.next()?.map(Parked::from_row).transpose()
+}
+
+fn remove(conn: &Connection, replica: &mut Replica, parked: &Parked) -> Result<(), StoreError> {
+    for entry in parked.row.clock.entries() {
+        let sql = "DELETE FROM main._sync_parked_dot WHERE origin = ?1 AND seq = ?2 AND parked = ?3";
+        let origin = replica.origin_id(conn, entry.dot.origin)?;
+        conn.prepare_cached(sql)?.execute(params![origin, entry.dot.sequence.cast_signed(), parked.id])?;
+    }
+    conn.prepare_cached("DELETE FROM main._sync_parked WHERE id = ?1")?.execute([parked.id])?;
+    replica.waiting.count(parked.kind, false);
+    let sql = "SELECT EXISTS (SELECT 1 FROM main._sync_parked WHERE tbl = ?1 AND reason = ?2)";
+    let left: bool =
+        conn.prepare_cached(sql)?.query_row(params![parked.shape.name, parked.reason], |row| row.get(0))?;
+    if !left {
+        replica.waiting.told.remove(&(parked.shape.name.clone(), parked.reason.clone()));
+    }
+    Ok(())
+}
+
+/// A row's key in bytes, whatever the order of the key's columns on either side.
+fn place(shape: &TableShape, row: &RowImage) -> Result<Vec<u8>, StoreError> {
+    let names = shape.key.iter().map(|index| shape.columns[usize::from(*index)].to_ascii_lowercase());
+    let mut key: Vec<(String, Value)> = names.zip(row.key(shape).into_iter().cloned()).collect();
+    key.sort_unstable();
+    let values: Vec<Value> = key.into_iter().map(|(_, value)| value).collect();
+    encode_values(&values).map_err(unusable)
+}
+
+fn text<T: serde::Serialize>(value: &T) -> Result<String, StoreError> {
+    serde_json::to_string(value).map_err(|error| StoreError::Encoding { reason: error.to_string() })
+}
+
+fn from_text<T: serde::de::DeserializeOwned>(text: &str) -> Result<T, StoreError> {
+    serde_json::from_str(text).map_err(|error| StoreError::Damaged { what: format!("a parked row: {error}") })
+}
+
+fn unusable(error: replication::codec::CodecError) -> StoreError {
+    StoreError::Encoding { reason: error.to_string() }
+}

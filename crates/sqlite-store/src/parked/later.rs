@@ -1,0 +1,233 @@
+//! Merging rows that waited.
+
+use replication::{Dot, Entry, EntryFlags, RowImage, Timestamp, VersionVector};
+use rusqlite::Connection;
+
+use super::{COLUMNS, Parked, remove, text};
+use crate::apply::columns::Fit;
+use crate::apply::{Applied, ApplyRules, Stop, Work};
+use crate::error::StoreError;
+use crate::replica::Replica;
+
+/// Rows looked at in one transaction.
+const STEP_ROWS: usize = 1_000;
+
+/// Where a pass over the rows that wait stands.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Progress {
+    /// The last row that was looked at.
+    after: i64,
+    /// The last row of the pass: what is parked again goes to the end.
+    until: Option<i64>,
+    /// Whether all rows are looked at, or only those that no schema stands in the way of.
+    all: bool,
+    /// Whose new columns hold nothing but what a migration put there, for all that is known.
+    unwritten: Unwritten,
+}
+
+impl Progress {
+    /// A pass over all rows.
+    pub(crate) fn over_all(unwritten: Unwritten) -> Self {
+        Self { all: true, unwritten, ..Self::default() }
+    }
+}
+
+/// Tables in whose new columns nobody wrote.
+#[derive(Debug, Clone, Default)]
+pub(crate) enum Unwritten {
+    /// All: what somebody wrote has become a change.
+    #[default]
+    All,
+    /// Those of these numbers, because a migration rebuilt them; in others, the cells that hold the column's default.
+    Rebuilt(Vec<i64>),
+}
+
+impl Unwritten {
+    fn contains(&self, table: i64) -> bool {
+        match self {
+            Self::All => true,
+            Self::Rebuilt(tables) => tables.contains(&table),
+        }
+    }
+}
+
+/// What one step of a pass did.
+#[derive(Debug, Default)]
+pub(crate) struct Merged {
+    pub(crate) applied: Applied,
+    /// Rows that wait no more, by table.
+    pub(crate) rows: Vec<(String, u64)>,
+    /// Where to go on; none if the pass is over.
+    pub(crate) next: Option<Progress>,
+}
+
+/// Merges the next of the rows that wait and can be merged now.
+pub(crate) fn merge_next(
+    conn: &Connection,
+    replica: &mut Replica,
+    progress: &Progress,
+    rules: &ApplyRules<'_>,
+) -> Result<Merged, Stop> {
+    let until = match progress.until {
+        Some(until) => until,
+        None => conn.query_row("SELECT coalesce(max(id), 0) FROM main._sync_parked", [], |row| row.get(0))?,
+    };
+    let page = page(conn, progress, until)?;
+    let mut merged = Merged::default();
+    let before = replica.have.clone();
+    let mut work = Work::new(conn, replica, rules, &before, None);
+    let last = page.last().map(|parked| parked.id);
+    for parked in &page {
+        if retry(&mut work, parked, progress)? {
+            match merged.rows.iter_mut().find(|(table, _)| *table == parked.shape.name) {
+                Some((_, count)) => *count += 1,
+                None => merged.rows.push((parked.shape.name.clone(), 1)),
+            }
+        }
+    }
+    merged.applied = work.finish()?;
+    replica.save(conn, &before)?;
+    merged.next = last.filter(|_| page.len() == STEP_ROWS).map(|after| Progress {
+        after,
+        until: Some(until),
+        ..progress.clone()
+    });
+    Ok(merged)
+}
+
+fn page(conn: &Connection, progress: &Progress, until: i64) -> Result<Vec<Parked>, StoreError> {
+    let kinds = if progress.all { "" } else { "AND kind <> 'schema_mismatch' " };
+    let sql = format!(
+        "SELECT {COLUMNS} FROM main._sync_parked WHERE id > ?1 AND id <= ?2 {kinds}ORDER BY id LIMIT {STEP_ROWS}"
+    );
+    let mut statement = conn.prepare_cached(&sql)?;
+    let mut rows = statement.query([progress.after, until])?;
+    let mut page = Vec::new();
+    while let Some(row) = rows.next()? {
+        page.push(Parked::from_row(row)?);
+    }
+    Ok(page)
+}
+
+/// Merges one row that waits. True if it waits no more.
+fn retry(work: &mut Work<'_>, parked: &Parked, progress: &Progress) -> Result<bool, Stop> {
+    let Some(index) = work.replica.table_by_name(&parked.shape.name) else { return Ok(false) };
+    let whole = parked.row.clock.entries().all(|entry| work.replica.have.covers(entry.dot));
+    if !whole {
+        // It belongs to a catch-up that is not complete.
+        return Ok(false);
+    }
+    let (order, missing) = match Fit::of(&parked.shape, &work.replica.tables[index].shape) {
+        Fit::Whole(order) => (order, Vec::new()),
+        Fit::Partly(order, missing) => (order, missing),
+        Fit::OtherKey => return Ok(false),
+    };
+    let row = order.arrange(parked.row.clone());
+    if parked.missing.is_empty() {
+        remove(work.conn, work.replica, parked)?;
+        if !missing.is_empty() && !parked.row.clock.is_deleted() {
+            work.park_columns(&parked.shape, &parked.row, &parked.context, &parked.own, &missing)?;
+        }
+        let waiting = work.replica.waiting.undecided;
+        work.local_stands = written_since(work, index, &row, parked)?;
+        let merged = work.row_known(index, row, &parked.context, &parked.own);
+        work.local_stands = false;
+        merged?;
+        return Ok(missing.is_empty() && work.replica.waiting.undecided <= waiting);
+    }
+    let is_missing = |name: &String| missing.iter().any(|other| other.eq_ignore_ascii_case(name));
+    let (still, found): (Vec<String>, Vec<String>) = parked.missing.iter().cloned().partition(is_missing);
+    if found.is_empty() || !merge_columns(work, index, &row, parked, &found, progress)? {
+        return Ok(false);
+    }
+    if still.is_empty() {
+        remove(work.conn, work.replica, parked)?;
+    } else {
+        let sql = "UPDATE main._sync_parked SET missing = ?2 WHERE id = ?1";
+        work.conn.prepare_cached(sql)?.execute(rusqlite::params![parked.id, text(&still)?])?;
+    }
+    Ok(still.is_empty())
+}
+
+/// Whether the row here was written after the other one came to wait: who wrote it could know of that.
+fn written_since(work: &mut Work<'_>, index: usize, row: &RowImage, parked: &Parked) -> Result<bool, StoreError> {
+    let key: Vec<_> = row.key(&work.replica.tables[index].shape).into_iter().cloned().collect();
+    let (local, own) = (work.local(index, &key)?, work.replica.own);
+    let newer = |entry: &Entry| entry.dot.origin == own && entry.dot.sequence > parked.own.get(own);
+    Ok(local.is_some_and(|local| local.clock.entries().any(newer)))
+}
+
+/// Puts columns that have come into the row that is here without them. False if that has to wait.
+fn merge_columns(
+    work: &mut Work<'_>,
+    index: usize,
+    row: &RowImage,
+    parked: &Parked,
+    found: &[String],
+    progress: &Progress,
+) -> Result<bool, Stop> {
+    let table = &work.replica.tables[index];
+    let key: Vec<_> = row.key(&table.shape).into_iter().cloned().collect();
+    let unwritten = progress.unwritten.contains(table.table.number);
+    let columns: Vec<u16> = (0..)
+        .zip(&table.shape.columns)
+        .filter(|(_, name)| found.iter().any(|found| found.eq_ignore_ascii_case(name)))
+        .map(|(column, _)| column)
+        .collect();
+    let Some(mut local) = work.local(index, &key)?.filter(|local| !local.clock.is_deleted()) else {
+        // The row went, and its columns with it.
+        return Ok(true);
+    };
+    let (mut remote, own) = (local.clone(), work.replica.own);
+    for column in columns {
+        let place = usize::from(column);
+        if !local.clock.columns.iter().any(|(known, _)| *known == column) {
+            let table = &work.replica.tables[index];
+            if !unwritten && local.values[place] != table.defaults[place] {
+                // Somebody wrote the new column; that becomes a change first.
+                return Ok(false);
+            }
+            // Whoever wrote the row here spoke of the columns that there were: this one was never written.
+            let never = Entry::new(Timestamp::BASELINE, Dot { origin: own, sequence: 0 }, EntryFlags::empty());
+            set_entry(&mut local, column, never);
+        }
+        set_entry(&mut remote, column, *row.clock.effective(column));
+        remote.values[place] = row.values[place].clone();
+        if let Some(counter) = row.clock.counter(column) {
+            remote.clock.counters.retain(|(known, _)| *known != column);
+            remote.clock.counters.push((column, counter.clone()));
+            remote.clock.counters.sort_unstable_by_key(|(known, _)| *known);
+        }
+    }
+    work.merge_images(index, &key, Some(local), remote, &parked.context, &VersionVector::new())?;
+    Ok(true)
+}
+
+fn set_entry(image: &mut RowImage, column: u16, entry: Entry) {
+    image.clock.columns.retain(|(known, _)| *known != column);
+    image.clock.columns.push((column, entry));
+    image.clock.columns.sort_unstable_by_key(|(known, _)| *known);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::place;
+    use replication::{Dot, Entry, EntryFlags, Origin, RowClock, RowImage, TableShape, Timestamp, Value};
+
+    #[test]
+    fn a_key_is_the_same_in_any_order_of_columns() {
+        let dot = Dot { origin: Origin::from_bytes([1; 16]), sequence: 1 };
+        let clock = RowClock::whole(Entry::new(Timestamp::BASELINE, dot, EntryFlags::empty()));
+        let shape = |columns: [&str; 2], key: [u16; 2]| TableShape {
+            name: "t".to_owned(),
+            columns: columns.map(str::to_owned).to_vec(),
+            key: key.to_vec(),
+        };
+        let (one, two) = (Value::Integer(1), Value::Text(b"x".to_vec()));
+        let row = |values: [&Value; 2]| RowImage { values: values.map(Clone::clone).to_vec(), clock: clock.clone() };
+        assert_eq!(
+            place(&shape(["a", "b"], [0, 1]), &row([&one, &two])).unwrap(),
+            place(&shape(["B", "a"], [1, 0]), &row([&two, &one])).unwrap()
+        );
+    }
+}
