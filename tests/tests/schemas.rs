@@ -210,7 +210,7 @@ fn a_node_without_a_table_does_not_vouch_for_its_rows() {
 }
 
 #[test]
-fn an_added_column_syncs_once_both_have_it() {
+fn what_fits_of_a_row_is_applied_and_an_added_column_once_both_have_it() {
     scenario(|scene| {
         let cluster = stocked(scene)?;
         shell(
@@ -222,10 +222,17 @@ fn an_added_column_syncs_once_both_have_it() {
             check!(log.contains("schema_mismatch") && log.contains("place"), "not in the log: {log}");
             Ok(())
         })?;
-        // Nothing of a row is taken while a part of it has no place.
-        check_equal!(query_text(cluster.file(1), "SELECT qty FROM stock WHERE sku = 'A'")?, "1");
+        let parked = |expected: u64| {
+            scene.eventually("the status tells how many rows wait", || {
+                check_equal!(cluster.nodes[1].database_status("shop")?["parked"].as_u64(), Some(expected));
+                Ok(())
+            })
+        };
+        parked(1)?;
+        check_equal!(query_text(cluster.file(1), "SELECT qty FROM stock WHERE sku = 'A'")?, "10");
         shell(cluster.file(1), "ALTER TABLE stock ADD COLUMN place TEXT")?;
         cluster.settled()?;
+        parked(0)?;
         check_equal!(query_text(cluster.file(1), "SELECT place FROM stock WHERE sku = 'A'")?, "here");
         Ok(())
     });

@@ -127,8 +127,8 @@ fn keeps(affinity: Affinity, value: &Value) -> bool {
     match (affinity, value) {
         (Affinity::Text, Value::Integer(_) | Value::Real(_)) | (Affinity::Real, Value::Integer(_)) => false,
         (Affinity::Integer | Affinity::Numeric, Value::Real(real)) => {
-            // Beyond this, SQLite leaves integral reals alone.
-            const LIMIT: f64 = 2_251_799_813_685_248.0;
+            // Beyond what integers hold, SQLite leaves integral reals alone.
+            const LIMIT: f64 = 9_223_372_036_854_775_807.0;
             real.fract() != 0.0 || real.abs() >= LIMIT
         }
         (Affinity::Integer | Affinity::Numeric | Affinity::Real, Value::Text(text)) => !is_numeric(text),
