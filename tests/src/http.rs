@@ -45,10 +45,30 @@ pub fn get(port: u16, path: &str) -> Result<HttpAnswer> {
 /// # Errors
 /// Nobody listens, or the answer is not HTTP.
 pub fn get_as(port: u16, path: &str, host: &str) -> Result<HttpAnswer> {
+    request(port, "GET", path, host)
+}
+
+/// Posts nothing to a path of a loopback port.
+///
+/// # Errors
+/// Nobody listens, or the answer is not HTTP.
+pub fn post(port: u16, path: &str) -> Result<HttpAnswer> {
+    post_as(port, path, &format!("127.0.0.1:{port}"))
+}
+
+/// Posts nothing to a path of a loopback port, calling the server by a name.
+///
+/// # Errors
+/// Nobody listens, or the answer is not HTTP.
+pub fn post_as(port: u16, path: &str, host: &str) -> Result<HttpAnswer> {
+    request(port, "POST", path, host)
+}
+
+fn request(port: u16, method: &str, path: &str, host: &str) -> Result<HttpAnswer> {
     let mut stream = TcpStream::connect_timeout(&SocketAddr::from((Ipv4Addr::LOCALHOST, port)), TIMEOUT)?;
     stream.set_read_timeout(Some(TIMEOUT))?;
     // HTTP/1.0, so that the answer is neither chunked nor kept open.
-    write!(stream, "GET {path} HTTP/1.0\r\nHost: {host}\r\nConnection: close\r\n\r\n")?;
+    write!(stream, "{method} {path} HTTP/1.0\r\nHost: {host}\r\nConnection: close\r\n\r\n")?;
     let mut answer = Vec::new();
     stream.read_to_end(&mut answer)?;
     let answer = String::from_utf8_lossy(&answer);

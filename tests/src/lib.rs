@@ -24,7 +24,7 @@ pub use compare::{
     Cell, Contents, check_integrity, contents, differences, log_is_drained, query, query_text, same_contents,
 };
 pub use failure::{Failure, Result};
-pub use http::{HttpAnswer, get, get_as};
+pub use http::{HttpAnswer, get, get_as, post, post_as};
 pub use node::Node;
 pub use process::{Finished, Running, Signal, run_to_end};
 pub use scene::{DEADLINE, Scene, scenario};

@@ -234,6 +234,14 @@ impl Node {
         crate::get(self.port, path)
     }
 
+    /// Posts nothing to a path over HTTP.
+    ///
+    /// # Errors
+    /// The daemon does not answer.
+    pub fn post(&self, path: &str) -> Result<HttpAnswer> {
+        crate::post(self.port, path)
+    }
+
     /// What `/v1/status` says.
     ///
     /// # Errors

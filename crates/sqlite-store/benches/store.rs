@@ -8,7 +8,9 @@ use std::time::{Duration, Instant};
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use replication::{Batch, VersionVector};
 use rusqlite::Connection;
-use sqlite_store::{ApplyOutcome, BatchLimits, Database, DatabaseOptions, DatabaseRules, FileWatch, Phase};
+use sqlite_store::{
+    ApplyOutcome, BatchLimits, ConflictRetention, Database, DatabaseOptions, DatabaseRules, FileWatch, Phase,
+};
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
 use tokio::sync::mpsc;
@@ -39,6 +41,7 @@ fn start(runtime: &Runtime, folder: &Path, name: &str) -> Node {
         poll_interval: Duration::from_secs(1),
         max_clock_skew: Duration::from_secs(60),
         max_rows: 20_000,
+        retention: ConflictRetention::default(),
         observer: None,
         state: None,
     };

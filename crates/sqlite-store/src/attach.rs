@@ -60,6 +60,9 @@ pub fn attach(conn: &mut Connection, new_origin: Origin, node: &str) -> Result<A
     attach_with(conn, new_origin, node, None)
 }
 
+/// Whether the column of these names of table and column is a counter.
+pub type IsCounter<'a> = &'a dyn Fn(&str, &str) -> bool;
+
 /// The same, and says by names of table and column which columns are counters; without it they stay as they were.
 ///
 /// # Errors
@@ -68,7 +71,7 @@ pub fn attach_with(
     conn: &mut Connection,
     new_origin: Origin,
     node: &str,
-    is_counter: Option<&dyn Fn(&str, &str) -> bool>,
+    is_counter: Option<IsCounter<'_>>,
 ) -> Result<Attached, StoreError> {
     let transaction = conn.transaction_with_behavior(TransactionBehavior::Immediate)?;
     let created = bookkeeping::ensure(&transaction)?;

@@ -5,6 +5,7 @@
 
 mod identity;
 mod incoming;
+mod records;
 mod transaction;
 mod waiting;
 
@@ -19,12 +20,14 @@ use rusqlite::{Connection, OptionalExtension};
 
 use identity::Memory;
 pub use identity::new_origin;
+use records::Pruning;
 
 use crate::app_triggers;
 use crate::attach::{self, Attached};
 use crate::baseline::Publishing;
 use crate::batch_read::{BatchLimits, read_batch};
 use crate::capture::{Captured, capture, has_log};
+use crate::conflicts::closing::count_open;
 use crate::connection;
 use crate::database::{DatabaseEvent, DatabaseOptions, DatabaseState, NodeNames, Phase};
 use crate::error::StoreError;
@@ -81,7 +84,9 @@ pub(crate) struct Attachment {
     tables: Arc<BTreeMap<String, u64>>,
     retired: Arc<BTreeSet<String>>,
     unsynced: Arc<Vec<Unsynced>>,
+    /// Open conflict records.
     conflicts: u64,
+    pruning: Pruning,
     /// Counts the daemon's transactions on this file, as the file has it: another daemon on the same file, which the
     /// replica must follow, moves it too.
     generation: i64,
@@ -135,8 +140,7 @@ impl Attachment {
         staging::attach(&conn, stage.as_deref())?;
         let replica = Replica::load(&conn, &attached.schema, &options.rules)?;
         staging::clear_stale(&conn, &replica)?;
-        let conflicts: i64 =
-            conn.query_row("SELECT count(*) FROM main._sync_conflict WHERE state = 'open'", [], |row| row.get(0))?;
+        let conflicts = count_open(&conn)?;
         let generation = transaction::generation(&conn)?;
         let publish: Option<i64> = conn
             .query_row("SELECT value FROM main._sync_meta WHERE key = 'publish'", [], |row| row.get(0))
@@ -160,7 +164,8 @@ impl Attachment {
             tables: Arc::new(fingerprints(&attached.schema)),
             retired: Arc::new(attached.retired.clone()),
             unsynced: Arc::new(attached.schema.unsynced.clone()),
-            conflicts: conflicts.cast_unsigned(),
+            conflicts,
+            pruning: Pruning::default(),
             generation,
             last_progress: Instant::now(),
             staged: 0,
@@ -187,7 +192,7 @@ impl Attachment {
 
     /// Whether there is something to do without being asked.
     pub(crate) fn has_work(&self) -> bool {
-        self.more || !self.migrated.is_done() || self.is_publishing() || self.retry.is_some()
+        self.more || !self.migrated.is_done() || self.is_publishing() || self.retry.is_some() || self.pruning.has_work()
     }
 
     fn is_publishing(&self) -> bool {
@@ -221,6 +226,8 @@ impl Attachment {
             }
         } else if self.is_publishing() {
             self.publish_step(&mut looked.events)?;
+        } else {
+            self.prune_step()?;
         }
         looked.events.append(&mut self.events);
         Ok(looked)

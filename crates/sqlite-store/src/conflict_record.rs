@@ -1,17 +1,18 @@
 //! Conflict records: both images of a conflict, kept in `_sync_conflict` in the transaction that decided it.
 
-use replication::{ConflictKind, Decided, Decision, Entry, RowImage, TableShape, Value};
+use replication::{ConflictKind, Decided, Decision, RowImage, Value};
 use rusqlite::{Connection, params};
-use serde_json::{Map, Value as Json, json};
+use serde_json::Value as Json;
 
+use crate::conflicts::{ConflictSide, ConflictSides, OPEN};
 use crate::error::StoreError;
-use crate::json::{key_json, row_json};
+use crate::json::key_json;
 use crate::replica::Replica;
 
 /// A decided conflict, for the log.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ConflictNote {
-    /// The record's id in `_sync_conflict`.
+    /// The record's number in the file.
     pub id: i64,
     /// What kind of conflict.
     pub kind: ConflictKind,
@@ -38,21 +39,16 @@ pub(crate) fn record_conflict(
     now: i64,
 ) -> Result<ConflictNote, StoreError> {
     let entry = &replica.tables[table];
-    let (winner, loser) = match decided.decision {
-        Decision::RemoteApplied => (remote, local),
-        Decision::LocalKept | Decision::Merged => (local, remote),
+    let (winner, loser) = if remote_won(local, remote, decided) { (remote, local) } else { (local, remote) };
+    let columns = decided.columns.iter().filter_map(|index| entry.shape.columns.get(usize::from(*index)));
+    let side = |image: Option<&RowImage>| image.map(|image| ConflictSide::of(replica, &entry.shape, image));
+    let sides = ConflictSides {
+        winner: side(winner),
+        loser: side(loser),
+        columns: columns.cloned().collect(),
+        ..ConflictSides::default()
     };
-    let columns: Vec<&str> = decided
-        .columns
-        .iter()
-        .filter_map(|index| entry.shape.columns.get(usize::from(*index)))
-        .map(String::as_str)
-        .collect();
-    let record = json!({
-        "winner": side(replica, &entry.shape, winner),
-        "loser": side(replica, &entry.shape, loser),
-        "columns": columns,
-    });
+    let text = serde_json::to_string(&sides).map_err(|error| StoreError::Encoding { reason: error.to_string() })?;
     let note = ConflictNote {
         id: 0,
         kind: decided.kind,
@@ -61,9 +57,11 @@ pub(crate) fn record_conflict(
         policy: decided.policy.clone(),
         decision: decided.decision,
     };
+    // What was removed may have had the highest number; people and scripts may still hold it.
     conn.prepare_cached(
-        "INSERT INTO main._sync_conflict (tbl, key, kind, policy, outcome, at, record, state) \
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, 'open')",
+        "INSERT INTO main._sync_conflict (id, tbl, key, kind, policy, outcome, at, record, state) VALUES (1 + max( \
+         coalesce((SELECT max(id) FROM main._sync_conflict), 0), \
+         coalesce((SELECT value FROM main._sync_meta WHERE key = 'conflict'), 0)), ?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
     )?
     .execute(params![
         note.table,
@@ -72,7 +70,8 @@ pub(crate) fn record_conflict(
         note.policy,
         note.decision.as_str(),
         now,
-        record.to_string()
+        text,
+        OPEN
     ])?;
     Ok(ConflictNote { id: conn.last_insert_rowid(), ..note })
 }
@@ -83,14 +82,18 @@ pub(crate) fn forget_conflict(conn: &Connection, note: &ConflictNote) -> Result<
     Ok(())
 }
 
-fn side(replica: &Replica, shape: &TableShape, image: Option<&RowImage>) -> Json {
-    let Some(image) = image else { return Json::Null };
-    let newest: &Entry = image.clock.newest();
-    let row = if image.clock.is_deleted() { Json::Null } else { Json::Object(row_json(shape, &image.values)) };
-    let mut side = Map::new();
-    side.insert("node".to_owned(), replica.node_name(newest.dot.origin).into());
-    side.insert("dot".to_owned(), newest.dot.to_string().into());
-    side.insert("timestamp".to_owned(), newest.timestamp.raw().into());
-    side.insert("row".to_owned(), row);
-    Json::Object(side)
+/// Which side the record calls the winner. Of a merge something of both stands: there it is the side of the newest write
+/// among the columns in conflict, on whichever node the record is made.
+fn remote_won(local: Option<&RowImage>, remote: Option<&RowImage>, decided: &Decided) -> bool {
+    match decided.decision {
+        Decision::RemoteApplied => true,
+        Decision::LocalKept => false,
+        Decision::Merged => {
+            let newest = |image: &RowImage| {
+                let entries = decided.columns.iter().map(|column| image.clock.effective(*column));
+                entries.chain(decided.columns.is_empty().then(|| image.clock.newest())).map(|entry| entry.order()).max()
+            };
+            remote.and_then(newest) > local.and_then(newest)
+        }
+    }
 }

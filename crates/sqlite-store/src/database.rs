@@ -11,6 +11,9 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::apply::ApplyOutcome;
 use crate::batch_read::BatchLimits;
+use crate::conflict_record::ConflictNote;
+use crate::conflicts::reading::ConflictReader;
+use crate::conflicts::{ConflictAction, ConflictQuery, ConflictRetention, Refusal, StoredConflict};
 use crate::error::StoreError;
 use crate::observer::RowObserver;
 use crate::parked::ParkedNote;
@@ -40,6 +43,8 @@ pub struct DatabaseOptions {
     pub max_clock_skew: Duration,
     /// How many rows one transaction of incoming changes writes at most.
     pub max_rows: usize,
+    /// Which conflict records are kept.
+    pub retention: ConflictRetention,
     /// Who sees rows of a catch-up that was interrupted while it was merged.
     pub observer: Option<Arc<dyn RowObserver>>,
     /// Where identities are kept. Without it a copied file is not told from its original.
@@ -159,6 +164,8 @@ pub enum DatabaseEvent {
         /// Rows that are here, and are merged when the rest is.
         rows: u64,
     },
+    /// A conflict was decided, and its record is in the file.
+    Conflict(ConflictNote),
     /// Rows that existed before attach are being made known to peers.
     Publishing {
         /// The table.
@@ -200,6 +207,7 @@ pub struct Database {
     state: watch::Receiver<Arc<DatabaseState>>,
     /// Raised when the thread is to end: long work stops between two transactions.
     closing: Arc<AtomicBool>,
+    records: ConflictReader,
 }
 
 impl Database {
@@ -220,13 +228,14 @@ impl Database {
         let runtime = tokio::runtime::Handle::current();
         let closing = Arc::<AtomicBool>::default();
         let raised = Arc::clone(&closing);
+        let records = ConflictReader::new(&options.path);
         std::thread::Builder::new()
             .name(format!("db {name}"))
             .spawn(move || {
                 Worker::new(options, file_watch, wake, state_sender, events, runtime, raised).run(&receiver);
             })
             .map_err(|source| StoreError::Thread { source })?;
-        Ok(Self { name, commands: sender, state, closing })
+        Ok(Self { name, commands: sender, state, closing, records })
     }
 
     /// The name that peers know it by.
@@ -255,6 +264,34 @@ impl Database {
         self.ask(|reply| Command::Apply { batch: Box::new(batch), observer, reply }).await
     }
 
+    /// Conflict records, the newest first. They are read beside the database's thread, which may be at work for long.
+    ///
+    /// # Errors
+    /// The file is missing, not attached, or cannot be read.
+    pub async fn conflicts(&self, query: &ConflictQuery) -> Result<Vec<StoredConflict>, StoreError> {
+        self.records.list(query).await
+    }
+
+    /// The conflict record of this number.
+    ///
+    /// # Errors
+    /// The file is missing, not attached, or cannot be read.
+    pub async fn conflict(&self, number: i64) -> Result<Option<StoredConflict>, StoreError> {
+        self.records.get(number).await
+    }
+
+    /// Acts on a conflict record in one transaction; returns the record as it is then, or why nothing was changed.
+    ///
+    /// # Errors
+    /// The database is not attached at the moment, or cannot be written; nothing changed, and a later try may succeed.
+    pub async fn act(
+        &self,
+        number: i64,
+        action: ConflictAction,
+    ) -> Result<Result<StoredConflict, Refusal>, StoreError> {
+        self.ask(|reply| Command::Act { number, action, reply }).await
+    }
+
     /// Makes the rows that existed before attach known to peers, in the background; nothing happens if they are.
     pub async fn publish(&self) {
         self.tell(Command::Publish).await;
@@ -268,6 +305,7 @@ impl Database {
     /// Ends the thread after what it is doing, and waits for it.
     pub async fn close(&self) {
         self.closing.store(true, Ordering::Relaxed);
+        self.records.close().await;
         self.tell(Command::Close).await;
         // The thread holds the other end for as long as it runs. Not joined: a blocked join would keep the process.
         let mut state = self.state.clone();

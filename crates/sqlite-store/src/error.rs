@@ -20,6 +20,22 @@ pub enum StoreError {
         /// SQLite's reason.
         source: rusqlite::Error,
     },
+    /// There is no file at the path. Nothing was touched; a retry helps once it is there.
+    #[error("cannot find {}: {source}", path.display())]
+    Absent {
+        /// The path.
+        path: PathBuf,
+        /// The system's reason.
+        source: std::io::Error,
+    },
+    /// The database file cannot be read beside its thread. Nothing was touched; a retry may help.
+    #[error("cannot read {}: {source}", path.display())]
+    Reading {
+        /// The file.
+        path: PathBuf,
+        /// The reason.
+        source: sqlx::Error,
+    },
     /// The SQLite library did not take a setting that we rely on. Nothing was touched; a retry does not help.
     #[error("SQLite did not take the setting {setting}")]
     Setting {
@@ -107,6 +123,8 @@ impl StoreError {
     pub fn kind(&self) -> &'static str {
         match self {
             Self::Sqlite(_) | Self::Open { .. } => self.sqlite_kind(),
+            Self::Absent { .. } => "missing",
+            Self::Reading { .. } => "io",
             Self::Setting { .. } | Self::Encoding { .. } => "internal",
             Self::Format { .. } => "format",
             Self::NotAttached => "not_attached",

@@ -18,6 +18,7 @@ mod batch_read;
 mod bind;
 mod capture;
 mod conflict_record;
+mod conflicts;
 mod counting;
 mod database;
 mod identifier;
@@ -40,6 +41,9 @@ pub use apply::{Applied, ApplyOutcome, Held, HeldKind};
 pub use attached::new_origin;
 pub use batch_read::BatchLimits;
 pub use conflict_record::ConflictNote;
+pub use conflicts::{
+    ConflictAction, ConflictQuery, ConflictRetention, ConflictSide, ConflictSides, Refusal, RefusalKind, StoredConflict,
+};
 pub use database::{ApplyReply, Database, DatabaseEvent, DatabaseOptions, DatabaseState, NodeNames, Phase};
 pub use error::StoreError;
 pub use observer::{IncomingRow, RowObserver, RowOperation, RowVerdict};

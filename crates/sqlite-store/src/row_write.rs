@@ -20,16 +20,26 @@ pub(crate) struct RowWrite {
 
 /// Writes the row's content. False if a unique index refuses it; nothing is changed then.
 pub(crate) fn write_row(conn: &Connection, table: &ReplicaTable, write: &RowWrite) -> Result<bool, Stop> {
-    let result = match (&write.old, &write.new) {
-        (None, Some(new)) => insert(conn, table, new),
-        (Some(old), Some(new)) => update(conn, table, write, old, new),
-        (Some(_), None) => delete(conn, table, &write.key),
-        (None, None) => Ok(()),
-    };
-    match result {
+    match try_write(conn, table, &write.key, write.old.as_deref(), write.new.as_deref()) {
         Ok(()) => Ok(true),
         Err(error) if is_unique_violation(&error) => Ok(false),
         Err(error) => Err(refused(table, error)),
+    }
+}
+
+/// Changes the content of the row with a key from `old` to `new`. A statement that fails changes nothing.
+pub(crate) fn try_write(
+    conn: &Connection,
+    table: &ReplicaTable,
+    key: &[Value],
+    old: Option<&[Value]>,
+    new: Option<&[Value]>,
+) -> rusqlite::Result<()> {
+    match (old, new) {
+        (None, Some(new)) => insert(conn, table, new),
+        (Some(old), Some(new)) => update(conn, table, key, old, new),
+        (Some(_), None) => delete(conn, table, key),
+        (None, None) => Ok(()),
     }
 }
 
@@ -42,7 +52,7 @@ fn insert(conn: &Connection, table: &ReplicaTable, new: &[Value]) -> rusqlite::R
 fn update(
     conn: &Connection,
     table: &ReplicaTable,
-    write: &RowWrite,
+    key: &[Value],
     old: &[Value],
     new: &[Value],
 ) -> rusqlite::Result<()> {
@@ -50,10 +60,10 @@ fn update(
     if changed.is_empty() {
         return Ok(());
     }
-    let mut statement = conn.prepare_cached(&table.sql.update(&changed, write.key.len()))?;
-    bind_from(&mut statement, 1, &write.key)?;
+    let mut statement = conn.prepare_cached(&table.sql.update(&changed, key.len()))?;
+    bind_from(&mut statement, 1, key)?;
     for (offset, index) in changed.iter().enumerate() {
-        statement.raw_bind_parameter(write.key.len() + 1 + offset, Bound(&new[*index]))?;
+        statement.raw_bind_parameter(key.len() + 1 + offset, Bound(&new[*index]))?;
     }
     statement.raw_execute().map(drop)
 }
@@ -70,16 +80,21 @@ pub(crate) fn is_unique_violation(error: &rusqlite::Error) -> bool {
     matches!(error, rusqlite::Error::SqliteFailure(failure, _) if UNIQUE.contains(&failure.extended_code))
 }
 
+/// Whether a constraint of the table refuses the row.
+pub(crate) fn is_constraint(error: &rusqlite::Error) -> bool {
+    matches!(error.sqlite_error_code(), Some(ErrorCode::ConstraintViolation | ErrorCode::TypeMismatch))
+}
+
 pub(crate) fn refused(table: &ReplicaTable, error: rusqlite::Error) -> Stop {
-    match error.sqlite_error_code() {
-        Some(ErrorCode::ConstraintViolation | ErrorCode::TypeMismatch) => Stop::held(
-            HeldKind::Constraint,
-            Some(&table.shape.name),
-            format!("an incoming row of table {:?} violates a constraint here: {error}", table.shape.name),
-            "make the table's constraints the same on every node",
-        ),
-        _ => Stop::Store(error.into()),
+    if !is_constraint(&error) {
+        return Stop::Store(error.into());
     }
+    Stop::held(
+        HeldKind::Constraint,
+        Some(&table.shape.name),
+        format!("an incoming row of table {:?} violates a constraint here: {error}", table.shape.name),
+        "make the table's constraints the same on every node",
+    )
 }
 
 /// Inserts a row under a rowid, where it had one that is not a column. False if a unique index refuses it.

@@ -288,7 +288,7 @@ mod tests {
         let overflow = decide("abs(local.price)", row(i64::MIN), row(2)).unwrap_err();
         assert!(overflow.contains("overflow"), "{overflow}");
         let ten = "(VALUES (0), (1), (2), (3), (4), (5), (6), (7), (8), (9))";
-        let long = format!("local.price + (SELECT count(*) FROM {})", vec![ten; 8].join(", "));
+        let long = format!("local.price + (SELECT count(*) FROM {})", [ten; 8].join(", "));
         assert_eq!(decide(&long, row(1), row(2)).unwrap_err(), "the expression takes too long");
     }
 }

@@ -278,6 +278,23 @@ fn displace(
     put_clock(conn, replica, table, key, &buried, !clock.columns.is_empty())
 }
 
+/// The rows that stand in the way of `new`, other than that of `key`: by their keys, and by their rowids where the key holds
+/// NULL. Nothing is changed.
+pub(crate) fn in_the_way(
+    conn: &Connection,
+    index: usize,
+    table: &ReplicaTable,
+    key: &[Value],
+    new: &[Value],
+) -> Result<(Vec<Vec<Value>>, Vec<i64>), Stop> {
+    let mut probe = Probe::default();
+    conn.execute_batch("PRAGMA recursive_triggers = ON")?;
+    let rivals = probe.rivals(conn, index, table, key, new);
+    conn.execute_batch("PRAGMA recursive_triggers = OFF")?;
+    probe.remove(conn)?;
+    rivals
+}
+
 /// Finds the rows that stand in a row's way. SQLite itself finds them, whatever its indexes are made of: a REPLACE under a
 /// savepoint that is rolled back, watched by a TEMP trigger, of which each table has one for as long as rows are settled.
 #[derive(Default)]

@@ -4,6 +4,7 @@
 //! file event often comes before the commit that caused it is visible, so a look that finds nothing is repeated after
 //! growing pauses before the thread rests until the next event or poll.
 
+mod acting;
 mod opening;
 
 use std::sync::Arc;
@@ -15,6 +16,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::attached::Attachment;
 use crate::batch_read::BatchLimits;
+use crate::conflicts::{ConflictAction, Refusal, StoredConflict};
 use crate::database::{ApplyReply, DatabaseEvent, DatabaseOptions, DatabaseState, NodeNames, Phase};
 use crate::error::StoreError;
 use crate::observer::RowObserver;
@@ -53,6 +55,12 @@ pub(crate) enum Command {
         batch: Box<Batch>,
         observer: Option<Arc<dyn RowObserver>>,
         reply: oneshot::Sender<Result<ApplyReply, StoreError>>,
+    },
+    /// Acts on the conflict record of this number.
+    Act {
+        number: i64,
+        action: ConflictAction,
+        reply: oneshot::Sender<Result<Result<StoredConflict, Refusal>, StoreError>>,
     },
     Publish,
     LearnNames(NodeNames),
@@ -184,6 +192,10 @@ impl Worker {
             }
             Command::Apply { batch, observer, reply } => {
                 let result = self.apply(*batch, observer);
+                let _ = reply.send(result);
+            }
+            Command::Act { number, action, reply } => {
+                let result = self.act(number, action);
                 let _ = reply.send(result);
             }
             Command::Publish => {

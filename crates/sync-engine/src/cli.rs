@@ -1,8 +1,10 @@
 //! The command line.
 
 use std::path::PathBuf;
+use std::time::SystemTime;
 
 use clap::{Args, Parser, Subcommand};
+use sync_engine::conflicts;
 
 /// Keeps SQLite files on several machines at the same rows, while unmodified applications write them.
 #[derive(Debug, Parser)]
@@ -33,6 +35,12 @@ pub(crate) enum Command {
     Detach(Databases),
     /// Show what a running daemon is doing
     Status(Status),
+    /// Look at conflicts that were decided, and act on them
+    #[command(
+        subcommand,
+        after_help = "Example:\n  sync-engine conflicts list --table stock\n  sync-engine conflicts restore inventory:12"
+    )]
+    Conflicts(Conflicts),
     /// Check or show the configuration
     #[command(subcommand)]
     Config(Config),
@@ -80,14 +88,80 @@ pub(crate) struct Databases {
     pub(crate) json: bool,
 }
 
+/// Where the running daemon is.
 #[derive(Debug, Args)]
-pub(crate) struct Status {
+pub(crate) struct Where {
     /// Where the daemon listens [default: from the configuration, else http://127.0.0.1:7420]
     #[arg(long, value_name = "URL")]
     pub(crate) url: Option<String>,
     /// Configuration file that names the listen address
     #[arg(long, value_name = "FILE")]
     pub(crate) config: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Status {
+    #[command(flatten)]
+    pub(crate) place: Where,
+    /// Print JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Conflicts {
+    /// List records, the newest first
+    List(ConflictList),
+    /// Show both rows of a record next to each other
+    Show(ConflictId),
+    /// Write the losing row back, as a new change that all nodes receive
+    Restore(ConflictId),
+    /// Close a record and leave the rows as they are
+    Dismiss(ConflictId),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ConflictList {
+    /// Only of this database
+    #[arg(long, value_name = "NAME")]
+    pub(crate) database: Option<String>,
+    /// Only of this table
+    #[arg(long, value_name = "TABLE")]
+    pub(crate) table: Option<String>,
+    /// Only of this kind, such as update_origin_differs
+    #[arg(long, value_name = "KIND")]
+    pub(crate) kind: Option<String>,
+    /// Only in this state: open, restored, dismissed or all
+    #[arg(long, value_name = "STATE", default_value = "open", value_parser = word)]
+    pub(crate) state: String,
+    /// Only with a side that this node wrote
+    #[arg(long, value_name = "NODE")]
+    pub(crate) node: Option<String>,
+    /// Only decided then or later: 2026-11-23T10:00:00Z or 2026-11-23
+    #[arg(long, value_name = "TIME", value_parser = conflicts::moment)]
+    pub(crate) since: Option<SystemTime>,
+    /// Not more than so many
+    #[arg(long, value_name = "N", default_value = "100", value_parser = conflicts::limit)]
+    pub(crate) limit: u32,
+    #[command(flatten)]
+    pub(crate) place: Where,
+    /// Print JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// A word that is a state of records.
+fn word(text: &str) -> Result<String, String> {
+    conflicts::state(text).map(|_| text.to_owned())
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ConflictId {
+    /// The record, as the list shows it: DATABASE:NUMBER; the number alone where only one database has it
+    #[arg(value_name = "ID")]
+    pub(crate) id: String,
+    #[command(flatten)]
+    pub(crate) place: Where,
     /// Print JSON
     #[arg(long)]
     pub(crate) json: bool,

@@ -36,6 +36,10 @@ pub enum EventName {
     ConflictApply,
     /// Both changes were merged.
     ConflictMerge,
+    /// A person had the losing row of a conflict written back.
+    ConflictRestore,
+    /// A person closed the record of a conflict.
+    ConflictDismiss,
     /// A session with a peer begins.
     PeerConnected,
     /// It ends.
@@ -61,6 +65,8 @@ impl EventName {
             Self::ConflictSkip => "conflict_skip",
             Self::ConflictApply => "conflict_apply",
             Self::ConflictMerge => "conflict_merge",
+            Self::ConflictRestore => "conflict_restore",
+            Self::ConflictDismiss => "conflict_dismiss",
             Self::PeerConnected => "peer_connected",
             Self::PeerLost => "peer_lost",
             Self::LogHookError => "log_hook_error",
@@ -80,7 +86,11 @@ impl EventName {
             | Self::ConflictApply
             | Self::ConflictMerge
             | Self::LogHookError => Level::WARN,
-            Self::SyncStart | Self::SyncComplete | Self::PeerConnected => Level::INFO,
+            Self::SyncStart
+            | Self::SyncComplete
+            | Self::ConflictRestore
+            | Self::ConflictDismiss
+            | Self::PeerConnected => Level::INFO,
             Self::Insert | Self::Update | Self::Delete => Level::DEBUG,
         }
     }

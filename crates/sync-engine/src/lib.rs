@@ -24,15 +24,19 @@
 //! types, merge decisions.
 
 pub mod config;
+pub mod conflicts;
 pub mod event;
 pub mod status;
 pub mod telemetry;
 
 mod change_event;
 mod engine;
+mod moment;
+mod query_string;
 mod wire;
 
 pub use change_event::{ApplyCallback, ApplyDecision, ChangeEvent};
+pub use conflicts::{ConflictError, ConflictFilter, ConflictRecord, ConflictState, RecordSide};
 pub use engine::{Database, EngineError, SyncEngine, SyncEngineBuilder};
 pub use event::{Event, EventName};
 pub use replication::{

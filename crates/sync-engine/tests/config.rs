@@ -68,6 +68,7 @@ fn nothing_but_defaults() {
     assert_eq!(settings.log.level, "info");
     assert_eq!((settings.log.format, settings.log.rotation, settings.log.keep), (LogFormat::Text, Rotation::Daily, 14));
     assert_eq!((settings.backup.root.as_ref(), settings.backup.keep), (None, 7));
+    assert_eq!((settings.conflicts.keep, settings.conflicts.keep_days), (10_000, 90));
     assert!(settings.databases.is_empty());
     assert!(settings.require_databases().unwrap_err().to_string().contains("sync-engine run inventory.db"));
 }
@@ -91,6 +92,9 @@ keep = 3
 [backup]
 root = "b"
 keep = 2
+[conflicts]
+keep = 500
+keep_days = 30
 [[database]]
 name = "inventory"
 path = "/srv/a.db"
@@ -130,6 +134,7 @@ fn every_key_is_read() {
     assert_eq!(settings.log.level, "debug");
     assert_eq!((settings.log.format, settings.log.rotation, settings.log.keep), (LogFormat::Json, Rotation::Hourly, 3));
     assert_eq!((settings.backup.root.as_deref(), settings.backup.keep), (Some(Path::new("b")), 2));
+    assert_eq!((settings.conflicts.keep, settings.conflicts.keep_days), (500, 30));
     let [first, second] = settings.databases.as_slice() else { panic!("{settings:?}") };
     assert_eq!((first.name.as_str(), first.path.as_path()), ("inventory", Path::new("/srv/a.db")));
     assert_eq!(first.granularity, Granularity::Row);
@@ -160,6 +165,7 @@ fn what_is_shown_loads_as_the_same() {
     let json: serde_json::Value = serde_json::from_str(&again.to_json()).unwrap();
     assert_eq!(json["listen"], "[::1]:0");
     assert_eq!(json["database"][0]["table"][0]["name"], "stock");
+    assert_eq!(json["conflicts"], serde_json::json!({"keep": 500, "keep_days": 30}));
     assert!(json["sources"]["node"].as_str().unwrap().ends_with("sync-engine.toml:1"), "{json}");
 }
 
@@ -197,7 +203,7 @@ fn comments_of_the_example_show_the_defaults() {
     complete["log"]["hook"] = serde_json::json!([]);
     let keys =
         ["listen", "cluster", "state_dir", "poll_interval", "max_clock_skew", "shutdown_grace", "max_batch_rows"];
-    for key in keys.into_iter().chain(["log", "database"]) {
+    for key in keys.into_iter().chain(["log", "conflicts", "database"]) {
         assert_eq!(given[key], complete[key], "{key}");
     }
     assert_eq!(complete["backup"], serde_json::json!({"root": "/var/backups/sync-engine", "keep": 7}));
@@ -268,6 +274,8 @@ fn errors_say_what_and_what_to_do() {
         ),
         ("poll_interval = \"2h\"", "1:17 poll_interval: \"2h\" is out of range; choose from 10ms to 1h"),
         ("max_batch_rows = 0", "1:18 max_batch_rows: 0 is out of range; choose from 1 to 1000000"),
+        ("conflicts.keep = 0", "1:18 conflicts.keep: 0 is out of range; choose from 1 to 1000000"),
+        ("conflicts.keep_days = 0", "1:23 conflicts.keep_days: 0 is out of range; choose from 1 to 36500"),
         ("max_batch_rows = \"9\"", "1:18 max_batch_rows: a whole number is expected, not a text; leave the quotes out"),
         ("peers = \"ws://a\"", "1:9 peers: a list of texts is expected, not a text; write [\"ws://a\"]"),
         ("peers = [\"ws://a\", \"ws://a\"]", "1:20 peers[1]: \"ws://a\" stands there twice; remove one"),

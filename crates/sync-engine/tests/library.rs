@@ -10,7 +10,8 @@ use std::time::Duration;
 use rusqlite::Connection;
 use serde_json::json;
 use sync_engine::{
-    ApplyDecision, ChangeEvent, Database, EngineError, EventName, Resolution, ResolverPolicy, SyncEngine,
+    ApplyDecision, ChangeEvent, ConflictError, ConflictFilter, Database, EngineError, EventName, Resolution,
+    ResolverPolicy, SyncEngine,
 };
 use tempfile::TempDir;
 
@@ -210,6 +211,37 @@ async fn a_policy_of_the_program_decides_conflicts_alike_on_both_nodes() {
     assert_eq!(quantity(&scene.file("b"), "A-1"), Some(900));
     stop([a, b]).await;
     assert!(conflicts.load(Ordering::SeqCst) <= 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_program_acts_on_conflict_records_and_says_how_many_are_kept() {
+    let scene = Scene::new();
+    write(&scene.file("a"), "INSERT INTO stock VALUES ('A-1', 1, 'a'), ('A-2', 1, 'a'), ('A-3', 1, 'a')");
+    write(&scene.file("b"), "INSERT INTO stock VALUES ('A-1', 2, 'b'), ('A-2', 2, 'b'), ('A-3', 2, 'b')");
+    let keeping = |node: &str| scene.builder(node).database(scene.database(node)).keep_conflicts(2);
+    let a = keeping("a").build().await.unwrap();
+    let b = keeping("b").build().await.unwrap();
+    let address = a.listen("127.0.0.1:0").await.unwrap();
+    b.connect(&format!("ws://{address}")).await.unwrap();
+    let open = |engine: &SyncEngine| engine.status().databases[0].conflicts;
+    eventually("two records are kept", || open(&a) == 2 || open(&b) == 2).await;
+    let decider = if open(&a) == 2 { &a } else { &b };
+    let records = decider.conflicts(&ConflictFilter::default()).await.unwrap();
+    assert_eq!(records.iter().map(|record| record.id.as_str()).collect::<Vec<_>>(), ["shop:3", "shop:2"]);
+    let lost = records[0].loser.as_ref().unwrap().row.as_ref().unwrap()["qty"].as_i64();
+    let restored = decider.restore_conflict("3").await.unwrap();
+    assert_eq!((restored.state.as_str(), &restored.key), ("restored", &records[0].key));
+    let sku = restored.key["sku"].as_str().unwrap();
+    for node in ["a", "b"] {
+        let file = scene.file(node);
+        eventually("the lost row is back", || quantity(&file, sku) == lost).await;
+    }
+    decider.dismiss_conflict("shop:2").await.unwrap();
+    assert_eq!(open(decider), 0);
+    assert_eq!(decider.conflict("shop:2").await.unwrap().state, "dismissed");
+    let again = decider.restore_conflict("shop:2").await.unwrap_err();
+    assert!(matches!(again, ConflictError::Refused { .. }), "{again}");
+    stop([a, b]).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -7,7 +7,7 @@ use super::{
 };
 use crate::hybrid_clock::Timestamp;
 use crate::origin::Origin;
-use crate::policy::{Granularity, Resolution};
+use crate::policy::{ConflictPolicy, Granularity, Resolution};
 use crate::row::{Entry, EntryFlags, RowClock, RowImage};
 use crate::value::Value;
 
@@ -82,39 +82,32 @@ fn decide(
     columns: Vec<u16>,
     plain: Outcome,
 ) -> Result<Merged, Undecided> {
-    let sides = (local, remote);
-    let resolved = is_resolution(&local.clock) && is_resolution(&remote.clock);
-    let (own, rest): (Vec<u16>, Vec<u16>) = columns.iter().partition(|column| cx.own_policy(**column).is_some());
     let standing = content(image_of(&plain, local, remote)).map(<[Value]>::to_vec);
+    let (own, rest): (Vec<u16>, Vec<u16>) = columns.iter().partition(|column| cx.own_policy(**column).is_some());
+    let resolved = is_resolution(&local.clock) && is_resolution(&remote.clock);
     let mut names = Vec::new();
-    let asked = !(resolved && !cx.policy.settles()) && (columns.is_empty() || !rest.is_empty());
+    let mut wanted = standing.clone();
     if columns.is_empty() || !rest.is_empty() {
-        names.push(cx.policy.name().to_owned());
+        names.push(cx.policy.name());
+        if !resolved || cx.policy.settles() {
+            wanted = match cx.ask(cx.policy, (local, remote), &rest)? {
+                Resolution::KeepLocal => content(local).map(<[Value]>::to_vec),
+                Resolution::TakeRemote => content(remote).map(<[Value]>::to_vec),
+                Resolution::Row(values) => Some(values),
+                Resolution::Delete => None,
+                Resolution::Newest | Resolution::Fail(_) => wanted,
+            };
+        }
     }
-    let mut wanted = match if asked { cx.ask(cx.policy, sides, &rest)? } else { Resolution::Newest } {
-        Resolution::KeepLocal => content(local).map(<[Value]>::to_vec),
-        Resolution::TakeRemote => content(remote).map(<[Value]>::to_vec),
-        Resolution::Row(values) => Some(values),
-        Resolution::Delete => None,
-        Resolution::Newest | Resolution::Fail(_) => standing.clone(),
-    };
     for column in own {
         let (Some(policy), Some(row)) = (cx.own_policy(column), wanted.as_mut()) else { continue };
-        names.push(policy.name().to_owned());
-        if resolved && !policy.settles() {
-            continue;
-        }
-        let place = usize::from(column);
-        match cx.ask(policy, sides, &[column])? {
-            Resolution::KeepLocal => row[place] = local.values[place].clone(),
-            Resolution::TakeRemote => row[place] = remote.values[place].clone(),
-            Resolution::Row(mut values) => row[place] = values.swap_remove(place),
-            Resolution::Newest | Resolution::Fail(_) => {}
-            Resolution::Delete => {
-                return Err(super::undecided(policy, "the policy of a column cannot delete the row".to_owned()));
-            }
+        names.push(policy.name());
+        if !resolved || policy.settles() {
+            decide_column(policy, (local, remote), cx, column, row)?;
         }
     }
+    names.dedup();
+    let policy = names.join("+");
     let decision = if wanted.as_deref() == content(local) {
         Decision::LocalKept
     } else if wanted.as_deref() == content(remote) {
@@ -122,19 +115,35 @@ fn decide(
     } else {
         Decision::Merged
     };
-    let outcome = if wanted == standing {
-        plain
-    } else {
-        let authored = match decision {
-            Decision::LocalKept => Some(local.clock.newest().authored()),
-            Decision::RemoteApplied => Some(remote.clock.newest().authored()),
-            Decision::Merged => None,
-        };
-        issue_row(local, wanted, authored, cx)
+    let authored = match decision {
+        Decision::LocalKept => Some(local.clock.newest().authored()),
+        Decision::RemoteApplied => Some(remote.clock.newest().authored()),
+        Decision::Merged => None,
     };
-    names.dedup();
-    let decided = Decided { kind: kind_of(local, remote), decision, columns, policy: names.join("+") };
+    let outcome = if wanted == standing { plain } else { issue_row(local, wanted, authored, cx) };
+    let decided = Decided { kind: kind_of(local, remote), decision, columns, policy };
     Ok(Merged { outcome, conflict: Some(decided) })
+}
+
+/// Puts what the policy of one column wants into a row that has been decided otherwise.
+fn decide_column(
+    policy: &dyn ConflictPolicy,
+    (local, remote): (&RowImage, &RowImage),
+    cx: &MergeContext<'_>,
+    column: u16,
+    row: &mut [Value],
+) -> Result<(), Undecided> {
+    let place = usize::from(column);
+    match cx.ask(policy, (local, remote), &[column])? {
+        Resolution::KeepLocal => row[place] = local.values[place].clone(),
+        Resolution::TakeRemote => row[place] = remote.values[place].clone(),
+        Resolution::Row(mut values) => row[place] = values.swap_remove(place),
+        Resolution::Newest | Resolution::Fail(_) => {}
+        Resolution::Delete => {
+            return Err(super::undecided(policy, "the policy of a column cannot delete the row".to_owned()));
+        }
+    }
+    Ok(())
 }
 
 fn is_resolution(clock: &RowClock) -> bool {

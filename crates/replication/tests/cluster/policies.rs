@@ -186,7 +186,8 @@ fn counters_add_up_exactly() {
 
 #[test]
 fn a_policy_that_panics_or_gives_an_unfit_row_decides_nothing() {
-    let unfit: [(fn(&Conflict<'_>) -> Resolution, &str); 3] = [
+    type Resolve = fn(&Conflict<'_>) -> Resolution;
+    let unfit: [(Resolve, &str); 3] = [
         (|_| panic!("in a policy"), "panicked"),
         (|_| Resolution::Row(vec![Value::Null]), "1 values for 4 columns"),
         (|_| Resolution::Fail("cannot say".to_owned()), "cannot say"),

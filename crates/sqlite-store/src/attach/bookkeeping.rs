@@ -129,6 +129,8 @@ pub(super) fn ensure(conn: &Connection) -> Result<bool, StoreError> {
         }
     }
     conn.execute_batch("CREATE INDEX IF NOT EXISTS main._sync_parked_key ON _sync_parked (tbl, key)")?;
+    // Records are counted and removed by their state and age, without a look at the rows that they hold.
+    conn.execute_batch("CREATE INDEX IF NOT EXISTS main._sync_conflict_state ON _sync_conflict (state, at)")?;
     conn.execute(
         "INSERT INTO main._sync_meta (key, value) VALUES ('format', ?1) \
          ON CONFLICT DO UPDATE SET value = excluded.value WHERE value <> excluded.value",

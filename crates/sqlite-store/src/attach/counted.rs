@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 
 use rusqlite::{Connection, OptionalExtension};
 
+use super::IsCounter;
 use crate::error::StoreError;
 use crate::schema::Table;
 
@@ -25,7 +26,7 @@ impl Counted {
     pub(super) fn declare<'a>(
         conn: &Connection,
         tables: impl Iterator<Item = &'a Table>,
-        is_counter: &dyn Fn(&str, &str) -> bool,
+        is_counter: IsCounter<'_>,
     ) -> Result<Self, StoreError> {
         let mut counted = BTreeSet::new();
         for table in tables {

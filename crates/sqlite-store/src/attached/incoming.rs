@@ -119,7 +119,7 @@ impl Attachment {
             Ok(ApplyOutcome::Applied(applied)) => Some(applied),
             _ => None,
         };
-        self.conflicts += applied.map_or(0, |applied| applied.conflicts.len() as u64);
+        self.note_conflicts(applied.map_or(&[], |applied| applied.conflicts.as_slice()));
         if let Some(observer) = observer {
             observer.ended(applied.is_some());
         }

@@ -9,6 +9,7 @@ use super::{Attachment, new_origin};
 use crate::attach;
 use crate::baseline::Publishing;
 use crate::capture::{capture, has_log};
+use crate::conflicts::closing::count_open;
 use crate::connection;
 use crate::database::DatabaseEvent;
 use crate::error::StoreError;
@@ -99,6 +100,7 @@ impl Attachment {
                     self.memory.as_mut().map_or(Ok(()), |memory| memory.remember(now))?;
                     return Err(StoreError::Replaced);
                 }
+                self.conflicts = count_open(&self.conn)?;
                 self.generation = generation;
                 self.broken = false;
             }

@@ -28,7 +28,14 @@ pub(super) fn tally_place(column: u16, origin: i64) -> i64 {
 /// The counters of one row, as its lines are read.
 #[derive(Default)]
 pub(super) struct StoredCounters {
-    found: BTreeMap<i64, (Option<(Entry, Value)>, Vec<Tally>)>,
+    found: BTreeMap<i64, Lines>,
+}
+
+/// The lines of one counter.
+#[derive(Default)]
+struct Lines {
+    set: Option<(Entry, Value)>,
+    tallies: Vec<Tally>,
 }
 
 impl StoredCounters {
@@ -38,16 +45,16 @@ impl StoredCounters {
         let column = (place >> ORIGIN_BITS).cast_signed();
         let counter = self.found.entry(column).or_default();
         if place & ((1 << ORIGIN_BITS) - 1) == 0 {
-            counter.0 = decode_values(more, 1).map_err(unusable)?.pop().map(|base| (entry, base));
+            counter.set = decode_values(more, 1).map_err(unusable)?.pop().map(|base| (entry, base));
         } else if let [sum, absorbed] = decode_values(more, 2).map_err(unusable)?.as_slice() {
-            counter.1.push(Tally { entry, sum: sum.clone(), absorbed: absorbed.clone() });
+            counter.tallies.push(Tally { entry, sum: sum.clone(), absorbed: absorbed.clone() });
         }
         Ok(())
     }
 
     /// The counters by their columns' places in the shape; those of columns that are gone count for nothing.
     pub(super) fn finish(self, place_of: impl Fn(i64) -> Option<u16>) -> Vec<(u16, Counter)> {
-        let whole = self.found.into_iter().filter_map(|(column, (set, mut tallies))| {
+        let whole = self.found.into_iter().filter_map(|(column, Lines { set, mut tallies })| {
             let (entry, base) = set?;
             tallies.sort_unstable_by_key(|tally| tally.entry.dot.origin);
             Some((place_of(column)?, Counter { tallies, ..Counter::new(entry, base) }))

@@ -8,7 +8,7 @@ use crate::replica::{Replica, Setup};
 use crate::settle;
 
 /// Lets the clock by which changes are ordered move on.
-fn later() {
+pub(crate) fn later() {
     let now = SystemTime::now();
     while now.elapsed().unwrap_or_default() < Duration::from_millis(3) {
         std::thread::yield_now();

@@ -5,7 +5,9 @@ mod capture;
 mod catch_up;
 mod constraints;
 mod policies;
+mod records;
 mod replica;
+mod restore;
 mod schemas;
 mod unique;
 

@@ -8,8 +8,8 @@ use replication::{Batch, Granularity};
 use rusqlite::Connection;
 use rusqlite::types::Value;
 use sqlite_store::{
-    ApplyOutcome, BatchLimits, Database, DatabaseEvent, DatabaseOptions, DatabaseRules, DatabaseState, FileWatch,
-    Phase, RowObserver, StateDatabase,
+    ApplyOutcome, BatchLimits, ConflictRetention, Database, DatabaseEvent, DatabaseOptions, DatabaseRules,
+    DatabaseState, FileWatch, Phase, RowObserver, StateDatabase,
 };
 use tokio::sync::mpsc;
 
@@ -21,16 +21,18 @@ pub(crate) struct Setup {
     pub(crate) granularity: Granularity,
     pub(crate) max_rows: usize,
     pub(crate) rules: fn() -> DatabaseRules,
+    pub(crate) retention: ConflictRetention,
 }
 
 impl Setup {
-    pub(crate) const fn of(schema: &'static str) -> Self {
+    pub(crate) fn of(schema: &'static str) -> Self {
         Self {
             schema,
             journal: "WAL",
             granularity: Granularity::Column,
             max_rows: 20_000,
             rules: DatabaseRules::default,
+            retention: ConflictRetention::default(),
         }
     }
 }
@@ -38,8 +40,8 @@ impl Setup {
 pub(crate) struct Replica {
     pub(crate) database: Database,
     pub(crate) path: PathBuf,
-    pub(crate) events: mpsc::Receiver<(Arc<str>, DatabaseEvent)>,
-    setup: Setup,
+    pub(crate) events: mpsc::UnboundedReceiver<(Arc<str>, DatabaseEvent)>,
+    pub(crate) setup: Setup,
 }
 
 impl Replica {
@@ -55,7 +57,14 @@ impl Replica {
 
     /// An existing file.
     async fn start(path: PathBuf, setup: Setup) -> Self {
-        let (sender, events) = mpsc::channel(1024);
+        let (sender, mut heard) = mpsc::channel(64);
+        // Somebody always listens, as in the daemon.
+        let (keep, events) = mpsc::unbounded_channel();
+        tokio::spawn(async move {
+            while let Some(event) = heard.recv().await {
+                let _ = keep.send(event);
+            }
+        });
         let mut rules = (setup.rules)();
         rules.default.granularity = setup.granularity;
         rules.tables.values_mut().for_each(|rules| rules.granularity = setup.granularity);
@@ -67,6 +76,7 @@ impl Replica {
             poll_interval: Duration::from_millis(50),
             max_clock_skew: Duration::from_secs(60),
             max_rows: setup.max_rows,
+            retention: setup.retention,
             observer: None,
             state: Some(StateDatabase::open(&path.with_extension("state")).await.unwrap()),
         };

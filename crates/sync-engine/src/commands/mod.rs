@@ -1,6 +1,8 @@
 //! The commands of the binary.
 
 mod config;
+mod conflicts;
+mod daemon;
 mod databases;
 mod demo;
 mod run;
@@ -31,6 +33,7 @@ pub(crate) fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Attach(arguments) => databases::attach(&arguments),
         Command::Detach(arguments) => databases::detach(&arguments),
         Command::Status(arguments) => status::run(&arguments),
+        Command::Conflicts(command) => conflicts::run(&command),
         Command::Config(command) => config::run(&command),
     }
 }

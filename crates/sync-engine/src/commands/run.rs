@@ -1,6 +1,7 @@
 //! `sync-engine run`: the daemon.
 
 use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::Context as _;
 use sync_engine::config::{self, Overrides, Settings};
@@ -51,7 +52,9 @@ async fn build(settings: &Settings) -> anyhow::Result<SyncEngine> {
         .poll_interval(settings.poll_interval)
         .max_clock_skew(settings.max_clock_skew)
         .shutdown_grace(settings.shutdown_grace)
-        .max_batch_rows(settings.max_batch_rows);
+        .max_batch_rows(settings.max_batch_rows)
+        .keep_conflicts(settings.conflicts.keep)
+        .keep_conflicts_for(days(settings.conflicts.keep_days));
     if !settings.log.hook.is_empty() {
         builder = builder.log_hook_command(settings.log.hook.clone());
     }
@@ -59,4 +62,8 @@ async fn build(settings: &Settings) -> anyhow::Result<SyncEngine> {
         builder = builder.database(Database::configured(database));
     }
     Ok(builder.build().await?)
+}
+
+fn days(number: usize) -> Duration {
+    Duration::from_secs(86_400).saturating_mul(u32::try_from(number).unwrap_or(u32::MAX))
 }

@@ -81,6 +81,8 @@ pub struct Settings {
     pub log: LogSettings,
     /// Backups.
     pub backup: BackupSettings,
+    /// Conflict records.
+    pub conflicts: ConflictSettings,
     /// The databases to keep in sync.
     pub databases: Vec<DatabaseSettings>,
     /// Where each value comes from that is no default.
@@ -133,6 +135,16 @@ pub struct BackupSettings {
     pub root: Option<PathBuf>,
     /// How many backups of a database are kept.
     pub keep: usize,
+}
+
+/// `[conflicts]`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ConflictSettings {
+    /// How many conflict records of a database are kept.
+    pub keep: usize,
+    /// For how many days they are kept.
+    pub keep_days: usize,
 }
 
 /// `[[database]]`.

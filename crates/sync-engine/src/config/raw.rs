@@ -24,6 +24,7 @@ pub(super) struct Raw {
     pub(super) _tls: Nothing,
     pub(super) log: RawLog,
     pub(super) backup: RawBackup,
+    pub(super) conflicts: RawConflicts,
     pub(super) database: Vec<RawDatabase>,
 }
 
@@ -50,6 +51,14 @@ pub(super) struct RawLog {
 pub(super) struct RawBackup {
     pub(super) root: Option<String>,
     pub(super) keep: Option<i64>,
+}
+
+/// `[conflicts]`.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct RawConflicts {
+    pub(super) keep: Option<i64>,
+    pub(super) keep_days: Option<i64>,
 }
 
 /// `[[database]]`.

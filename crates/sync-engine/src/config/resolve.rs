@@ -6,11 +6,11 @@ use std::time::Duration;
 use super::check::Check;
 use super::error::{ConfigErrors, ErrorKind};
 use super::layers::Layers;
-use super::raw::{Raw, RawBackup, RawLog};
+use super::raw::{Raw, RawBackup, RawConflicts, RawLog};
 use super::values::{self, Wrong};
 use super::{
-    BackupSettings, Environment, LogFormat, LogSettings, Overrides, Rotation, Settings, databases, known_host_name,
-    show,
+    BackupSettings, ConflictSettings, Environment, LogFormat, LogSettings, Overrides, Rotation, Settings, databases,
+    known_host_name, show,
 };
 
 /// Peers for when none are configured.
@@ -41,6 +41,7 @@ pub(super) fn settings(
         max_batch_rows: r.count("max_batch_rows", raw.max_batch_rows, 20_000, 1_000_000),
         log: r.log(raw.log),
         backup: r.backup(raw.backup),
+        conflicts: r.conflicts(&raw.conflicts),
         databases: databases::resolve(raw.database, &overrides.databases, &mut r.check),
         sources: std::collections::BTreeMap::new(),
     };
@@ -175,6 +176,13 @@ impl Resolver<'_> {
             None => self.variable_folder("backup.root", &["GH_COPILOT_BACKUP_ROOT", "SYNC_ENGINE_BACKUP_ROOT"]),
         };
         BackupSettings { root, keep: self.count("backup.keep", raw.keep, 7, 10_000) }
+    }
+
+    fn conflicts(&mut self, raw: &RawConflicts) -> ConflictSettings {
+        ConflictSettings {
+            keep: self.count("conflicts.keep", raw.keep, 10_000, 1_000_000),
+            keep_days: self.count("conflicts.keep_days", raw.keep_days, 90, 36_500),
+        }
     }
 }
 

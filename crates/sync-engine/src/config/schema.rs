@@ -73,6 +73,7 @@ pub(super) const ROOT: &[Key] = &[
     key("tls", Kind::Table(TLS)),
     key("log", Kind::Table(LOG)),
     key("backup", Kind::Table(BACKUP)),
+    key("conflicts", Kind::Table(CONFLICTS)),
     key("database", Kind::Tables(DATABASE)),
 ];
 
@@ -90,6 +91,8 @@ const LOG: &[Key] = &[
 ];
 
 const BACKUP: &[Key] = &[key("root", Kind::Text), key("keep", Kind::Integer)];
+
+const CONFLICTS: &[Key] = &[key("keep", Kind::Integer), key("keep_days", Kind::Integer)];
 
 const DATABASE: &[Key] = &[
     key("name", Kind::Text),

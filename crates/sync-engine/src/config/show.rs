@@ -111,6 +111,7 @@ impl Settings {
                 "hook": self.log.hook,
             },
             "backup": { "root": self.backup.root.as_deref().map(path), "keep": self.backup.keep },
+            "conflicts": { "keep": self.conflicts.keep, "keep_days": self.conflicts.keep_days },
             "database": self.databases.iter().map(database).collect::<Vec<_>>(),
         });
         match settings {

@@ -6,7 +6,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use replication::{ColumnRule, ConflictPolicy, Granularity, Origin};
-use sqlite_store::{BatchLimits, DatabaseOptions, DatabaseRules, FileWatch, MergeRules, StateDatabase};
+use sqlite_store::{
+    BatchLimits, ConflictRetention, DatabaseOptions, DatabaseRules, FileWatch, MergeRules, StateDatabase,
+};
 use tokio::sync::mpsc;
 use tokio_util::task::TaskTracker;
 
@@ -154,6 +156,7 @@ pub struct SyncEngineBuilder {
     max_clock_skew: Duration,
     grace: Duration,
     limits: BatchLimits,
+    retention: ConflictRetention,
     databases: Vec<Database>,
     callback: Option<Arc<ApplyCallback>>,
     events: EventSink,
@@ -169,6 +172,7 @@ impl Default for SyncEngineBuilder {
             max_clock_skew: Duration::from_secs(60),
             grace: Duration::from_secs(10),
             limits: BatchLimits::default(),
+            retention: ConflictRetention::default(),
             databases: Vec::new(),
             callback: None,
             events: EventSink::default(),
@@ -235,6 +239,20 @@ impl SyncEngineBuilder {
         self
     }
 
+    /// How many conflict records each database keeps; those that were acted on go first, then the oldest. Default: 10,000.
+    #[must_use]
+    pub fn keep_conflicts(mut self, records: usize) -> Self {
+        self.retention.records = records.max(1);
+        self
+    }
+
+    /// How long conflict records are kept, whatever their state. Default: 90 days.
+    #[must_use]
+    pub fn keep_conflicts_for(mut self, age: Duration) -> Self {
+        self.retention.age = age;
+        self
+    }
+
     /// Adds a database. Without any the engine is a subscriber: the apply callback sees every change of every database
     /// that its peers have, and how far it has come is kept in the state folder.
     #[must_use]
@@ -293,6 +311,7 @@ impl SyncEngineBuilder {
                 poll_interval: self.poll_interval,
                 max_clock_skew: self.max_clock_skew,
                 max_rows: self.limits.rows,
+                retention: self.retention,
                 observer,
                 state: Some(state.clone()),
             };

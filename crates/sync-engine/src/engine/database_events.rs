@@ -2,10 +2,12 @@
 
 use std::sync::Arc;
 
-use sqlite_store::DatabaseEvent;
+use replication::Decision;
+use sqlite_store::{ConflictNote, DatabaseEvent};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
+use crate::conflicts::record_id;
 use crate::event::{Event, EventName, EventSink};
 
 /// Reports what databases tell until they or the engine end.
@@ -75,12 +77,29 @@ fn tell(events: &EventSink, database: &str, event: DatabaseEvent) {
         DatabaseEvent::CatchingUp { rows } => {
             about(EventName::SyncStart).field("phase", "catch_up").field("rows", rows)
         }
+        DatabaseEvent::Conflict(note) => conflict(database, &note),
         DatabaseEvent::Publishing { table, rows, finished } => {
             let name = if finished { EventName::SyncComplete } else { EventName::SyncStart };
             about(name).field("table", table).field("phase", "baseline").field("rows", rows)
         }
     };
     events.emit(line);
+}
+
+/// A conflict that was decided.
+fn conflict(database: &str, note: &ConflictNote) -> Event {
+    let name = match note.decision {
+        Decision::LocalKept => EventName::ConflictSkip,
+        Decision::RemoteApplied => EventName::ConflictApply,
+        Decision::Merged => EventName::ConflictMerge,
+    };
+    Event::new(name)
+        .field("kind", note.kind.as_str())
+        .field("database", database)
+        .field("table", note.table.as_str())
+        .field("key", note.key.to_string())
+        .field("policy", note.policy.as_str())
+        .field("id", record_id(database, note.id))
 }
 
 fn pause(length: std::time::Duration) -> String {

@@ -1,4 +1,4 @@
-//! The listen port: peers' WebSockets, `/healthz` and `/v1/status`.
+//! The listen port: peers' WebSockets, `/healthz`, `/v1/status` and `/v1/conflicts`.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -20,6 +20,7 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt as _;
 
+use crate::engine::conflict_routes;
 use crate::engine::peering::accept_peer;
 use crate::engine::shared::Shared;
 use crate::event::{Event, EventName};
@@ -46,6 +47,7 @@ pub(crate) async fn serve(shared: Arc<Shared>, listener: TcpListener) {
         .route("/v1/sync", get(sync))
         .route("/healthz", get(healthz))
         .route("/v1/status", get(status))
+        .merge(conflict_routes::routes())
         .layer(axum::middleware::from_fn(refuse_foreign))
         .with_state(Arc::clone(&shared));
     let room = Arc::new(Semaphore::new(CONNECTIONS));
@@ -144,7 +146,11 @@ async fn root(state: State<Arc<Shared>>, address: ConnectInfo<SocketAddr>, reque
     if peer_link::is_upgrade(request.headers()) {
         return sync(state, address, request).await;
     }
-    let text = format!("sync-engine {} on node {}\n/healthz  /v1/status\n", env!("CARGO_PKG_VERSION"), state.node);
+    let text = format!(
+        "sync-engine {} on node {}\n/healthz  /v1/status  /v1/conflicts\n",
+        env!("CARGO_PKG_VERSION"),
+        state.node
+    );
     text.into_response()
 }
 

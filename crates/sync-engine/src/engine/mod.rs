@@ -1,6 +1,8 @@
 //! The engine: databases, peers and the listen port of one node, as a library.
 
 mod builder;
+mod conflict_routes;
+mod conflicts;
 mod database_events;
 mod http;
 mod peering;
@@ -15,11 +17,13 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use sqlite_store::ConflictAction;
 use tokio::net::TcpListener;
 
 pub use builder::{Database, SyncEngineBuilder};
 
 use crate::change_event::{ApplyCallback, ApplyDecision, ChangeEvent};
+use crate::conflicts::{ConflictError, ConflictFilter, ConflictRecord};
 use crate::engine::shared::Shared;
 use crate::event::{Event, EventName};
 use crate::status::Status;
@@ -163,6 +167,40 @@ impl SyncEngine {
     /// What there is to say of databases and peers now.
     pub fn status(&self) -> Status {
         self.shared.status()
+    }
+
+    /// The records of conflicts that were decided on this node, the newest first.
+    ///
+    /// # Errors
+    /// A database that the filter names is not there, or one cannot be read.
+    pub async fn conflicts(&self, filter: &ConflictFilter) -> Result<Vec<ConflictRecord>, ConflictError> {
+        self.shared.conflicts(filter).await
+    }
+
+    /// The conflict record of this id: `DATABASE:NUMBER`, or a number that only one database has.
+    ///
+    /// # Errors
+    /// There is no such record, or its database cannot be read.
+    pub async fn conflict(&self, id: &str) -> Result<ConflictRecord, ConflictError> {
+        self.shared.conflict(id).await
+    }
+
+    /// Writes the losing row of a conflict back, as a new change of this node that all nodes receive; the row that it
+    /// replaces is kept in the record. Where the record names columns and the row is still there, only these are written.
+    ///
+    /// # Errors
+    /// There is no such record, it was acted on before, or the table does not take the row: the error names what stands
+    /// in the way. Nothing was changed then.
+    pub async fn restore_conflict(&self, id: &str) -> Result<ConflictRecord, ConflictError> {
+        self.shared.act_on_conflict(id, ConflictAction::Restore).await
+    }
+
+    /// Closes a conflict record and leaves the rows as they are.
+    ///
+    /// # Errors
+    /// There is no such record, it was acted on before, or its database cannot be written. Nothing was changed then.
+    pub async fn dismiss_conflict(&self, id: &str) -> Result<ConflictRecord, ConflictError> {
+        self.shared.act_on_conflict(id, ConflictAction::Dismiss).await
     }
 
     /// Stops in order: says goodbye to peers, finishes the transactions at work, closes links and databases. Takes at most

@@ -2,10 +2,9 @@
 
 use std::time::Duration;
 
-use replication::Decision;
 use replication::message::ProblemCode;
 use replication::session::SessionEvent;
-use sqlite_store::{ConflictNote, StoreError};
+use sqlite_store::StoreError;
 
 use crate::event::{Event, EventName, EventSink};
 
@@ -105,26 +104,6 @@ fn kind(code: ProblemCode) -> &'static str {
         ProblemCode::Unavailable => "unavailable",
         ProblemCode::TooLarge => "too_large",
         ProblemCode::Other => "other",
-    }
-}
-
-/// Tells of conflicts that were decided.
-pub(crate) fn conflicts(events: &EventSink, database: &str, notes: &[ConflictNote]) {
-    for note in notes {
-        let name = match note.decision {
-            Decision::LocalKept => EventName::ConflictSkip,
-            Decision::RemoteApplied => EventName::ConflictApply,
-            Decision::Merged => EventName::ConflictMerge,
-        };
-        events.emit(
-            Event::new(name)
-                .field("kind", note.kind.as_str())
-                .field("database", database)
-                .field("table", note.table.as_str())
-                .field("key", note.key.to_string())
-                .field("policy", note.policy.as_str())
-                .field("id", note.id),
-        );
     }
 }
 

@@ -195,10 +195,11 @@ fn database_status(name: &str, path: &std::path::Path, state: &DatabaseState) ->
 
 /// Milliseconds since 1970.
 pub(crate) fn wall_millis() -> i64 {
-    SystemTime::now()
-        .duration_since(SystemTime::UNIX_EPOCH)
-        .unwrap_or(Duration::ZERO)
-        .as_millis()
-        .try_into()
-        .unwrap_or(i64::MAX)
+    millis_of(SystemTime::now())
+}
+
+/// A moment in milliseconds since 1970.
+pub(crate) fn millis_of(moment: SystemTime) -> i64 {
+    let since = moment.duration_since(SystemTime::UNIX_EPOCH).unwrap_or(Duration::ZERO);
+    since.as_millis().try_into().unwrap_or(i64::MAX)
 }

@@ -71,10 +71,7 @@ impl SessionDriver {
         let retry = AppliedOutcome::Retry { after: millis(RETRY) };
         let Ok(ApplyReply { outcome, have, received }) = result else { return retry };
         match outcome {
-            ApplyOutcome::Applied(applied) => {
-                session_events::conflicts(&self.shared.events, database, &applied.conflicts);
-                AppliedOutcome::Done { have, received, rows: applied.rows }
-            }
+            ApplyOutcome::Applied(applied) => AppliedOutcome::Done { have, received, rows: applied.rows },
             ApplyOutcome::Known => AppliedOutcome::Done { have, received, rows: 0 },
             ApplyOutcome::Gap => AppliedOutcome::Gap { have, received },
             ApplyOutcome::Failed { reason } => {
