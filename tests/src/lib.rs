@@ -28,4 +28,4 @@ pub use http::{HttpAnswer, get, get_as, post, post_as};
 pub use node::Node;
 pub use process::{Finished, Running, Signal, run_to_end};
 pub use scene::{DEADLINE, Scene, scenario};
-pub use writer::{data_file, python, python_code, python_script, shell};
+pub use writer::{data_file, python, python_code, python_script, python_with, shell};

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use crate::process::run_with_input;
-use crate::{Result, run_to_end};
+use crate::{Result, fail, run_to_end};
 
 /// A file of `tests/data`.
 #[must_use]
@@ -19,6 +19,22 @@ pub fn python_script(name: &str) -> Command {
     let mut command = Command::new("python3");
     command.arg("-B").arg(data_file(name));
     command
+}
+
+/// A Python that has a module: the one on the path, or the system's own, which alone sees what came as a package of the
+/// system.
+///
+/// # Errors
+/// Neither has it; the remedy is told.
+#[track_caller]
+pub fn python_with(module: &str, remedy: &str) -> Result<&'static str> {
+    for python in ["python3", "/usr/bin/python3"] {
+        let found = run_to_end(Command::new(python).args(["-B", "-c", &format!("import {module}")]));
+        if found.is_ok_and(|finished| finished.code == Some(0)) {
+            return Ok(python);
+        }
+    }
+    fail!("no Python here has the module {module}: {remedy}")
 }
 
 /// Runs a Python script of `tests/data` to its end and returns what it printed.

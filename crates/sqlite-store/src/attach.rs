@@ -6,21 +6,27 @@
 pub(crate) mod bookkeeping;
 mod clock_table;
 mod counted;
+mod marks;
 pub(crate) mod registry;
 pub(crate) mod statement_check;
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::BTreeSet;
 
 use replication::Origin;
-use rusqlite::{Connection, TransactionBehavior};
+use rusqlite::Connection;
 
 use crate::app_triggers::{self, AppTrigger};
 use crate::error::StoreError;
 use crate::identifier::quote;
+use crate::lift::BeforeLift;
 use crate::schema::introspection::{Found, read_tables};
 use crate::schema::{Schema, Table, Unsynced};
 use crate::triggers::{self, Trigger};
+use crate::write_lock;
+pub use marks::{settle_rebuilt, settle_rewritten, settle_unwatched};
+
 use counted::Counted;
+use marks::{Marks, mark, read_marks, rebuilt_key, rewritten_key, unwatched_key};
 use registry::{Registry, StoredTrigger, stored_triggers};
 
 /// An attached database.
@@ -54,8 +60,9 @@ pub struct Attached {
 /// `new_origin` is used only if the database is not attached yet; `node` is the name by which the origin is shown.
 ///
 /// # Errors
-/// SQLite's own, and [`StoreError::Format`] or [`StoreError::Damaged`] for tables of ours that this version cannot work
-/// with. The file is as it was. A table that cannot be synced is no error: it is in [`Schema::unsynced`].
+/// SQLite's own; [`StoreError::Format`] or [`StoreError::Damaged`] for tables of ours that this version cannot work with;
+/// [`StoreError::Lifted`] while a migration runs that lifted the triggers. The file is as it was. A table that cannot be
+/// synced is no error: it is in [`Schema::unsynced`].
 pub fn attach(conn: &mut Connection, new_origin: Origin, node: &str) -> Result<Attached, StoreError> {
     attach_with(conn, new_origin, node, None)
 }
@@ -73,21 +80,31 @@ pub fn attach_with(
     node: &str,
     is_counter: Option<IsCounter<'_>>,
 ) -> Result<Attached, StoreError> {
-    let transaction = conn.transaction_with_behavior(TransactionBehavior::Immediate)?;
-    let created = bookkeeping::ensure(&transaction)?;
-    let origin = bookkeeping::own_origin(&transaction, created, new_origin, node)?;
-    let found = read_tables(&transaction)?;
-    let counted = match is_counter {
-        Some(is_counter) => {
-            Counted::declare(&transaction, found.iter().filter_map(|table| table.as_ref().ok()), is_counter)?
-        }
-        None => Counted::load(&transaction)?,
-    };
-    let Installed { tables, unsynced, retired } = Installation::new(&transaction, counted)?.run(found)?;
-    let schema = Schema { hash: schema_hash(&transaction)?, version: schema_version(&transaction)?, tables, unsynced };
-    let Marks { rebuilt, rewritten, unwatched } = read_marks(&transaction, &schema.tables)?;
-    let app_triggers = app_triggers::classify(&transaction, &schema)?;
+    let transaction = write_lock::transaction(conn)?;
+    let attached = attach_within(&transaction, new_origin, node, is_counter)?;
     transaction.commit()?;
+    Ok(attached)
+}
+
+/// Attaches in a write transaction of the caller's.
+pub(crate) fn attach_within(
+    conn: &Connection,
+    new_origin: Origin,
+    node: &str,
+    is_counter: Option<IsCounter<'_>>,
+) -> Result<Attached, StoreError> {
+    let created = bookkeeping::ensure(conn)?;
+    let before_lift = BeforeLift::take(conn)?;
+    let origin = bookkeeping::own_origin(conn, created, new_origin, node)?;
+    let found = read_tables(conn)?;
+    let counted = match is_counter {
+        Some(is_counter) => Counted::declare(conn, found.iter().filter_map(|table| table.as_ref().ok()), is_counter)?,
+        None => Counted::load(conn)?,
+    };
+    let Installed { tables, unsynced, retired } = Installation::new(conn, counted, before_lift)?.run(found)?;
+    let schema = Schema { hash: schema_hash(conn)?, version: schema_version(conn)?, tables, unsynced };
+    let Marks { rebuilt, rewritten, unwatched } = read_marks(conn, &schema.tables)?;
+    let app_triggers = app_triggers::classify(conn, &schema)?;
     Ok(Attached { schema, origin, created, rebuilt, rewritten, unwatched, retired, app_triggers })
 }
 
@@ -126,6 +143,7 @@ fn unregistered(conn: &Connection, table: Table) -> Result<Unsynced, StoreError>
         table: table.name,
         reason: refused.unwrap_or_else(|| "has not been attached yet".to_owned()),
         remedy: "attach the database again".to_owned(),
+        intended: false,
     })
 }
 
@@ -163,70 +181,6 @@ pub fn schema_hash(conn: &Connection) -> Result<u64, StoreError> {
     Ok(hash)
 }
 
-/// Notes that the rows of a rebuilt table have been compared with its clock entries.
-///
-/// # Errors
-/// SQLite's own; the table is then named again at the next attach.
-pub fn settle_rebuilt(conn: &Connection, number: i64) -> Result<(), StoreError> {
-    conn.execute("DELETE FROM main._sync_meta WHERE key = ?1", [rebuilt_key(number)])?;
-    Ok(())
-}
-
-/// Notes that the rows of a rebuilt table have become changes.
-///
-/// # Errors
-/// SQLite's own; the table is then named again at the next attach.
-pub fn settle_rewritten(conn: &Connection, number: i64) -> Result<(), StoreError> {
-    conn.execute("DELETE FROM main._sync_meta WHERE key = ?1", [rewritten_key(number)])?;
-    Ok(())
-}
-
-/// Notes that what was written in a new column before the triggers knew it has become changes.
-///
-/// # Errors
-/// SQLite's own; the column is then named again at the next attach.
-pub fn settle_unwatched(conn: &Connection, number: i64, column: u16) -> Result<(), StoreError> {
-    conn.execute("DELETE FROM main._sync_meta WHERE key = ?1", [unwatched_key(number, column)])?;
-    Ok(())
-}
-
-fn rebuilt_key(number: i64) -> String {
-    format!("rebuilt_{number}")
-}
-
-fn rewritten_key(number: i64) -> String {
-    format!("rewritten_{number}")
-}
-
-fn unwatched_key(number: i64, column: u16) -> String {
-    format!("unwatched_{number}_{column}")
-}
-
-/// A mark in the file that work on a table is due.
-fn mark(conn: &Connection, key: String) -> Result<(), StoreError> {
-    conn.execute("INSERT OR REPLACE INTO main._sync_meta (key, value) VALUES (?1, 1)", [key])?;
-    Ok(())
-}
-
-/// The marks that a file holds.
-struct Marks {
-    rebuilt: Vec<i64>,
-    rewritten: Vec<i64>,
-    unwatched: Vec<(i64, u16)>,
-}
-
-fn read_marks(conn: &Connection, tables: &[Table]) -> Result<Marks, StoreError> {
-    let mut statement = conn.prepare("SELECT key FROM main._sync_meta")?;
-    let marks = statement.query_map([], |row| row.get(0))?.collect::<Result<HashSet<String>, _>>()?;
-    let marked = |key: fn(i64) -> String| {
-        let numbers = tables.iter().map(|table| table.number);
-        numbers.filter(|number| marks.contains(&key(*number))).collect()
-    };
-    let columns = tables.iter().flat_map(|table| table.columns.iter().map(|column| (table.number, column.number)));
-    let unwatched = columns.filter(|(table, column)| marks.contains(&unwatched_key(*table, *column)));
-    Ok(Marks { rebuilt: marked(rebuilt_key), rewritten: marked(rewritten_key), unwatched: unwatched.collect() })
-}
-
 fn sort(tables: &mut [Table], unsynced: &mut [Unsynced]) {
     tables.sort_by_key(|table| table.number);
     unsynced.sort_by(|a, b| a.table.cmp(&b.table));
@@ -246,11 +200,13 @@ struct Installation<'a> {
     /// Our triggers as they were.
     stored: Vec<StoredTrigger>,
     counted: Counted,
+    /// What tables held before a migration whose triggers are put back now.
+    before_lift: BeforeLift,
 }
 
 impl<'a> Installation<'a> {
-    fn new(conn: &'a Connection, counted: Counted) -> Result<Self, StoreError> {
-        Ok(Self { conn, registry: Registry::load(conn)?, stored: stored_triggers(conn)?, counted })
+    fn new(conn: &'a Connection, counted: Counted, before_lift: BeforeLift) -> Result<Self, StoreError> {
+        Ok(Self { conn, registry: Registry::load(conn)?, stored: stored_triggers(conn)?, counted, before_lift })
     }
 
     fn run(mut self, found: Vec<Found>) -> Result<Installed, StoreError> {
@@ -284,6 +240,7 @@ impl<'a> Installation<'a> {
         self.conn.execute_batch("SAVEPOINT _sync_install")?;
         self.counted.mark(&mut table);
         let known = self.registry.number(&table.name).is_some();
+        let as_it_was = self.before_lift.is_as_it_was(self.conn, &mut self.registry, &table)?;
         let added = self.registry.register(self.conn, &mut table)?;
         if clock_table::ensure(self.conn, &table)? {
             self.registry.reset_baseline(self.conn, &mut table)?;
@@ -291,8 +248,8 @@ impl<'a> Installation<'a> {
         bookkeeping::widen_log(self.conn, &table)?;
         let triggers = triggers::of_table(&table);
         if known {
-            let lost = self.has_lost_triggers(&table);
-            if lost || self.has_new_guards(&triggers) {
+            let lost = !as_it_was && self.has_lost_triggers(&table);
+            if lost || (!as_it_was && self.has_new_guards(&triggers)) {
                 self.registry.reset_baseline(self.conn, &mut table)?;
                 mark(self.conn, rebuilt_key(table.number))?;
             }

@@ -61,6 +61,8 @@ pub enum Phase {
     Missing,
     /// Attached and in sync with its log.
     Attached,
+    /// A migration runs on it with the triggers lifted; it is left alone until that is over.
+    Migrating,
     /// Something stands in the way; it is tried again.
     Failed {
         /// A word for the kind: `io`, `corrupt`, `busy`, ….
@@ -136,6 +138,8 @@ pub enum DatabaseEvent {
         /// The pause before the next try.
         retry_in: Duration,
     },
+    /// A migration runs on it with the triggers lifted; it is waited for.
+    Migrating,
     /// An application holds the lock for longer than is usual; it is waited for.
     Waiting {
         /// The pause before the next try.

@@ -94,6 +94,18 @@ pub enum StoreError {
         /// Why.
         reason: String,
     },
+    /// A migration runs on the file with the triggers lifted. Nothing was touched; a retry helps once it is over.
+    #[error("a migration runs on the file, with sync-engine's triggers lifted")]
+    Lifted,
+    /// The file that keeps migrations apart cannot be made, opened or locked. Nothing was touched; a retry helps once it can
+    /// be.
+    #[error("cannot lock {}: {source}", path.display())]
+    MigrationLock {
+        /// The file.
+        path: PathBuf,
+        /// The system's reason.
+        source: std::io::Error,
+    },
     /// The state folder cannot be made. Nothing was touched; a retry helps once the folder is writable.
     #[error("cannot create the state folder {}: {source}", folder.display())]
     StateFolder {
@@ -134,6 +146,8 @@ impl StoreError {
             Self::Unmerged { .. } => "unmerged",
             Self::Replaced => "replaced",
             Self::Detached => "detached",
+            Self::Lifted => "migrating",
+            Self::MigrationLock { .. } => "migration_lock",
             Self::StateFolder { .. } | Self::State(_) | Self::StateMigration(_) => "state",
         }
     }
@@ -155,6 +169,10 @@ impl StoreError {
             "closed" => "restart the daemon",
             "detached" => {
                 "attach it again, or restart the daemon, to have it synced; remove it from the configuration if not"
+            }
+            "migrating" => "nothing: it goes on when the command that sync-engine migrate runs is over",
+            "migration_lock" => {
+                "let this user read and write that file and its folder, or remove it if no migration runs"
             }
             "replaced" => "nothing: it is opened again, and peers give back what it lacks",
             "unmerged" => "see the error before it in the log; it goes on when that is settled",

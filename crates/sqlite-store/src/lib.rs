@@ -8,6 +8,7 @@ pub mod connection;
 pub mod detach;
 pub mod error;
 pub mod json;
+pub mod lift;
 pub mod sample;
 pub mod schema;
 
@@ -36,6 +37,7 @@ mod triggers;
 mod unique;
 mod watch;
 mod worker;
+mod write_lock;
 
 pub use apply::{Applied, ApplyOutcome, Held, HeldKind};
 pub use attached::new_origin;

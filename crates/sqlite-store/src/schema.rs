@@ -6,6 +6,7 @@
 
 pub(crate) mod index_text;
 pub(crate) mod introspection;
+mod migration_history;
 pub(crate) mod tokens;
 
 use replication::TableShape;
@@ -233,4 +234,6 @@ pub struct Unsynced {
     pub reason: String,
     /// What would make it syncable.
     pub remedy: String,
+    /// Whether it is meant to be so, and nothing need be done.
+    pub intended: bool,
 }

@@ -9,6 +9,7 @@ mod replace_guard;
 pub(crate) use replace_guard::default_value;
 
 use crate::identifier::quote;
+use crate::lift;
 use crate::schema::tokens::{TokenKind, tokens};
 use crate::schema::{Affinity, Collation, Column, Table};
 
@@ -50,7 +51,7 @@ pub(crate) fn name(number: i64, role: &str) -> String {
 /// The number and role in the name of a trigger of ours.
 pub(crate) fn parse_name(name: &str) -> Option<(i64, &str)> {
     let (number, role) = name.strip_prefix("_sync_")?.split_once('_')?;
-    let known = ESSENTIAL.contains(&role) || role == "replace_insert" || role == "replace_update";
+    let known = ESSENTIAL.contains(&role) || ["replace_insert", "replace_update", lift::ROLE].contains(&role);
     Some((number.parse().ok()?, role)).filter(|_| known)
 }
 

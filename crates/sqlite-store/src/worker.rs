@@ -225,7 +225,7 @@ impl Worker {
             Ok(_) => self.recover(),
             Err(StoreError::NotAttached | StoreError::Closed | StoreError::Unmerged { .. }) => {}
             Err(error) => {
-                self.unwritable = !error.is_busy();
+                self.unwritable = !error.is_busy() && !matches!(error, StoreError::Lifted);
                 self.fail(error);
             }
         }

@@ -1,5 +1,6 @@
 //! The command line.
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::SystemTime;
 
@@ -33,6 +34,12 @@ pub(crate) enum Command {
     Attach(Databases),
     /// Remove everything that attach put into databases
     Detach(Databases),
+    /// Run a command that changes a database's schema, with our triggers out of its way
+    #[command(
+        after_help = "Its exit code is the command's. Works with a running daemon, which leaves the file alone meanwhile, \
+                      and without one.\n\nExample:\n  sync-engine migrate shop.db -- python manage.py migrate"
+    )]
+    Migrate(Migrate),
     /// Show what a running daemon is doing
     Status(Status),
     /// Look at conflicts that were decided, and act on them
@@ -86,6 +93,16 @@ pub(crate) struct Databases {
     /// Print JSON
     #[arg(long)]
     pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Migrate {
+    /// Database file
+    #[arg(value_name = "DB")]
+    pub(crate) database: PathBuf,
+    /// The command and its arguments
+    #[arg(value_name = "COMMAND", last = true, required = true)]
+    pub(crate) command: Vec<OsString>,
 }
 
 /// Where the running daemon is.

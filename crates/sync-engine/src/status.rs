@@ -28,7 +28,7 @@ pub struct DatabaseStatus {
     pub name: String,
     /// The file.
     pub path: String,
-    /// `opening`, `missing`, `attached` or `failed`.
+    /// `opening`, `missing`, `attached`, `migrating` or `failed`.
     pub state: String,
     /// The origin under which the file issues changes.
     pub origin: Option<String>,

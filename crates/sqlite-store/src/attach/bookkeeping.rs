@@ -173,6 +173,11 @@ pub(super) fn own_origin(conn: &Connection, created: bool, new: Origin, node: &s
     Ok(new)
 }
 
+/// The name under which this database's own origin is shown.
+pub(crate) fn own_node(conn: &Connection) -> Result<String, StoreError> {
+    Ok(read_own_origin(conn)?.and_then(|(_, _, node)| node).unwrap_or_default())
+}
+
 fn read_own_origin(conn: &Connection) -> Result<Option<(i64, Origin, Option<String>)>, StoreError> {
     let sql = "SELECT o.id, o.origin, o.node FROM main._sync_meta AS m JOIN main._sync_origin AS o ON o.id = m.value \
                WHERE m.key = 'origin_id'";

@@ -9,6 +9,7 @@ use rusqlite::{Connection, OptionalExtension, params};
 use crate::connection::with_setting;
 use crate::error::StoreError;
 use crate::identifier::quote;
+use crate::lift;
 use crate::schema::Table;
 use crate::triggers;
 
@@ -121,7 +122,7 @@ impl Registry {
     ) -> Result<(), StoreError> {
         let find = |name: &str| present.iter().find(|table| table.name.eq_ignore_ascii_case(name));
         for trigger in stored {
-            let Some((number, "update")) = triggers::parse_name(&trigger.name) else { continue };
+            let Some((number, "update" | lift::ROLE)) = triggers::parse_name(&trigger.name) else { continue };
             let Some(registered) = self.tables.get(&number).map(|entry| entry.name.clone()) else { continue };
             let now =
                 find(&registered).or_else(|| find(&trigger.table).filter(|_| self.number(&trigger.table).is_none()));
@@ -157,19 +158,42 @@ impl Registry {
     }
 
     fn rename_columns(&mut self, conn: &Connection, number: i64, table: &Table, sql: &str) -> Result<(), StoreError> {
-        let Some(entry) = self.tables.get_mut(&number) else { return Ok(()) };
         for (column, name) in triggers::numbered_columns(sql) {
-            let exists = table.columns.iter().any(|present| present.name.eq_ignore_ascii_case(&name));
-            let Some(known) = entry.columns.get_mut(&column) else { continue };
-            if exists && *known != name {
-                conn.execute(
-                    "UPDATE main._sync_column SET name = ?3 WHERE tbl = ?1 AND id = ?2",
-                    params![number, column, name],
-                )?;
-                *known = name;
+            if table.columns.iter().any(|present| present.name.eq_ignore_ascii_case(&name)) {
+                self.rename_column(conn, number, column, &name)?;
             }
         }
         Ok(())
+    }
+
+    /// Gives a column that is known another name.
+    pub(crate) fn rename_column(
+        &mut self,
+        conn: &Connection,
+        number: i64,
+        column: u16,
+        name: &str,
+    ) -> Result<(), StoreError> {
+        let known = self.tables.get_mut(&number).and_then(|entry| entry.columns.get_mut(&column));
+        let Some(known) = known.filter(|known| *known != name) else { return Ok(()) };
+        conn.execute(
+            "UPDATE main._sync_column SET name = ?3 WHERE tbl = ?1 AND id = ?2",
+            params![number, column, name],
+        )?;
+        name.clone_into(known);
+        Ok(())
+    }
+
+    /// The number of a column by its name. None for a table or column that is not known.
+    pub(crate) fn column(&self, number: i64, name: &str) -> Option<u16> {
+        let columns = self.tables.get(&number)?.columns.iter();
+        columns.into_iter().find(|(_, known)| known.eq_ignore_ascii_case(name)).map(|(column, _)| *column)
+    }
+
+    /// The numbers and names of a table's columns, those that are gone too.
+    pub(crate) fn columns(&self, number: i64) -> Vec<(u16, String)> {
+        let entry = self.tables.get(&number);
+        entry.map(|entry| entry.columns.iter().map(|(n, name)| (*n, name.clone())).collect()).unwrap_or_default()
     }
 
     /// Gives a table and its columns numbers where they have none, and the table the name of a clock table. Returns the

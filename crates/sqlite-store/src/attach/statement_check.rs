@@ -22,6 +22,7 @@ pub(super) fn refusal(conn: &Connection, table: &Table, triggers: &[Trigger]) ->
         remedy: "keep functions and collations that only the application defines out of this table's indexes, \
                  checks and generated columns"
             .to_owned(),
+        intended: false,
     }))
 }
 

@@ -17,6 +17,7 @@ use crate::migration::Migrated;
 use crate::replica::{Replica, wall_millis};
 use crate::schema::Schema;
 use crate::state::Remembered;
+use crate::write_lock;
 
 impl Attachment {
     /// One write transaction of its own: everything that applications committed is captured first, in it. The work
@@ -73,7 +74,7 @@ impl Attachment {
     /// The write lock, with the schema and the state that the replica knows.
     fn begin_immediate(&mut self) -> Result<(), StoreError> {
         loop {
-            self.conn.execute_batch("BEGIN IMMEDIATE")?;
+            write_lock::begin(&self.conn)?;
             match self.schema_version() {
                 Ok(version) if version == self.replica.schema_version => return self.follow(),
                 other => {

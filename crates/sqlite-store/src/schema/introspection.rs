@@ -5,6 +5,7 @@
 use rusqlite::{Connection, OptionalExtension, params};
 
 use super::index_text::IndexText;
+use super::migration_history;
 use super::tokens::{Token, significant};
 use super::{Affinity, Collation, Column, IndexPart, Table, UniqueIndex, Unsynced};
 use crate::attach::bookkeeping::is_own_table;
@@ -96,11 +97,16 @@ fn is_shadow_of(name: &str, virtual_tables: &[String]) -> bool {
 }
 
 fn unsynced(table: &str, reason: impl Into<String>, remedy: &str) -> Unsynced {
-    Unsynced { table: table.to_owned(), reason: reason.into(), remedy: remedy.to_owned() }
+    Unsynced { table: table.to_owned(), reason: reason.into(), remedy: remedy.to_owned(), intended: false }
 }
 
 fn read_table(conn: &Connection, listed: &Listed) -> Result<Found, StoreError> {
     let raw = read_columns(conn, listed)?;
+    if let Some(tool) = migration_history::tool(&listed.name, raw.iter().map(|column| column.name.as_str())) {
+        let reason = format!("is where {tool} notes which migrations this file has had");
+        let remedy = "nothing: run the migrations on every node";
+        return Ok(Err(Unsynced { intended: true, ..unsynced(&listed.name, reason, remedy) }));
+    }
     let indexes = read_unique_indexes(conn, &listed.name)?;
     Ok(Shaping { listed, raw: &raw, indexes: &indexes }.table())
 }

@@ -6,6 +6,7 @@ use super::Worker;
 use crate::attached::Attachment;
 use crate::database::{DatabaseEvent, Phase};
 use crate::error::StoreError;
+use crate::lift;
 use crate::state::FileIdentity;
 
 /// A database that failed within this time before goes on with the pauses it had.
@@ -13,6 +14,9 @@ const CALM: Duration = Duration::from_secs(60);
 
 /// The pause before it is looked whether a detached file is attached again.
 const DETACHED_CHECK: Duration = Duration::from_secs(1);
+
+/// The pause before it is looked whether a migration is over.
+const MIGRATION_CHECK: Duration = Duration::from_millis(500);
 
 /// The longest pause between tries to open a database that failed.
 const RETRY_CAP: Duration = Duration::from_secs(30);
@@ -55,6 +59,10 @@ impl Worker {
             return self.fail(&StoreError::Detached);
         }
         self.detached = None;
+        // A connection, let alone a lock, would be in the migration's way.
+        if lift::is_running(&self.options.path) {
+            return self.fail(&StoreError::Lifted);
+        }
         let opened =
             Attachment::open(&self.options, file, &self.runtime, &self.closing).and_then(|(mut opened, events)| {
                 if self.unwritable {
@@ -83,7 +91,7 @@ impl Worker {
             self.failures = 0;
         }
         self.retry_at = None;
-        if self.told_waiting || matches!(self.phase, Phase::Failed { .. }) {
+        if self.told_waiting || matches!(self.phase, Phase::Failed { .. } | Phase::Migrating) {
             self.tell(DatabaseEvent::Recovered);
         }
         self.told_waiting = false;
@@ -95,6 +103,9 @@ impl Worker {
     pub(super) fn fail(&mut self, error: &StoreError) {
         let detached = self.attachment.as_ref().is_some_and(Attachment::is_detached);
         let error = if detached { &StoreError::Detached } else { error };
+        if matches!(error, StoreError::Lifted) {
+            return self.await_migration();
+        }
         let retry_in = Duration::from_millis(500).saturating_mul(1 << self.failures.min(8)).min(RETRY_CAP);
         let retry_in = if matches!(error, StoreError::Detached) { DETACHED_CHECK } else { retry_in };
         self.failures = self.failures.saturating_add(1);
@@ -117,6 +128,17 @@ impl Worker {
         if self.phase != phase {
             self.phase = phase;
             self.tell(DatabaseEvent::Failed { kind, reason, remedy, retry_in });
+        }
+    }
+
+    /// Lets go of a file on which a migration runs.
+    fn await_migration(&mut self) {
+        self.attachment = None;
+        self.retry_at = Some(Instant::now() + MIGRATION_CHECK);
+        if self.phase != Phase::Migrating {
+            self.phase = Phase::Migrating;
+            self.tell(DatabaseEvent::Migrating);
+            self.announce();
         }
     }
 

@@ -6,6 +6,7 @@
 mod app_triggers;
 mod columns;
 mod keys;
+mod lift;
 mod migrations;
 mod replace;
 mod support;

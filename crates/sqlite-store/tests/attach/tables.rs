@@ -38,6 +38,21 @@ fn virtual_tables_are_named_and_their_shadows_left_out() {
 }
 
 #[test]
+fn what_migration_tools_note_of_a_file_stays_in_it() {
+    let schema = "CREATE TABLE alembic_version(version_num TEXT PRIMARY KEY); \
+                  CREATE TABLE migrations(id INTEGER PRIMARY KEY, species TEXT); \
+                  CREATE TABLE django_migrations(id INTEGER PRIMARY KEY AUTOINCREMENT, app TEXT, name TEXT, applied TEXT)";
+    with_both(schema, |db| {
+        let reason = |tool| format!("is where {tool} notes which migrations this file has had");
+        let named = [("alembic_version", reason("Alembic")), ("django_migrations", reason("Django"))];
+        assert_eq!(unsynced(db), named.map(|(table, reason)| (table.to_owned(), reason)));
+        assert!(db.schema().unsynced.iter().all(|table| table.intended));
+        let log = db.logged("INSERT INTO alembic_version VALUES ('a1'); INSERT INTO migrations VALUES (1, 'crane')");
+        assert_eq!(log, ["insert migrations 1"]);
+    });
+}
+
+#[test]
 fn shadows_of_a_module_that_is_not_here_are_left_out() {
     let mut db = Sample::new(
         Writer::Shell,

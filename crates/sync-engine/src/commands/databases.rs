@@ -55,7 +55,7 @@ fn attach_one(path: &Path) -> anyhow::Result<Attached> {
 /// An error of a command that does not try again.
 #[derive(Debug, thiserror::Error)]
 #[error("{}; {}", .0, if .0.is_busy() { "try again when the program that holds the lock has let go" } else { .0.remedy() })]
-pub(crate) struct OneShot(StoreError);
+pub(crate) struct OneShot(pub(super) StoreError);
 
 fn report(path: &Path, attached: &Attached) -> Json {
     let synced: Vec<Json> = attached

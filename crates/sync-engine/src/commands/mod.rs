@@ -5,6 +5,7 @@ mod conflicts;
 mod daemon;
 mod databases;
 mod demo;
+mod migrate;
 mod run;
 mod status;
 
@@ -32,6 +33,7 @@ pub(crate) fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Demo(arguments) => asynchronously(demo::run(&arguments.dir, &arguments.listen)),
         Command::Attach(arguments) => databases::attach(&arguments),
         Command::Detach(arguments) => databases::detach(&arguments),
+        Command::Migrate(arguments) => asynchronously(migrate::run(arguments)),
         Command::Status(arguments) => status::run(&arguments),
         Command::Conflicts(command) => conflicts::run(&command),
         Command::Config(command) => config::run(&command),

@@ -37,7 +37,7 @@ fn tell(events: &EventSink, database: &str, event: DatabaseEvent) {
     let line = match event {
         DatabaseEvent::Attached { created, synced, unsynced } => {
             events.emit(about(EventName::SyncStart).field("tables", synced).field("created", created));
-            for table in unsynced {
+            for table in unsynced.into_iter().filter(|table| !table.intended) {
                 let line = about(EventName::SyncError).field("kind", "unsynced_table").field("table", table.table);
                 events.emit(line.field("reason", table.reason).field("remedy", table.remedy));
             }
@@ -54,6 +54,8 @@ fn tell(events: &EventSink, database: &str, event: DatabaseEvent) {
             .field("reason", reason)
             .field("remedy", remedy)
             .field("in", pause(retry_in)),
+        DatabaseEvent::Migrating => about(EventName::SyncRetry)
+            .field("reason", "a migration runs with the triggers lifted; sync goes on when it is over"),
         DatabaseEvent::Waiting { retry_in } => about(EventName::SyncRetry)
             .field("reason", "another program has held the lock for longer than is usual; nothing is lost")
             .field("in", pause(retry_in)),

@@ -171,6 +171,7 @@ fn database_status(name: &str, path: &std::path::Path, state: &DatabaseState) ->
         Phase::Opening => ("opening", Vec::new()),
         Phase::Missing => ("missing", Vec::new()),
         Phase::Attached => ("attached", Vec::new()),
+        Phase::Migrating => ("migrating", Vec::new()),
         Phase::Failed { kind, reason, remedy } => ("failed", vec![format!("{kind}: {reason}; {remedy}")]),
     };
     DatabaseStatus {
