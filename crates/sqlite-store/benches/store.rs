@@ -40,6 +40,7 @@ fn start(runtime: &Runtime, folder: &Path, name: &str) -> Node {
         rules: DatabaseRules::default(),
         poll_interval: Duration::from_secs(1),
         max_clock_skew: Duration::from_secs(60),
+        schema_quiet: Duration::ZERO,
         max_rows: 20_000,
         retention: ConflictRetention::default(),
         observer: None,

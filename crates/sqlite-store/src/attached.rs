@@ -6,6 +6,7 @@
 mod identity;
 mod incoming;
 mod records;
+mod settling;
 mod transaction;
 mod waiting;
 
@@ -21,6 +22,7 @@ use rusqlite::{Connection, OptionalExtension};
 use identity::Memory;
 pub use identity::new_origin;
 use records::Pruning;
+use settling::Settling;
 
 use crate::app_triggers;
 use crate::attach::{self, Attached};
@@ -78,6 +80,7 @@ pub(crate) struct Attachment {
     migrated: Migrated,
     /// The pass over the rows that wait, if one is due.
     retry: Option<Progress>,
+    settling: Settling,
     /// When the last one ended, and whether rows here have changed since.
     retried: Instant,
     touched: bool,
@@ -159,6 +162,7 @@ impl Attachment {
             publishing: publish.map(|_| Publishing::default()),
             migrated: Migrated::default(),
             retry: None,
+            settling: Settling::default(),
             retried: Instant::now(),
             touched: false,
             tables: Arc::new(fingerprints(&attached.schema)),
@@ -192,7 +196,9 @@ impl Attachment {
 
     /// Whether there is something to do without being asked.
     pub(crate) fn has_work(&self) -> bool {
-        self.more || !self.migrated.is_done() || self.is_publishing() || self.retry.is_some() || self.pruning.has_work()
+        let rest =
+            || !self.migrated.is_done() || self.is_publishing() || self.retry.is_some() || self.pruning.has_work();
+        self.more || (self.settling().is_none() && rest())
     }
 
     fn is_publishing(&self) -> bool {
@@ -206,7 +212,6 @@ impl Attachment {
             self.reattach(&mut looked.events)?;
             looked.found = true;
         }
-        self.merge_waiting()?;
         let data_version: i64 =
             self.conn.prepare_cached("PRAGMA main.data_version")?.query_row([], |row| row.get(0))?;
         if data_version != self.data_version || self.more {
@@ -218,6 +223,16 @@ impl Attachment {
                 looked.events.push(DatabaseEvent::NullKeys { rows: captured.null_keys });
             }
         }
+        if self.settling().is_none() {
+            self.merge_waiting()?;
+            self.step(&mut looked.events)?;
+        }
+        looked.events.append(&mut self.events);
+        Ok(looked)
+    }
+
+    /// One step of whatever there is to do.
+    fn step(&mut self, events: &mut Vec<DatabaseEvent>) -> Result<(), StoreError> {
         self.retry_undecided(false);
         if !self.migrated.is_done() {
             self.migration_step()?;
@@ -225,12 +240,11 @@ impl Attachment {
                 self.retry_all();
             }
         } else if self.is_publishing() {
-            self.publish_step(&mut looked.events)?;
+            self.publish_step(events)?;
         } else {
             self.prune_step()?;
         }
-        looked.events.append(&mut self.events);
-        Ok(looked)
+        Ok(())
     }
 
     fn capture_step(&mut self) -> Result<Captured, StoreError> {
@@ -310,6 +324,7 @@ impl Attachment {
 
     /// What a peer at `from` lacks, from one snapshot in which the log is empty.
     pub(crate) fn read(&mut self, from: &VersionVector, limits: BatchLimits) -> Result<Batch, StoreError> {
+        self.check_settled(&[])?;
         self.finish_interrupted()?;
         self.merge_waiting()?;
         for _ in 0..SNAPSHOT_TRIES {

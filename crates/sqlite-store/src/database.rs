@@ -41,6 +41,8 @@ pub struct DatabaseOptions {
     pub poll_interval: Duration,
     /// How far ahead of this machine's clock an incoming stamp may be.
     pub max_clock_skew: Duration,
+    /// How long the schema must be left alone after a change before rows of peers are taken, and given to them.
+    pub schema_quiet: Duration,
     /// How many rows one transaction of incoming changes writes at most.
     pub max_rows: usize,
     /// Which conflict records are kept.

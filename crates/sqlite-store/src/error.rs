@@ -94,6 +94,10 @@ pub enum StoreError {
         /// Why.
         reason: String,
     },
+    /// The schema has just changed and may change again: rows are not taken or given in the middle of a migration. Nothing was
+    /// touched; a retry helps.
+    #[error("the schema has just changed")]
+    Settling,
     /// A migration runs on the file with the triggers lifted. Nothing was touched; a retry helps once it is over.
     #[error("a migration runs on the file, with sync-engine's triggers lifted")]
     Lifted,
@@ -146,7 +150,7 @@ impl StoreError {
             Self::Unmerged { .. } => "unmerged",
             Self::Replaced => "replaced",
             Self::Detached => "detached",
-            Self::Lifted => "migrating",
+            Self::Lifted | Self::Settling => "migrating",
             Self::MigrationLock { .. } => "migration_lock",
             Self::StateFolder { .. } | Self::State(_) | Self::StateMigration(_) => "state",
         }
@@ -170,7 +174,7 @@ impl StoreError {
             "detached" => {
                 "attach it again, or restart the daemon, to have it synced; remove it from the configuration if not"
             }
-            "migrating" => "nothing: it goes on when the command that sync-engine migrate runs is over",
+            "migrating" => "nothing: it goes on when the migration is over",
             "migration_lock" => {
                 "let this user read and write that file and its folder, or remove it if no migration runs"
             }

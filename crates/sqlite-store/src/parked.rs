@@ -10,7 +10,7 @@ mod later;
 use std::collections::BTreeSet;
 
 use replication::codec::{decode_row, encode_row, encode_values};
-use replication::{RowImage, TableShape, Value, VersionVector};
+use replication::{Origin, RowImage, TableShape, Value, VersionVector};
 use rusqlite::{Connection, Row, params};
 
 pub(crate) use later::{Progress, Unwritten, merge_next};
@@ -66,6 +66,8 @@ pub(crate) struct Waiting {
     pub(crate) undecided: u64,
     /// Tables and reasons that have been told.
     told: BTreeSet<(String, String)>,
+    /// Tables of which it is known that nothing waits that a node has no more: its origin, and the table.
+    checked: BTreeSet<(Origin, String)>,
 }
 
 impl Waiting {
@@ -152,6 +154,7 @@ pub(crate) fn park(
     let news = !replica.waiting.told.contains(&told);
     supersede(conn, replica, shape, row, context)?;
     replica.waiting.told.insert(told);
+    replica.waiting.checked.retain(|(_, table)| *table != shape.name);
     let key = place(shape, row)?;
     conn.prepare_cached(
         "INSERT INTO main._sync_parked (tbl, key, kind, reason, at, missing, shape, image, context, own) \
@@ -218,7 +221,8 @@ fn of_key(conn: &Connection, shape: &TableShape, row: &RowImage) -> Result<Vec<P
     Ok(found)
 }
 
-/// What this database's state of a row has taken into account, if another state of it waits here: not that one.
+/// What this database's state of a row has taken into account, if another state of it waits here: not that one. Where single
+/// columns wait and the table here has others in their stead, these may be the same by other names.
 pub(crate) fn context_beside(
     conn: &Connection,
     replica: &Replica,
@@ -227,12 +231,55 @@ pub(crate) fn context_beside(
 ) -> Result<Option<VersionVector>, StoreError> {
     let waiting = of_key(conn, shape, row)?;
     let mut context = None;
-    for parked in waiting.iter().filter(|parked| parked.missing.is_empty()) {
+    let renamed = |parked: &Parked| {
+        let known = |name: &String| parked.shape.columns.iter().any(|other| other.eq_ignore_ascii_case(name));
+        !shape.columns.iter().all(known)
+    };
+    for parked in waiting.iter().filter(|parked| parked.missing.is_empty() || renamed(parked)) {
         let context = context.get_or_insert_with(|| replica.have.clone());
         let news = parked.row.clock.entries().filter(|entry| !parked.own.covers(entry.dot));
         news.for_each(|entry| context.lower(entry.dot.origin, entry.dot.sequence - 1));
     }
     Ok(context)
+}
+
+/// Forgets what waits for columns that the node which wrote it has no more: it has dropped them, or renamed them and said what
+/// they hold anew. `shape` is what its table looks like now.
+pub(crate) fn forget_gone(
+    conn: &Connection,
+    replica: &mut Replica,
+    source: Origin,
+    shape: &TableShape,
+) -> Result<(), StoreError> {
+    if replica.waiting.rows == 0 || !replica.waiting.checked.insert((source, shape.name.clone())) {
+        return Ok(());
+    }
+    let sql = format!("SELECT {COLUMNS} FROM main._sync_parked WHERE tbl = ?1 AND missing <> '[]'");
+    let mut gone = Vec::new();
+    let mut statement = conn.prepare_cached(&sql)?;
+    let mut rows = statement.query([&shape.name])?;
+    while let Some(row) = rows.next()? {
+        let parked = Parked::from_row(row)?;
+        let is_gone = |name: &String| {
+            let place = parked.shape.columns.iter().position(|known| known == name);
+            let written_by = place
+                .and_then(|place| u16::try_from(place).ok())
+                .map(|column| parked.row.clock.effective(column).dot.origin);
+            written_by == Some(source) && !shape.columns.iter().any(|known| known.eq_ignore_ascii_case(name))
+        };
+        if parked.missing.iter().all(is_gone) {
+            gone.push(parked);
+        }
+    }
+    drop(rows);
+    gone.iter().try_for_each(|parked| remove(conn, replica, parked))
+}
+
+/// What rows look like that wait because of the schema.
+pub(crate) fn shapes(conn: &Connection) -> Result<Vec<TableShape>, StoreError> {
+    let sql = "SELECT DISTINCT shape FROM main._sync_parked WHERE kind = 'schema_mismatch'";
+    let texts = conn.prepare(sql)?.query_map([], |row| row.get(0))?.collect::<Result<Vec<String>, _>>()?;
+    texts.iter().map(|text| from_text(text)).collect()
 }
 
 /// One row by its number.

@@ -175,7 +175,8 @@ impl Worker {
         if self.attachment.as_ref().is_some_and(Attachment::has_work) {
             return Duration::ZERO;
         }
-        RECHECKS.get(self.recheck).copied().unwrap_or(poll).min(poll)
+        let settled = self.attachment.as_ref().and_then(Attachment::settling).unwrap_or(poll);
+        RECHECKS.get(self.recheck).copied().unwrap_or(poll).min(poll).min(settled)
     }
 
     fn serve(&mut self, command: Command) {
@@ -223,7 +224,7 @@ impl Worker {
         events.into_iter().for_each(|event| self.tell(event));
         match &reply {
             Ok(_) => self.recover(),
-            Err(StoreError::NotAttached | StoreError::Closed | StoreError::Unmerged { .. }) => {}
+            Err(StoreError::NotAttached | StoreError::Closed | StoreError::Settling | StoreError::Unmerged { .. }) => {}
             Err(error) => {
                 self.unwritable = !error.is_busy() && !matches!(error, StoreError::Lifted);
                 self.fail(error);

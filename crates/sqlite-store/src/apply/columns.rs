@@ -54,6 +54,11 @@ impl Fit {
 }
 
 impl ColumnOrder {
+    /// Whether the sender has all columns that this database's table has.
+    pub(crate) fn fills_all(&self) -> bool {
+        self.columns.iter().all(Option::is_some)
+    }
+
     /// The row in the order of this database's columns, without those that have no place here. Cells that the sender does not
     /// have are NULL, with entries marked as absent.
     pub(crate) fn arrange(&self, mut row: RowImage) -> RowImage {

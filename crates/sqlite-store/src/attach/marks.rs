@@ -68,5 +68,13 @@ pub(super) fn read_marks(conn: &Connection, tables: &[Table]) -> Result<Marks, S
     };
     let columns = tables.iter().flat_map(|table| table.columns.iter().map(|column| (table.number, column.number)));
     let unwatched = columns.filter(|(table, column)| marks.contains(&unwatched_key(*table, *column)));
-    Ok(Marks { rebuilt: marked(rebuilt_key), rewritten: marked(rewritten_key), unwatched: unwatched.collect() })
+    let unwatched: Vec<(i64, u16)> = unwatched.collect();
+    let mut rewritten: Vec<i64> = marked(rewritten_key);
+    // Under another key's name no row is known to peers.
+    let renamed = tables
+        .iter()
+        .filter(|table| table.key_columns().any(|column| unwatched.contains(&(table.number, column.number))));
+    let renamed: Vec<i64> = renamed.map(|table| table.number).filter(|number| !rewritten.contains(number)).collect();
+    rewritten.extend(renamed);
+    Ok(Marks { rebuilt: marked(rebuilt_key), rewritten, unwatched })
 }

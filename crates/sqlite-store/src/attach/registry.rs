@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OptionalExtension, params};
 
+use super::marks::{mark, rewritten_key, unwatched_key};
 use crate::connection::with_setting;
 use crate::error::StoreError;
 use crate::identifier::quote;
@@ -150,6 +151,8 @@ impl Registry {
         }
         entry.name = name.to_owned();
         entry.clock = clock;
+        // Peers that renamed theirs before have no place for rows under the old name: they are said anew under this one.
+        mark(conn, rewritten_key(number))?;
         conn.execute(
             "UPDATE main._sync_table SET name = ?2, clock = ?3 WHERE id = ?1",
             params![number, entry.name, entry.clock],
@@ -181,7 +184,8 @@ impl Registry {
             params![number, column, name],
         )?;
         name.clone_into(known);
-        Ok(())
+        // Peers that renamed theirs before have no place for what it holds under the old name.
+        mark(conn, unwatched_key(number, column))
     }
 
     /// The number of a column by its name. None for a table or column that is not known.

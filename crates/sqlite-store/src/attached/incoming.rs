@@ -25,6 +25,7 @@ impl Attachment {
         batch: Batch,
         observer: Option<&Arc<dyn RowObserver>>,
     ) -> Result<ApplyOutcome, StoreError> {
+        self.check_settled(&batch.tables)?;
         // Where a row cannot be merged, its source may have mended it: what comes is staged in its place.
         let source = batch.source;
         let (mut total, stuck) = match self.merge_staged(observer)? {

@@ -143,6 +143,7 @@ impl Attachment {
         self.publishing = publishing.map(|_| Publishing::default());
         self.migrated = Migrated::of(&attached);
         self.retry_all();
+        self.begin_settling()?;
         let rebuilt = self.migrated.rebuilt_names(&self.replica);
         events.push(DatabaseEvent::SchemaChanged { rebuilt });
         Ok(())

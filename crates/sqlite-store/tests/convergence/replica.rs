@@ -75,6 +75,7 @@ impl Replica {
             rules,
             poll_interval: Duration::from_millis(50),
             max_clock_skew: Duration::from_secs(60),
+            schema_quiet: Duration::ZERO,
             max_rows: setup.max_rows,
             retention: setup.retention,
             observer: None,

@@ -294,3 +294,39 @@ async fn migrate(replica: &Replica, rebuild: bool) {
     replica.write("CREATE TABLE extra (id INTEGER PRIMARY KEY, w)");
     replica.until(|state| state.tables.contains_key("extra")).await;
 }
+
+/// Names that change on one node after the other: what was written under the old ones is not lost.
+#[tokio::test]
+async fn what_was_written_under_an_old_name_arrives_under_the_new_one() {
+    let renames = [
+        (
+            "ALTER TABLE t RENAME COLUMN note TO remark",
+            "SELECT group_concat(k || remark, ' ') FROM (SELECT * FROM t ORDER BY k)",
+        ),
+        ("ALTER TABLE t RENAME TO u", "SELECT group_concat(k || note, ' ') FROM (SELECT * FROM u ORDER BY k)"),
+        (
+            "ALTER TABLE t RENAME COLUMN k TO id",
+            "SELECT group_concat(id || note, ' ') FROM (SELECT * FROM t ORDER BY id)",
+        ),
+    ];
+    for (rename, rows) in renames {
+        let folder = TempDir::new().unwrap();
+        let nodes = replicas(&folder, ["CREATE TABLE t (k INTEGER PRIMARY KEY, note TEXT, n)"; 2]).await;
+        nodes[0].write("INSERT INTO t VALUES (1, 'one', 1)");
+        settle(&nodes, || 100).await;
+        nodes[0].write(rename);
+        nodes[1].write("INSERT INTO t VALUES (2, 'two', 2); UPDATE t SET note = 'uno' WHERE k = 1");
+        settle(&nodes, || 100).await;
+        nodes[1].write(rename);
+        for _ in 0..3 {
+            settle(&nodes, || 100).await;
+            for node in &nodes {
+                // What a migration did is made known step by step.
+                node.until(|state| state.backlog == 0).await;
+            }
+        }
+        for node in &nodes {
+            assert_eq!(node.text(rows), "1uno 2two", "{rename}");
+        }
+    }
+}

@@ -19,6 +19,10 @@ use crate::engine::source::Source;
 use crate::engine::{EngineError, SyncEngine, database_events};
 use crate::event::{Event, EventName, EventSink};
 
+/// The longest pause between two schema changes of one migration. Frameworks run theirs within fractions of a second of each
+/// other.
+const SCHEMA_QUIET: Duration = Duration::from_secs(2);
+
 /// Log events of databases that may wait to be written.
 const EVENT_QUEUE: usize = 256;
 
@@ -310,6 +314,7 @@ impl SyncEngineBuilder {
                 rules,
                 poll_interval: self.poll_interval,
                 max_clock_skew: self.max_clock_skew,
+                schema_quiet: SCHEMA_QUIET,
                 max_rows: self.limits.rows,
                 retention: self.retention,
                 observer,
