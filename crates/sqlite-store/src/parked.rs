@@ -201,7 +201,7 @@ pub(crate) fn supersede(
         return Ok(());
     }
     let speaks_for = |column: &String| shape.columns.iter().any(|known| known.eq_ignore_ascii_case(column));
-    let older: Vec<Parked> = of_key(conn, shape, row)?
+    let older: Vec<Parked> = of_key(conn, &shape.name, place(shape, row)?)?
         .into_iter()
         .filter(|parked| row.clock.is_deleted() || parked.missing.iter().all(speaks_for))
         .filter(|parked| parked.row.clock.entries().all(|entry| context.covers(entry.dot)))
@@ -210,10 +210,10 @@ pub(crate) fn supersede(
 }
 
 /// What waits of a row.
-fn of_key(conn: &Connection, shape: &TableShape, row: &RowImage) -> Result<Vec<Parked>, StoreError> {
+fn of_key(conn: &Connection, table: &str, key: Vec<u8>) -> Result<Vec<Parked>, StoreError> {
     let sql = format!("SELECT {COLUMNS} FROM main._sync_parked WHERE tbl = ?1 AND key = ?2");
     let mut statement = conn.prepare_cached(&sql)?;
-    let mut rows = statement.query(params![shape.name, place(shape, row)?])?;
+    let mut rows = statement.query(params![table, key])?;
     let mut found = Vec::new();
     while let Some(row) = rows.next()? {
         found.push(Parked::from_row(row)?);
@@ -229,7 +229,13 @@ pub(crate) fn context_beside(
     shape: &TableShape,
     row: &RowImage,
 ) -> Result<Option<VersionVector>, StoreError> {
-    let waiting = of_key(conn, shape, row)?;
+    let mut waiting = of_key(conn, &shape.name, place(shape, row)?)?;
+    // The table may be one that waits for its old name.
+    let tables: BTreeSet<&String> = replica.waiting.told.iter().map(|(table, _)| table).collect();
+    for table in tables.into_iter().filter(|table| replica.table_by_name(table).is_none()) {
+        let alike = of_key(conn, table, place(shape, row)?)?;
+        waiting.extend(alike.into_iter().filter(|parked| parked.shape.columns == shape.columns));
+    }
     let mut context = None;
     let renamed = |parked: &Parked| {
         let known = |name: &String| parked.shape.columns.iter().any(|other| other.eq_ignore_ascii_case(name));
