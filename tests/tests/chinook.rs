@@ -61,6 +61,14 @@ fn sell(cluster: &Cluster) -> Result {
     check_equal!(rows.count("Playlist"), 18 + SHOPS);
     let priced = system_tests::query_text(cluster.file(0), "SELECT count(*) > 0 FROM Track WHERE Composer = 'shop 3'")?;
     check_equal!(priced, "1");
+    for node in &cluster.nodes {
+        check_equal!(node.database_status("chinook")?["foreign_key_missing"]["count"], 0);
+        check_equal!(
+            node.log().matches("foreign_key_missing").count(),
+            0,
+            "rows come with their parents or soon after"
+        );
+    }
     Ok(())
 }
 

@@ -22,15 +22,27 @@ struct Node {
     path: PathBuf,
 }
 
-fn start(runtime: &Runtime, folder: &Path, name: &str) -> Node {
+const ITEM: &str = "CREATE TABLE item (id INTEGER PRIMARY KEY, name TEXT, qty INTEGER, note TEXT)";
+
+/// Rows that refer to one of a thousand parents, with and without a foreign key that says so; and tables that were made, and
+/// therefore come, in the other order.
+const UNRELATED: &str = "CREATE TABLE shop (id INTEGER PRIMARY KEY, name TEXT);
+    CREATE TABLE sale (id INTEGER PRIMARY KEY, shop INTEGER, name TEXT, qty INTEGER);
+    CREATE INDEX sale_shop ON sale (shop)";
+const RELATED: &str = "CREATE TABLE shop (id INTEGER PRIMARY KEY, name TEXT);
+    CREATE TABLE sale (id INTEGER PRIMARY KEY, shop INTEGER REFERENCES shop, name TEXT, qty INTEGER);
+    CREATE INDEX sale_shop ON sale (shop)";
+const REVERSED: &str =
+    "CREATE TABLE sale (id INTEGER PRIMARY KEY, shop INTEGER REFERENCES shop, name TEXT, qty INTEGER);
+    CREATE TABLE shop (id INTEGER PRIMARY KEY, name TEXT);
+    CREATE INDEX sale_shop ON sale (shop)";
+
+/// Rows of a first contact.
+const SALES: u64 = 200_000;
+
+fn start(runtime: &Runtime, folder: &Path, name: &str, schema: &str) -> Node {
     let path = folder.join(format!("{name}.db"));
-    Connection::open(&path)
-        .unwrap()
-        .execute_batch(
-            "PRAGMA journal_mode = WAL;
-             CREATE TABLE IF NOT EXISTS item (id INTEGER PRIMARY KEY, name TEXT, qty INTEGER, note TEXT)",
-        )
-        .unwrap();
+    Connection::open(&path).unwrap().execute_batch(&format!("PRAGMA journal_mode = WAL; {schema}")).unwrap();
     let (events, mut heard) = mpsc::channel(64);
     runtime.spawn(async move { while heard.recv().await.is_some() {} });
     let options = DatabaseOptions {
@@ -38,6 +50,7 @@ fn start(runtime: &Runtime, folder: &Path, name: &str) -> Node {
         path: path.clone(),
         node: name.to_owned(),
         rules: DatabaseRules::default(),
+        attach: Default::default(),
         poll_interval: Duration::from_secs(1),
         max_clock_skew: Duration::from_secs(60),
         schema_quiet: Duration::ZERO,
@@ -80,13 +93,73 @@ fn read_all(runtime: &Runtime, node: &Node) -> Batch {
     batch
 }
 
+/// Everything that the source has, in the batches of a first contact.
+fn first_batches(runtime: &Runtime, source: &Node) -> Vec<Batch> {
+    let (mut position, mut batches) = (VersionVector::new(), Vec::new());
+    loop {
+        let limits = BatchLimits { rows: 20_000, bytes: 8 << 20 };
+        let batch = runtime.block_on(source.database.read(position.clone(), limits)).unwrap();
+        position.join(&batch.to);
+        let complete = batch.is_complete();
+        batches.push(batch);
+        if complete {
+            return batches;
+        }
+    }
+}
+
+/// What foreign keys cost: the same rows for tables with and without one.
+fn first_contact(c: &mut Criterion) {
+    let runtime = Runtime::new().unwrap();
+    let folder = TempDir::new().unwrap();
+    let mut group = c.benchmark_group("first_contact");
+    group.sample_size(10).throughput(Throughput::Elements(SALES));
+    for (name, schema) in [("unrelated", UNRELATED), ("parents_first", RELATED), ("parents_last", REVERSED)] {
+        let source = start(&runtime, folder.path(), &format!("{name}_source"), schema);
+        let conn = Connection::open(&source.path).unwrap();
+        conn.execute_batch(&format!(
+            "BEGIN;
+             WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 1000)
+             INSERT INTO shop SELECT i, 'shop ' || i FROM n;
+             WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < {SALES})
+             INSERT INTO sale SELECT i, 1 + i * 7919 % 1000, 'sale ' || i, i % 9 FROM n;
+             COMMIT"
+        ))
+        .unwrap();
+        captured(&runtime, &source, SALES + 1000);
+        let batches = first_batches(&runtime, &source);
+        let mut number = 0;
+        group.bench_function(name, |b| {
+            b.iter_custom(|times| {
+                let mut spent = Duration::ZERO;
+                for _ in 0..times {
+                    number += 1;
+                    let target = start(&runtime, folder.path(), &format!("{name}{number}"), schema);
+                    for batch in batches.clone() {
+                        let begun = Instant::now();
+                        let reply = runtime.block_on(target.database.apply(batch, None)).unwrap();
+                        spent += begun.elapsed();
+                        assert!(matches!(reply.outcome, ApplyOutcome::Applied(_)));
+                    }
+                    assert_eq!(target.database.state().borrow().orphans.count, 0);
+                    runtime.block_on(target.database.close());
+                    std::fs::remove_file(&target.path).unwrap();
+                }
+                spent
+            });
+        });
+        runtime.block_on(source.database.close());
+    }
+    group.finish();
+}
+
 fn bench(c: &mut Criterion) {
     let runtime = Runtime::new().unwrap();
     let folder = TempDir::new().unwrap();
     let mut group = c.benchmark_group("store");
     group.sample_size(10).throughput(Throughput::Elements(ROWS));
 
-    let node = start(&runtime, folder.path(), "capture");
+    let node = start(&runtime, folder.path(), "capture", ITEM);
     let mut conn = Connection::open(&node.path).unwrap();
     conn.busy_timeout(Duration::from_secs(10)).unwrap();
     let mut rows = 0;
@@ -104,7 +177,7 @@ fn bench(c: &mut Criterion) {
         });
     });
 
-    let source = start(&runtime, folder.path(), "source");
+    let source = start(&runtime, folder.path(), "source", ITEM);
     insert(&mut Connection::open(&source.path).unwrap(), 0);
     captured(&runtime, &source, ROWS);
     group.bench_function("read", |b| b.iter(|| read_all(&runtime, &source)));
@@ -116,7 +189,7 @@ fn bench(c: &mut Criterion) {
             let mut spent = Duration::ZERO;
             for _ in 0..times {
                 number += 1;
-                let target = start(&runtime, folder.path(), &format!("target{number}"));
+                let target = start(&runtime, folder.path(), &format!("target{number}"), ITEM);
                 let batch = batch.clone();
                 let begun = Instant::now();
                 let reply = runtime.block_on(target.database.apply(batch, None)).unwrap();
@@ -130,5 +203,5 @@ fn bench(c: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, bench);
+criterion_group!(benches, bench, first_contact);
 criterion_main!(benches);

@@ -4,6 +4,7 @@
 //! What they do to anything else (a full-text index, a cache) does not arrive, so those are copied as TEMP triggers,
 //! which SQLite runs all the same. Nothing here changes the database file.
 
+mod rule;
 mod trigger_text;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -18,6 +19,9 @@ use crate::connection::with_setting;
 use crate::error::StoreError;
 use crate::identifier::{is_ours, quote};
 use crate::schema::{Schema, Table};
+use crate::warning::Warning;
+use rule::TriggerEffects;
+pub use rule::{TriggerRule, TriggerRules};
 use trigger_text::{FiresAt, TriggerText};
 
 /// What becomes of a trigger when changes are applied.
@@ -44,16 +48,34 @@ pub struct AppTrigger {
     pub name: String,
     /// The table or view that it is on.
     pub table: String,
-    /// What becomes of it.
+    /// What becomes of it, unless somebody has decided otherwise.
     pub class: TriggerClass,
+    /// What it does that speaks for its class.
+    effects: TriggerEffects,
+    /// What somebody has decided.
+    rule: Option<TriggerRule>,
 }
 
 /// Tells for each trigger what becomes of it, by compiling writes of all synced tables with triggers enabled.
 ///
 /// # Errors
 /// SQLite's own. The connection is as it was.
-pub fn classify(conn: &Connection, schema: &Schema) -> Result<Vec<AppTrigger>, StoreError> {
-    Ok(Survey::of(conn, schema)?.triggers())
+pub fn classify(conn: &Connection, schema: &Schema, rules: &TriggerRules) -> Result<Classified, StoreError> {
+    let survey = Survey::of(conn, schema)?;
+    let triggers = survey.triggers(rules);
+    let mut problems: Vec<Warning> = triggers.iter().filter_map(AppTrigger::problem).collect();
+    let names: Vec<&str> = survey.found.values().map(|found| found.name.as_str()).collect();
+    problems.extend(rules.without_effect(&triggers, &names));
+    Ok(Classified { triggers, problems })
+}
+
+/// The application's triggers, and what is wrong with the rules for them.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Classified {
+    /// What becomes of each.
+    pub triggers: Vec<AppTrigger>,
+    /// Rules that cannot be followed, or that no trigger is meant by.
+    pub problems: Vec<Warning>,
 }
 
 /// Makes TEMP copies, on this connection, of the triggers that must run when changes are applied, in place of those
@@ -61,12 +83,15 @@ pub fn classify(conn: &Connection, schema: &Schema) -> Result<Vec<AppTrigger>, S
 ///
 /// # Errors
 /// SQLite's own. Copies made so far stay; a retry makes all anew.
-pub fn install_temp_copies(conn: &Connection, schema: &Schema) -> Result<Vec<AppTrigger>, StoreError> {
+pub fn install_temp_copies(
+    conn: &Connection,
+    schema: &Schema,
+    rules: &TriggerRules,
+) -> Result<Vec<AppTrigger>, StoreError> {
     let survey = Survey::of(conn, schema)?;
-    let mut triggers = survey.triggers();
+    let mut triggers = survey.triggers(rules);
     drop_copies(conn, |_| true)?;
-    for (place, trigger) in triggers.iter_mut().enumerate().filter(|(_, trigger)| trigger.class == TriggerClass::Copied)
-    {
+    for (place, trigger) in triggers.iter_mut().enumerate().filter(|(_, trigger)| trigger.runs()) {
         let Some(found) = survey.found.get(&fold(&trigger.name)) else { continue };
         let sql = found.text.as_temp(&copy_name(place), &trigger.table);
         if let Err(error) = conn.execute_batch(&sql) {
@@ -78,7 +103,7 @@ pub fn install_temp_copies(conn: &Connection, schema: &Schema) -> Result<Vec<App
         if let Some(reason) = first_refused(conn, table)? {
             let on_table = |name: &str| name.eq_ignore_ascii_case(&table.name);
             drop_copies(conn, on_table)?;
-            let copied = triggers.iter_mut().filter(|t| on_table(&t.table) && t.class == TriggerClass::Copied);
+            let copied = triggers.iter_mut().filter(|t| on_table(&t.table) && t.runs());
             copied.for_each(|trigger| trigger.class = TriggerClass::Unusable { reason: reason.clone() });
         }
     }
@@ -208,22 +233,28 @@ impl Survey {
         Ok(())
     }
 
-    fn triggers(&self) -> Vec<AppTrigger> {
+    fn triggers(&self, rules: &TriggerRules) -> Vec<AppTrigger> {
         let on_synced = self.found.iter().filter(|(_, found)| self.synced.contains(&fold(&found.table)));
         let mut reached: BTreeSet<&String> = on_synced.map(|(key, _)| key).collect();
         for key in reached.clone() {
             self.reach(key, &mut reached);
         }
         let found = reached.into_iter().filter_map(|key| self.found.get(key));
-        found
-            .map(|found| AppTrigger { name: found.name.clone(), table: found.table.clone(), class: self.class(found) })
-            .collect()
+        found.map(|found| self.trigger(found, rules)).collect()
     }
 
-    fn class(&self, found: &FoundTrigger) -> TriggerClass {
-        if let Some(reason) = &found.refused {
-            return TriggerClass::Unusable { reason: reason.clone() };
-        }
+    fn trigger(&self, found: &FoundTrigger, rules: &TriggerRules) -> AppTrigger {
+        let effects = self.effects(found);
+        let class = match &found.refused {
+            Some(reason) => TriggerClass::Unusable { reason: reason.clone() },
+            None => effects.class(),
+        };
+        let rule = rules.of(&found.name);
+        AppTrigger { name: found.name.clone(), table: found.table.clone(), class, effects, rule }
+    }
+
+    /// What a trigger does, with those that it sets off.
+    fn effects(&self, found: &FoundTrigger) -> TriggerEffects {
         let key = fold(&found.name);
         let mut reached = BTreeSet::new();
         self.reach(&key, &mut reached);
@@ -231,12 +262,13 @@ impl Survey {
         let effects = reached.iter().filter_map(|key| self.effects.get(*key)).flatten();
         // A write to a view is what its INSTEAD OF triggers do.
         let tables: BTreeSet<&str> = effects.map(Effect::table).filter(|table| !self.views.contains(*table)).collect();
-        let synced = tables.iter().any(|table| self.synced.contains(*table));
-        let others = tables.iter().any(|table| !self.synced.contains(*table));
-        match (others && !found.text.raises, synced) {
-            (false, _) => TriggerClass::Silent,
-            (true, false) => TriggerClass::Copied,
-            (true, true) => TriggerClass::Mixed,
+        let (synced, others): (Vec<&str>, Vec<&str>) =
+            tables.into_iter().partition(|table| self.synced.contains(*table));
+        TriggerEffects {
+            synced: synced.into_iter().map(str::to_owned).collect(),
+            others: !others.is_empty(),
+            raises: found.text.raises,
+            ignores: found.text.ignores,
         }
     }
 

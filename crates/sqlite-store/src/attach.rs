@@ -8,6 +8,7 @@ mod clock_table;
 mod counted;
 mod marks;
 pub(crate) mod registry;
+mod rules;
 pub(crate) mod statement_check;
 
 use std::collections::BTreeSet;
@@ -15,19 +16,22 @@ use std::collections::BTreeSet;
 use replication::Origin;
 use rusqlite::Connection;
 
-use crate::app_triggers::{self, AppTrigger};
+use crate::app_triggers::{self, AppTrigger, Classified};
 use crate::error::StoreError;
 use crate::identifier::quote;
+use crate::key_ranges;
 use crate::lift::BeforeLift;
 use crate::schema::introspection::{Found, read_tables};
 use crate::schema::{Schema, Table, Unsynced};
 use crate::triggers::{self, Trigger};
+use crate::warning::{Warning, key_clash};
 use crate::write_lock;
 pub use marks::{settle_rebuilt, settle_rewritten, settle_unwatched};
 
 use counted::Counted;
 use marks::{Marks, mark, read_marks, rebuilt_key, rewritten_key, unwatched_key};
 use registry::{Registry, StoredTrigger, stored_triggers};
+pub use rules::AttachRules;
 
 /// An attached database.
 #[derive(Debug, Clone)]
@@ -53,24 +57,28 @@ pub struct Attached {
     pub retired: BTreeSet<String>,
     /// What becomes of the application's own triggers when changes are applied.
     pub app_triggers: Vec<AppTrigger>,
+    /// What people should know of the database.
+    pub warnings: Vec<Warning>,
 }
 
 /// Attaches a database, or puts an attached one right after its schema has changed.
 ///
-/// `new_origin` is used only if the database is not attached yet; `node` is the name by which the origin is shown.
+/// `new_origin` is used only if the database is not attached yet; `node` is the name by which the origin is shown. From the
+/// same transaction on, automatic keys are those of this node, if it has key ranges.
 ///
 /// # Errors
 /// SQLite's own; [`StoreError::Format`] or [`StoreError::Damaged`] for tables of ours that this version cannot work with;
 /// [`StoreError::Lifted`] while a migration runs that lifted the triggers. The file is as it was. A table that cannot be
 /// synced is no error: it is in [`Schema::unsynced`].
 pub fn attach(conn: &mut Connection, new_origin: Origin, node: &str) -> Result<Attached, StoreError> {
-    attach_with(conn, new_origin, node, None)
+    attach_with(conn, new_origin, node, None, &AttachRules::default())
 }
 
 /// Whether the column of these names of table and column is a counter.
 pub type IsCounter<'a> = &'a dyn Fn(&str, &str) -> bool;
 
-/// The same, and says by names of table and column which columns are counters; without it they stay as they were.
+/// The same under rules, and says by names of table and column which columns are counters; without it they stay as they
+/// were.
 ///
 /// # Errors
 /// As [`attach`].
@@ -79,9 +87,10 @@ pub fn attach_with(
     new_origin: Origin,
     node: &str,
     is_counter: Option<IsCounter<'_>>,
+    rules: &AttachRules,
 ) -> Result<Attached, StoreError> {
     let transaction = write_lock::transaction(conn)?;
-    let attached = attach_within(&transaction, new_origin, node, is_counter)?;
+    let attached = attach_within(&transaction, new_origin, node, is_counter, rules)?;
     transaction.commit()?;
     Ok(attached)
 }
@@ -92,6 +101,7 @@ pub(crate) fn attach_within(
     new_origin: Origin,
     node: &str,
     is_counter: Option<IsCounter<'_>>,
+    rules: &AttachRules,
 ) -> Result<Attached, StoreError> {
     let created = bookkeeping::ensure(conn)?;
     let before_lift = BeforeLift::take(conn)?;
@@ -104,8 +114,11 @@ pub(crate) fn attach_within(
     let Installed { tables, unsynced, retired } = Installation::new(conn, counted, before_lift)?.run(found)?;
     let schema = Schema { hash: schema_hash(conn)?, version: schema_version(conn)?, tables, unsynced };
     let Marks { rebuilt, rewritten, unwatched } = read_marks(conn, &schema.tables)?;
-    let app_triggers = app_triggers::classify(conn, &schema)?;
-    Ok(Attached { schema, origin, created, rebuilt, rewritten, unwatched, retired, app_triggers })
+    let Classified { triggers: app_triggers, problems } = app_triggers::classify(conn, &schema, &rules.triggers)?;
+    let clashes = schema.tables.iter().filter_map(|table| key_clash(table, rules.key_ranges.is_some()));
+    let key_ranges = key_ranges::settle_schema(conn, &schema, rules.key_ranges)?;
+    let warnings = clashes.chain(key_ranges).chain(problems).collect();
+    Ok(Attached { schema, origin, created, rebuilt, rewritten, unwatched, retired, app_triggers, warnings })
 }
 
 /// Reads the schema of an attached database without changing anything. Tables that the last attach did not see are

@@ -5,6 +5,8 @@
 
 mod identity;
 mod incoming;
+mod migrating;
+mod reading;
 mod records;
 mod settling;
 mod transaction;
@@ -15,30 +17,31 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
-use replication::{Batch, Origin, VersionVector};
+use replication::Origin;
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OptionalExtension};
 
 use identity::Memory;
 pub use identity::new_origin;
+use migrating::Migration;
 use records::Pruning;
-use settling::Settling;
 
-use crate::app_triggers;
+use crate::app_triggers::{self, AppTrigger};
 use crate::attach::{self, Attached};
 use crate::baseline::Publishing;
-use crate::batch_read::{BatchLimits, read_batch};
 use crate::capture::{Captured, capture, has_log};
 use crate::conflicts::closing::count_open;
 use crate::connection;
 use crate::database::{DatabaseEvent, DatabaseOptions, DatabaseState, NodeNames, Phase};
 use crate::error::StoreError;
+use crate::foreign_keys::ForeignKeys;
 use crate::migration::Migrated;
 use crate::parked::Progress;
 use crate::replica::{Replica, wall_millis};
 use crate::schema::{Schema, Unsynced};
 use crate::staging;
 use crate::state::{FileIdentity, Remembered};
+use crate::warning::Warning;
 
 /// Log rows captured in one transaction of their own.
 const CAPTURE_ROWS: usize = 20_000;
@@ -48,9 +51,6 @@ const PUBLISH_ROWS: usize = 5_000;
 
 /// The pause between lines about publishing.
 const PROGRESS: Duration = Duration::from_secs(2);
-
-/// Snapshots tried without the write lock before one is taken with it.
-const SNAPSHOT_TRIES: u32 = 4;
 
 /// What a look found.
 #[derive(Debug, Default)]
@@ -80,13 +80,16 @@ pub(crate) struct Attachment {
     migrated: Migrated,
     /// The pass over the rows that wait, if one is due.
     retry: Option<Progress>,
-    settling: Settling,
+    migration: Migration,
     /// When the last one ended, and whether rows here have changed since.
     retried: Instant,
     touched: bool,
     tables: Arc<BTreeMap<String, u64>>,
     retired: Arc<BTreeSet<String>>,
     unsynced: Arc<Vec<Unsynced>>,
+    triggers: Arc<Vec<AppTrigger>>,
+    warnings: Arc<Vec<Warning>>,
+    foreign_keys: ForeignKeys,
     /// Open conflict records.
     conflicts: u64,
     pruning: Pruning,
@@ -108,17 +111,13 @@ impl Attachment {
         closing: &Arc<AtomicBool>,
     ) -> Result<(Self, Vec<DatabaseEvent>), StoreError> {
         let mut conn = connection::open(&options.path)?;
-        let mut attached = attach::attach_with(
-            &mut conn,
-            new_origin(),
-            &options.node,
-            Some(&|table, column| options.rules.is_counter(table, column)),
-        )?;
+        let mut attached = settling::attach(&mut conn, options)?;
         let mut events = vec![DatabaseEvent::Attached {
             created: attached.created,
             synced: attached.schema.tables.len(),
             unsynced: attached.schema.unsynced.clone(),
         }];
+        events.extend(settling::worth_telling(&attached));
         let mut memory = Memory::open(options, runtime)?;
         if let Some(memory) = &mut memory {
             events.extend(memory.check(&conn, &mut attached, file, &options.node)?);
@@ -138,7 +137,8 @@ impl Attachment {
         closing: Arc<AtomicBool>,
     ) -> Result<Self, StoreError> {
         conn.set_prepared_statement_cache_capacity(64 + 16 * attached.schema.tables.len());
-        app_triggers::install_temp_copies(&conn, &attached.schema)?;
+        let triggers = app_triggers::install_temp_copies(&conn, &attached.schema, &options.attach.triggers)?;
+        let foreign_keys = ForeignKeys::watch(&conn, &attached.schema)?;
         let stage = options.state.as_ref().map(|state| state.stage(&options.path));
         staging::attach(&conn, stage.as_deref())?;
         let replica = Replica::load(&conn, &attached.schema, &options.rules)?;
@@ -162,12 +162,15 @@ impl Attachment {
             publishing: publish.map(|_| Publishing::default()),
             migrated: Migrated::default(),
             retry: None,
-            settling: Settling::default(),
+            migration: Migration::default(),
             retried: Instant::now(),
             touched: false,
             tables: Arc::new(fingerprints(&attached.schema)),
             retired: Arc::new(attached.retired.clone()),
             unsynced: Arc::new(attached.schema.unsynced.clone()),
+            triggers: Arc::new(triggers),
+            warnings: Arc::new(attached.warnings.clone()),
+            foreign_keys,
             conflicts,
             pruning: Pruning::default(),
             generation,
@@ -196,9 +199,14 @@ impl Attachment {
 
     /// Whether there is something to do without being asked.
     pub(crate) fn has_work(&self) -> bool {
-        let rest =
-            || !self.migrated.is_done() || self.is_publishing() || self.retry.is_some() || self.pruning.has_work();
-        self.more || (self.settling().is_none() && rest())
+        let rest = || {
+            !self.migrated.is_done()
+                || self.is_publishing()
+                || self.retry.is_some()
+                || self.pruning.has_work()
+                || self.foreign_keys.has_work(wall_millis())
+        };
+        self.more || (self.migrating().is_none() && rest())
     }
 
     fn is_publishing(&self) -> bool {
@@ -217,13 +225,14 @@ impl Attachment {
         if data_version != self.data_version || self.more {
             let captured = self.capture_step()?;
             self.data_version = data_version;
+            self.foreign_keys.note_written();
             looked.found |= captured.log_rows > 0;
             self.retry_undecided(captured.rows > 0);
             if captured.null_keys > 0 {
                 looked.events.push(DatabaseEvent::NullKeys { rows: captured.null_keys });
             }
         }
-        if self.settling().is_none() {
+        if self.migrating().is_none() {
             self.merge_waiting()?;
             self.step(&mut looked.events)?;
         }
@@ -242,6 +251,7 @@ impl Attachment {
         } else if self.is_publishing() {
             self.publish_step(events)?;
         } else {
+            self.look_for_parents()?;
             self.prune_step()?;
         }
         Ok(())
@@ -322,37 +332,6 @@ impl Attachment {
         })
     }
 
-    /// What a peer at `from` lacks, from one snapshot in which the log is empty.
-    pub(crate) fn read(&mut self, from: &VersionVector, limits: BatchLimits) -> Result<Batch, StoreError> {
-        self.check_settled(&[])?;
-        self.finish_interrupted()?;
-        self.merge_waiting()?;
-        for _ in 0..SNAPSHOT_TRIES {
-            self.conn.execute_batch("BEGIN")?;
-            let clean = self.is_clean();
-            let batch = match clean {
-                Ok(true) => Some(read_batch(&self.conn, &self.replica, from, limits)),
-                Ok(false) => None,
-                Err(error) => Some(Err(error)),
-            };
-            self.conn.execute_batch("ROLLBACK")?;
-            if let Some(batch) = batch {
-                return batch;
-            }
-            self.look()?;
-        }
-        // Somebody writes all the time: keep them out for one batch. Not a smaller one: a batch that is not complete has to be
-        // staged, and the next would be no nearer to the end.
-        self.write(|conn, replica| read_batch(conn, replica, from, limits).map(|batch| (batch, true)))
-    }
-
-    /// Whether the replica is what the file holds, and nothing waits for capture.
-    fn is_clean(&self) -> Result<bool, StoreError> {
-        Ok(!has_log(&self.conn)?
-            && self.schema_version()? == self.replica.schema_version
-            && transaction::generation(&self.conn)? == self.generation)
-    }
-
     /// What happened and is still to be told.
     pub(crate) fn take_events(&mut self) -> Vec<DatabaseEvent> {
         std::mem::take(&mut self.events)
@@ -404,6 +383,9 @@ impl Attachment {
             retired: Arc::clone(&self.retired),
             nodes: Arc::clone(self.replica.names()),
             unsynced,
+            orphans: Arc::clone(self.foreign_keys.orphans()),
+            triggers: Arc::clone(&self.triggers),
+            warnings: Arc::clone(&self.warnings),
             conflicts: self.conflicts,
             parked: self.replica.waiting.rows,
             backlog: if self.more { self.log_length() } else { 0 },

@@ -11,6 +11,7 @@ use rusqlite::Connection;
 use crate::bind::bind_from;
 use crate::capture::give_row_entry;
 use crate::error::StoreError;
+use crate::foreign_keys;
 use crate::replica::Replica;
 use crate::row_clock::collect_keys;
 
@@ -42,7 +43,7 @@ impl Publishing {
         replica: &mut Replica,
         limit: usize,
     ) -> Result<PublishStep, StoreError> {
-        let Some(index) = replica.tables.iter().position(|table| !table.table.baseline_published) else {
+        let Some(index) = next_table(conn, replica)? else {
             return Ok(PublishStep { table: None, rows: 0, finished: true });
         };
         let number = replica.tables[index].table.number;
@@ -66,6 +67,23 @@ impl Publishing {
         replica.save(conn, &before)?;
         Ok(PublishStep { table: Some(replica.tables[index].shape.name.clone()), rows: self.rows, finished })
     }
+}
+
+/// The table at work, or the next: one that refers to tables which are published already, where there is one. Peers
+/// receive what is published so far, and would miss the parents of its rows.
+fn next_table(conn: &Connection, replica: &Replica) -> Result<Option<usize>, StoreError> {
+    let waiting: Vec<usize> =
+        (0..replica.tables.len()).filter(|index| !replica.tables[*index].table.baseline_published).collect();
+    for index in &waiting {
+        let parents = foreign_keys::parents(conn, &replica.tables[*index].table.name)?;
+        let waits_for = |parent: &String| {
+            waiting.iter().any(|other| other != index && replica.tables[*other].table.name.eq_ignore_ascii_case(parent))
+        };
+        if !parents.iter().any(waits_for) {
+            return Ok(Some(*index));
+        }
+    }
+    Ok(waiting.first().copied())
 }
 
 fn unclocked(

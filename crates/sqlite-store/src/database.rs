@@ -9,17 +9,21 @@ use std::time::Duration;
 use replication::{Batch, Origin, Timestamp, VersionVector};
 use tokio::sync::{mpsc, oneshot, watch};
 
+use crate::app_triggers::AppTrigger;
 use crate::apply::ApplyOutcome;
+use crate::attach::AttachRules;
 use crate::batch_read::BatchLimits;
 use crate::conflict_record::ConflictNote;
 use crate::conflicts::reading::ConflictReader;
 use crate::conflicts::{ConflictAction, ConflictQuery, ConflictRetention, Refusal, StoredConflict};
 use crate::error::StoreError;
+use crate::foreign_keys::{NewOrphans, Orphans};
 use crate::observer::RowObserver;
 use crate::parked::ParkedNote;
 use crate::replica::DatabaseRules;
 use crate::schema::Unsynced;
 use crate::state::StateDatabase;
+use crate::warning::Warning;
 use crate::watch::{FileWatch, Wake};
 use crate::worker::{Command, Worker};
 
@@ -37,6 +41,8 @@ pub struct DatabaseOptions {
     pub node: String,
     /// How its tables are merged.
     pub rules: DatabaseRules,
+    /// Which automatic keys it gives out, and which of the application's triggers run.
+    pub attach: AttachRules,
     /// The pause between looks when no file event comes.
     pub poll_interval: Duration,
     /// How far ahead of this machine's clock an incoming stamp may be.
@@ -97,6 +103,12 @@ pub struct DatabaseState {
     pub nodes: Arc<BTreeMap<Origin, String>>,
     /// Tables that are not synced, and why.
     pub unsynced: Arc<Vec<Unsynced>>,
+    /// Rows whose parents are not here.
+    pub orphans: Arc<Orphans>,
+    /// What becomes of the application's triggers when changes are applied.
+    pub triggers: Arc<Vec<AppTrigger>>,
+    /// What people should know of it.
+    pub warnings: Arc<Vec<Warning>>,
     /// Open conflict records.
     pub conflicts: u64,
     /// Rows of peers that could not be taken in and wait.
@@ -117,6 +129,12 @@ pub enum DatabaseEvent {
         /// Tables that are not.
         unsynced: Vec<Unsynced>,
     },
+    /// There is something to know of it.
+    Warned(Warning),
+    /// Rows came from a peer whose parents are not here.
+    ParentsMissing(NewOrphans),
+    /// No row lacks its parent any more.
+    ParentsComplete,
     /// It issues changes under a new origin, because the file is not the one it was.
     NewOrigin {
         /// The new one.

@@ -97,7 +97,7 @@ pub enum StoreError {
     /// The schema has just changed and may change again: rows are not taken or given in the middle of a migration. Nothing was
     /// touched; a retry helps.
     #[error("the schema has just changed")]
-    Settling,
+    Migrating,
     /// A migration runs on the file with the triggers lifted. Nothing was touched; a retry helps once it is over.
     #[error("a migration runs on the file, with sync-engine's triggers lifted")]
     Lifted,
@@ -150,7 +150,7 @@ impl StoreError {
             Self::Unmerged { .. } => "unmerged",
             Self::Replaced => "replaced",
             Self::Detached => "detached",
-            Self::Lifted | Self::Settling => "migrating",
+            Self::Lifted | Self::Migrating => "migrating",
             Self::MigrationLock { .. } => "migration_lock",
             Self::StateFolder { .. } | Self::State(_) | Self::StateMigration(_) => "state",
         }

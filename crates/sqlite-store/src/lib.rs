@@ -7,10 +7,14 @@ pub mod attach;
 pub mod connection;
 pub mod detach;
 pub mod error;
+pub mod foreign_keys;
 pub mod json;
+pub mod key_ranges;
 pub mod lift;
+pub mod nearest;
 pub mod sample;
 pub mod schema;
+pub mod warning;
 
 mod apply;
 mod attached;

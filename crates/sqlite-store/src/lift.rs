@@ -20,7 +20,7 @@ use rusqlite::Connection;
 
 use crate::attach::bookkeeping::{is_attached, own_node};
 use crate::attach::registry::stored_triggers;
-use crate::attach::{self, Attached};
+use crate::attach::{self, AttachRules, Attached};
 use crate::attached::new_origin;
 use crate::connection;
 use crate::error::StoreError;
@@ -105,7 +105,7 @@ pub(crate) fn is_running(path: &Path) -> bool {
 fn attach_whatever_is_lifted(conn: &Connection) -> Result<Attached, StoreError> {
     conn.execute("DELETE FROM main._sync_meta WHERE key = 'lifted'", [])?;
     let node = own_node(conn)?;
-    attach::attach_within(conn, new_origin(), &node, None)
+    attach::attach_within(conn, new_origin(), &node, None, &AttachRules::default())
 }
 
 /// What keeps a table's number with it while its triggers are lifted.

@@ -45,6 +45,8 @@ pub struct Table {
     pub has_rowid: bool,
     /// The INTEGER PRIMARY KEY column, which is the rowid, as an index into `columns`.
     pub rowid_alias: Option<usize>,
+    /// Whether SQLite gives out keys by AUTOINCREMENT, never the same again.
+    pub autoincrement: bool,
     /// Unique indexes other than the key's. An INSERT OR REPLACE can displace rows through them.
     pub unique: Vec<UniqueIndex>,
     /// Whether the rows that were there before attach have been given clock entries.

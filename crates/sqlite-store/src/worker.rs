@@ -175,8 +175,8 @@ impl Worker {
         if self.attachment.as_ref().is_some_and(Attachment::has_work) {
             return Duration::ZERO;
         }
-        let settled = self.attachment.as_ref().and_then(Attachment::settling).unwrap_or(poll);
-        RECHECKS.get(self.recheck).copied().unwrap_or(poll).min(poll).min(settled)
+        let quiet = self.attachment.as_ref().and_then(Attachment::migrating).unwrap_or(poll);
+        RECHECKS.get(self.recheck).copied().unwrap_or(poll).min(poll).min(quiet)
     }
 
     fn serve(&mut self, command: Command) {
@@ -224,7 +224,8 @@ impl Worker {
         events.into_iter().for_each(|event| self.tell(event));
         match &reply {
             Ok(_) => self.recover(),
-            Err(StoreError::NotAttached | StoreError::Closed | StoreError::Settling | StoreError::Unmerged { .. }) => {}
+            Err(StoreError::NotAttached | StoreError::Closed | StoreError::Migrating | StoreError::Unmerged { .. }) => {
+            }
             Err(error) => {
                 self.unwritable = !error.is_busy() && !matches!(error, StoreError::Lifted);
                 self.fail(error);
@@ -339,6 +340,9 @@ impl Worker {
             && old.backlog == state.backlog
             && old.nodes == state.nodes
             && old.retired == state.retired
+            && Arc::ptr_eq(&old.orphans, &state.orphans)
+            && Arc::ptr_eq(&old.triggers, &state.triggers)
+            && Arc::ptr_eq(&old.warnings, &state.warnings)
             && Arc::ptr_eq(&old.tables, &state.tables)
             && Arc::ptr_eq(&old.unsynced, &state.unsynced);
         if !same {

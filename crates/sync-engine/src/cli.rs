@@ -31,7 +31,7 @@ pub(crate) enum Command {
     /// Watch two nodes keep two sample databases in step; nothing to set up
     Demo(Demo),
     /// Install capture in databases without running, and say what will be synced
-    Attach(Databases),
+    Attach(Attach),
     /// Remove everything that attach put into databases
     Detach(Databases),
     /// Run a command that changes a database's schema, with our triggers out of its way
@@ -83,6 +83,15 @@ pub(crate) struct Demo {
     /// Address of the first node [default: a free port]
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:0")]
     pub(crate) listen: String,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Attach {
+    #[command(flatten)]
+    pub(crate) databases: Databases,
+    /// Configuration file that may say more about the databases [default: as for run]
+    #[arg(long, value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]

@@ -43,3 +43,5 @@ pub use replication::{
     ColumnRule, Conflict, ConflictKind, ConflictPolicy, FirstWriteWins, Granularity, LastWriteWins, Maximum, Minimum,
     OriginPriority, Resolution, ResolverPolicy, Scope, Side, TimestampColumn, Union, Value,
 };
+pub use sqlite_store::app_triggers::TriggerRule;
+pub use sqlite_store::key_ranges::KeyRanges;

@@ -3,6 +3,9 @@
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
+use sqlite_store::app_triggers::AppTrigger;
+use sqlite_store::foreign_keys::{Orphan, Orphans};
+use sqlite_store::warning::Warning;
 
 /// A running engine.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -44,6 +47,15 @@ pub struct DatabaseStatus {
     pub backlog: u64,
     /// Open conflict records.
     pub conflicts: u64,
+    /// Rows whose parents are not here.
+    #[serde(default)]
+    pub foreign_key_missing: MissingParents,
+    /// The application's triggers that changes of synced tables set off.
+    #[serde(default)]
+    pub triggers: Vec<TriggerStatus>,
+    /// What people should know of the database although it is in sync.
+    #[serde(default)]
+    pub warnings: Vec<WarningStatus>,
     /// Changes that wait until they can be applied.
     pub parked: u64,
     /// What stands in the way.
@@ -57,6 +69,85 @@ pub struct UnsyncedTable {
     pub table: String,
     /// Why.
     pub reason: String,
+}
+
+/// Rows whose parents are not here.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct MissingParents {
+    /// How many; a row without two parents counts twice.
+    pub count: u64,
+    /// The first few.
+    pub first: Vec<OrphanStatus>,
+}
+
+impl From<&Orphans> for MissingParents {
+    fn from(orphans: &Orphans) -> Self {
+        let row = |Orphan { table, key, parent }: &Orphan| OrphanStatus {
+            table: table.clone(),
+            key: key.clone(),
+            parent: parent.clone(),
+        };
+        Self { count: orphans.count, first: orphans.first.iter().map(row).collect() }
+    }
+}
+
+/// A row without a parent.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct OrphanStatus {
+    /// Its table.
+    pub table: String,
+    /// Its key.
+    pub key: serde_json::Value,
+    /// The parent, as `{"table": {"column": value}}`.
+    pub parent: serde_json::Value,
+}
+
+/// One of the application's triggers.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct TriggerStatus {
+    /// Its name.
+    pub trigger: String,
+    /// The table or view that it is on.
+    pub table: String,
+    /// `run` or `skip`: what becomes of it when a peer's changes are applied.
+    pub on_apply: String,
+    /// Why.
+    pub why: String,
+}
+
+impl From<&AppTrigger> for TriggerStatus {
+    fn from(trigger: &AppTrigger) -> Self {
+        Self {
+            trigger: trigger.name.clone(),
+            table: trigger.table.clone(),
+            on_apply: if trigger.runs() { "run" } else { "skip" }.to_owned(),
+            why: trigger.why(),
+        }
+    }
+}
+
+/// Something that people should know of a database.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct WarningStatus {
+    /// `key_clash`, `key_range`, `trigger_rule` or `unknown_trigger`.
+    pub kind: String,
+    /// The table, if it is about one.
+    pub table: Option<String>,
+    /// What.
+    pub reason: String,
+    /// What to do about it.
+    pub remedy: String,
+}
+
+impl From<&Warning> for WarningStatus {
+    fn from(warning: &Warning) -> Self {
+        Self {
+            kind: warning.kind.as_str().to_owned(),
+            table: warning.table.clone(),
+            reason: warning.reason.clone(),
+            remedy: warning.remedy.clone(),
+        }
+    }
 }
 
 /// One peer.

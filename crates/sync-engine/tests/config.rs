@@ -5,8 +5,8 @@
 use std::path::Path;
 use std::time::Duration;
 
-use sync_engine::Granularity;
 use sync_engine::config::{ConfigErrors, Environment, LogFormat, Overrides, Place, Policy, Rotation, Settings, load};
+use sync_engine::{Granularity, KeyRanges, TriggerRule};
 
 #[path = "config/sources.rs"]
 mod sources;
@@ -103,6 +103,9 @@ priority = ["berlin", "oslo"]
 granularity = "row"
 include = ["*"]
 exclude = []
+key_ranges = 3
+triggers.stock_audit = "run"
+triggers."Odd, name" = "skip"
 [[database.table]]
 name = "stock"
 timestamp_column = "updated_at"
@@ -138,6 +141,9 @@ fn every_key_is_read() {
     let [first, second] = settings.databases.as_slice() else { panic!("{settings:?}") };
     assert_eq!((first.name.as_str(), first.path.as_path()), ("inventory", Path::new("/srv/a.db")));
     assert_eq!(first.granularity, Granularity::Row);
+    assert_eq!((first.key_ranges, second.key_ranges), (KeyRanges::of_node(3), None));
+    let triggers: Vec<(&str, TriggerRule)> = first.triggers.iter().collect();
+    assert_eq!(triggers, [("Odd, name", TriggerRule::Skip), ("stock_audit", TriggerRule::Run)]);
     assert_eq!((first.tables[0].name.as_str(), first.tables[0].granularity), ("stock", Some(Granularity::Column)));
     assert_eq!(first.policy, Policy::OriginPriority(vec!["berlin".to_owned(), "oslo".to_owned()]));
     assert_eq!(first.tables[0].policy, Some(Policy::TimestampColumn("updated_at".to_owned())));
@@ -326,7 +332,6 @@ fn keys_that_nothing_acts_on_are_refused() {
 path = "a.db"
 include = ["a*"]
 exclude = ["session_*"]
-key_ranges = 1
 [[database.table]]
 name = "t"
 remote_name = "r"
@@ -338,15 +343,31 @@ columns.qty = { remote_name = "x" }
         [
             "3:11 database[0].include: NotSupported",
             "4:11 database[0].exclude: NotSupported",
-            "5:14 database[0].key_ranges: NotSupported",
-            "8:15 database[0].table[0].remote_name: NotSupported",
-            "9:19 database[0].table[0].exclude_columns: NotSupported",
-            "10:31 database[0].table[0].columns.qty.remote_name: NotSupported",
+            "7:15 database[0].table[0].remote_name: NotSupported",
+            "8:19 database[0].table[0].exclude_columns: NotSupported",
+            "9:31 database[0].table[0].columns.qty.remote_name: NotSupported",
         ]
     );
     assert_eq!(errors("[auth]\n[tls]\n[[database]]\n"), ["3:1 database[0].path: Missing"]);
     let overrides = Overrides { token_file: Some("t".into()), ..Overrides::default() };
     assert_eq!(errors_of(load_text("", &[], &overrides)), ["--token-file auth.token_file: NotSupported"]);
+}
+
+#[test]
+fn key_ranges_and_rules_for_triggers_are_checked() {
+    let with = |line: &str| message(&format!("[[database]]\npath = \"1.db\"\n{line}"));
+    let remedy = "number the nodes from 1 to 4095, each with a number of its own";
+    for number in [0, -1, 4096, 65_537] {
+        let expected = format!("3:14 database[0].key_ranges: {number} is out of range; {remedy}");
+        assert_eq!(with(&format!("key_ranges = {number}")), expected);
+    }
+    let wrong = with("triggers.audit = \"runs\"");
+    assert!(wrong.starts_with("3:18 database[0].triggers.audit: "), "{wrong}");
+    assert!(wrong.contains("\"run\""), "{wrong}");
+    let no_text = with("triggers = { audit = true }");
+    assert!(no_text.starts_with("3:22 database[0].triggers.audit: a text in quotes is expected"), "{no_text}");
+    let no_table = with("triggers = [\"audit\"]");
+    assert!(no_table.starts_with("3:12 database[0].triggers: a table of texts is expected"), "{no_table}");
 }
 
 #[test]

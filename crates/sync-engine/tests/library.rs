@@ -11,7 +11,7 @@ use rusqlite::Connection;
 use serde_json::json;
 use sync_engine::{
     ApplyDecision, ChangeEvent, ConflictError, ConflictFilter, Database, EngineError, EventName, Resolution,
-    ResolverPolicy, SyncEngine,
+    ResolverPolicy, SyncEngine, TriggerRule,
 };
 use tempfile::TempDir;
 
@@ -291,5 +291,27 @@ async fn what_cannot_work_is_refused_with_the_reason() {
     }
     assert!(matches!(engine.listen("0.0.0.0:0").await, Err(EngineError::NotLoopback { .. })));
     assert!(matches!(engine.listen("no address").await, Err(EngineError::Listen { .. })));
+    engine.stop_realtime_sync().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_program_numbers_its_keys_and_decides_about_triggers() {
+    let scene = Scene::new();
+    let file = scene.file("a");
+    write(
+        &file,
+        "CREATE TABLE note (id INTEGER PRIMARY KEY AUTOINCREMENT, body TEXT); CREATE TABLE log (line TEXT);
+         CREATE TRIGGER logs AFTER INSERT ON note BEGIN INSERT INTO log VALUES (NEW.body); END",
+    );
+    let database = || scene.database("a").trigger("LOGS", TriggerRule::Skip);
+    let refused = scene.builder("a").database(database().key_ranges(0)).build().await.unwrap_err();
+    assert!(matches!(refused, EngineError::KeyRanges { number: 0, .. }), "{refused}");
+    let engine = scene.builder("a").database(database().key_ranges(2)).build().await.unwrap();
+    eventually("it is attached", || !engine.status().databases[0].triggers.is_empty()).await;
+    let shown = engine.status().databases[0].triggers[0].clone();
+    assert_eq!((shown.trigger.as_str(), shown.on_apply.as_str()), ("logs", "skip"));
+    let conn = open(&file);
+    conn.execute("INSERT INTO note (body) VALUES ('x')", []).unwrap();
+    assert_eq!(conn.last_insert_rowid(), 4 << 20 | 1);
     engine.stop_realtime_sync().await.unwrap();
 }

@@ -17,6 +17,8 @@ pub(super) enum FiresAt {
 pub(super) struct TriggerText {
     pub(super) fires_at: FiresAt,
     pub(super) raises: bool,
+    /// Whether it may leave out the row that sets it off without an error.
+    pub(super) ignores: bool,
     /// From after the name up to and including ON.
     head: String,
     /// From after the table's name.
@@ -39,11 +41,12 @@ impl TriggerText {
         };
         let qualified = tokens.get(on + 2)?.is_symbol(".");
         let table = tokens.get(on + if qualified { 3 } else { 1 })?;
-        let body = tokens.iter().skip(on);
-        let raises = body.clone().zip(body.skip(1)).any(|(a, b)| a.is_word("RAISE") && b.is_symbol("("));
+        let raised = tokens[on..].windows(3).filter(|raise| raise[0].is_word("RAISE") && raise[1].is_symbol("("));
+        let raised: Vec<bool> = raised.map(|raise| raise[2].is_word("IGNORE")).collect();
         Some(Self {
             fires_at,
-            raises,
+            raises: !raised.is_empty(),
+            ignores: raised.contains(&true),
             head: sql[name.end()..tokens[on].end()].to_owned(),
             tail: sql[table.end()..].to_owned(),
         })
@@ -73,7 +76,9 @@ mod tests {
         );
         let sql = "CREATE TRIGGER t BEFORE DELETE ON t BEGIN SELECT raise (abort, 'no'); END";
         let text = TriggerText::parse(sql).unwrap();
-        assert_eq!((text.fires_at, text.raises), (FiresAt::Delete, true));
+        assert_eq!((text.fires_at, text.raises, text.ignores), (FiresAt::Delete, true, false));
+        let sql = "CREATE TRIGGER t BEFORE DELETE ON t BEGIN SELECT raise (/* so */ ignore); END";
+        assert!(TriggerText::parse(sql).unwrap().ignores);
         assert_eq!(TriggerText::parse("CREATE TRIGGER"), None);
     }
 }

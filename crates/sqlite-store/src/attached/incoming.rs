@@ -25,7 +25,7 @@ impl Attachment {
         batch: Batch,
         observer: Option<&Arc<dyn RowObserver>>,
     ) -> Result<ApplyOutcome, StoreError> {
-        self.check_settled(&batch.tables)?;
+        self.check_not_migrating(&batch.tables)?;
         // Where a row cannot be merged, its source may have mended it: what comes is staged in its place.
         let source = batch.source;
         let (mut total, stuck) = match self.merge_staged(observer)? {
@@ -120,6 +120,9 @@ impl Attachment {
             Ok(ApplyOutcome::Applied(applied)) => Some(applied),
             _ => None,
         };
+        if applied.is_some_and(|applied| applied.rows > 0) {
+            self.foreign_keys.note_written();
+        }
         self.note_conflicts(applied.map_or(&[], |applied| applied.conflicts.as_slice()));
         if let Some(observer) = observer {
             observer.ended(applied.is_some());

@@ -1,65 +1,79 @@
-//! Migrations under way.
-//!
-//! A migration is a series of changes of the schema. Rows that came in its middle would find some of its tables made and
-//! others not, and the program that migrates would find rows without their parents. So while rows wait for tables or columns
-//! that are still to come, none are taken or given until the schema has been left alone for a while. As soon as everything
-//! has its place, the migration is over as far as peers are concerned.
+//! What is decided about a database is made to hold: at attach, and at the end of every write transaction, when rows without
+//! parents are noted and automatic keys stay this node's.
 
-use std::time::{Duration, Instant};
+use std::sync::Arc;
 
-use replication::{TableRows, TableShape};
+use rusqlite::Connection;
 
-use super::Attachment;
-use crate::apply::columns::Fit;
+use super::{Attachment, new_origin};
+use crate::attach::{self, Attached};
+use crate::database::{DatabaseEvent, DatabaseOptions};
 use crate::error::StoreError;
-use crate::parked;
+use crate::foreign_keys::{ForeignKeys, Judged};
+use crate::key_ranges;
+use crate::replica::wall_millis;
+use crate::warning::{Warning, WarningKind};
 
-/// Where a migration stands.
-#[derive(Debug, Clone, Copy, Default)]
-pub(super) struct Settling {
-    /// When the schema last changed.
-    changed: Option<Instant>,
-    /// Whether rows wait that have no place yet.
-    unplaced: bool,
+/// Attaches the database as its options say.
+pub(super) fn attach(conn: &mut Connection, options: &DatabaseOptions) -> Result<Attached, StoreError> {
+    let is_counter = |table: &str, column: &str| options.rules.is_counter(table, column);
+    attach::attach_with(conn, new_origin(), &options.node, Some(&is_counter), &options.attach)
+}
+
+/// What an attach tells people: of keys that may clash at the first only, of what is not as they asked for each time.
+pub(super) fn worth_telling(attached: &Attached) -> impl Iterator<Item = DatabaseEvent> {
+    let told = |warning: &&Warning| attached.created || warning.kind != WarningKind::KeyClash;
+    attached.warnings.iter().filter(told).cloned().map(DatabaseEvent::Warned)
+}
+
+/// What the end of a transaction found, to be told once it is committed.
+pub(super) struct Settled {
+    judged: Judged,
+    key_ranges: Vec<Warning>,
 }
 
 impl Attachment {
-    /// The schema has changed.
-    pub(super) fn begin_settling(&mut self) -> Result<(), StoreError> {
-        let shapes = parked::shapes(&self.conn)?;
-        let unplaced = shapes.iter().any(|shape| !self.has_place(shape));
-        self.settling = Settling { changed: Some(Instant::now()), unplaced };
-        Ok(())
+    /// The last thing in a write transaction.
+    pub(super) fn settle(&self) -> Result<Settled, StoreError> {
+        // A merge in several transactions has children in one and their parents in a later one.
+        let merging = self.replica.received.values().any(|received| received.merged);
+        let judged = self.foreign_keys.judge(&self.conn, merging, wall_millis())?;
+        let tables = self.replica.tables.iter().map(|table| &table.table);
+        let key_ranges = match self.options.attach.key_ranges {
+            Some(ranges) => key_ranges::settle(&self.conn, tables, ranges)?,
+            None => Vec::new(),
+        };
+        Ok(Settled { judged, key_ranges })
     }
 
-    /// How long the schema must still be left alone before rows are taken and given.
-    pub(crate) fn settling(&self) -> Option<Duration> {
-        if self.settling.unplaced { self.quiet_left() } else { None }
-    }
-
-    fn quiet_left(&self) -> Option<Duration> {
-        let since = self.settling.changed?.elapsed();
-        self.options.schema_quiet.checked_sub(since).filter(|left| !left.is_zero())
-    }
-
-    /// Whether the table that rows of a shape belong to is what it is on the other side.
-    fn has_place(&self, shape: &TableShape) -> bool {
-        let table = self.replica.table_by_name(&shape.name).map(|index| &self.replica.tables[index]);
-        table.is_some_and(|table| match Fit::of(shape, &table.shape) {
-            Fit::Whole(order) => order.fills_all(),
-            Fit::Partly(..) | Fit::OtherKey => false,
-        })
-    }
-
-    /// Whether rows may be taken and given now; `incoming` are the ones that are to be taken.
-    pub(super) fn check_settled(&mut self, incoming: &[TableRows]) -> Result<(), StoreError> {
-        if self.schema_version()? != self.replica.schema_version {
-            let mut events = self.take_events();
-            let reattached = self.reattach(&mut events);
-            self.events.extend(events);
-            reattached?;
+    /// Takes over what [`Self::settle`] found, after the commit.
+    pub(super) fn settled(&mut self, settled: Settled) {
+        self.foreign_keys.committed(settled.judged, wall_millis());
+        for warning in settled.key_ranges {
+            let warnings = Arc::make_mut(&mut self.warnings);
+            warnings.retain(|before| (before.kind, &before.table) != (warning.kind, &warning.table));
+            warnings.push(warning.clone());
+            self.events.push(DatabaseEvent::Warned(warning));
         }
-        let unplaced = self.quiet_left().is_some() && incoming.iter().any(|rows| !self.has_place(&rows.shape));
-        if unplaced || self.settling().is_some() { Err(StoreError::Settling) } else { Ok(()) }
+    }
+
+    /// Looks whether rows without parents still lack them, some at a time, and tells of those that do for long.
+    pub(super) fn look_for_parents(&mut self) -> Result<(), StoreError> {
+        if !self.foreign_keys.has_work(wall_millis()) {
+            return Ok(());
+        }
+        let looked = self.foreign_keys.look(&self.conn, wall_millis())?;
+        if looked.is_empty() {
+            return Ok(());
+        }
+        let told = self.foreign_keys.told();
+        let followed = self.in_write(|conn, _| Ok((ForeignKeys::follow(conn, &looked, told)?, true)));
+        if followed.is_err() {
+            self.foreign_keys.note_written();
+        }
+        let (news, complete) = self.foreign_keys.followed(followed?);
+        self.events.extend(news.into_iter().map(DatabaseEvent::ParentsMissing));
+        self.events.extend(complete.then_some(DatabaseEvent::ParentsComplete));
+        Ok(())
     }
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use rusqlite::{Connection, OptionalExtension};
 
-use super::{Attachment, new_origin};
+use super::{Attachment, settling};
 use crate::attach;
 use crate::baseline::Publishing;
 use crate::capture::{capture, has_log};
@@ -17,6 +17,7 @@ use crate::migration::Migrated;
 use crate::replica::{Replica, wall_millis};
 use crate::schema::Schema;
 use crate::state::Remembered;
+use crate::warning::WarningKind;
 use crate::write_lock;
 
 impl Attachment {
@@ -63,11 +64,13 @@ impl Attachment {
     }
 
     fn commit(&mut self) -> Result<(), StoreError> {
+        let settled = self.settle()?;
         let sql = "INSERT INTO main._sync_meta (key, value) VALUES ('generation', ?1) \
                    ON CONFLICT DO UPDATE SET value = excluded.value";
         self.conn.prepare_cached(sql)?.execute([self.generation + 1])?;
         self.conn.prepare_cached("COMMIT")?.execute([])?;
         self.generation += 1;
+        self.settled(settled);
         Ok(())
     }
 
@@ -129,12 +132,7 @@ impl Attachment {
             return Err(StoreError::Detached);
         }
         let mut conn = connection::open(&self.options.path)?;
-        let attached = attach::attach_with(
-            &mut conn,
-            new_origin(),
-            &self.options.node,
-            Some(&|table, column| self.options.rules.is_counter(table, column)),
-        )?;
+        let attached = settling::attach(&mut conn, &self.options)?;
         let publishing = self.publishing.take();
         let fresh = Self::over(self.options.clone(), conn, &attached, self.file, Arc::clone(&self.closing))?;
         let memory = self.memory.take();
@@ -143,9 +141,11 @@ impl Attachment {
         self.publishing = publishing.map(|_| Publishing::default());
         self.migrated = Migrated::of(&attached);
         self.retry_all();
-        self.begin_settling()?;
+        self.note_migration()?;
         let rebuilt = self.migrated.rebuilt_names(&self.replica);
         events.push(DatabaseEvent::SchemaChanged { rebuilt });
+        let key_ranges = attached.warnings.into_iter().filter(|warning| warning.kind == WarningKind::KeyRange);
+        events.extend(key_ranges.map(DatabaseEvent::Warned));
         Ok(())
     }
 

@@ -54,6 +54,7 @@ struct Listed {
     kind: String,
     without_rowid: bool,
     strict: bool,
+    autoincrement: bool,
     /// A virtual table of a module that this SQLite lacks: its shadow tables look like ordinary ones.
     is_foreign_virtual: bool,
 }
@@ -74,6 +75,8 @@ fn list_tables(conn: &Connection) -> Result<Vec<Listed>, StoreError> {
         Ok(Listed {
             name: row.get(0)?,
             is_foreign_virtual: module.is_some_and(|module| !known(&module)),
+            // A keyword that names nothing unless it is quoted.
+            autoincrement: sql.is_some_and(|sql| significant(&sql).iter().any(|token| token.is_word("AUTOINCREMENT"))),
             kind,
             without_rowid: row.get(2)?,
             strict: row.get(3)?,
@@ -229,6 +232,7 @@ impl Shaping<'_> {
             generated: self.raw.iter().filter(|column| column.generated).map(|column| column.name.clone()).collect(),
             has_rowid: !self.listed.without_rowid,
             rowid_alias: key.first().copied().filter(|_| key_index.is_none()),
+            autoincrement: self.listed.autoincrement,
             unique: Vec::new(),
             baseline_published: false,
             columns,

@@ -2,13 +2,19 @@
 
 use std::collections::BTreeMap;
 
-use sqlite_store::app_triggers::{TriggerClass, install_temp_copies};
+use sqlite_store::app_triggers::{AppTrigger, TriggerClass, TriggerRule, TriggerRules, install_temp_copies};
+use sqlite_store::attach::AttachRules;
 use sqlite_store::connection;
+use sqlite_store::warning::WarningKind;
 
 use crate::support::{Sample, Writer};
 
 fn classes(db: &Sample) -> BTreeMap<String, TriggerClass> {
-    let triggers = install_temp_copies(&db.conn, &db.schema()).unwrap();
+    classes_under(db, &TriggerRules::default())
+}
+
+fn classes_under(db: &Sample, rules: &TriggerRules) -> BTreeMap<String, TriggerClass> {
+    let triggers = install_temp_copies(&db.conn, &db.schema(), rules).unwrap();
     triggers.into_iter().map(|trigger| (trigger.name, trigger.class)).collect()
 }
 
@@ -127,4 +133,75 @@ fn a_fresh_connection_follows_a_changed_schema() {
     assert_eq!(classes(&db)["caches_it"], TriggerClass::Copied);
     db.conn.execute_batch("INSERT INTO t VALUES (1, 0, 0); UPDATE t SET renamed = 3").unwrap();
     assert_eq!(db.rows("SELECT x FROM cache"), ["3"]);
+}
+
+fn rules(decided: &[(&str, TriggerRule)]) -> TriggerRules {
+    let mut rules = TriggerRules::default();
+    decided.iter().for_each(|(trigger, rule)| rules.insert(trigger, *rule));
+    rules
+}
+
+#[test]
+fn a_trigger_is_told_to_run_or_not_to() {
+    let mut db = Sample::new(Writer::Python, CLASSES);
+    db.attach();
+    let told = rules(&[
+        ("CHECKS", TriggerRule::Run),
+        ("caches_it", TriggerRule::Skip),
+        ("goes_on", TriggerRule::Skip),
+        ("through_a_view", TriggerRule::Run),
+    ]);
+    classes_under(&db, &told);
+    let refused = db.conn.execute_batch("INSERT INTO t VALUES (1, -1, 0)").unwrap_err();
+    assert!(refused.to_string().contains("negative"), "{refused}");
+    db.conn
+        .execute_batch("INSERT INTO t VALUES (1, 1, 0); UPDATE t SET a = 7; INSERT INTO other VALUES (1, 5)")
+        .unwrap();
+    assert_eq!(db.rows("SELECT x FROM cache"), ["105"]);
+    assert!(db.rows("SELECT x FROM far").is_empty());
+}
+
+#[test]
+fn a_trigger_that_writes_synced_tables_cannot_be_told_to_run() {
+    let mut db = Sample::new(Writer::Shell, CLASSES);
+    let told = rules(&[
+        ("writes_both", TriggerRule::Run),
+        ("touches_synced", TriggerRule::Run),
+        ("checks_and_writes", TriggerRule::Run),
+        ("checks", TriggerRule::Run),
+    ]);
+    let attached = db.attach_under(&AttachRules { triggers: told.clone(), ..AttachRules::default() });
+    let problems = attached.warnings.iter().filter(|warning| warning.kind == WarningKind::TriggerRule);
+    let problems: Vec<&str> = problems.map(|warning| warning.reason.as_str()).collect();
+    let about = |trigger: &str, reason: &str| problems.iter().any(|p| p.contains(trigger) && p.contains(reason));
+    assert!(about("\"writes_both\"", "the synced other"), "{problems:?}");
+    assert!(about("\"touches_synced\"", "the synced other"), "{problems:?}");
+    assert!(about("\"checks_and_writes\"", "RAISE(IGNORE)"), "{problems:?}");
+    assert_eq!(problems.len(), 3);
+    let of = |name: &str| -> &AppTrigger { attached.app_triggers.iter().find(|t| t.name == name).unwrap() };
+    assert!(of("checks").runs());
+    assert_eq!(of("checks").why(), "it is told to run");
+    assert!(!of("writes_both").runs());
+    assert!(of("writes_both").why().starts_with("it is told to run, but it writes the synced other"));
+    classes_under(&db, &told);
+    db.conn.execute_batch("INSERT INTO other VALUES (1, 5); INSERT INTO t VALUES (1, 2, 0); DELETE FROM t").unwrap();
+    assert_eq!(db.rows("SELECT id, n FROM other"), ["1 5"], "what is written there arrives as changes");
+}
+
+#[test]
+fn a_rule_that_no_trigger_is_meant_by_names_the_nearest() {
+    let mut db = Sample::new(Writer::Shell, CLASSES);
+    let told =
+        rules(&[("cache_it", TriggerRule::Skip), ("nonsense", TriggerRule::Run), ("not_reached", TriggerRule::Skip)]);
+    let attached = db.attach_under(&AttachRules { triggers: told, ..AttachRules::default() });
+    let unknown = attached.warnings.iter().filter(|warning| warning.kind == WarningKind::UnknownTrigger);
+    let unknown: Vec<(&str, &str)> = unknown.map(|w| (w.reason.as_str(), w.remedy.as_str())).collect();
+    assert_eq!(
+        unknown,
+        [
+            ("a rule is for trigger \"cache_it\", and there is no such trigger", "did you mean \"caches_it\"?"),
+            ("a rule is for trigger \"nonsense\", and there is no such trigger", "correct or remove the rule"),
+            ("a rule is for trigger \"not_reached\", which changes of synced tables do not set off", "remove the rule"),
+        ]
+    );
 }

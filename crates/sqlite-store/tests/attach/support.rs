@@ -7,7 +7,7 @@ use std::process::{Command, Stdio};
 use replication::Origin;
 use rusqlite::Connection;
 use rusqlite::types::ValueRef;
-use sqlite_store::attach::{Attached, attach, introspect};
+use sqlite_store::attach::{AttachRules, Attached, attach_with, introspect};
 use sqlite_store::schema::{Schema, Table};
 use sqlite_store::{connection, detach};
 use tempfile::TempDir;
@@ -92,7 +92,11 @@ impl Sample {
     }
 
     pub(crate) fn attach(&mut self) -> Attached {
-        attach(&mut self.conn, Origin::from_bytes([7; 16]), "here").unwrap()
+        self.attach_under(&AttachRules::default())
+    }
+
+    pub(crate) fn attach_under(&mut self, rules: &AttachRules) -> Attached {
+        attach_with(&mut self.conn, Origin::from_bytes([7; 16]), "here", None, rules).unwrap()
     }
 
     pub(crate) fn detach(&mut self) -> detach::Detached {

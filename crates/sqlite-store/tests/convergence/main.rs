@@ -4,6 +4,8 @@
 mod capture;
 mod catch_up;
 mod constraints;
+mod foreign_keys;
+mod key_ranges;
 mod policies;
 mod records;
 mod replica;
@@ -24,6 +26,7 @@ const SCHEMA: &str = "
     CREATE TABLE pair (a INTEGER, b TEXT, value NUMERIC, PRIMARY KEY (a, b));
     CREATE TABLE parent (id INTEGER PRIMARY KEY, name TEXT);
     CREATE TABLE child (id INTEGER PRIMARY KEY, parent REFERENCES parent (id) ON DELETE CASCADE, label TEXT);
+    CREATE INDEX child_parent ON child (parent);
     CREATE TABLE account (id TEXT PRIMARY KEY, email TEXT UNIQUE, slot INTEGER);
 ";
 
@@ -125,6 +128,11 @@ async fn converge(seed: u64) {
         assert_eq!(check, "ok", "seed {seed}");
         let log: i64 = conn.query_row("SELECT count(*) FROM _sync_log", [], |row| row.get(0)).unwrap();
         assert_eq!(log, 0, "seed {seed}");
+        // Applications enforce foreign keys: whatever breaks one came from another replica.
+        let broken: i64 =
+            conn.query_row("SELECT count(*) FROM pragma_foreign_key_check", [], |row| row.get(0)).unwrap();
+        replica.until(|state| state.orphans.count == broken.cast_unsigned()).await;
+        assert_eq!(replica.text(foreign_keys::NOTED), replica.text(foreign_keys::BROKEN), "seed {seed}");
     }
     for replica in &mut replicas {
         replica.database.close().await;

@@ -7,6 +7,8 @@ use std::time::Duration;
 use replication::{Batch, Granularity};
 use rusqlite::Connection;
 use rusqlite::types::Value;
+use sqlite_store::attach::AttachRules;
+use sqlite_store::key_ranges::KeyRanges;
 use sqlite_store::{
     ApplyOutcome, BatchLimits, ConflictRetention, Database, DatabaseEvent, DatabaseOptions, DatabaseRules,
     DatabaseState, FileWatch, Phase, RowObserver, StateDatabase,
@@ -20,6 +22,7 @@ pub(crate) struct Setup {
     pub(crate) journal: &'static str,
     pub(crate) granularity: Granularity,
     pub(crate) max_rows: usize,
+    pub(crate) key_ranges: Option<KeyRanges>,
     pub(crate) rules: fn() -> DatabaseRules,
     pub(crate) retention: ConflictRetention,
 }
@@ -31,6 +34,7 @@ impl Setup {
             journal: "WAL",
             granularity: Granularity::Column,
             max_rows: 20_000,
+            key_ranges: None,
             rules: DatabaseRules::default,
             retention: ConflictRetention::default(),
         }
@@ -73,6 +77,7 @@ impl Replica {
             path: path.clone(),
             node: path.file_stem().unwrap().to_string_lossy().into_owned(),
             rules,
+            attach: AttachRules { key_ranges: setup.key_ranges, ..AttachRules::default() },
             poll_interval: Duration::from_millis(50),
             max_clock_skew: Duration::from_secs(60),
             schema_quiet: Duration::ZERO,

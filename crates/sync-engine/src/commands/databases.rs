@@ -5,17 +5,19 @@ use std::process::ExitCode;
 
 use anyhow::Context as _;
 use serde_json::{Value as Json, json};
-use sqlite_store::app_triggers::TriggerClass;
-use sqlite_store::attach::Attached;
+use sqlite_store::attach::{AttachRules, Attached};
 use sqlite_store::detach::Detached;
 use sqlite_store::{StoreError, attach, connection, detach};
+use sync_engine::config::{self, Overrides, Settings};
+use sync_engine::status::{TriggerStatus, WarningStatus};
 
-use crate::cli::Databases;
-use crate::commands::{complain, say};
+use crate::cli::{Attach, Databases};
+use crate::commands::{complain, environment, say};
 
-/// Attaches each database and says what will be synced.
-pub(crate) fn attach(arguments: &Databases) -> anyhow::Result<ExitCode> {
-    each(arguments, attach_one, report, show)
+/// Attaches each database and says what will be synced. What the configuration says of a database holds for it here too.
+pub(crate) fn attach(arguments: &Attach) -> anyhow::Result<ExitCode> {
+    let settings = config::load(arguments.config.as_deref(), &Overrides::default(), &environment())?;
+    each(&arguments.databases, |path| attach_one(path, &settings), report, show)
 }
 
 /// Does something with every database, also after one that fails; the last failure is the command's.
@@ -44,10 +46,15 @@ fn each<T>(
     failed.map_or(Ok(ExitCode::SUCCESS), Err)
 }
 
-fn attach_one(path: &Path) -> anyhow::Result<Attached> {
+fn attach_one(path: &Path, settings: &Settings) -> anyhow::Result<Attached> {
     let mut conn = connection::open(path).map_err(OneShot)?;
-    let node = sync_engine::config::host_name();
-    attach::attach(&mut conn, sqlite_store::new_origin(), &node)
+    let described =
+        settings.databases.iter().find(|database| database.path.canonicalize().ok() == path.canonicalize().ok());
+    let rules = described.map_or_else(AttachRules::default, |database| AttachRules {
+        key_ranges: database.key_ranges,
+        triggers: database.triggers.clone(),
+    });
+    attach::attach_with(&mut conn, sqlite_store::new_origin(), &settings.node, None, &rules)
         .map_err(OneShot)
         .with_context(|| format!("cannot attach {}", path.display()))
 }
@@ -75,11 +82,8 @@ fn report(path: &Path, attached: &Attached) -> Json {
         .iter()
         .map(|table| json!({ "table": table.table, "reason": table.reason, "remedy": table.remedy }))
         .collect();
-    let triggers: Vec<Json> = attached
-        .app_triggers
-        .iter()
-        .map(|trigger| json!({ "trigger": trigger.name, "table": trigger.table, "on_apply": class(&trigger.class) }))
-        .collect();
+    let triggers: Vec<TriggerStatus> = attached.app_triggers.iter().map(TriggerStatus::from).collect();
+    let warnings: Vec<WarningStatus> = attached.warnings.iter().map(WarningStatus::from).collect();
     json!({
         "path": path.display().to_string(),
         "origin": attached.origin.to_string(),
@@ -87,6 +91,7 @@ fn report(path: &Path, attached: &Attached) -> Json {
         "tables": synced,
         "unsynced": unsynced,
         "triggers": triggers,
+        "warnings": warnings,
     })
 }
 
@@ -96,24 +101,20 @@ fn show(path: &Path, attached: &Attached) {
     for table in &attached.schema.tables {
         let key: Vec<&str> = table.key_columns().map(|column| column.name.as_str()).collect();
         say(&format!("  synced      {} (key {})", table.name, key.join(", ")));
+        for warning in attached.warnings.iter().filter(|warning| warning.table.as_deref() == Some(&table.name)) {
+            say(&format!("    warning   {}; {}", warning.reason, warning.remedy));
+        }
     }
     for table in &attached.schema.unsynced {
         say(&format!("  not synced  {}: {}; {}", table.table, table.reason, table.remedy));
     }
     for trigger in &attached.app_triggers {
-        say(&format!("  trigger     {} on {}: {}", trigger.name, trigger.table, class(&trigger.class)));
+        let runs = if trigger.runs() { "runs on applied changes too" } else { "does not run on applied changes" };
+        say(&format!("  trigger     {} on {}: {runs}: {}", trigger.name, trigger.table, trigger.why()));
     }
-}
-
-fn class(class: &TriggerClass) -> String {
-    match class {
-        TriggerClass::Silent => "does not run on applied changes; its effects arrive as changes".to_owned(),
-        TriggerClass::Copied => "runs on applied changes too: it writes only what is not synced".to_owned(),
-        TriggerClass::Mixed => {
-            "does not run on applied changes; it also writes what is not synced, which will lag: split it in two"
-                .to_owned()
-        }
-        TriggerClass::Unusable { reason } => format!("does not run on applied changes: {reason}"),
+    let of_table = |name: &String| attached.schema.tables.iter().any(|table| table.name == *name);
+    for warning in attached.warnings.iter().filter(|warning| !warning.table.as_ref().is_some_and(of_table)) {
+        say(&format!("  warning     {}; {}", warning.reason, warning.remedy));
     }
 }
 

@@ -52,9 +52,10 @@ pub(crate) fn exit_code(error: &anyhow::Error) -> ExitCode {
         }
         if let Some(error) = cause.downcast_ref::<EngineError>() {
             return match error {
-                EngineError::Url { .. } | EngineError::NotLoopback { .. } | EngineError::DuplicateDatabase { .. } => {
-                    CONFIG
-                }
+                EngineError::Url { .. }
+                | EngineError::NotLoopback { .. }
+                | EngineError::KeyRanges { .. }
+                | EngineError::DuplicateDatabase { .. } => CONFIG,
                 _ => IO,
             }
             .into();

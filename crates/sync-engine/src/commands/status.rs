@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use anyhow::Context as _;
-use sync_engine::status::Status as Report;
+use sync_engine::status::{DatabaseStatus, Status as Report, TriggerStatus};
 
 use crate::cli::Status;
 use crate::commands::daemon::Daemon;
@@ -19,6 +19,25 @@ pub(crate) fn run(arguments: &Status) -> anyhow::Result<ExitCode> {
         show(&report);
     }
     Ok(if report.healthy { ExitCode::SUCCESS } else { NO.into() })
+}
+
+/// Triggers, warnings and rows without parents.
+fn show_rules(database: &DatabaseStatus) {
+    for TriggerStatus { trigger, table, on_apply, why } in &database.triggers {
+        let runs = if on_apply == "run" { "runs" } else { "does not run" };
+        say(&format!("  trigger {trigger} on {table}: {runs} on applied changes: {why}"));
+    }
+    for warning in &database.warnings {
+        let table = warning.table.as_deref().map(|table| format!("{table}: ")).unwrap_or_default();
+        say(&format!("  warning: {table}{}; {}", warning.reason, warning.remedy));
+    }
+    let missing = &database.foreign_key_missing;
+    if missing.count > 0 {
+        say(&format!("  rows whose parents are not here: {}", missing.count));
+    }
+    for row in &missing.first {
+        say(&format!("    {} {} lacks {}", row.table, row.key, row.parent));
+    }
 }
 
 fn show(report: &Report) {
@@ -40,6 +59,7 @@ fn show(report: &Report) {
         for table in &database.unsynced {
             say(&format!("  not synced: {} ({})", table.table, table.reason));
         }
+        show_rules(database);
     }
     for peer in &report.peers {
         let name = peer.node.as_deref().unwrap_or("?");

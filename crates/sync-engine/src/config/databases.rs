@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use replication::Granularity;
+use sqlite_store::app_triggers::{TriggerRule, TriggerRules};
+use sqlite_store::key_ranges::KeyRanges;
 
 use super::check::Check;
 use super::error::{ErrorKind, Place};
@@ -12,6 +14,8 @@ use super::raw::{RawColumn, RawDatabase, RawTable};
 use super::{DatabaseSettings, Policy, TableSettings, values};
 
 const GRANULARITIES: [(&str, Granularity); 2] = [("column", Granularity::Column), ("row", Granularity::Row)];
+
+const TRIGGER_RULES: [(&str, TriggerRule); 2] = [("run", TriggerRule::Run), ("skip", TriggerRule::Skip)];
 
 /// A database as it is written, and the key that it stands under.
 struct Written {
@@ -56,9 +60,11 @@ fn described(written: Vec<Written>, check: &mut Check) -> Vec<DatabaseSettings> 
         };
         let policy = policies::resolve(|name| subkey(&key, name), written, Level::Rows, check).unwrap_or_default();
         let granularity = granularity(&key, raw.granularity.as_deref(), check).unwrap_or_default();
+        let key_ranges = key_ranges(&key, raw.key_ranges, check);
+        let triggers = triggers(&key, &raw.triggers, check);
         let tables = tables(&key, raw.table, granularity, check);
         if let (Some(name), Some(path)) = (name, path) {
-            databases.push(DatabaseSettings { name, path, policy, granularity, tables });
+            databases.push(DatabaseSettings { name, path, policy, granularity, key_ranges, triggers, tables });
         }
     }
     databases
@@ -165,6 +171,27 @@ fn granularity(key: &str, text: Option<&str>, check: &mut Check) -> Option<Granu
             None
         }
     }
+}
+
+fn key_ranges(key: &str, number: Option<i64>, check: &mut Check) -> Option<KeyRanges> {
+    let number = number?;
+    let ranges = u16::try_from(number).ok().and_then(KeyRanges::of_node);
+    if ranges.is_none() {
+        let remedy = format!("number the nodes from 1 to {}, each with a number of its own", KeyRanges::MAX);
+        check.bad_value(&subkey(key, "key_ranges"), format!("{number} is out of range"), remedy);
+    }
+    ranges
+}
+
+fn triggers(key: &str, raw: &BTreeMap<String, String>, check: &mut Check) -> TriggerRules {
+    let mut rules = TriggerRules::default();
+    for (name, text) in raw {
+        match values::choice(text, &TRIGGER_RULES) {
+            Ok(rule) => rules.insert(name, rule),
+            Err((what, remedy)) => check.bad_value(&format!("{}.{name}", subkey(key, "triggers")), what, remedy),
+        }
+    }
+    rules
 }
 
 fn tables(database: &str, raw: Vec<RawTable>, of_database: Granularity, check: &mut Check) -> Vec<TableSettings> {

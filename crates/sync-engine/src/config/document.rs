@@ -99,6 +99,7 @@ impl Walk<'_> {
                 }
             },
             (Kind::Texts, DeValue::Array(items)) => self.texts(items.iter(), key, path),
+            (Kind::TextsByName, DeValue::Table(table)) => Some(toml::Value::Table(self.texts_by_name(table, path))),
             (Kind::Table(keys), DeValue::Table(table)) => Some(toml::Value::Table(self.table(table, keys, path))),
             (Kind::Named(keys), DeValue::Table(names)) => {
                 let mut tables = toml::Table::new();
@@ -173,6 +174,22 @@ impl Walk<'_> {
             }
         }
         only(&mut self.check, key, path, &texts).then(|| texts.into())
+    }
+
+    fn texts_by_name(&mut self, table: &DeTable<'_>, path: &str) -> toml::Table {
+        let mut kept = toml::Table::new();
+        for (name, value) in table {
+            let path = format!("{path}.{}", name.get_ref());
+            let place = self.place(value.span().start);
+            self.check.given(&path, place);
+            match value.get_ref() {
+                DeValue::String(text) => {
+                    kept.insert(name.get_ref().to_string(), toml::Value::String(text.clone().into_owned()));
+                }
+                other => self.wrong_type(&path, Kind::Text.expected(), other),
+            }
+        }
+        kept
     }
 
     fn wrong_type(&mut self, path: &str, expected: &str, found: &DeValue<'_>) {

@@ -59,6 +59,12 @@ fn variable_value(variable: &str, name: &str, value: &str, check: &mut Check) ->
                 path = format!("{path}[{index}]");
                 inner
             }
+            Kind::TextsByName => {
+                let (Some(name), None) = (segments.next(), segments.next()) else { break };
+                let path = format!("{path}.{name}");
+                check.given(&path, place());
+                return Some((path, value.into()));
+            }
             Kind::Named(inner) => {
                 let Some(name) = segments.next().filter(|name| !name.is_empty()) else {
                     let what = "the name is missing";
@@ -99,7 +105,7 @@ fn typed(key: &'static Key, path: &str, value: &str, check: &mut Check) -> Optio
             let texts = super::values::comma_separated(value);
             only(check, key, path, &texts).then(|| texts.into())
         }
-        Kind::Table(_) | Kind::Tables(_) | Kind::Named(_) => {
+        Kind::TextsByName | Kind::Table(_) | Kind::Tables(_) | Kind::Named(_) => {
             let what = format!("{} is expected, which a variable cannot hold", key.kind.expected());
             check.complain(path, ErrorKind::WrongType, what, "set its keys one by one, with __ between the levels");
             None

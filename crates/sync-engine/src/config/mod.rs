@@ -23,6 +23,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use replication::Granularity;
+use sqlite_store::app_triggers::TriggerRules;
+use sqlite_store::key_ranges::KeyRanges;
 
 pub use error::{ConfigError, ConfigErrors, ErrorKind, Place};
 pub use policies::Policy;
@@ -159,6 +161,10 @@ pub struct DatabaseSettings {
     pub policy: Policy,
     /// How finely rows are merged.
     pub granularity: Granularity,
+    /// This node's number among those that give out AUTOINCREMENT keys; none: SQLite gives them out alone.
+    pub key_ranges: Option<KeyRanges>,
+    /// Which of the application's triggers run when changes are applied, other than those that would.
+    pub triggers: TriggerRules,
     /// Tables with rules of their own.
     pub tables: Vec<TableSettings>,
 }

@@ -6,10 +6,11 @@ use replication::{
     ColumnRule, ConflictPolicy, FirstWriteWins, LastWriteWins, Maximum, Minimum, OriginPriority, TimestampColumn, Union,
 };
 use sqlite_store::SqlPolicy;
+use sqlite_store::nearest::nearest;
 
 use super::check::Check;
 use super::error::ErrorKind;
-use super::{schema, values};
+use super::values;
 
 /// The names of policies.
 const NAMES: [&str; 8] =
@@ -117,7 +118,7 @@ pub(super) fn resolve(
     let named = match policy.as_deref() {
         Some(name) if NAMES.contains(&name) => Some(name),
         Some(name) => {
-            let remedy = match schema::nearest(NAMES.into_iter(), name) {
+            let remedy = match nearest(NAMES.into_iter(), name) {
                 Some(near) => format!("did you mean {near:?}?"),
                 None => format!("the policies are {}", NAMES.join(", ")),
             };

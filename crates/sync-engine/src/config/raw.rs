@@ -76,6 +76,8 @@ pub(super) struct RawDatabase {
     pub(super) _include: Vec<String>,
     #[serde(rename = "exclude")]
     pub(super) _exclude: Vec<String>,
+    pub(super) key_ranges: Option<i64>,
+    pub(super) triggers: std::collections::BTreeMap<String, String>,
     pub(super) table: Vec<RawTable>,
 }
 

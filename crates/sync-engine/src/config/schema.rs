@@ -1,5 +1,7 @@
 //! The keys of `sync-engine.toml`: their names, their types, and whether this version acts on them. Owns no values.
 
+use sqlite_store::nearest::nearest;
+
 /// What a key holds.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Kind {
@@ -7,6 +9,8 @@ pub(super) enum Kind {
     Integer,
     /// A list of texts; comma-separated in the environment.
     Texts,
+    /// Texts under names that are not ours.
+    TextsByName,
     /// `[name]`.
     Table(&'static [Key]),
     /// `[[name]]`.
@@ -22,6 +26,7 @@ impl Kind {
             Self::Text => "a text in quotes",
             Self::Integer => "a whole number",
             Self::Texts => "a list of texts",
+            Self::TextsByName => "a table of texts",
             Self::Table(_) => "a table",
             Self::Tables(_) => "a list of tables",
             Self::Named(_) => "a table of names, each with a table",
@@ -103,7 +108,8 @@ const DATABASE: &[Key] = &[
     key("granularity", Kind::Text),
     only("include", &["*"]),
     only("exclude", &[]),
-    later("key_ranges", Kind::Integer),
+    key("key_ranges", Kind::Integer),
+    key("triggers", Kind::TextsByName),
     key("table", Kind::Tables(TABLE)),
 ];
 
@@ -142,16 +148,6 @@ pub(super) fn advice(keys: &'static [Key], name: &str) -> String {
     format!("the keys here are {}", names.join(", "))
 }
 
-/// The candidate that is a few slips of the keyboard away.
-pub(super) fn nearest(candidates: impl Iterator<Item = &'static str>, name: &str) -> Option<&'static str> {
-    let lower = name.to_lowercase();
-    candidates
-        .map(|candidate| (distance(candidate, &lower), candidate))
-        .filter(|(distance, candidate)| *distance <= (candidate.len() / 3).max(1))
-        .min()
-        .map(|(_, candidate)| candidate)
-}
-
 /// The table that has a key of this name.
 fn elsewhere(keys: &'static [Key], path: &str, name: &str) -> Option<String> {
     keys.iter()
@@ -173,32 +169,9 @@ fn elsewhere(keys: &'static [Key], path: &str, name: &str) -> Option<String> {
         })
 }
 
-/// Levenshtein's distance: insertions, deletions and replacements that turn one word into the other.
-fn distance(from: &str, to: &str) -> usize {
-    let to: Vec<char> = to.chars().collect();
-    let mut row: Vec<usize> = (0..=to.len()).collect();
-    for (index, letter) in from.chars().enumerate() {
-        let mut diagonal = row[0];
-        row[0] = index + 1;
-        for column in 0..to.len() {
-            let replaced = diagonal + usize::from(letter != to[column]);
-            diagonal = row[column + 1];
-            row[column + 1] = replaced.min(diagonal + 1).min(row[column] + 1);
-        }
-    }
-    row[to.len()]
-}
-
 #[cfg(test)]
 mod tests {
-    use super::{ROOT, advice, distance};
-
-    #[test]
-    fn distances() {
-        assert_eq!(distance("kitten", "sitting"), 3);
-        assert_eq!(distance("", "abc"), 3);
-        assert_eq!(distance("same", "same"), 0);
-    }
+    use super::{ROOT, advice};
 
     #[test]
     fn a_name_is_advised_upon() {

@@ -5,6 +5,7 @@ use std::path::Path;
 
 use replication::Granularity;
 use serde_json::{Map, Value as Json, json};
+use sqlite_store::app_triggers::TriggerRule;
 
 use super::error::Place;
 use super::values::duration_text;
@@ -127,8 +128,23 @@ fn database(database: &DatabaseSettings) -> Json {
     shown.insert("path".to_owned(), path(&database.path).into());
     shown.extend(policy(&database.policy));
     shown.insert("granularity".to_owned(), granularity(database.granularity).into());
+    if let Some(ranges) = database.key_ranges {
+        shown.insert("key_ranges".to_owned(), ranges.number().into());
+    }
+    let triggers: Map<String, Json> =
+        database.triggers.iter().map(|(name, rule)| (name.to_owned(), trigger_rule(rule).into())).collect();
+    if !triggers.is_empty() {
+        shown.insert("triggers".to_owned(), Json::Object(triggers));
+    }
     shown.insert("table".to_owned(), database.tables.iter().map(table).collect());
     Json::Object(shown)
+}
+
+fn trigger_rule(rule: TriggerRule) -> &'static str {
+    match rule {
+        TriggerRule::Run => "run",
+        TriggerRule::Skip => "skip",
+    }
 }
 
 fn table(table: &TableSettings) -> Json {

@@ -4,9 +4,8 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use replication::message::unfit_name;
+use sqlite_store::nearest::nearest;
 use tracing_subscriber::EnvFilter;
-
-use super::schema::nearest;
 
 /// What is wrong with a value, and what to do.
 pub(super) type Wrong = (String, String);

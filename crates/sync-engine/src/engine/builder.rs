@@ -6,6 +6,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use replication::{ColumnRule, ConflictPolicy, Granularity, Origin};
+use sqlite_store::app_triggers::{TriggerRule, TriggerRules};
+use sqlite_store::attach::AttachRules;
+use sqlite_store::key_ranges::KeyRanges;
 use sqlite_store::{
     BatchLimits, ConflictRetention, DatabaseOptions, DatabaseRules, FileWatch, MergeRules, StateDatabase,
 };
@@ -35,6 +38,8 @@ pub struct Database {
     granularity: Granularity,
     policy: Arc<dyn ConflictPolicy>,
     tables: HashMap<String, TableRules>,
+    key_ranges: Option<u16>,
+    triggers: TriggerRules,
 }
 
 /// What is said of one table.
@@ -58,13 +63,23 @@ impl Database {
         let path = path.as_ref().to_owned();
         let name = path.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default();
         let MergeRules { granularity, policy, .. } = MergeRules::default();
-        Self { name, path, granularity, policy, tables: HashMap::new() }
+        Self {
+            name,
+            path,
+            granularity,
+            policy,
+            tables: HashMap::new(),
+            key_ranges: None,
+            triggers: TriggerRules::default(),
+        }
     }
 
     /// The database that a configuration describes.
     pub fn configured(settings: &DatabaseSettings) -> Self {
         let mut database = Self::open(&settings.path).name(&settings.name).granularity(settings.granularity);
         database.policy = settings.policy.policy();
+        database.key_ranges = settings.key_ranges.map(KeyRanges::number);
+        database.triggers = settings.triggers.clone();
         for table in &settings.tables {
             let columns = table.columns.iter().map(|(name, policy)| (name.clone(), policy.column_rule()));
             let rules = TableRules {
@@ -134,6 +149,29 @@ impl Database {
     pub fn column_rule(mut self, table: impl Into<String>, column: impl Into<String>, rule: ColumnRule) -> Self {
         self.tables.entry(table.into()).or_default().columns.insert(column.into(), rule);
         self
+    }
+
+    /// Has AUTOINCREMENT keys of this node come from blocks of numbers that no other node uses. `number`, from 1 to
+    /// [`KeyRanges::MAX`], is another one on each node; a node that inserts without one gives out the others' keys.
+    #[must_use]
+    pub fn key_ranges(mut self, number: u16) -> Self {
+        self.key_ranges = Some(number);
+        self
+    }
+
+    /// Decides whether one of the application's triggers runs when changes are applied, in place of what it does deciding
+    /// it. [`TriggerRule::Run`] cannot be followed for all; the log and the status tell if it cannot.
+    #[must_use]
+    pub fn trigger(mut self, trigger: impl AsRef<str>, rule: TriggerRule) -> Self {
+        self.triggers.insert(trigger.as_ref(), rule);
+        self
+    }
+
+    fn attach_rules(&self) -> Result<AttachRules, EngineError> {
+        let of_node = |number| {
+            KeyRanges::of_node(number).ok_or_else(|| EngineError::KeyRanges { name: self.name.clone(), number })
+        };
+        Ok(AttachRules { key_ranges: self.key_ranges.map(of_node).transpose()?, triggers: self.triggers.clone() })
     }
 
     fn rules(&self) -> DatabaseRules {
@@ -291,13 +329,14 @@ impl SyncEngineBuilder {
     /// Opens the state folder and starts the databases.
     ///
     /// # Errors
-    /// Two databases bear one name, or the state folder or the file watch cannot be opened. A database file that is missing
+    /// Two databases bear one name, a number for key ranges is none, or the state folder or the file watch cannot be opened. A database file that is missing
     /// or broken is no error here: it is waited for, and its state tells.
     pub async fn build(self) -> Result<SyncEngine, EngineError> {
         let mut names = BTreeSet::new();
         if let Some(twice) = self.databases.iter().find(|database| !names.insert(database.name.clone())) {
             return Err(EngineError::DuplicateDatabase { name: twice.name.clone() });
         }
+        self.databases.iter().try_for_each(|database| database.attach_rules().map(drop))?;
         let node = self.node.clone().unwrap_or_else(crate::config::host_name);
         let state = StateDatabase::open(&self.state_dir).await?;
         let file_watch = Arc::new(FileWatch::new()?);
@@ -305,13 +344,14 @@ impl SyncEngineBuilder {
         let mut databases = Vec::with_capacity(self.databases.len());
         let mut sources = Vec::with_capacity(self.databases.len());
         for database in self.databases {
-            let (path, rules) = (database.path.clone(), database.rules());
+            let (path, rules, attach) = (database.path.clone(), database.rules(), database.attach_rules()?);
             let observer = ChangeObserver::wanted(&database.name, self.callback.as_ref(), &self.events);
             let options = DatabaseOptions {
                 name: database.name,
                 path: database.path,
                 node: node.clone(),
                 rules,
+                attach,
                 poll_interval: self.poll_interval,
                 max_clock_skew: self.max_clock_skew,
                 schema_quiet: SCHEMA_QUIET,

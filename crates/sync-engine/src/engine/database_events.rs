@@ -3,6 +3,8 @@
 use std::sync::Arc;
 
 use replication::Decision;
+use sqlite_store::foreign_keys::{NewOrphans, Orphan};
+use sqlite_store::warning::{Warning, WarningKind};
 use sqlite_store::{ConflictNote, DatabaseEvent};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
@@ -43,6 +45,11 @@ fn tell(events: &EventSink, database: &str, event: DatabaseEvent) {
             }
             return;
         }
+        DatabaseEvent::Warned(warning) => warned(database, warning),
+        DatabaseEvent::ParentsMissing(news) => return parents_missing(events, database, &news),
+        DatabaseEvent::ParentsComplete => about(EventName::SyncComplete)
+            .field("kind", "foreign_key_missing")
+            .field("reason", "no row lacks its parent any more"),
         DatabaseEvent::NewOrigin { origin, reason } => {
             about(EventName::SyncStart).field("origin", origin.to_string()).field("reason", reason)
         }
@@ -86,6 +93,45 @@ fn tell(events: &EventSink, database: &str, event: DatabaseEvent) {
         }
     };
     events.emit(line);
+}
+
+fn warned(database: &str, warning: Warning) -> Event {
+    let name = match warning.kind {
+        // It is not as somebody has asked for.
+        WarningKind::KeyRange | WarningKind::TriggerRule => EventName::SyncError,
+        WarningKind::KeyClash | WarningKind::UnknownTrigger => EventName::SyncStart,
+    };
+    let line = Event::new(name).field("database", database).field("kind", warning.kind.as_str());
+    let line = match warning.table {
+        Some(table) => line.field("table", table),
+        None => line,
+    };
+    line.field("reason", warning.reason).field("remedy", warning.remedy)
+}
+
+/// A line for each row where they are few, else one for the table.
+fn parents_missing(events: &EventSink, database: &str, news: &NewOrphans) {
+    const REMEDY: &str =
+        "nothing, if the parent is still to come; else insert the parent, or correct or delete the row, on any node";
+    let line = |key: String, reason: String| {
+        Event::new(EventName::SyncError)
+            .field("kind", "foreign_key_missing")
+            .field("database", database)
+            .field("table", news.table.as_str())
+            .field("key", key)
+            .field("reason", reason)
+            .field("remedy", REMEDY)
+    };
+    if news.count <= news.first.len() as u64 {
+        for Orphan { key, parent, .. } in &news.first {
+            events.emit(line(key.to_string(), format!("its parent {parent} is not here")));
+        }
+        return;
+    }
+    let keys: Vec<String> = news.first.iter().map(|orphan| orphan.key.to_string()).collect();
+    let parents: Vec<String> = news.first.iter().map(|orphan| orphan.parent.to_string()).collect();
+    let reason = format!("{} rows lack a parent, among them {}", news.count, parents.join(" "));
+    events.emit(line(keys.join(" "), reason).field("rows", news.count));
 }
 
 /// A conflict that was decided.

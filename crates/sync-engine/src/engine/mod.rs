@@ -18,6 +18,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use sqlite_store::ConflictAction;
+use sqlite_store::key_ranges::KeyRanges;
 use tokio::net::TcpListener;
 
 pub use builder::{Database, SyncEngineBuilder};
@@ -64,6 +65,17 @@ pub enum EngineError {
     DuplicateDatabase {
         /// The name.
         name: String,
+    },
+    /// The number for key ranges is none that a node can have. Trying again does not help.
+    #[error(
+        "{number} is no number for the key ranges of database {name:?}; number the nodes from 1 to {}",
+        KeyRanges::MAX
+    )]
+    KeyRanges {
+        /// The database.
+        name: String,
+        /// The number.
+        number: u16,
     },
     /// The engine was stopped.
     #[error("the engine is stopped")]

@@ -18,7 +18,7 @@ use crate::engine::registry::Registry;
 use crate::engine::repeats::Repeats;
 use crate::engine::source::{Source, Subscriber};
 use crate::event::EventSink;
-use crate::status::{DatabaseStatus, PeerStatus, Status, UnsyncedTable};
+use crate::status::{DatabaseStatus, PeerStatus, Status, TriggerStatus, UnsyncedTable, WarningStatus};
 
 /// Links that may stand without their peers having said who they are.
 const STRANGERS: usize = 128;
@@ -189,6 +189,9 @@ fn database_status(name: &str, path: &std::path::Path, state: &DatabaseState) ->
             .collect(),
         backlog: state.backlog,
         conflicts: state.conflicts,
+        foreign_key_missing: state.orphans.as_ref().into(),
+        triggers: state.triggers.iter().map(TriggerStatus::from).collect(),
+        warnings: state.warnings.iter().map(WarningStatus::from).collect(),
         parked: state.parked,
         errors,
     }

@@ -2,8 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
-use sync_engine::Granularity;
 use sync_engine::config::{Environment, ErrorKind, Overrides, Place, load};
+use sync_engine::{Granularity, KeyRanges, TriggerRule};
 
 use super::{errors_of, load_text, variables};
 
@@ -34,6 +34,8 @@ fn the_environment_overrides_the_file() {
         ("SYNC_ENGINE__LOG__KEEP", "5"),
         ("SYNC_ENGINE__CLUSTER", ""),
         ("SYNC_ENGINE__DATABASE__0__GRANULARITY", "row"),
+        ("SYNC_ENGINE__DATABASE__0__KEY_RANGES", "12"),
+        ("SYNC_ENGINE__DATABASE__0__TRIGGERS__STOCK_AUDIT", "skip"),
         ("SYNC_ENGINE__DATABASE__1__PATH", "b.db"),
         ("SYNC_ENGINE__DATABASE__1__TABLE__0__NAME", "stock"),
         ("SYNC_ENGINE_CONFIG", "ignored, since --config is given"),
@@ -47,6 +49,8 @@ fn the_environment_overrides_the_file() {
     assert_eq!(settings.cluster, "default");
     let [first, second] = settings.databases.as_slice() else { panic!("{settings:?}") };
     assert_eq!((first.name.as_str(), first.granularity), ("a", Granularity::Row));
+    assert_eq!(first.key_ranges, KeyRanges::of_node(12));
+    assert_eq!(first.triggers.iter().collect::<Vec<_>>(), [("stock_audit", TriggerRule::Skip)]);
     assert_eq!((second.name.as_str(), second.tables[0].name.as_str()), ("b", "stock"));
 }
 

@@ -1,0 +1,13 @@
+//! What a person decides about a database before it is attached.
+
+use crate::app_triggers::TriggerRules;
+use crate::key_ranges::KeyRanges;
+
+/// Decisions about a database.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct AttachRules {
+    /// Which automatic keys this node gives out; none: SQLite's own choice.
+    pub key_ranges: Option<KeyRanges>,
+    /// Which of the application's triggers run when changes are applied, other than those that would.
+    pub triggers: TriggerRules,
+}
