@@ -1,6 +1,7 @@
 //! Apply: a batch of a peer becomes rows, clocks, conflict records and version vector, in one write transaction.
 
 pub(crate) mod columns;
+mod placing;
 mod work;
 
 use replication::{Admission, Batch, Origin, TableRows, VersionVector, admit};

@@ -101,23 +101,7 @@ impl Walk<'_> {
             (Kind::Texts, DeValue::Array(items)) => self.texts(items.iter(), key, path),
             (Kind::TextsByName, DeValue::Table(table)) => Some(toml::Value::Table(self.texts_by_name(table, path))),
             (Kind::Table(keys), DeValue::Table(table)) => Some(toml::Value::Table(self.table(table, keys, path))),
-            (Kind::Named(keys), DeValue::Table(names)) => {
-                let mut tables = toml::Table::new();
-                for (name, value) in names {
-                    let name = name.get_ref().as_ref();
-                    let path = format!("{path}.{name}");
-                    let place = self.place(value.span().start);
-                    self.check.given(&path, place);
-                    match value.get_ref() {
-                        DeValue::Table(table) => {
-                            let table = self.table(table, keys, &path);
-                            tables.insert(name.to_owned(), toml::Value::Table(table));
-                        }
-                        other => self.wrong_type(&path, "a table", other),
-                    }
-                }
-                Some(toml::Value::Table(tables))
-            }
+            (Kind::Named(keys), DeValue::Table(names)) => Some(toml::Value::Table(self.named(names, keys, path))),
             (Kind::Tables(keys), DeValue::Array(items)) => {
                 let mut tables = Vec::new();
                 for (index, item) in items.iter().enumerate() {
@@ -151,6 +135,25 @@ impl Walk<'_> {
                 None
             }
         }
+    }
+
+    /// Tables under names that the owner chose.
+    fn named(&mut self, names: &DeTable<'_>, keys: &'static [Key], path: &str) -> toml::Table {
+        let mut tables = toml::Table::new();
+        for (name, value) in names {
+            let name = name.get_ref().as_ref();
+            let path = format!("{path}.{name}");
+            let place = self.place(value.span().start);
+            self.check.given(&path, place);
+            match value.get_ref() {
+                DeValue::Table(table) => {
+                    let table = self.table(table, keys, &path);
+                    tables.insert(name.to_owned(), toml::Value::Table(table));
+                }
+                other => self.wrong_type(&path, "a table", other),
+            }
+        }
+        tables
     }
 
     fn texts<'v>(

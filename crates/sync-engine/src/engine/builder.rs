@@ -1,22 +1,17 @@
 //! Building an engine.
 
-use std::collections::{BTreeSet, HashMap};
-use std::path::{Path, PathBuf};
+use std::collections::BTreeSet;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use replication::{ColumnRule, ConflictPolicy, Granularity, Origin};
-use sqlite_store::app_triggers::{TriggerRule, TriggerRules};
-use sqlite_store::attach::AttachRules;
-use sqlite_store::key_ranges::KeyRanges;
-use sqlite_store::{
-    BatchLimits, ConflictRetention, DatabaseOptions, DatabaseRules, FileWatch, MergeRules, StateDatabase,
-};
+use replication::Origin;
+use sqlite_store::{BatchLimits, ConflictRetention, DatabaseOptions, FileWatch, StateDatabase};
 use tokio::sync::mpsc;
 use tokio_util::task::TaskTracker;
 
 use crate::change_event::{ApplyCallback, ApplyDecision, ChangeEvent, ChangeObserver};
-use crate::config::{DatabaseSettings, Policy};
+use crate::engine::database::Database;
 use crate::engine::shared::{Shared, SharedParts};
 use crate::engine::source::Source;
 use crate::engine::{EngineError, SyncEngine, database_events};
@@ -28,166 +23,6 @@ const SCHEMA_QUIET: Duration = Duration::from_secs(2);
 
 /// Log events of databases that may wait to be written.
 const EVENT_QUEUE: usize = 256;
-
-/// One SQLite file to keep in sync. What is said of the database counts for every table of which nothing else is said, in
-/// whatever order it is said.
-#[derive(Clone)]
-pub struct Database {
-    name: String,
-    path: PathBuf,
-    granularity: Granularity,
-    policy: Arc<dyn ConflictPolicy>,
-    tables: HashMap<String, TableRules>,
-    key_ranges: Option<u16>,
-    triggers: TriggerRules,
-}
-
-/// What is said of one table.
-#[derive(Clone, Default)]
-struct TableRules {
-    granularity: Option<Granularity>,
-    policy: Option<Arc<dyn ConflictPolicy>>,
-    columns: HashMap<String, ColumnRule>,
-}
-
-impl std::fmt::Debug for Database {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let mut shown = f.debug_struct("Database");
-        shown.field("name", &self.name).field("path", &self.path).field("rules", &self.rules()).finish()
-    }
-}
-
-impl Database {
-    /// The file at `path`, under its file name without extension. It need not exist yet.
-    pub fn open(path: impl AsRef<Path>) -> Self {
-        let path = path.as_ref().to_owned();
-        let name = path.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default();
-        let MergeRules { granularity, policy, .. } = MergeRules::default();
-        Self {
-            name,
-            path,
-            granularity,
-            policy,
-            tables: HashMap::new(),
-            key_ranges: None,
-            triggers: TriggerRules::default(),
-        }
-    }
-
-    /// The database that a configuration describes.
-    pub fn configured(settings: &DatabaseSettings) -> Self {
-        let mut database = Self::open(&settings.path).name(&settings.name).granularity(settings.granularity);
-        database.policy = settings.policy.policy();
-        database.key_ranges = settings.key_ranges.map(KeyRanges::number);
-        database.triggers = settings.triggers.clone();
-        for table in &settings.tables {
-            let columns = table.columns.iter().map(|(name, policy)| (name.clone(), policy.column_rule()));
-            let rules = TableRules {
-                granularity: table.granularity,
-                policy: table.policy.as_ref().map(Policy::policy),
-                columns: columns.collect(),
-            };
-            database.tables.insert(table.name.clone(), rules);
-        }
-        database
-    }
-
-    /// The name that peers know the database by.
-    #[must_use]
-    pub fn name(mut self, name: impl Into<String>) -> Self {
-        self.name = name.into();
-        self
-    }
-
-    /// How finely tables are merged. All nodes must say the same.
-    #[must_use]
-    pub fn granularity(mut self, granularity: Granularity) -> Self {
-        self.granularity = granularity;
-        self
-    }
-
-    /// Who decides conflicts.
-    #[must_use]
-    pub fn policy(mut self, policy: impl ConflictPolicy + 'static) -> Self {
-        self.policy = Arc::new(policy);
-        self
-    }
-
-    /// Who decides the conflicts of one table.
-    #[must_use]
-    pub fn table(mut self, table: impl Into<String>, policy: impl ConflictPolicy + 'static) -> Self {
-        self.tables.entry(table.into()).or_default().policy = Some(Arc::new(policy));
-        self
-    }
-
-    /// How finely one table is merged. All nodes must say the same.
-    #[must_use]
-    pub fn table_granularity(mut self, table: impl Into<String>, granularity: Granularity) -> Self {
-        self.tables.entry(table.into()).or_default().granularity = Some(granularity);
-        self
-    }
-
-    /// Who decides the conflicts of one column.
-    #[must_use]
-    pub fn column(
-        self,
-        table: impl Into<String>,
-        column: impl Into<String>,
-        policy: impl ConflictPolicy + 'static,
-    ) -> Self {
-        self.column_rule(table, column, ColumnRule::Policy(Arc::new(policy)))
-    }
-
-    /// Makes a column a counter: concurrent increments and decrements add up. All nodes must say the same.
-    #[must_use]
-    pub fn counter(self, table: impl Into<String>, column: impl Into<String>) -> Self {
-        self.column_rule(table, column, ColumnRule::Counter)
-    }
-
-    /// How the conflicts of one column are decided.
-    #[must_use]
-    pub fn column_rule(mut self, table: impl Into<String>, column: impl Into<String>, rule: ColumnRule) -> Self {
-        self.tables.entry(table.into()).or_default().columns.insert(column.into(), rule);
-        self
-    }
-
-    /// Has AUTOINCREMENT keys of this node come from blocks of numbers that no other node uses. `number`, from 1 to
-    /// [`KeyRanges::MAX`], is another one on each node; a node that inserts without one gives out the others' keys.
-    #[must_use]
-    pub fn key_ranges(mut self, number: u16) -> Self {
-        self.key_ranges = Some(number);
-        self
-    }
-
-    /// Decides whether one of the application's triggers runs when changes are applied, in place of what it does deciding
-    /// it. [`TriggerRule::Run`] cannot be followed for all; the log and the status tell if it cannot.
-    #[must_use]
-    pub fn trigger(mut self, trigger: impl AsRef<str>, rule: TriggerRule) -> Self {
-        self.triggers.insert(trigger.as_ref(), rule);
-        self
-    }
-
-    fn attach_rules(&self) -> Result<AttachRules, EngineError> {
-        let of_node = |number| {
-            KeyRanges::of_node(number).ok_or_else(|| EngineError::KeyRanges { name: self.name.clone(), number })
-        };
-        Ok(AttachRules { key_ranges: self.key_ranges.map(of_node).transpose()?, triggers: self.triggers.clone() })
-    }
-
-    fn rules(&self) -> DatabaseRules {
-        let tables = self.tables.iter().map(|(name, rules)| {
-            let rules = MergeRules {
-                granularity: rules.granularity.unwrap_or(self.granularity),
-                policy: rules.policy.as_ref().unwrap_or(&self.policy).clone(),
-                columns: rules.columns.clone(),
-            };
-            (name.clone(), rules)
-        });
-        let policy = Arc::clone(&self.policy);
-        let default = MergeRules { granularity: self.granularity, policy, columns: HashMap::new() };
-        DatabaseRules { default, tables: tables.collect() }
-    }
-}
 
 /// Collects what an engine is made of.
 pub struct SyncEngineBuilder {
@@ -392,30 +227,4 @@ fn subscriber_origin(node: &str) -> Origin {
         bytes[place % 16] ^= byte.rotate_left(u32::try_from(place / 16 % 8).unwrap_or(0));
     }
     Origin::from_bytes(bytes)
-}
-
-#[cfg(test)]
-mod tests {
-    use replication::{Granularity, LastWriteWins, Resolution, ResolverPolicy};
-
-    use super::Database;
-
-    #[test]
-    fn what_is_said_of_a_table_stands_whatever_is_said_of_the_database_and_when() {
-        let own = || ResolverPolicy::new(|_| Resolution::KeepLocal);
-        let database = Database::open("shop.db")
-            .table("stock", own())
-            .table_granularity("orders", Granularity::Column)
-            .granularity(Granularity::Row)
-            .policy(own().named("house"));
-        let rules = database.rules();
-        let shown = |table: &str| format!("{:?}", rules.of(table));
-        assert_eq!(shown("stock"), "Row by custom");
-        assert_eq!(shown("orders"), "Column by house");
-        assert_eq!(shown("other"), "Row by house");
-        assert_eq!(
-            format!("{:?}", Database::open("x").table("t", LastWriteWins).rules().of("t")),
-            "Column by last-write-wins"
-        );
-    }
 }

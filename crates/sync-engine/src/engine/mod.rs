@@ -3,6 +3,7 @@
 mod builder;
 mod conflict_routes;
 mod conflicts;
+mod database;
 mod database_events;
 mod http;
 mod peering;
@@ -21,7 +22,8 @@ use sqlite_store::ConflictAction;
 use sqlite_store::key_ranges::KeyRanges;
 use tokio::net::TcpListener;
 
-pub use builder::{Database, SyncEngineBuilder};
+pub use builder::SyncEngineBuilder;
+pub use database::Database;
 
 use crate::change_event::{ApplyCallback, ApplyDecision, ChangeEvent};
 use crate::conflicts::{ConflictError, ConflictFilter, ConflictRecord};

@@ -1,0 +1,119 @@
+//! Where rows of peers belong, and what of them has no place here.
+
+use replication::{EntryFlags, RowImage, TableShape, VersionVector};
+
+use super::Work;
+use super::columns::{ColumnOrder, Fit};
+use crate::error::StoreError;
+use crate::parked::{self, ParkedKind, Parking};
+
+/// Where rows of a peer's table belong.
+pub(super) enum Place {
+    /// The table, how its columns are ordered, and the peer's columns that it does not have.
+    Table(usize, ColumnOrder, Vec<String>),
+    /// No table of that name is synced here.
+    Nowhere,
+    /// The table has another key.
+    OtherKey,
+}
+
+impl Work<'_> {
+    /// Where rows of a shape belong.
+    pub(super) fn place(&self, shape: &TableShape) -> Place {
+        let Some(index) = self.replica.table_by_name(&shape.name) else { return Place::Nowhere };
+        match Fit::of(shape, &self.replica.tables[index].shape) {
+            Fit::Whole(order) => Place::Table(index, order, Vec::new()),
+            Fit::Partly(order, missing) => Place::Table(index, order, missing),
+            Fit::OtherKey => Place::OtherKey,
+        }
+    }
+
+    /// A row in the order of the table that it belongs to; what of it has no place here is parked.
+    pub(super) fn fitting(
+        &mut self,
+        place: &Place,
+        shape: &TableShape,
+        row: RowImage,
+        context: &VersionVector,
+    ) -> Result<Option<(usize, RowImage)>, StoreError> {
+        let own = self.own;
+        match place {
+            Place::Table(index, order, missing) => {
+                if !missing.is_empty() && !row.clock.is_deleted() {
+                    self.park_columns(shape, &row, context, own, missing)?;
+                }
+                Ok(Some((*index, order.arrange(row))))
+            }
+            Place::Nowhere => {
+                let reason = format!("table {:?} is not synced here", shape.name);
+                self.park(Parking { shape, row: &row, context, own, missing: &[], kind: ParkedKind::Schema, reason })?;
+                Ok(None)
+            }
+            Place::OtherKey => {
+                let reason = format!("table {:?} has another key on the peer", shape.name);
+                self.park(Parking { shape, row: &row, context, own, missing: &[], kind: ParkedKind::Schema, reason })?;
+                Ok(None)
+            }
+        }
+    }
+
+    /// Parks what a row holds in columns that are not here.
+    pub(crate) fn park_columns(
+        &mut self,
+        shape: &TableShape,
+        row: &RowImage,
+        context: &VersionVector,
+        own: &VersionVector,
+        missing: &[String],
+    ) -> Result<(), StoreError> {
+        // What is known already is not news because it has a column more.
+        if row.clock.entries().all(|entry| own.covers(entry.dot)) {
+            return Ok(());
+        }
+        let names: Vec<String> = missing.iter().map(|name| format!("{name:?}")).collect();
+        let reason = format!("table {:?} has no column {} here", shape.name, names.join(", "));
+        self.park(Parking { shape, row, context, own, missing, kind: ParkedKind::Schema, reason })
+    }
+
+    fn park(&mut self, parking: Parking<'_>) -> Result<(), StoreError> {
+        let note = parked::park(self.conn, self.replica, parking, self.rules.now)?;
+        self.applied.parked.extend(note);
+        Ok(())
+    }
+
+    /// Parks a row that has its place and cannot be written there.
+    pub(super) fn park_row(
+        &mut self,
+        index: usize,
+        row: &RowImage,
+        (context, own): (&VersionVector, &VersionVector),
+        kind: ParkedKind,
+        reason: String,
+    ) -> Result<(), StoreError> {
+        let (shape, row) = without_absent(&self.replica.tables[index].shape, row);
+        self.park(Parking { shape: &shape, row: &row, context, own, missing: &[], kind, reason })
+    }
+}
+
+/// A row as a sender without the absent columns would have it.
+pub(super) fn without_absent(shape: &TableShape, row: &RowImage) -> (TableShape, RowImage) {
+    let is_absent = |column: u16| {
+        row.clock.columns.iter().any(|(other, entry)| *other == column && entry.flags.contains(EntryFlags::ABSENT))
+    };
+    let kept: Vec<u16> = (0..).take(shape.columns.len()).filter(|column| !is_absent(*column)).collect();
+    if kept.len() == shape.columns.len() || row.clock.is_deleted() {
+        return (shape.clone(), row.clone());
+    }
+    let place = |column: u16| kept.iter().position(|kept| *kept == column).and_then(|place| u16::try_from(place).ok());
+    let moved = |column: u16| place(column).unwrap_or_default();
+    let mut clock = row.clock.clone();
+    clock.columns.retain(|(column, _)| !is_absent(*column));
+    clock.columns.iter_mut().for_each(|(column, _)| *column = moved(*column));
+    clock.counters.iter_mut().for_each(|(column, _)| *column = moved(*column));
+    let shape = TableShape {
+        name: shape.name.clone(),
+        columns: kept.iter().map(|column| shape.columns[usize::from(*column)].clone()).collect(),
+        key: shape.key.iter().map(|column| moved(*column)).collect(),
+    };
+    (shape, RowImage { values: kept.iter().map(|column| row.values[usize::from(*column)].clone()).collect(), clock })
+}
