@@ -9,7 +9,7 @@ use replication::{Entry, EntryFlags, Granularity, RowClock, Timestamp, Value};
 use rusqlite::Connection;
 
 use crate::bind::{bind_from, value_at, values_from};
-use crate::counting::{self, Before, Counting};
+use crate::counting::{self, Before, Counting, Written};
 use crate::error::StoreError;
 use crate::replica::{Replica, ReplicaTable};
 use crate::row_clock::{drop_column_entries, put_entry, read_clock};
@@ -250,13 +250,12 @@ fn put_whole(
     kept: &[(u16, Entry)],
 ) -> Result<(), StoreError> {
     let key = row.key.as_slice();
-    if entry.flags.contains(EntryFlags::DELETED) {
-        counting::bury(conn, replica, row.table, key, entry)?;
-    } else if row.whole {
-        counting::insert(conn, replica, row.table, key, entry)?;
-    } else {
-        counting::confirm(conn, replica, row.table, key, entry)?;
-    }
+    let written = match (entry.flags.contains(EntryFlags::DELETED), row.whole) {
+        (true, _) => Written::Deleted,
+        (false, true) => Written::Inserted,
+        (false, false) => Written::Updated,
+    };
+    counting::write_whole(conn, replica, (row.table, key), entry, written)?;
     drop_column_entries(conn, &replica.tables[row.table], key)?;
     put_entry(conn, replica, row.table, key, 0, &entry)?;
     kept.iter().try_for_each(|(column, entry)| put_entry(conn, replica, row.table, key, *column, entry))

@@ -102,41 +102,39 @@ fn each(
     Ok(())
 }
 
-/// The row was inserted: what it holds is what its counters are set to.
-pub(crate) fn insert(
-    conn: &Connection,
-    replica: &mut Replica,
-    index: usize,
-    key: &[Value],
-    entry: Entry,
-) -> Result<(), StoreError> {
-    let Some(clock) = counted(conn, replica, index, key)? else { return Ok(()) };
-    let Some(row) = read_row(conn, &replica.tables[index], key)? else { return Ok(()) };
-    each(conn, replica, (index, key), &clock, |counter, place| counter.set_to(entry, row[place].clone()))
+/// What became of a row as a whole.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Written {
+    /// What it holds is what its counters are set to.
+    Inserted,
+    /// What its counters were set to is said anew, beside what was counted.
+    Updated,
+    /// What was counted is kept for a row that comes after it.
+    Deleted,
 }
 
-/// The row was deleted.
-pub(crate) fn bury(
+/// Gives a row that was written as a whole, with this entry, its counters.
+pub(crate) fn write_whole(
     conn: &Connection,
     replica: &mut Replica,
-    index: usize,
-    key: &[Value],
+    (index, key): (usize, &[Value]),
     entry: Entry,
+    written: Written,
 ) -> Result<(), StoreError> {
-    let Some(clock) = counted(conn, replica, index, key)? else { return Ok(()) };
-    each(conn, replica, (index, key), &clock, |counter, _| counter.bury(entry))
-}
-
-/// The row was updated as a whole: what its counters were set to is said anew, beside what was counted.
-pub(crate) fn confirm(
-    conn: &Connection,
-    replica: &mut Replica,
-    index: usize,
-    key: &[Value],
-    entry: Entry,
-) -> Result<(), StoreError> {
-    let Some(clock) = counted(conn, replica, index, key)? else { return Ok(()) };
-    each(conn, replica, (index, key), &clock, |counter, _| counter.confirm(entry))
+    let table = &replica.tables[index];
+    // Tables without counters are not looked at.
+    if table.table.counters().next().is_none() {
+        return Ok(());
+    }
+    let Some(clock) = read_clock(conn, replica, table, key)?.filter(|clock| !clock.counters.is_empty()) else {
+        return Ok(());
+    };
+    let row = read_row(conn, table, key)?.unwrap_or_default();
+    each(conn, replica, (index, key), &clock, |counter, place| match (written, row.get(place)) {
+        (Written::Inserted, Some(value)) => counter.set_to(entry, value.clone()),
+        (Written::Updated, Some(_)) => counter.confirm(entry),
+        (Written::Deleted, _) | (_, None) => counter.bury(entry),
+    })
 }
 
 /// A migration wrote the row while nobody watched: what its counters hold now was counted, or else they were set to it.
@@ -160,15 +158,6 @@ pub(crate) fn rewrite(
             counter.confirm(entry);
         }
     })
-}
-
-/// The clock of a row that may have counters and has; none otherwise. Tables without counters are not looked at.
-fn counted(conn: &Connection, replica: &Replica, index: usize, key: &[Value]) -> Result<Option<RowClock>, StoreError> {
-    let table = &replica.tables[index];
-    if table.table.counters().next().is_none() {
-        return Ok(None);
-    }
-    Ok(read_clock(conn, replica, table, key)?.filter(|clock| !clock.counters.is_empty()))
 }
 
 /// SQLite allows at most 32,767 columns.

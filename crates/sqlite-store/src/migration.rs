@@ -143,7 +143,7 @@ fn bury_rowless(conn: &Connection, replica: &mut Replica, number: i64) -> Result
     for key in &keys {
         let timestamp = replica.clock.stamp(now, now);
         let entry = Entry::new(timestamp, replica.next_dot(), EntryFlags::DELETED);
-        counting::bury(conn, replica, index, key, entry)?;
+        counting::write_whole(conn, replica, (index, key), entry, counting::Written::Deleted)?;
         drop_column_entries(conn, &replica.tables[index], key)?;
         put_entry(conn, replica, index, key, 0, &entry)?;
     }
