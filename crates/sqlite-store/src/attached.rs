@@ -84,6 +84,8 @@ pub(crate) struct Attachment {
     /// When the last one ended, and whether rows here have changed since.
     retried: Instant,
     touched: bool,
+    /// Whether the last one came to no end.
+    cut_off: bool,
     tables: Arc<BTreeMap<String, u64>>,
     retired: Arc<BTreeSet<String>>,
     unsynced: Arc<Vec<Unsynced>>,
@@ -165,6 +167,7 @@ impl Attachment {
             migration: Migration::default(),
             retried: Instant::now(),
             touched: false,
+            cut_off: false,
             tables: Arc::new(fingerprints(&attached.schema)),
             retired: Arc::new(attached.retired.clone()),
             unsynced: Arc::new(attached.schema.unsynced.clone()),

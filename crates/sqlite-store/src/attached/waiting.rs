@@ -24,11 +24,13 @@ impl Attachment {
     /// Rows that no schema stands in the way of are to be tried again, now and then, when rows here have changed.
     pub(super) fn retry_undecided(&mut self, changed: bool) {
         self.touched |= changed;
-        if self.touched && self.retry.is_none() && self.retried.elapsed() >= PAUSE {
-            self.touched = false;
-            if self.replica.waiting.undecided > 0 {
-                self.retry = Some(Progress::default());
-            }
+        if self.retry.is_some() || self.retried.elapsed() < PAUSE {
+            return;
+        }
+        if std::mem::take(&mut self.cut_off) {
+            self.retry_all();
+        } else if std::mem::take(&mut self.touched) && self.replica.waiting.undecided > 0 {
+            self.retry = Some(Progress::default());
         }
     }
 
@@ -54,8 +56,8 @@ impl Attachment {
                 }
             })?;
             let ApplyOutcome::Applied(applied) = outcome else {
-                // What holds it up is told where it came from; it is tried again with the next change.
-                self.retry = None;
+                // The apply callback wants it tried again.
+                (self.retry, self.cut_off, self.retried) = (None, true, Instant::now());
                 break;
             };
             let Some(merged) = merged else { break };
