@@ -1,5 +1,6 @@
 //! Rows of peers that wait: when they are tried again.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -37,6 +38,18 @@ impl Attachment {
     /// Merges what waits and can be merged. Before anything is read for peers or made of a migration: both speak for what
     /// is in the tables then.
     pub(super) fn merge_waiting(&mut self) -> Result<(), StoreError> {
+        if self.retry.is_none() {
+            return Ok(());
+        }
+        let mut told = BTreeMap::new();
+        let merged = self.merge_all(&mut told);
+        let told = told.into_iter().map(|(table, rows)| DatabaseEvent::Unparked { table, rows });
+        self.events.extend(told);
+        merged
+    }
+
+    /// Counts the rows that wait no more by table.
+    fn merge_all(&mut self, told: &mut BTreeMap<String, u64>) -> Result<(), StoreError> {
         while let Some(progress) = self.retry.clone() {
             if self.replica.waiting.rows == 0 {
                 self.retry = None;
@@ -62,8 +75,7 @@ impl Attachment {
             };
             let Some(merged) = merged else { break };
             self.tell_parked(applied.parked);
-            let told = merged.rows.into_iter().map(|(table, rows)| DatabaseEvent::Unparked { table, rows });
-            self.events.extend(told);
+            merged.rows.into_iter().for_each(|(table, rows)| *told.entry(table).or_default() += rows);
             self.retry = merged.next;
             self.retried = Instant::now();
         }
