@@ -35,6 +35,7 @@ use crate::connection;
 use crate::database::{DatabaseEvent, DatabaseOptions, DatabaseState, NodeNames, Phase};
 use crate::error::StoreError;
 use crate::foreign_keys::ForeignKeys;
+use crate::lift::BeforeLift;
 use crate::migration::Migrated;
 use crate::parked::Progress;
 use crate::replica::{Replica, wall_millis};
@@ -98,6 +99,8 @@ pub(crate) struct Attachment {
     /// Counts the daemon's transactions on this file, as the file has it: another daemon on the same file, which the
     /// replica must follow, moves it too.
     generation: i64,
+    /// How often migrations had lifted the triggers when the file was looked at.
+    lifts: i64,
     last_progress: Instant,
     /// Rows staged of the catch-up that comes in.
     staged: u64,
@@ -147,6 +150,7 @@ impl Attachment {
         staging::clear_stale(&conn, &replica)?;
         let conflicts = count_open(&conn)?;
         let generation = transaction::generation(&conn)?;
+        let lifts = BeforeLift::count(&conn)?;
         let publish: Option<i64> = conn
             .query_row("SELECT value FROM main._sync_meta WHERE key = 'publish'", [], |row| row.get(0))
             .optional()?;
@@ -177,6 +181,7 @@ impl Attachment {
             conflicts,
             pruning: Pruning::default(),
             generation,
+            lifts,
             last_progress: Instant::now(),
             staged: 0,
         })

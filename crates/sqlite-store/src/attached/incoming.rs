@@ -111,7 +111,12 @@ impl Attachment {
         let observer = observer.map(AsRef::as_ref);
         let max_skew = i64::try_from(self.options.max_clock_skew.as_millis()).unwrap_or(i64::MAX);
         let rules = ApplyRules { now: wall_millis(), max_skew, max_rows: self.options.max_rows, observer };
+        let schema = self.replica.schema_version;
         let outcome = self.write(|conn, replica| {
+            if replica.schema_version != schema {
+                // What came with the change is to be looked at first.
+                return Err(StoreError::Migrating);
+            }
             let outcome = work(conn, replica, &rules)?;
             let keep = matches!(outcome, ApplyOutcome::Applied(_));
             Ok((outcome, keep))

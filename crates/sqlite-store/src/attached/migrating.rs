@@ -5,6 +5,7 @@
 //! that are still to come, none are taken or given until the schema has been left alone for a while. As soon as everything
 //! has its place, the migration is over as far as peers are concerned.
 
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use replication::{TableRows, TableShape};
@@ -60,6 +61,21 @@ impl Attachment {
             reattached?;
         }
         let unplaced = self.quiet_left().is_some() && incoming.iter().any(|rows| !self.has_place(&rows.shape));
-        if unplaced || self.migrating().is_some() { Err(StoreError::Migrating) } else { Ok(()) }
+        if unplaced || self.migrating().is_some() {
+            return Err(StoreError::Migrating);
+        }
+        // What a migration wrote while nobody watched is in no clock yet: rows that come would take its place without a word,
+        // and rows that go would not be what their clocks say.
+        while !self.migrated.is_done() {
+            if self.closing.load(Ordering::Relaxed) {
+                return Err(StoreError::Closed);
+            }
+            self.merge_waiting()?;
+            self.migration_step()?;
+            if self.migrated.is_done() {
+                self.retry_all();
+            }
+        }
+        Ok(())
     }
 }

@@ -13,6 +13,7 @@ use crate::conflicts::closing::count_open;
 use crate::connection;
 use crate::database::DatabaseEvent;
 use crate::error::StoreError;
+use crate::lift::BeforeLift;
 use crate::migration::Migrated;
 use crate::replica::{Replica, wall_millis};
 use crate::schema::Schema;
@@ -123,7 +124,7 @@ impl Attachment {
     /// Follows a changed schema: triggers are put right on a fresh connection, whose TEMP triggers are made anew.
     pub(super) fn reattach(&mut self, events: &mut Vec<DatabaseEvent>) -> Result<(), StoreError> {
         let before = (self.schema_version()?, attach::schema_hash(&self.conn)?);
-        if before.1 == self.replica.schema_hash {
+        if before.1 == self.replica.schema_hash && BeforeLift::count(&self.conn)? == self.lifts {
             // VACUUM and ANALYZE move the version too.
             self.replica.schema_version = before.0;
             return Ok(());

@@ -67,7 +67,12 @@ impl Attachment {
                     Err(Stop::Outcome(outcome)) => Ok(*outcome),
                     Err(Stop::Store(error)) => Err(error),
                 }
-            })?;
+            });
+            let outcome = match outcome {
+                // It goes on at the next look.
+                Err(StoreError::Migrating) => return Ok(()),
+                other => other?,
+            };
             let ApplyOutcome::Applied(applied) = outcome else {
                 // The apply callback wants it tried again.
                 (self.retry, self.cut_off, self.retried) = (None, true, Instant::now());

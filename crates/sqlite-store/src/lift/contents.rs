@@ -59,8 +59,20 @@ impl BeforeLift {
         drop(rows);
         if since.is_some() || !taken.tables.is_empty() {
             conn.execute("DELETE FROM main._sync_meta WHERE key = 'lifted' OR key GLOB 'lifted_*'", [])?;
+            // The schema may read as it did before: whoever has the file open must look at what is due all the same.
+            conn.execute(
+                "INSERT INTO main._sync_meta (key, value) VALUES ('lifts', 1) \
+                 ON CONFLICT DO UPDATE SET value = value + 1",
+                [],
+            )?;
         }
         Ok(taken)
+    }
+
+    /// How often triggers were put back after a migration that lifted them.
+    pub(crate) fn count(conn: &Connection) -> Result<i64, StoreError> {
+        let sql = "SELECT value FROM main._sync_meta WHERE key = 'lifts'";
+        Ok(conn.prepare_cached(sql)?.query_row([], |row| row.get(0)).optional()?.unwrap_or(0))
     }
 
     /// Whether a table's columns hold what they held, or were renamed and hold it under their new names, which the

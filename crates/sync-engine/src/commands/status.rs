@@ -44,13 +44,14 @@ fn show(report: &Report) {
     say(&format!("node {}, version {}, up {} s", report.node, report.version, report.uptime_seconds));
     for database in &report.databases {
         say(&format!(
-            "database {} ({}): {}, sequence {}, {} tables, backlog {}, conflicts {}",
+            "database {} ({}): {}, sequence {}, {} tables, backlog {}, parked {}, conflicts {}",
             database.name,
             database.path,
             database.state,
             database.sequence,
             database.tables.len(),
             database.backlog,
+            database.parked,
             database.conflicts
         ));
         for error in &database.errors {
