@@ -174,9 +174,12 @@ fn merge_columns(
         .filter(|(_, name)| found.iter().any(|found| found.eq_ignore_ascii_case(name)))
         .map(|(column, _)| column)
         .collect();
-    let Some(mut local) = work.local(index, &key)?.filter(|local| !local.clock.is_deleted()) else {
+    let mut local = match work.local(index, &key)? {
+        // The rest of the row waits as well.
+        None => return Ok(false),
         // The row went, and its columns with it.
-        return Ok(true);
+        Some(local) if local.clock.is_deleted() => return Ok(true),
+        Some(local) => local,
     };
     let (mut remote, own) = (local.clone(), work.replica.own);
     for column in columns {
