@@ -50,6 +50,8 @@ impl Attachment {
 
     /// Counts the rows that wait no more by table.
     fn merge_all(&mut self, told: &mut BTreeMap<String, u64>) -> Result<(), StoreError> {
+        // How many there were when the pass began.
+        let mut before = self.replica.waiting.rows;
         while let Some(progress) = self.retry.clone() {
             if self.replica.waiting.rows == 0 {
                 self.retry = None;
@@ -83,6 +85,11 @@ impl Attachment {
             merged.rows.into_iter().for_each(|(table, rows)| *told.entry(table).or_default() += rows);
             self.retry = merged.next;
             self.retried = Instant::now();
+            if self.retry.is_none() && progress.is_over_all() && self.replica.waiting.rows < before {
+                // What waited for a row that has come now can be merged as well.
+                before = self.replica.waiting.rows;
+                self.retry_all();
+            }
         }
         Ok(())
     }

@@ -26,6 +26,11 @@ pub(crate) struct Progress {
 }
 
 impl Progress {
+    /// Whether it is a pass over all rows.
+    pub(crate) fn is_over_all(&self) -> bool {
+        self.all
+    }
+
     /// A pass over all rows.
     pub(crate) fn over_all(unwritten: Unwritten) -> Self {
         Self { all: true, unwritten, ..Self::default() }
