@@ -11,7 +11,6 @@ use rusqlite::Connection;
 use crate::bind::bind_from;
 use crate::capture::give_row_entry;
 use crate::error::StoreError;
-use crate::foreign_keys;
 use crate::replica::Replica;
 use crate::row_clock::collect_keys;
 
@@ -43,7 +42,7 @@ impl Publishing {
         replica: &mut Replica,
         limit: usize,
     ) -> Result<PublishStep, StoreError> {
-        let Some(index) = next_table(conn, replica)? else {
+        let Some(index) = next_table(replica) else {
             return Ok(PublishStep { table: None, rows: 0, finished: true });
         };
         let number = replica.tables[index].table.number;
@@ -69,21 +68,9 @@ impl Publishing {
     }
 }
 
-/// The table at work, or the next: one that refers to tables which are published already, where there is one. Peers
-/// receive what is published so far, and would miss the parents of its rows.
-fn next_table(conn: &Connection, replica: &Replica) -> Result<Option<usize>, StoreError> {
-    let waiting: Vec<usize> =
-        (0..replica.tables.len()).filter(|index| !replica.tables[*index].table.baseline_published).collect();
-    for index in &waiting {
-        let parents = foreign_keys::parents(conn, &replica.tables[*index].table.name)?;
-        let waits_for = |parent: &String| {
-            waiting.iter().any(|other| other != index && replica.tables[*other].table.name.eq_ignore_ascii_case(parent))
-        };
-        if !parents.iter().any(waits_for) {
-            return Ok(Some(*index));
-        }
-    }
-    Ok(waiting.first().copied())
+/// The table at work, or the next. Peers receive what is published so far, and would miss the parents of its rows.
+fn next_table(replica: &Replica) -> Option<usize> {
+    replica.parents_first.iter().copied().find(|index| !replica.tables[*index].table.baseline_published)
 }
 
 fn unclocked(

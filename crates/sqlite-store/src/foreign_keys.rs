@@ -22,7 +22,7 @@ use crate::error::StoreError;
 use crate::identifier::quote;
 use crate::schema::Schema;
 use record::Place;
-pub(crate) use relation::parents;
+pub(crate) use relation::parents_first;
 use relation::{Child, key_list};
 
 /// Rows looked at again in one step.

@@ -15,6 +15,7 @@ use rusqlite::{Connection, OptionalExtension, params};
 
 use crate::bind::value_at;
 use crate::error::StoreError;
+use crate::foreign_keys;
 use crate::parked::Waiting;
 use crate::schema::{Column, Schema, Table};
 use crate::staging;
@@ -110,6 +111,8 @@ pub(crate) struct Replica {
     pub(crate) schema_version: i64,
     pub(crate) schema_hash: u64,
     pub(crate) tables: Vec<ReplicaTable>,
+    /// The tables' indices, each after those that its foreign keys refer to, as far as these do not run in circles.
+    pub(crate) parents_first: Vec<usize>,
     pub(crate) own: Origin,
     pub(crate) clock: HybridClock,
     pub(crate) have: VersionVector,
@@ -138,6 +141,7 @@ impl Replica {
             schema_version: schema.version,
             schema_hash: schema.hash,
             tables: Vec::new(),
+            parents_first: foreign_keys::parents_first(conn, &schema.tables)?,
             own: Origin::from_bytes([0; 16]),
             clock: HybridClock::new(Timestamp::from_raw(clock).unwrap_or_default()),
             have: VersionVector::new(),

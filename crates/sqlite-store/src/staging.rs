@@ -12,6 +12,7 @@
 //! SQLite commits both as one by a super-journal; if that has a write-ahead log, it is committed first, and rows may be merged
 //! a second time, which changes nothing. A stage with a write-ahead log would be committed before a rollback journal.
 
+use std::cell::Cell;
 use std::collections::HashMap;
 use std::hash::{Hash as _, Hasher};
 use std::path::Path;
@@ -91,6 +92,8 @@ pub(crate) struct Staged {
 pub(crate) struct Stage {
     source: Origin,
     contexts: HashMap<i64, Arc<VersionVector>>,
+    /// How many of the tables that rows are taken of, in their order, are known to have none left.
+    emptied: Cell<usize>,
 }
 
 impl Stage {
@@ -105,7 +108,7 @@ impl Stage {
                 serde_json::from_str(&text).map_err(|error| StoreError::Damaged { what: error.to_string() })?;
             contexts.insert(row.get(0)?, Arc::new(context));
         }
-        Ok(Self { source, contexts })
+        Ok(Self { source, contexts, emptied: Cell::new(0) })
     }
 
     /// Begins a batch; its number.
@@ -164,32 +167,50 @@ impl Stage {
         Ok(staged)
     }
 
-    /// Takes the next rows, at most a page of them and at most `limit`.
+    /// Takes the next rows, at most a page of them and at most `limit`: parents come before their children, which would
+    /// all be in doubt else.
     pub(crate) fn take_page(
         &self,
         conn: &Connection,
         replica: &Replica,
         limit: usize,
     ) -> Result<Vec<Staged>, StoreError> {
-        let source = self.source.as_bytes();
-        let limit = i64::try_from(limit.min(PAGE)).unwrap_or(i64::MAX);
-        let mut statement = conn.prepare_cached(
-            "SELECT tbl, key, batch, row FROM _sync_spool._sync_staged WHERE source = ?1 ORDER BY tbl, key LIMIT ?2",
-        )?;
-        let mut rows = statement.query(params![source, limit])?;
-        let mut taken = Vec::new();
-        let mut last = None;
-        while let Some(row) = rows.next()? {
-            let (number, key): (i64, Vec<u8>) = (row.get(0)?, row.get(1)?);
-            // Staged rows fit the schema that they were staged under, which is the present one.
-            if let Some(index) = replica.table_by_number(number.abs()) {
-                taken.push(self.staged(replica, index, row.get(2)?, &row.get::<_, Vec<u8>>(3)?)?);
+        // What is passed on as it came goes first, whatever table it is of.
+        let numbers = replica.parents_first.iter().map(|index| replica.tables[*index].table.number);
+        let order: Vec<i64> = numbers.clone().map(|number| -number).chain(numbers).collect();
+        while let Some(number) = order.get(self.emptied.get()) {
+            let taken = self.take_of(conn, replica, *number, limit)?;
+            if !taken.is_empty() {
+                return Ok(taken);
             }
-            last = Some((number, key));
+            self.emptied.set(self.emptied.get() + 1);
+        }
+        Ok(Vec::new())
+    }
+
+    /// The same of the rows under one number.
+    fn take_of(
+        &self,
+        conn: &Connection,
+        replica: &Replica,
+        number: i64,
+        limit: usize,
+    ) -> Result<Vec<Staged>, StoreError> {
+        let Some(index) = replica.table_by_number(number.abs()) else { return Ok(Vec::new()) };
+        let (source, limit) = (self.source.as_bytes(), i64::try_from(limit.min(PAGE)).unwrap_or(i64::MAX));
+        let mut statement = conn.prepare_cached(
+            "SELECT key, batch, row FROM _sync_spool._sync_staged WHERE source = ?1 AND tbl = ?2 ORDER BY key LIMIT ?3",
+        )?;
+        let mut rows = statement.query(params![source, number, limit])?;
+        let mut taken = Vec::new();
+        let mut last: Option<Vec<u8>> = None;
+        while let Some(row) = rows.next()? {
+            taken.push(self.staged(replica, index, row.get(1)?, &row.get::<_, Vec<u8>>(2)?)?);
+            last = Some(row.get(0)?);
         }
         drop(rows);
-        if let Some((number, key)) = last {
-            let sql = "DELETE FROM _sync_spool._sync_staged WHERE source = ?1 AND (tbl, key) <= (?2, ?3)";
+        let sql = "DELETE FROM _sync_spool._sync_staged WHERE source = ?1 AND tbl = ?2 AND key <= ?3";
+        if let Some(key) = last {
             conn.prepare_cached(sql)?.execute(params![source, number, key])?;
         }
         Ok(taken)

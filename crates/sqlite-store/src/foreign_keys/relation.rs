@@ -56,9 +56,24 @@ pub(super) fn read(conn: &Connection, schema: &Schema) -> Result<Vec<Child>, Sto
     Ok(children)
 }
 
-/// The tables that a table refers to, as the references spell them.
-pub(crate) fn parents(conn: &Connection, table: &str) -> Result<Vec<String>, StoreError> {
-    names(conn, "SELECT DISTINCT \"table\" FROM pragma_foreign_key_list(?1, 'main')", table)
+/// The indices of tables, each after those that it refers to; where these run in circles, the first of them first.
+pub(crate) fn parents_first(conn: &Connection, tables: &[Table]) -> Result<Vec<usize>, StoreError> {
+    let mut left = Vec::new();
+    for (index, table) in tables.iter().enumerate() {
+        let names = names(conn, "SELECT DISTINCT \"table\" FROM pragma_foreign_key_list(?1, 'main')", &table.name)?;
+        let parent = |name: &String| tables.iter().position(|other| other.name.eq_ignore_ascii_case(name));
+        let parents: Vec<usize> = names.iter().filter_map(parent).filter(|parent| *parent != index).collect();
+        left.push((index, parents));
+    }
+    let mut order = Vec::new();
+    while !left.is_empty() {
+        let free = |(_, parents): &(usize, Vec<usize>)| {
+            !parents.iter().any(|parent| left.iter().any(|(table, _)| table == parent))
+        };
+        let next = left.iter().position(free).unwrap_or(0);
+        order.push(left.remove(next).0);
+    }
+    Ok(order)
 }
 
 fn list(conn: &Connection, table: &str) -> Result<Vec<Listed>, StoreError> {

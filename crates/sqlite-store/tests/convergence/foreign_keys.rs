@@ -179,9 +179,10 @@ async fn a_merge_that_is_cut_off_judges_its_rows_all_the_same() {
         &a,
         "BEGIN; WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 20) \
          INSERT INTO child SELECT i, i FROM n; \
-         INSERT INTO parent SELECT id, 'p' FROM child WHERE id <> 3; INSERT INTO parent VALUES (50, 'refused'); COMMIT",
+         INSERT INTO parent SELECT id, 'p' FROM child WHERE id <> 3; INSERT INTO parent VALUES (60, 'p'); \
+         INSERT INTO child VALUES (50, 60); COMMIT",
     );
-    // The last row is not taken: the merge stands still with the children of its first transactions.
+    // The last row is not taken: the merge stands still with the parents and the children of its first transactions.
     let outcome = loop {
         let batch = b.next_from(&a, 7).await;
         let complete = batch.is_complete();
