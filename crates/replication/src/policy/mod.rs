@@ -24,15 +24,14 @@ pub enum Granularity {
     Row,
 }
 
-/// What two changes did to each other, by PostgreSQL's names for conflicts in logical replication.
+/// What two changes did to each other, by PostgreSQL's names for conflicts in logical replication. Its `update_missing` and
+/// `delete_missing` cannot occur: a change carries the whole row, and a deletion is remembered where the row never was.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum ConflictKind {
     /// Both sides inserted a row of one key.
     InsertExists,
     /// Both sides updated the row.
     UpdateOriginDiffers,
-    /// The incoming update meets a row that is not there and was never deleted.
-    UpdateMissing,
     /// The incoming update meets a row that was deleted here.
     UpdateDeleted,
     /// The incoming deletion meets a row that was updated here.
@@ -49,7 +48,6 @@ impl ConflictKind {
         match self {
             Self::InsertExists => "insert_exists",
             Self::UpdateOriginDiffers => "update_origin_differs",
-            Self::UpdateMissing => "update_missing",
             Self::UpdateDeleted => "update_deleted",
             Self::DeleteOriginDiffers => "delete_origin_differs",
             Self::UniqueExists => "unique_exists",
