@@ -41,7 +41,7 @@ use crate::parked::Progress;
 use crate::replica::{Replica, wall_millis};
 use crate::schema::{Schema, Unsynced};
 use crate::staging;
-use crate::state::{FileIdentity, Remembered};
+use crate::state::FileIdentity;
 use crate::warning::Warning;
 
 /// Log rows captured in one transaction of their own.
@@ -353,8 +353,21 @@ impl Attachment {
     /// Takes note in the state folder of how far the file has come.
     pub(crate) fn remember(&mut self) -> Result<(), StoreError> {
         let own = self.replica.own;
-        let now = Remembered { origin: own, file: self.file, sequence: self.replica.have.get(own) };
-        self.memory.as_mut().map_or(Ok(()), |memory| memory.remember(now))
+        let sequence = self.replica.have.get(own);
+        self.memory.as_mut().map_or(Ok(()), |memory| memory.remember(own, self.file, sequence))
+    }
+
+    /// Sees to it that a power cut takes nothing of what was issued, and takes note of that: a last transaction goes to the
+    /// disk as a whole, and with it all before it.
+    pub(crate) fn rest(&mut self) -> Result<(), StoreError> {
+        if self.memory.is_none() || self.schema_version()? != self.replica.schema_version {
+            return Ok(());
+        }
+        self.conn.busy_timeout(Duration::ZERO)?;
+        self.conn.execute_batch("PRAGMA main.synchronous = EXTRA")?;
+        self.in_write(|_, _| Ok(((), true)))?;
+        let (own, sequence) = (self.replica.own, self.replica.have.get(self.replica.own));
+        self.memory.as_mut().map_or(Ok(()), |memory| memory.rest(own, self.file, sequence))
     }
 
     /// Folds the write-ahead log into the file and empties it, if nobody is in the way. While this connection stays open no

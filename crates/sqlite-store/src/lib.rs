@@ -56,5 +56,5 @@ pub use observer::{IncomingRow, RowObserver, RowOperation, RowVerdict};
 pub use parked::{ParkedKind, ParkedNote};
 pub use replica::{DatabaseRules, MergeRules};
 pub use sql_policy::{SqlPolicy, SqlPolicyError};
-pub use state::{FileIdentity, Remembered, StateDatabase};
+pub use state::{FileIdentity, Machine, Remembered, StateDatabase};
 pub use watch::FileWatch;

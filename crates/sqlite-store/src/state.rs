@@ -7,7 +7,8 @@ use std::path::{Path, PathBuf};
 
 use replication::Origin;
 use sqlx::Row as _;
-use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions};
+use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous};
+use uuid::Uuid;
 
 use crate::error::StoreError;
 
@@ -33,6 +34,23 @@ impl FileIdentity {
     }
 }
 
+/// The machine that a daemon runs on.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Machine {
+    /// What tells it from others; none where it has no such number.
+    pub id: Option<Uuid>,
+    /// What tells the time since it was started from those before; none where that cannot be told.
+    pub boot: Option<Uuid>,
+}
+
+impl Machine {
+    /// The one that this process runs on.
+    pub fn this() -> Self {
+        let read = |path| Uuid::try_parse(std::fs::read_to_string(path).ok()?.trim()).ok();
+        Self { id: read("/etc/machine-id"), boot: read("/proc/sys/kernel/random/boot_id") }
+    }
+}
+
 /// What a database was when it was last seen.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Remembered {
@@ -42,6 +60,8 @@ pub struct Remembered {
     pub file: FileIdentity,
     /// The last sequence that it was seen to have issued; it may have issued more.
     pub sequence: u64,
+    /// The boot of the machine in which it may have issued what is not on the disk yet; none after a stop that saw to that.
+    pub boot: Option<Uuid>,
 }
 
 /// The state folder's database.
@@ -49,23 +69,51 @@ pub struct Remembered {
 pub struct StateDatabase {
     folder: PathBuf,
     pool: SqlitePool,
+    machine: Machine,
 }
 
 impl StateDatabase {
-    /// Opens or creates `state.db` in `folder`, which is created if it is missing.
+    /// Opens or creates `state.db` in `folder`, which is created if it is missing. What another node or machine remembered in
+    /// it, of which this is a copy, is forgotten: its files may be in use there.
     ///
     /// # Errors
     /// The folder cannot be created, or the file cannot be opened or migrated. Nothing else is changed.
-    pub async fn open(folder: &Path) -> Result<Self, StoreError> {
+    pub async fn open(folder: &Path, machine: Machine, node: &str) -> Result<Self, StoreError> {
         std::fs::create_dir_all(folder)
             .map_err(|source| StoreError::StateFolder { folder: folder.to_owned(), source })?;
+        // Durable at each commit: that a file may lose commits to a power cut must not be lost to the same.
         let options = SqliteConnectOptions::new()
             .filename(folder.join("state.db"))
             .create_if_missing(true)
-            .journal_mode(SqliteJournalMode::Wal);
+            .journal_mode(SqliteJournalMode::Wal)
+            .synchronous(SqliteSynchronous::Full);
         let pool = SqlitePoolOptions::new().max_connections(1).connect_with(options).await?;
         sqlx::migrate!("./migrations").run(&pool).await?;
-        Ok(Self { folder: folder.to_owned(), pool })
+        let state = Self { folder: folder.to_owned(), pool, machine };
+        state.take_over(node).await?;
+        Ok(state)
+    }
+
+    async fn take_over(&self, node: &str) -> Result<(), StoreError> {
+        let machine = self.machine.id.map(|id| id.to_string());
+        let mut transaction = self.pool.begin().await?;
+        let sql = "SELECT NOT (machine IS ?1 AND node = ?2) FROM owner";
+        let foreign: Option<bool> =
+            sqlx::query_scalar(sql).bind(&machine).bind(node).fetch_optional(&mut *transaction).await?;
+        if foreign == Some(true) {
+            sqlx::query("DELETE FROM database").execute(&mut *transaction).await?;
+            sqlx::query("DELETE FROM owner").execute(&mut *transaction).await?;
+        }
+        if foreign != Some(false) {
+            let sql = "INSERT INTO owner (machine, node) VALUES (?1, ?2)";
+            sqlx::query(sql).bind(&machine).bind(node).execute(&mut *transaction).await?;
+        }
+        Ok(transaction.commit().await?)
+    }
+
+    /// The machine that the folder belongs to.
+    pub(crate) fn machine(&self) -> Machine {
+        self.machine
     }
 
     /// The file in which rows for the database at `path` are staged: named after the path, with a number that tells files of
@@ -85,7 +133,7 @@ impl StateDatabase {
     /// # Errors
     /// The state file cannot be read.
     pub async fn recall(&self, path: &str) -> Result<Option<Remembered>, StoreError> {
-        let row = sqlx::query("SELECT origin, device, inode, sequence FROM database WHERE path = ?1")
+        let row = sqlx::query("SELECT origin, device, inode, sequence, boot FROM database WHERE path = ?1")
             .bind(path)
             .fetch_optional(&self.pool)
             .await?;
@@ -96,7 +144,9 @@ impl StateDatabase {
                 inode: row.get::<i64, _>(2).cast_unsigned(),
             };
             let sequence = row.get::<i64, _>(3).cast_unsigned();
-            Some(Remembered { origin: Origin::from_bytes(origin), file: identity, sequence })
+            // What cannot be read counts as a boot before this one.
+            let boot = row.get::<Option<String>, _>(4).map(|text| Uuid::try_parse(&text).unwrap_or_default());
+            Some(Remembered { origin: Origin::from_bytes(origin), file: identity, sequence, boot })
         }))
     }
 
@@ -106,15 +156,16 @@ impl StateDatabase {
     /// The state file cannot be written; what was remembered stands.
     pub async fn remember(&self, path: &str, now: &Remembered) -> Result<(), StoreError> {
         sqlx::query(
-            "INSERT INTO database (path, origin, device, inode, sequence) VALUES (?1, ?2, ?3, ?4, ?5) \
+            "INSERT INTO database (path, origin, device, inode, sequence, boot) VALUES (?1, ?2, ?3, ?4, ?5, ?6) \
              ON CONFLICT DO UPDATE SET origin = excluded.origin, device = excluded.device, inode = excluded.inode, \
-             sequence = excluded.sequence",
+             sequence = excluded.sequence, boot = excluded.boot",
         )
         .bind(path)
         .bind(now.origin.as_bytes().to_vec())
         .bind(now.file.device.cast_signed())
         .bind(now.file.inode.cast_signed())
         .bind(now.sequence.cast_signed())
+        .bind(now.boot.map(|boot| boot.to_string()))
         .execute(&self.pool)
         .await?;
         Ok(())

@@ -150,6 +150,8 @@ impl Worker {
                 Ok(Command::Close) => {
                     // What is not remembered makes the next start a little less able to tell an older copy.
                     let _ = self.with_attachment(Attachment::remember);
+                    // Without it a power cut before the next start costs the database a new origin.
+                    let _ = self.with_attachment(Attachment::rest);
                     break;
                 }
                 Err(flume::RecvTimeoutError::Disconnected) => break,

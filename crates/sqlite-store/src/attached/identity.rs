@@ -43,12 +43,15 @@ impl Memory {
         let issued = issued(conn, attached.origin)?;
         let reason = match &self.known {
             _ if attached.created => None,
-            None => Some("this file was attached by another node, or the state folder was lost"),
+            None => Some("this file was attached by another node or on another machine, or the state folder was lost"),
             Some(known) if known.origin != attached.origin || known.file != file => {
                 Some("the file is not the one that was here before")
             }
             Some(known) if known.sequence > issued => {
                 Some("the file is an older state of the one that was here before")
+            }
+            Some(known) if known.boot.is_some() && known.boot != self.state.machine().boot => {
+                Some("the machine went down while the database was in use, and may have lost its last changes")
             }
             Some(_) => None,
         };
@@ -60,12 +63,22 @@ impl Memory {
             None => None,
         };
         let sequence = if reason.is_some() { 0 } else { issued };
-        self.remember(Remembered { origin: attached.origin, file, sequence })?;
+        self.remember(attached.origin, file, sequence)?;
         Ok(event)
     }
 
-    /// Takes note of the file as it is now.
-    pub(super) fn remember(&mut self, now: Remembered) -> Result<(), StoreError> {
+    /// Takes note of the file as it is now, in use.
+    pub(super) fn remember(&mut self, origin: Origin, file: FileIdentity, sequence: u64) -> Result<(), StoreError> {
+        let boot = self.state.machine().boot;
+        self.note(Remembered { origin, file, sequence, boot })
+    }
+
+    /// Takes note that all that the file has issued is on the disk.
+    pub(super) fn rest(&mut self, origin: Origin, file: FileIdentity, sequence: u64) -> Result<(), StoreError> {
+        self.note(Remembered { origin, file, sequence, boot: None })
+    }
+
+    fn note(&mut self, now: Remembered) -> Result<(), StoreError> {
         if self.known.as_ref() != Some(&now) {
             self.runtime.block_on(self.state.remember(&self.path, &now))?;
             self.known = Some(now);

@@ -17,7 +17,6 @@ use crate::lift::BeforeLift;
 use crate::migration::Migrated;
 use crate::replica::{Replica, wall_millis};
 use crate::schema::Schema;
-use crate::state::Remembered;
 use crate::warning::WarningKind;
 use crate::write_lock;
 
@@ -101,8 +100,7 @@ impl Attachment {
                 self.broken = true;
                 self.reload()?;
                 if self.replica.have.get(own) < issued {
-                    let now = Remembered { origin: own, file: self.file, sequence: issued };
-                    self.memory.as_mut().map_or(Ok(()), |memory| memory.remember(now))?;
+                    self.memory.as_mut().map_or(Ok(()), |memory| memory.remember(own, self.file, issued))?;
                     return Err(StoreError::Replaced);
                 }
                 self.conflicts = count_open(&self.conn)?;

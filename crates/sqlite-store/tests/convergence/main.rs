@@ -5,6 +5,7 @@ mod capture;
 mod catch_up;
 mod constraints;
 mod foreign_keys;
+mod identity;
 mod key_ranges;
 mod policies;
 mod records;

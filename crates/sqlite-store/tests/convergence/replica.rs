@@ -11,7 +11,7 @@ use sqlite_store::attach::AttachRules;
 use sqlite_store::key_ranges::KeyRanges;
 use sqlite_store::{
     ApplyOutcome, BatchLimits, ConflictRetention, Database, DatabaseEvent, DatabaseOptions, DatabaseRules,
-    DatabaseState, FileWatch, Phase, RowObserver, StateDatabase,
+    DatabaseState, FileWatch, Machine, Phase, RowObserver, StateDatabase,
 };
 use tokio::sync::mpsc;
 
@@ -25,6 +25,7 @@ pub(crate) struct Setup {
     pub(crate) key_ranges: Option<KeyRanges>,
     pub(crate) rules: fn() -> DatabaseRules,
     pub(crate) retention: ConflictRetention,
+    pub(crate) machine: Machine,
 }
 
 impl Setup {
@@ -37,6 +38,7 @@ impl Setup {
             key_ranges: None,
             rules: DatabaseRules::default,
             retention: ConflictRetention::default(),
+            machine: Machine::this(),
         }
     }
 }
@@ -72,10 +74,12 @@ impl Replica {
         let mut rules = (setup.rules)();
         rules.default.granularity = setup.granularity;
         rules.tables.values_mut().for_each(|rules| rules.granularity = setup.granularity);
+        let node = path.file_stem().unwrap().to_string_lossy().into_owned();
+        let state = StateDatabase::open(&path.with_extension("state"), setup.machine, &node).await.unwrap();
         let options = DatabaseOptions {
             name: "test".to_owned(),
             path: path.clone(),
-            node: path.file_stem().unwrap().to_string_lossy().into_owned(),
+            node,
             rules,
             attach: AttachRules { key_ranges: setup.key_ranges, ..AttachRules::default() },
             poll_interval: Duration::from_millis(50),
@@ -84,7 +88,7 @@ impl Replica {
             max_rows: setup.max_rows,
             retention: setup.retention,
             observer: None,
-            state: Some(StateDatabase::open(&path.with_extension("state")).await.unwrap()),
+            state: Some(state),
         };
         let database = Database::start(options, Arc::new(FileWatch::new().unwrap()), sender).unwrap();
         let replica = Self { database, path, events, setup };
@@ -98,6 +102,28 @@ impl Replica {
         meanwhile(&self.application());
         let Self { path, setup, .. } = self;
         Self::start(path, setup).await
+    }
+
+    /// What the disk holds now, as a power cut would leave it.
+    pub(crate) fn disk(&self) -> Vec<(PathBuf, Vec<u8>)> {
+        let state = std::fs::read_dir(self.path.with_extension("state")).unwrap().map(|file| file.unwrap().path());
+        let wal = PathBuf::from(format!("{}-wal", self.path.display()));
+        state
+            .chain([self.path.clone(), wal])
+            .map(|path| (path.clone(), std::fs::read(path).unwrap_or_default()))
+            .collect()
+    }
+
+    /// The same file after a power cut that left this on the disk, on this machine.
+    pub(crate) async fn power_cut(self, disk: Vec<(PathBuf, Vec<u8>)>, machine: Machine) -> Self {
+        self.database.close().await;
+        for (path, bytes) in disk {
+            std::fs::write(&path, bytes).unwrap();
+            let shared = PathBuf::from(format!("{}-shm", path.display()));
+            let _ = std::fs::remove_file(shared);
+        }
+        let Self { path, setup, .. } = self;
+        Self::start(path, Setup { machine, ..setup }).await
     }
 
     pub(crate) async fn until(&self, mut reached: impl FnMut(&DatabaseState) -> bool) -> Arc<DatabaseState> {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use replication::Origin;
-use sqlite_store::{BatchLimits, ConflictRetention, DatabaseOptions, FileWatch, StateDatabase};
+use sqlite_store::{BatchLimits, ConflictRetention, DatabaseOptions, FileWatch, Machine, StateDatabase};
 use tokio::sync::mpsc;
 use tokio_util::task::TaskTracker;
 
@@ -173,7 +173,7 @@ impl SyncEngineBuilder {
         }
         self.databases.iter().try_for_each(|database| database.attach_rules().map(drop))?;
         let node = self.node.clone().unwrap_or_else(crate::config::host_name);
-        let state = StateDatabase::open(&self.state_dir).await?;
+        let state = StateDatabase::open(&self.state_dir, Machine::this(), &node).await?;
         let file_watch = Arc::new(FileWatch::new()?);
         let (events, heard) = mpsc::channel(EVENT_QUEUE);
         let mut databases = Vec::with_capacity(self.databases.len());
