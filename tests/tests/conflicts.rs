@@ -261,6 +261,7 @@ fn what_cannot_be_answered_is_refused_with_the_reason() {
             ("/v1/conflicts?since=yesterday", 400, "2026-11-23T10:00:00Z"),
             ("/v1/conflicts?limit=0", 400, "1 to 1000"),
             ("/v1/conflicts?database=shops", 404, "it has shop"),
+            ("/v1/conflicts?before=shop:7", 404, "no conflict record shop:7"),
             ("/v1/conflicts/shop:7", 404, "no conflict record shop:7"),
             ("/v1/conflicts/7", 404, "no conflict record 7"),
             ("/v1/conflicts/shops:7", 404, "no database \\\"shops\\\""),
@@ -323,6 +324,19 @@ fn a_number_alone_is_enough_where_one_database_has_it() {
         // The newest of all databases first; ids stay apart.
         let both = json(node, &["list", "--table", "stock"])?;
         check_equal!(ids(&both).len(), 4);
+        // Page by page they are the same, though two of them differ in their database alone.
+        let mut paged = ids(&json(node, &["list", "--limit", "1"])?);
+        while let Some(last) = paged.last().cloned() {
+            let page = ids(&json(node, &["list", "--limit", "1", "--before", &last])?);
+            check!(page.len() <= 1 && paged.len() < 5, "{paged:?} and then {page:?}");
+            if page.is_empty() {
+                break;
+            }
+            paged.extend(page);
+        }
+        check_equal!(paged, ids(&both));
+        let people = conflicts(node, &["list", "--limit", "3"])?.success()?;
+        check!(people.trim_end().ends_with(&format!("--before {}", paged[2])), "{people}");
         check_equal!(json(node, &["dismiss", &format!("notes:{number}")])?["state"], "dismissed");
         check_equal!(node.database_status("notes")?["conflicts"], 0);
         check_equal!(open_count(node)?, 3);

@@ -218,3 +218,34 @@ fn the_readmes_table_has_every_policy() {
         Ok(())
     });
 }
+
+#[test]
+fn nodes_that_decide_by_other_policies_tell_of_it() {
+    scenario(|scene| {
+        let mut cluster = Cluster::new(scene, "shop", 2, Topology::Mesh)?;
+        cluster.create(
+            "CREATE TABLE stock (sku TEXT PRIMARY KEY, qty INTEGER); CREATE TABLE note (id TEXT PRIMARY KEY, t TEXT);",
+        )?;
+        for (node, policy) in [(0, "max"), (1, "min")] {
+            let settings = format!("[[database.table]]\nname = \"stock\"\ncolumns.qty = {{ policy = \"{policy}\" }}");
+            cluster.nodes[node].database_setting(&settings);
+        }
+        cluster.start()?;
+        let told = |node: usize| -> Vec<String> {
+            let log = cluster.nodes[node].log();
+            log.lines().filter(|line| line.contains("kind=policy_mismatch")).map(str::to_owned).collect()
+        };
+        scene.eventually("both nodes tell it", || {
+            check!(!told(0).is_empty() && !told(1).is_empty(), "nothing is told");
+            Ok(())
+        })?;
+        cluster.settled()?;
+        for (node, here, there) in [(0, "qty: max", "qty: min"), (1, "qty: min", "qty: max")] {
+            let lines = told(node);
+            check_equal!(lines.len(), 1, "{lines:?}");
+            check!(lines[0].contains(" table=stock ") && lines[0].contains("remedy="), "{lines:?}");
+            check!(lines[0].find(here) < lines[0].find(there) && lines[0].contains(here), "{lines:?}");
+        }
+        Ok(())
+    });
+}

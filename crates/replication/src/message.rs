@@ -92,9 +92,20 @@ pub struct DatabaseHello {
     /// A fingerprint of each synced table's shape.
     #[serde(default)]
     pub tables: BTreeMap<String, u64>,
+    /// How conflicts are decided in the tables where not by the default, in words that are equal where the rules are.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub policies: BTreeMap<String, String>,
     /// The names of the nodes that origins belong to, as far as the sender knows.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub nodes: BTreeMap<Origin, String>,
+}
+
+impl DatabaseHello {
+    /// A database of which nothing more is known.
+    pub fn new(origin: Origin, have: VersionVector) -> Self {
+        let (received, tables, policies, nodes) = Default::default();
+        Self { origin, have, received, tables, policies, nodes }
+    }
 }
 
 /// One part of a batch: as many rows as fit a message. The parts of a batch follow each other on a link.

@@ -168,13 +168,15 @@ fn hello() -> impl Strategy<Value = Hello> {
         vector(),
         btree_map(origin(), vector(), 0..2),
         btree_map(any::<String>(), any::<u64>(), 0..3),
+        btree_map(any::<String>(), any::<String>(), 0..3),
         btree_map(origin(), name(), 0..3),
     )
-        .prop_map(|(origin, have, received, tables, nodes)| DatabaseHello {
+        .prop_map(|(origin, have, received, tables, policies, nodes)| DatabaseHello {
             origin,
             have,
             received,
             tables,
+            policies,
             nodes,
         });
     (any::<(u32, String, u64, String, i64)>(), name(), btree_map(name(), database, 0..3)).prop_map(
@@ -427,29 +429,13 @@ fn a_greeting_without_what_came_later_is_understood() {
             "databases":{{"d":{{"origin":"{origin}","have":{{}}}}}},"later":true}}"#
     );
     let Message::Hello(hello) = decode_text(&text, &Limits::default()).unwrap().message else { panic!("a greeting") };
-    let database = DatabaseHello {
-        origin,
-        have: VersionVector::new(),
-        received: BTreeMap::new(),
-        tables: BTreeMap::new(),
-        nodes: BTreeMap::new(),
-    };
-    assert_eq!(hello.databases["d"], database);
+    assert_eq!(hello.databases["d"], DatabaseHello::new(origin, VersionVector::new()));
 }
 
 #[test]
 fn names_that_would_spoil_a_log_are_refused() {
     let hello = |node: &str, database: &str| {
-        let databases = [(
-            database.to_owned(),
-            DatabaseHello {
-                origin: Origin::from_bytes([1; 16]),
-                have: VersionVector::new(),
-                received: BTreeMap::new(),
-                tables: BTreeMap::new(),
-                nodes: BTreeMap::new(),
-            },
-        )];
+        let databases = [(database.to_owned(), DatabaseHello::new(Origin::from_bytes([1; 16]), VersionVector::new()))];
         let hello = Hello {
             protocol: 1,
             cluster: "c".to_owned(),

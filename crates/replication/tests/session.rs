@@ -33,6 +33,7 @@ fn state(number: u8, have: VersionVector) -> LocalState {
         received: BTreeMap::new(),
         clock: Timestamp::default(),
         tables: BTreeMap::new(),
+        policies: BTreeMap::new(),
         retired: BTreeSet::new(),
         nodes: BTreeMap::new(),
     }
@@ -85,14 +86,7 @@ impl Bench {
         let mut databases = BTreeMap::new();
         if let Some((local, remote)) = shared {
             bench.input(Input::Local { database: DATABASE.to_owned(), state: state(2, local) });
-            let hello = DatabaseHello {
-                origin: origin(1),
-                have: remote,
-                received: BTreeMap::new(),
-                tables: BTreeMap::new(),
-                nodes: BTreeMap::new(),
-            };
-            databases.insert(DATABASE.to_owned(), hello);
+            databases.insert(DATABASE.to_owned(), DatabaseHello::new(origin(1), remote));
         }
         bench.input(Input::Start);
         bench.greet(databases);
@@ -311,13 +305,8 @@ fn a_problem_on_both_sides_is_told_once_each_while_it_lasts() {
 #[test]
 fn nothing_is_sent_to_a_peer_that_has_a_table_which_was_lost_here() {
     let mut bench = Bench::open(SessionConfig::default(), Some((vector(&[(2, 5)]), vector(&[(2, 5)]))));
-    let mut hello = DatabaseHello {
-        origin: origin(1),
-        have: vector(&[(2, 5)]),
-        received: BTreeMap::new(),
-        tables: BTreeMap::from([("gone".to_owned(), 1)]),
-        nodes: BTreeMap::new(),
-    };
+    let mut hello = DatabaseHello::new(origin(1), vector(&[(2, 5)]));
+    hello.tables.insert("gone".to_owned(), 1);
     bench.greet(BTreeMap::from([(DATABASE.to_owned(), hello.clone())]));
     let lost = LocalState { retired: BTreeSet::from(["gone".to_owned()]), ..state(2, vector(&[(2, 9)])) };
     bench.input(Input::Local { database: DATABASE.to_owned(), state: lost });
@@ -360,13 +349,8 @@ fn what_is_held_is_asked_for_again_when_the_peer_has_migrated() {
     let problem = Problem { code: ProblemCode::SchemaMismatch, text: "t".to_owned(), database: None, table: None };
     bench.applied(AppliedOutcome::Held(problem));
     assert_eq!(bench.wants(), 0);
-    let hello = DatabaseHello {
-        origin: origin(1),
-        have: vector(&[(1, 3)]),
-        received: BTreeMap::new(),
-        tables: BTreeMap::from([("t".to_owned(), 7)]),
-        nodes: BTreeMap::new(),
-    };
+    let mut hello = DatabaseHello::new(origin(1), vector(&[(1, 3)]));
+    hello.tables.insert("t".to_owned(), 7);
     bench.greet(BTreeMap::from([(DATABASE.to_owned(), hello)]));
     assert_eq!(bench.wants(), 1);
 }
@@ -378,4 +362,28 @@ fn an_acknowledgement_for_a_database_that_the_peer_lost_is_not_waited_with() {
     bench.greet(BTreeMap::new());
     bench.applied(AppliedOutcome::Done { have: vector(&[(1, 3)]), received: None, rows: 1 });
     assert!(!bench.session.wants_room(), "nothing is there to be sent");
+}
+
+#[test]
+fn tables_that_are_merged_by_other_rules_at_the_peer_are_told_once() {
+    let tables = BTreeMap::from(["t", "same", "mine"].map(|name| (name.to_owned(), 1)));
+    let rules =
+        |rule: &str| BTreeMap::from([("t", rule), ("same", "row: union")].map(|(t, r)| (t.to_owned(), r.to_owned())));
+    let local = LocalState { tables: tables.clone(), policies: rules("column: max"), ..state(2, vector(&[])) };
+    let mut hello = DatabaseHello::new(origin(1), vector(&[]));
+    hello.tables = tables;
+    hello.tables.remove("mine");
+    hello.policies = BTreeMap::from([("same".to_owned(), "row: union".to_owned())]);
+    let mut bench = Bench::open(SessionConfig::default(), Some((vector(&[]), vector(&[]))));
+    bench.input(Input::Local { database: DATABASE.to_owned(), state: local.clone() });
+    bench.greet(BTreeMap::from([(DATABASE.to_owned(), hello.clone())]));
+    bench.greet(BTreeMap::from([(DATABASE.to_owned(), hello)]));
+    bench.input(Input::Local { database: DATABASE.to_owned(), state: local });
+    let told = bench.events.iter().filter_map(|event| match event {
+        SessionEvent::PoliciesDiffer { table, here, there, .. } => {
+            Some((table.as_str(), here.as_deref(), there.as_deref()))
+        }
+        _ => None,
+    });
+    assert_eq!(told.collect::<Vec<_>>(), [("t", Some("column: max"), None)]);
 }

@@ -9,6 +9,7 @@ mod migrating;
 mod reading;
 mod records;
 mod settling;
+mod told;
 mod transaction;
 mod waiting;
 
@@ -39,7 +40,7 @@ use crate::lift::BeforeLift;
 use crate::migration::Migrated;
 use crate::parked::Progress;
 use crate::replica::{Replica, wall_millis};
-use crate::schema::{Schema, Unsynced};
+use crate::schema::Unsynced;
 use crate::staging;
 use crate::state::FileIdentity;
 use crate::warning::Warning;
@@ -88,6 +89,7 @@ pub(crate) struct Attachment {
     /// Whether the last one came to no end.
     cut_off: bool,
     tables: Arc<BTreeMap<String, u64>>,
+    policies: Arc<BTreeMap<String, String>>,
     retired: Arc<BTreeSet<String>>,
     unsynced: Arc<Vec<Unsynced>>,
     triggers: Arc<Vec<AppTrigger>>,
@@ -148,6 +150,7 @@ impl Attachment {
         staging::attach(&conn, stage.as_deref())?;
         let replica = Replica::load(&conn, &attached.schema, &options.rules)?;
         staging::clear_stale(&conn, &replica)?;
+        let policies = told::policies(&attached.schema, &options.rules);
         let conflicts = count_open(&conn)?;
         let generation = transaction::generation(&conn)?;
         let lifts = BeforeLift::count(&conn)?;
@@ -172,7 +175,8 @@ impl Attachment {
             retried: Instant::now(),
             touched: false,
             cut_off: false,
-            tables: Arc::new(fingerprints(&attached.schema)),
+            tables: Arc::new(told::fingerprints(&attached.schema)),
+            policies: Arc::new(policies),
             retired: Arc::new(attached.retired.clone()),
             unsynced: Arc::new(attached.schema.unsynced.clone()),
             triggers: Arc::new(triggers),
@@ -389,42 +393,9 @@ impl Attachment {
         let _ = self.conn.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true);
     }
 
-    /// What to make known.
-    pub(crate) fn state(&self, old: &DatabaseState, phase: Phase) -> DatabaseState {
-        let tables = if *old.tables == *self.tables { Arc::clone(&old.tables) } else { Arc::clone(&self.tables) };
-        let unsynced =
-            if *old.unsynced == *self.unsynced { Arc::clone(&old.unsynced) } else { Arc::clone(&self.unsynced) };
-        DatabaseState {
-            phase,
-            origin: Some(self.replica.own),
-            have: self.replica.have.clone(),
-            received: self.replica.positions(),
-            clock: self.replica.clock.last(),
-            tables,
-            retired: Arc::clone(&self.retired),
-            nodes: Arc::clone(self.replica.names()),
-            unsynced,
-            orphans: Arc::clone(self.foreign_keys.orphans()),
-            triggers: Arc::clone(&self.triggers),
-            warnings: Arc::clone(&self.warnings),
-            conflicts: self.conflicts,
-            parked: self.replica.waiting.rows,
-            backlog: if self.more { self.log_length() } else { 0 },
-        }
-    }
-
-    fn log_length(&self) -> u64 {
-        let sql = "SELECT coalesce(max(seq) - min(seq) + 1, 0) FROM main._sync_log";
-        self.conn.query_row(sql, [], |row| row.get::<_, i64>(0)).map_or(0, i64::cast_unsigned)
-    }
-
     /// Closes the connection; where it is the file's last, SQLite folds the WAL into it.
     pub(crate) fn close(self) {
         // A failure to close loses nothing: what was committed is in the file or its journal.
         let _ = self.conn.close();
     }
-}
-
-fn fingerprints(schema: &Schema) -> BTreeMap<String, u64> {
-    schema.tables.iter().map(|table| table.shape()).map(|shape| (shape.name.clone(), shape.fingerprint())).collect()
 }

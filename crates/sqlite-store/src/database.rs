@@ -97,6 +97,8 @@ pub struct DatabaseState {
     pub clock: Timestamp,
     /// The synced tables' names and fingerprints.
     pub tables: Arc<BTreeMap<String, u64>>,
+    /// How conflicts are decided in the synced tables where not by the default, in words that are equal where the rules are.
+    pub policies: Arc<BTreeMap<String, String>>,
     /// Tables that were synced and are not any more: what the vector covers of them is not here.
     pub retired: Arc<BTreeSet<String>>,
     /// The names of the nodes that origins belong to, as far as they are known.

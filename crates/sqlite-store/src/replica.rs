@@ -40,6 +40,20 @@ impl Default for MergeRules {
 }
 
 impl MergeRules {
+    /// The rules in words, which are equal where the rules are; none for the default rules.
+    pub fn describe(&self) -> Option<String> {
+        let granularity = match self.granularity {
+            Granularity::Column => "column",
+            Granularity::Row => "row",
+        };
+        let mut text = format!("{granularity}: {}", self.policy.describe());
+        let rules = self.columns.iter().map(|(name, rule)| (name.to_ascii_lowercase(), rule.describe()));
+        for (name, rule) in rules.collect::<BTreeMap<_, _>>() {
+            text.push_str(&format!("; {name}: {rule}"));
+        }
+        (text != "column: last-write-wins").then_some(text)
+    }
+
     /// The rule of a column.
     pub fn column(&self, name: &str) -> Option<&ColumnRule> {
         // SQLite does not tell the case of ASCII letters apart in names.

@@ -125,6 +125,10 @@ impl ConflictPolicy for SqlPolicy {
         "sql"
     }
 
+    fn describe(&self) -> String {
+        format!("sql {}", self.expression)
+    }
+
     fn resolve(&self, conflict: &Conflict<'_>) -> Resolution {
         let (earlier, later) = conflict.in_order();
         let Some(row) = conflict.local.values.filter(|_| conflict.remote.values.is_some()) else {

@@ -166,6 +166,9 @@ pub(crate) struct ConflictList {
     /// Only decided then or later: 2026-11-23T10:00:00Z or 2026-11-23
     #[arg(long, value_name = "TIME", value_parser = conflicts::moment)]
     pub(crate) since: Option<SystemTime>,
+    /// Only those that come after this one in the list, which begins with the newest: the next page
+    #[arg(long, value_name = "ID")]
+    pub(crate) before: Option<String>,
     /// Not more than so many
     #[arg(long, value_name = "N", default_value = "100", value_parser = conflicts::limit)]
     pub(crate) limit: u32,

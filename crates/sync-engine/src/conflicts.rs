@@ -139,6 +139,8 @@ pub struct ConflictFilter {
     pub node: Option<String>,
     /// Decided then or later.
     pub since: Option<SystemTime>,
+    /// That come after the record of this id in the list of all, which begins with the newest: the next page.
+    pub before: Option<String>,
     /// Not more than so many, the newest; 1 to 1,000.
     pub limit: u32,
 }
@@ -152,6 +154,7 @@ impl Default for ConflictFilter {
             state: Some(ConflictState::Open),
             node: None,
             since: None,
+            before: None,
             limit: LIMIT,
         }
     }
@@ -173,10 +176,11 @@ impl ConflictFilter {
                 "node" => filter.node = Some(value),
                 // An offset's plus sign that nobody encoded has become a blank.
                 "since" => filter.since = Some(moment(&value.trim_end().replace(' ', "+"))?),
+                "before" => filter.before = Some(value),
                 "limit" => filter.limit = limit(&value)?,
                 _ => {
                     return Err(format!(
-                        "{name:?} is nothing to ask for; use database, table, kind, state, node, since or limit"
+                        "{name:?} is nothing to ask for; use database, table, kind, state, node, since, before or limit"
                     ));
                 }
             }
@@ -195,6 +199,7 @@ impl ConflictFilter {
             ("state", Some(self.state.map_or("all", ConflictState::as_str))),
             ("node", self.node.as_deref()),
             ("since", since.as_deref()),
+            ("before", self.before.as_deref()),
             ("limit", Some(limit.as_str())),
         ];
         let given = pairs.iter().filter_map(|(name, value)| Some((*name, (*value)?)));
@@ -322,6 +327,7 @@ mod tests {
             state: None,
             node: Some("a+b=c%20".to_owned()),
             since: Some(UNIX_EPOCH + Duration::from_millis(1_795_428_000_123)),
+            before: Some("shop & söhne/1:12".to_owned()),
             limit: 7,
         };
         assert_eq!(ConflictFilter::from_query(&filter.to_query()), Ok(filter));

@@ -53,6 +53,10 @@ impl ConflictPolicy for TimestampColumn {
         "last-write-wins"
     }
 
+    fn describe(&self) -> String {
+        format!("last-write-wins by {}", self.column)
+    }
+
     fn resolve(&self, conflict: &Conflict<'_>) -> Resolution {
         match self.order(conflict) {
             Some(Ordering::Greater) => Resolution::KeepLocal,
@@ -116,6 +120,13 @@ impl OriginPriority {
 impl ConflictPolicy for OriginPriority {
     fn name(&self) -> &str {
         "origin-priority"
+    }
+
+    fn describe(&self) -> String {
+        let mut nodes: Vec<_> = self.ranks.iter().map(|(node, rank)| (*rank, node.as_str())).collect();
+        nodes.sort_unstable();
+        let nodes: Vec<_> = nodes.into_iter().map(|(_, node)| node).collect();
+        format!("origin-priority of {}", nodes.join(", "))
     }
 
     fn resolve(&self, conflict: &Conflict<'_>) -> Resolution {

@@ -170,6 +170,11 @@ pub trait ConflictPolicy: Send + Sync {
     /// Decides one conflict.
     fn resolve(&self, conflict: &Conflict<'_>) -> Resolution;
 
+    /// All that its answers depend on, for people and for comparison with what other nodes say: name and arguments.
+    fn describe(&self) -> String {
+        self.name().to_owned()
+    }
+
     /// What it is asked about at a time.
     fn scope(&self) -> Scope {
         Scope::Row
@@ -197,6 +202,14 @@ impl ColumnRule {
         match self {
             Self::Policy(policy) => policy.name(),
             Self::Counter => "counter",
+        }
+    }
+
+    /// All that its answers depend on: name and arguments.
+    pub fn describe(&self) -> String {
+        match self {
+            Self::Policy(policy) => policy.describe(),
+            Self::Counter => "counter".to_owned(),
         }
     }
 }

@@ -25,6 +25,9 @@ pub(super) struct Assembly {
     pub(super) waiting: Waiting,
 }
 
+/// A table that is merged by different rules: its name, the rule here and the rule there.
+type PoliciesDiffering = (String, Option<String>, Option<String>);
+
 /// One database's state in a session.
 #[derive(Debug, Default)]
 pub(super) struct Channel {
@@ -62,6 +65,8 @@ pub(super) struct Channel {
     pub(super) peer_problem: Option<Problem>,
     published: bool,
     told_differing: Vec<String>,
+    /// What was told of rules that differ: table, rule here, rule there.
+    told_policies: Vec<PoliciesDiffering>,
     pub(super) catch_up: Option<CatchUp>,
     caught_up: bool,
 }
@@ -133,7 +138,7 @@ impl Channel {
             self.begin_local(state);
             return true;
         };
-        let other = old.tables != state.tables || old.nodes != state.nodes;
+        let other = old.tables != state.tables || old.policies != state.policies || old.nodes != state.nodes;
         if old.origin != state.origin {
             self.begin_local(state);
             return true;
@@ -157,6 +162,15 @@ impl Channel {
         if !self.published {
             self.published = true;
             actions.push_back(Output::Publish { database: name.to_owned() });
+        }
+        let policies = policies_differing(local, remote);
+        if policies != self.told_policies {
+            for (table, here, there) in policies.iter().filter(|differing| !self.told_policies.contains(differing)) {
+                let (table, here, there) = (table.clone(), here.clone(), there.clone());
+                let event = SessionEvent::PoliciesDiffer { database: name.to_owned(), table, here, there };
+                actions.push_back(Output::Event(event));
+            }
+            self.told_policies = policies;
         }
         let names: BTreeSet<&String> = local.tables.keys().chain(remote.tables.keys()).collect();
         let differing: Vec<String> =
@@ -215,4 +229,12 @@ impl Channel {
             clock: local.clock,
         }))
     }
+}
+
+/// The tables of both sides whose conflicts are decided by different rules.
+fn policies_differing(local: &LocalState, remote: &DatabaseHello) -> Vec<PoliciesDiffering> {
+    let shared = local.tables.keys().filter(|table| remote.tables.contains_key(*table));
+    let rules = shared.map(|table| (table, local.policies.get(table), remote.policies.get(table)));
+    let differing = rules.filter(|(_, here, there)| here != there);
+    differing.map(|(table, here, there)| (table.clone(), here.cloned(), there.cloned())).collect()
 }

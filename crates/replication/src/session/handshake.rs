@@ -15,6 +15,7 @@ impl Session {
                     have: local.have.clone(),
                     received: local.received.clone(),
                     tables: local.tables.clone(),
+                    policies: local.policies.clone(),
                     nodes: local.nodes.clone(),
                 };
                 Some((name.clone(), hello))

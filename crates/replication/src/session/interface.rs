@@ -69,6 +69,8 @@ pub struct LocalState {
     pub clock: Timestamp,
     /// The synced tables' fingerprints.
     pub tables: BTreeMap<String, u64>,
+    /// How conflicts are decided in the tables where not by the default, in words that are equal where the rules are.
+    pub policies: BTreeMap<String, String>,
     /// Tables that were synced and are not any more. What the vector covers of them is not there to be sent, so nothing
     /// is sent to a peer that has such a table: it would believe to have been sent everything.
     pub retired: BTreeSet<String>,
@@ -230,6 +232,17 @@ pub enum SessionEvent {
         database: String,
         /// The tables, missing on one side or of another shape.
         tables: Vec<String>,
+    },
+    /// Conflicts in a table are decided by another rule there than here.
+    PoliciesDiffer {
+        /// The database.
+        database: String,
+        /// The table.
+        table: String,
+        /// The rule here; none for the default.
+        here: Option<String>,
+        /// The rule at the peer; none for the default.
+        there: Option<String>,
     },
     /// A batch cannot be taken, or not be sent, as things are; nothing more is until that changes.
     Held {

@@ -129,6 +129,7 @@ impl<'a> Cluster<'a> {
             received: replica.received.clone(),
             clock: replica.clock.last(),
             tables: BTreeMap::new(),
+            policies: BTreeMap::new(),
             retired: BTreeSet::new(),
             nodes: BTreeMap::new(),
         }

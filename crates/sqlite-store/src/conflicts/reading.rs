@@ -38,6 +38,8 @@ pub struct ConflictQuery {
     pub node: Option<String>,
     /// Decided then or later, in milliseconds since 1970.
     pub since: Option<i64>,
+    /// Decided before this time, in milliseconds since 1970, or at it and with a smaller number.
+    pub before: Option<(i64, i64)>,
     /// Not more than so many, the newest.
     pub limit: u32,
 }
@@ -74,6 +76,9 @@ impl ConflictReader {
         }
         if let Some(since) = query.since {
             sql.push(" AND at >= ").push_bind(since);
+        }
+        if let Some((at, number)) = query.before {
+            sql.push(" AND (at, id) < (").push_bind(at).push(", ").push_bind(number).push(")");
         }
         sql.push(" ORDER BY at DESC, id DESC LIMIT ").push_bind(query.limit);
         let rows = sql.build().fetch_all(&pool).await.map_err(|error| self.failed(error))?;

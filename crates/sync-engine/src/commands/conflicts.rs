@@ -42,6 +42,7 @@ fn list(arguments: &ConflictList) -> anyhow::Result<()> {
         state: conflicts::state(&arguments.state).map_err(anyhow::Error::msg)?,
         node: arguments.node.clone(),
         since: arguments.since,
+        before: arguments.before.clone(),
         limit: arguments.limit,
     };
     let daemon = Daemon::find(&arguments.place)?;
@@ -56,6 +57,10 @@ fn list(arguments: &ConflictList) -> anyhow::Result<()> {
         say(&format!("no conflict records ({})", arguments.state));
     }
     records.iter().for_each(|record| say(&line(record)));
+    let full = usize::try_from(arguments.limit).is_ok_and(|limit| records.len() >= limit);
+    if let Some(last) = records.last().filter(|_| full) {
+        say(&format!("there may be more: add --before {}", plain(&last.id)));
+    }
     Ok(())
 }
 

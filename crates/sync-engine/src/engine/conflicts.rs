@@ -1,7 +1,5 @@
 //! Conflict records of all databases of an engine: found by their ids, listed as one, acted on.
 
-use std::cmp::Reverse;
-
 use sqlite_store::{ConflictAction, ConflictQuery, Database, StoreError};
 
 use crate::conflicts::{ConflictError, ConflictFilter, ConflictRecord, record_id};
@@ -12,12 +10,17 @@ use crate::event::{Event, EventName};
 impl Shared {
     /// Records, the newest first.
     pub(crate) async fn conflicts(&self, filter: &ConflictFilter) -> Result<Vec<ConflictRecord>, ConflictError> {
+        let after = match &filter.before {
+            Some(id) => Some(self.place_of(id).await?),
+            None => None,
+        };
         let query = ConflictQuery {
             table: filter.table.clone(),
             kind: filter.kind.clone(),
             state: filter.state.map(|state| state.as_str().to_owned()),
             node: filter.node.clone(),
             since: filter.since.map(millis_of),
+            before: None,
             limit: filter.limit,
         };
         let databases = match &filter.database {
@@ -26,16 +29,31 @@ impl Shared {
         };
         let mut found = Vec::new();
         for database in databases {
-            match database.conflicts(&query).await {
+            let before = after.as_ref().map(|(at, number, name)| {
+                // Of records that are otherwise alike those of the database that comes first by name are first.
+                (*at, if database.name() > name.as_str() { number.saturating_add(1) } else { *number })
+            });
+            match database.conflicts(&ConflictQuery { before, ..query.clone() }).await {
                 Ok(records) => found.extend(records.into_iter().map(|record| (database.name().to_owned(), record))),
                 // A file that is yet to come has no records; one that was asked for by name is missed.
                 Err(StoreError::Absent { .. } | StoreError::NotAttached) if filter.database.is_none() => {}
                 Err(source) => return Err(failed(&database, source)),
             }
         }
-        found.sort_by_key(|(_, record)| Reverse((record.at, record.number)));
+        found.sort_by(|(database, record), (other, later)| {
+            (later.at, later.number).cmp(&(record.at, record.number)).then_with(|| database.cmp(other))
+        });
         found.truncate(usize::try_from(filter.limit).unwrap_or(usize::MAX));
         Ok(found.into_iter().map(|(database, record)| ConflictRecord::new(&database, record)).collect())
+    }
+
+    /// Where a record stands in the list of all: its time, its number and its database's name.
+    async fn place_of(&self, id: &str) -> Result<(i64, i64, String), ConflictError> {
+        let (database, number) = self.locate(id).await?;
+        match database.conflict(number).await.map_err(|source| failed(&database, source))? {
+            Some(record) => Ok((record.at, number, database.name().to_owned())),
+            None => Err(ConflictError::Unknown { id: record_id(database.name(), number) }),
+        }
     }
 
     /// One record.

@@ -262,6 +262,7 @@ impl SessionDriver {
                     received: state.received.clone(),
                     clock: state.clock,
                     tables: (*state.tables).clone(),
+                    policies: (*state.policies).clone(),
                     retired: (*state.retired).clone(),
                     nodes: (*state.nodes).clone(),
                 };

@@ -38,6 +38,21 @@ pub(crate) fn tell(events: &EventSink, node: &str, event: SessionEvent) {
                 );
             }
         }
+        SessionEvent::PoliciesDiffer { database, table, here, there } => {
+            let rule = |rule: Option<String>| rule.unwrap_or_else(|| "column: last-write-wins".to_owned());
+            events.emit(
+                Event::new(EventName::SyncError)
+                    .field("kind", "policy_mismatch")
+                    .field("node", node)
+                    .field("database", database)
+                    .field("table", table)
+                    .field(
+                        "reason",
+                        format!("conflicts are decided here by {:?} and there by {:?}", rule(here), rule(there)),
+                    )
+                    .field("remedy", "give the table and its columns the same policies on every node"),
+            );
+        }
         SessionEvent::Held { database, problem } => events.emit(
             Event::new(EventName::SyncError)
                 .field("kind", kind(problem.code))
