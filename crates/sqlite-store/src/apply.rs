@@ -65,7 +65,7 @@ impl Applied {
 pub struct Held {
     /// What kind of reason.
     pub kind: HeldKind,
-    /// The table, if it is one's.
+    /// The table, if it is one's, by its name on the wire: peers are told of it too.
     pub table: Option<String>,
     /// What is wrong.
     pub reason: String,

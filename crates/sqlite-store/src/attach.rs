@@ -7,6 +7,7 @@ pub(crate) mod bookkeeping;
 mod clock_table;
 mod counted;
 mod marks;
+pub mod naming;
 pub(crate) mod registry;
 mod rules;
 pub(crate) mod statement_check;
@@ -26,10 +27,11 @@ use crate::schema::{Schema, Table, Unsynced};
 use crate::triggers::{self, Trigger};
 use crate::warning::{Warning, key_clash};
 use crate::write_lock;
-pub use marks::{settle_rebuilt, settle_rewritten, settle_unwatched};
+pub use marks::{Misnamed, settle_rebuilt, settle_rewritten, settle_unwatched};
 
 use counted::Counted;
 use marks::{Marks, mark, read_marks, rebuilt_key, rewritten_key, unwatched_key};
+use naming::{Said, WireNames};
 use registry::{Registry, StoredTrigger, stored_triggers};
 pub use rules::AttachRules;
 
@@ -52,7 +54,10 @@ pub struct Attached {
     /// Columns that may have been written before the triggers knew them: numbers of table and column. They are named at
     /// every attach until [`settle_unwatched`] is called for them.
     pub unwatched: Vec<(i64, u16)>,
-    /// Names of tables that were synced and are gone or cannot be synced any more. Their clock entries are kept: a table
+    /// Those of the rewritten tables and unwatched columns that peers know by other names, because the names on the wire were
+    /// changed.
+    pub misnamed: Misnamed,
+    /// Names on the wire of tables that were synced and are gone or cannot be synced any more. Their clock entries are kept: a table
     /// that comes back goes on with them, and until then this database does not hold everything that its vector covers.
     pub retired: BTreeSet<String>,
     /// What becomes of the application's own triggers when changes are applied.
@@ -111,14 +116,16 @@ pub(crate) fn attach_within(
         Some(is_counter) => Counted::declare(conn, found.iter().filter_map(|table| table.as_ref().ok()), is_counter)?,
         None => Counted::load(conn)?,
     };
-    let Installed { tables, unsynced, retired } = Installation::new(conn, counted, before_lift)?.run(found)?;
+    let names = WireNames::in_use(conn, rules.names.as_ref())?;
+    let unmet = names.unmet(&found);
+    let Installed { tables, unsynced, retired } = Installation::new(conn, counted, names, before_lift)?.run(found)?;
     let schema = Schema { hash: schema_hash(conn)?, version: schema_version(conn)?, tables, unsynced };
-    let Marks { rebuilt, rewritten, unwatched } = read_marks(conn, &schema.tables)?;
+    let Marks { rebuilt, rewritten, unwatched, misnamed } = read_marks(conn, &schema.tables)?;
     let Classified { triggers: app_triggers, problems } = app_triggers::classify(conn, &schema, &rules.triggers)?;
     let clashes = schema.tables.iter().filter_map(|table| key_clash(table, rules.key_ranges.is_some()));
     let key_ranges = key_ranges::settle_schema(conn, &schema, rules.key_ranges)?;
-    let warnings = clashes.chain(key_ranges).chain(problems).collect();
-    Ok(Attached { schema, origin, created, rebuilt, rewritten, unwatched, retired, app_triggers, warnings })
+    let warnings = clashes.chain(key_ranges).chain(problems).chain(unmet).collect();
+    Ok(Attached { schema, origin, created, rebuilt, rewritten, unwatched, misnamed, retired, app_triggers, warnings })
 }
 
 /// Reads the schema of an attached database without changing anything. Tables that the last attach did not see are
@@ -132,18 +139,15 @@ pub fn introspect(conn: &Connection) -> Result<Schema, StoreError> {
     }
     let registry = Registry::load(conn)?;
     let counted = Counted::load(conn)?;
-    let mut schema = Schema { hash: schema_hash(conn)?, version: schema_version(conn)?, ..Schema::default() };
-    for found in read_tables(conn)? {
-        match found {
-            Ok(mut table) => {
-                counted.mark(&mut table);
-                if registry.complete(&mut table) {
-                    schema.tables.push(table);
-                } else {
-                    schema.unsynced.push(unregistered(conn, table)?);
-                }
-            }
-            Err(unsynced) => schema.unsynced.push(unsynced),
+    let (mut candidates, unsynced) = sorted_out(read_tables(conn)?);
+    let mut schema = Schema { hash: schema_hash(conn)?, version: schema_version(conn)?, tables: Vec::new(), unsynced };
+    schema.unsynced.extend(WireNames::in_use(conn, None)?.give(&mut candidates));
+    for mut table in candidates {
+        counted.mark(&mut table);
+        if registry.complete(&mut table) {
+            schema.tables.push(table);
+        } else {
+            schema.unsynced.push(unregistered(conn, table)?);
         }
     }
     sort(&mut schema.tables, &mut schema.unsynced);
@@ -194,6 +198,18 @@ pub fn schema_hash(conn: &Connection) -> Result<u64, StoreError> {
     Ok(hash)
 }
 
+/// The tables that can be synced for all that their definition says, and the others.
+fn sorted_out(found: Vec<Found>) -> (Vec<Table>, Vec<Unsynced>) {
+    let (mut candidates, mut unsynced) = (Vec::new(), Vec::new());
+    for table in found {
+        match table {
+            Ok(table) => candidates.push(table),
+            Err(refused) => unsynced.push(refused),
+        }
+    }
+    (candidates, unsynced)
+}
+
 fn sort(tables: &mut [Table], unsynced: &mut [Unsynced]) {
     tables.sort_by_key(|table| table.number);
     unsynced.sort_by(|a, b| a.table.cmp(&b.table));
@@ -213,25 +229,29 @@ struct Installation<'a> {
     /// Our triggers as they were.
     stored: Vec<StoredTrigger>,
     counted: Counted,
+    names: WireNames,
+    /// What peers were told before.
+    said: Said,
     /// What tables held before a migration whose triggers are put back now.
     before_lift: BeforeLift,
 }
 
 impl<'a> Installation<'a> {
-    fn new(conn: &'a Connection, counted: Counted, before_lift: BeforeLift) -> Result<Self, StoreError> {
-        Ok(Self { conn, registry: Registry::load(conn)?, stored: stored_triggers(conn)?, counted, before_lift })
+    fn new(
+        conn: &'a Connection,
+        counted: Counted,
+        names: WireNames,
+        before_lift: BeforeLift,
+    ) -> Result<Self, StoreError> {
+        let registry = Registry::load(conn)?;
+        let said = Said::load(conn, &registry)?;
+        Ok(Self { conn, registry, stored: stored_triggers(conn)?, counted, names, said, before_lift })
     }
 
     fn run(mut self, found: Vec<Found>) -> Result<Installed, StoreError> {
-        let mut candidates = Vec::new();
-        let mut unsynced = Vec::new();
-        for table in found {
-            match table {
-                Ok(table) => candidates.push(table),
-                Err(refused) => unsynced.push(refused),
-            }
-        }
+        let (mut candidates, mut unsynced) = sorted_out(found);
         self.registry.follow_renames(self.conn, &candidates, &self.stored)?;
+        unsynced.extend(self.names.give(&mut candidates));
         let mut tables = Vec::new();
         let mut expected: Vec<String> = Vec::new();
         for table in candidates {
@@ -244,6 +264,7 @@ impl<'a> Installation<'a> {
             }
         }
         let retired = self.clear_away(&tables, &expected)?;
+        self.said.follow(self.conn, &tables, &self.registry.numbers())?;
         sort(&mut tables, &mut unsynced);
         Ok(Installed { tables, unsynced, retired })
     }
@@ -324,8 +345,8 @@ impl<'a> Installation<'a> {
         Ok(())
     }
 
-    /// Removes what belongs to tables that are gone or no longer synced; returns the names of those of which entries are
-    /// kept.
+    /// Removes what belongs to tables that are gone or no longer synced; returns the names on the wire of those of which
+    /// entries are kept.
     fn clear_away(&mut self, tables: &[Table], expected: &[String]) -> Result<BTreeSet<String>, StoreError> {
         for stored in &self.stored {
             if !expected.contains(&stored.name) {
@@ -340,7 +361,7 @@ impl<'a> Installation<'a> {
             if self.went_into_another(number, tables) || !self.registry.has_entries(self.conn, number)? {
                 self.registry.forget(self.conn, number)?;
             } else {
-                retired.extend(self.registry.name(number));
+                retired.extend(self.said.name(number).or_else(|| self.registry.name(number)));
             }
         }
         Ok(retired)

@@ -33,7 +33,7 @@ use crate::baseline::Publishing;
 use crate::capture::{Captured, capture, has_log};
 use crate::conflicts::closing::count_open;
 use crate::connection;
-use crate::database::{DatabaseEvent, DatabaseOptions, DatabaseState, NodeNames, Phase};
+use crate::database::{DatabaseEvent, DatabaseOptions, NodeNames, TableNames};
 use crate::error::StoreError;
 use crate::foreign_keys::ForeignKeys;
 use crate::lift::BeforeLift;
@@ -90,6 +90,7 @@ pub(crate) struct Attachment {
     cut_off: bool,
     tables: Arc<BTreeMap<String, u64>>,
     policies: Arc<BTreeMap<String, String>>,
+    names: Arc<Vec<TableNames>>,
     retired: Arc<BTreeSet<String>>,
     unsynced: Arc<Vec<Unsynced>>,
     triggers: Arc<Vec<AppTrigger>>,
@@ -177,6 +178,7 @@ impl Attachment {
             cut_off: false,
             tables: Arc::new(told::fingerprints(&attached.schema)),
             policies: Arc::new(policies),
+            names: Arc::new(TableNames::of(&attached.schema)),
             retired: Arc::new(attached.retired.clone()),
             unsynced: Arc::new(attached.schema.unsynced.clone()),
             triggers: Arc::new(triggers),

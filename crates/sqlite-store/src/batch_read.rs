@@ -78,7 +78,7 @@ pub(crate) fn read_batch(
         }
     }
     let own = gathered.tables.into_iter().zip(&replica.tables).filter(|(rows, _)| !rows.is_empty());
-    let own = own.map(|(rows, table)| TableRows::new(table.shape.clone(), rows));
+    let own = own.map(|(rows, table)| TableRows::new(table.wire.clone(), rows));
     let tables = gathered.passed_on.into_iter().chain(own).collect();
     let context = replica.have.clone();
     let to = if whole { context.clone() } else { to };
@@ -201,7 +201,7 @@ fn gather(conn: &Connection, replica: &Replica, entry: &Lacking, gathered: &mut 
     if let Some(image) = read_image(conn, replica, &replica.tables[table], key)? {
         gathered.rows += 1;
         gathered.bytes += image.wire_size();
-        let shape = &replica.tables[table].shape;
+        let shape = &replica.tables[table].wire;
         let beside = match replica.waiting.rows {
             0 => None,
             _ => parked::context_beside(conn, replica, shape, &image)?,

@@ -21,7 +21,7 @@ use crate::foreign_keys::{NewOrphans, Orphans};
 use crate::observer::RowObserver;
 use crate::parked::ParkedNote;
 use crate::replica::DatabaseRules;
-use crate::schema::Unsynced;
+use crate::schema::{Schema, Table, Unsynced};
 use crate::state::StateDatabase;
 use crate::warning::Warning;
 use crate::watch::{FileWatch, Wake};
@@ -95,11 +95,13 @@ pub struct DatabaseState {
     pub received: BTreeMap<Origin, VersionVector>,
     /// The last stamp given or seen.
     pub clock: Timestamp,
-    /// The synced tables' names and fingerprints.
+    /// The synced tables' names on the wire, and their fingerprints.
     pub tables: Arc<BTreeMap<String, u64>>,
     /// How conflicts are decided in the synced tables where not by the default, in words that are equal where the rules are.
     pub policies: Arc<BTreeMap<String, String>>,
-    /// Tables that were synced and are not any more: what the vector covers of them is not here.
+    /// The synced tables' names in the file, with those on the wire.
+    pub names: Arc<Vec<TableNames>>,
+    /// Names on the wire of tables that were synced and are not any more: what the vector covers of them is not here.
     pub retired: Arc<BTreeSet<String>>,
     /// The names of the nodes that origins belong to, as far as they are known.
     pub nodes: Arc<BTreeMap<Origin, String>>,
@@ -117,6 +119,38 @@ pub struct DatabaseState {
     pub parked: u64,
     /// Log rows that wait for capture, as of the last look.
     pub backlog: u64,
+}
+
+/// What a synced table is called, here and on the wire.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TableNames {
+    /// Its name in the file.
+    pub name: String,
+    /// Its name on the wire, if that is another.
+    pub remote_name: Option<String>,
+    /// The columns that have other names on the wire: those in the file, and those on the wire.
+    pub columns: Vec<(String, String)>,
+}
+
+impl TableNames {
+    /// Those of all synced tables, by name.
+    pub fn of(schema: &Schema) -> Vec<Self> {
+        let columns = |table: &Table| {
+            let named = table.columns.iter();
+            named.filter_map(|column| Some((column.name.clone(), column.remote_name.clone()?))).collect()
+        };
+        let mut names: Vec<Self> = schema
+            .tables
+            .iter()
+            .map(|table| Self {
+                name: table.name.clone(),
+                remote_name: table.remote_name.clone(),
+                columns: columns(table),
+            })
+            .collect();
+        names.sort_unstable_by(|a, b| a.name.cmp(&b.name));
+        names
+    }
 }
 
 /// Something that happened to a database, for the log.

@@ -50,7 +50,7 @@ pub use conflict_record::ConflictNote;
 pub use conflicts::{
     ConflictAction, ConflictQuery, ConflictRetention, ConflictSide, ConflictSides, Refusal, RefusalKind, StoredConflict,
 };
-pub use database::{ApplyReply, Database, DatabaseEvent, DatabaseOptions, DatabaseState, NodeNames, Phase};
+pub use database::{ApplyReply, Database, DatabaseEvent, DatabaseOptions, DatabaseState, NodeNames, Phase, TableNames};
 pub use error::StoreError;
 pub use observer::{IncomingRow, RowObserver, RowOperation, RowVerdict};
 pub use parked::{ParkedKind, ParkedNote};

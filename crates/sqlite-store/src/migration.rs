@@ -4,7 +4,7 @@
 use replication::{Entry, EntryFlags, Granularity, Value};
 use rusqlite::Connection;
 
-use crate::attach::{self, Attached};
+use crate::attach::{self, Attached, Misnamed};
 use crate::bind::bind_from;
 use crate::counting;
 use crate::error::StoreError;
@@ -22,6 +22,7 @@ pub(crate) struct Migrated {
     /// Tables whose rows are to become changes, whatever they hold.
     rewritten: Vec<Rewritten>,
     unwatched: Vec<Unwatched>,
+    misnamed: Misnamed,
 }
 
 /// A table whose rows were written while its triggers were gone.
@@ -55,6 +56,7 @@ impl Migrated {
             unwatched: unwatched
                 .map(|(table, column)| Unwatched { table: *table, column: *column, after: None })
                 .collect(),
+            misnamed: attached.misnamed.clone(),
         }
     }
 
@@ -65,6 +67,11 @@ impl Migrated {
     /// The numbers of tables whose rows were written while their triggers were gone.
     pub(crate) fn rewritten_tables(&self) -> Vec<i64> {
         self.rewritten.iter().map(|rewritten| rewritten.table).collect()
+    }
+
+    /// What peers know by other names, as far as it is not said anew.
+    pub(crate) fn misnamed(&self) -> Misnamed {
+        if self.is_done() { Misnamed::default() } else { self.misnamed.clone() }
     }
 
     /// The names of the rebuilt tables.

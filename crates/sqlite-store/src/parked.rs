@@ -1,6 +1,6 @@
 //! Rows of peers that could not be taken in: the table or a column is not here, a policy cannot decide, or a constraint
 //! refuses the row. They wait in `_sync_parked` as they came, with what they had taken into account, and are merged when
-//! that can be done.
+//! that can be done. Tables and columns have the names of the wire here.
 //!
 //! The version vector covers them all the same, so they are passed on like rows of tables, as they came: a node that vouched
 //! for what it does not hold would hide it from those behind it.
@@ -47,7 +47,7 @@ impl ParkedKind {
 /// A reason to wait that was not there before, for the log.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ParkedNote {
-    /// The table.
+    /// The table; by its name on the wire where it is not here.
     pub table: String,
     /// What kind of reason.
     pub kind: ParkedKind,
@@ -180,13 +180,21 @@ pub(crate) fn park(
     }
     replica.waiting.count(kind, true);
     let remedy = match kind {
-        ParkedKind::Schema => "run the same migration on every node; what waits is merged by itself then",
+        ParkedKind::Schema => {
+            "run the same migration on every node, or set remote_name for what has another name here; what waits is merged \
+             by itself then"
+        }
         ParkedKind::Policy => "correct the values of the row, or the policy; the row is merged by itself then",
         ParkedKind::Constraint => {
             "make the table's constraints the same on every node, or correct the row where it was written"
         }
     };
-    Ok(news.then(|| ParkedNote { table: shape.name.clone(), kind, reason, remedy }))
+    Ok(news.then(|| ParkedNote { table: local_name(replica, &shape.name).to_owned(), kind, reason, remedy }))
+}
+
+/// What a table is called here; what it is called on the wire, where it is not here.
+fn local_name<'a>(replica: &'a Replica, wire_name: &'a str) -> &'a str {
+    replica.table_by_wire_name(wire_name).map_or(wire_name, |index| &replica.tables[index].shape.name)
 }
 
 /// Forgets rows that a newer state of the row has taken into account. A state without the columns that wait has not.
@@ -232,7 +240,7 @@ pub(crate) fn context_beside(
     let mut waiting = of_key(conn, &shape.name, place(shape, row)?)?;
     // The table may be one that waits for its old name.
     let tables: BTreeSet<&String> = replica.waiting.told.iter().map(|(table, _)| table).collect();
-    for table in tables.into_iter().filter(|table| replica.table_by_name(table).is_none()) {
+    for table in tables.into_iter().filter(|table| replica.table_by_wire_name(table).is_none()) {
         let alike = of_key(conn, table, place(shape, row)?)?;
         waiting.extend(alike.into_iter().filter(|parked| parked.shape.columns == shape.columns));
     }

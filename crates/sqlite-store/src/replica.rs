@@ -40,14 +40,15 @@ impl Default for MergeRules {
 }
 
 impl MergeRules {
-    /// The rules in words, which are equal where the rules are; none for the default rules.
-    pub fn describe(&self) -> Option<String> {
+    /// The rules in words, which are equal where the rules are; none for the default rules. `named` tells what a column is called
+    /// where the words are compared.
+    pub fn describe(&self, named: &dyn Fn(&str) -> String) -> Option<String> {
         let granularity = match self.granularity {
             Granularity::Column => "column",
             Granularity::Row => "row",
         };
-        let mut text = format!("{granularity}: {}", self.policy.describe());
-        let rules = self.columns.iter().map(|(name, rule)| (name.to_ascii_lowercase(), rule.describe()));
+        let mut text = format!("{granularity}: {}", self.policy.describe(named));
+        let rules = self.columns.iter().map(|(name, rule)| (named(name), rule.describe(named)));
         for (name, rule) in rules.collect::<BTreeMap<_, _>>() {
             text.push_str(&format!("; {name}: {rule}"));
         }
@@ -97,7 +98,10 @@ impl DatabaseRules {
 pub(crate) struct ReplicaTable {
     pub(crate) table: Table,
     pub(crate) sql: TableSql,
+    /// What the table is called here: for SQL, for policies and for people.
     pub(crate) shape: TableShape,
+    /// What it is called on the wire, of the same order and key: for all that comes from peers, goes to them, or waits.
+    pub(crate) wire: TableShape,
     pub(crate) rules: MergeRules,
     /// What the columns hold where nothing is said, in the table's order.
     pub(crate) defaults: Vec<Value>,
@@ -106,6 +110,17 @@ pub(crate) struct ReplicaTable {
     /// For each origin, at least the highest sequence among the table's entries: tables that a peer lacks nothing of are
     /// passed over without a query.
     pub(crate) high: VersionVector,
+}
+
+impl ReplicaTable {
+    /// The table for people who may know it by either of its names.
+    pub(crate) fn named(&self) -> String {
+        if self.wire.name.eq_ignore_ascii_case(&self.shape.name) {
+            format!("table {:?}", self.shape.name)
+        } else {
+            format!("table {:?}, {:?} to peers,", self.shape.name, self.wire.name)
+        }
+    }
 }
 
 /// A catch-up that is under way.
@@ -179,8 +194,8 @@ impl Replica {
             let rules = rules.of(&table.name).clone();
             let columns = table.columns.iter().map(|column| rules.column(&column.name).cloned()).collect();
             let defaults = table.columns.iter().map(|column| default_of(conn, column)).collect();
-            let (shape, table) = (table.shape(), table.clone());
-            replica.tables.push(ReplicaTable { table, sql, shape, rules, defaults, columns, high });
+            let (shape, wire, table) = (table.shape(), table.wire_shape(), table.clone());
+            replica.tables.push(ReplicaTable { table, sql, shape, wire, rules, defaults, columns, high });
         }
         replica.waiting = Waiting::load(conn)?;
         staging::load(conn, &mut replica)?;
@@ -284,10 +299,15 @@ impl Replica {
         self.tables.iter().position(|table| table.table.number == number)
     }
 
-    /// The index of the table of this wire name.
+    /// The index of the table of this name in the file.
     pub(crate) fn table_by_name(&self, name: &str) -> Option<usize> {
         // SQLite does not tell the case of ASCII letters apart in names.
         self.tables.iter().position(|table| table.shape.name.eq_ignore_ascii_case(name))
+    }
+
+    /// The index of the table of this name on the wire.
+    pub(crate) fn table_by_wire_name(&self, name: &str) -> Option<usize> {
+        self.tables.iter().position(|table| table.wire.name.eq_ignore_ascii_case(name))
     }
 }
 

@@ -91,8 +91,8 @@ pub(crate) fn refused(table: &ReplicaTable, error: rusqlite::Error) -> Stop {
     }
     Stop::held(
         HeldKind::Constraint,
-        Some(&table.shape.name),
-        format!("an incoming row of table {:?} violates a constraint here: {error}", table.shape.name),
+        Some(&table.wire.name),
+        format!("an incoming row of {} violates a constraint here: {error}", table.named()),
         "make the table's constraints the same on every node",
     )
 }

@@ -31,8 +31,10 @@ pub struct Schema {
 pub struct Table {
     /// The number that stands for the table in `_sync_log` and in the names of our triggers. It survives a rename.
     pub number: i64,
-    /// The table's name, which is its name on the wire.
+    /// The table's name.
     pub name: String,
+    /// Its name on the wire, if that is another.
+    pub remote_name: Option<String>,
     /// The name of its clock table.
     pub clock: String,
     /// The columns that are synced, in the table's order: all but the generated ones.
@@ -54,15 +56,26 @@ pub struct Table {
 }
 
 impl Table {
-    /// The table as it is described to peers.
+    /// The table as it is called here.
     pub fn shape(&self) -> TableShape {
+        self.shape_named(&self.name, |column| &column.name)
+    }
+
+    /// The table as it is described to peers: of the same order and key as [`Self::shape`].
+    pub fn wire_shape(&self) -> TableShape {
+        self.shape_named(self.wire_name(), Column::wire_name)
+    }
+
+    fn shape_named<'a>(&'a self, name: &str, of_column: impl Fn(&'a Column) -> &'a str) -> TableShape {
         // SQLite allows at most 32,767 columns.
         let key = self.key.iter().map(|index| u16::try_from(*index).unwrap_or(u16::MAX)).collect();
-        TableShape {
-            name: self.name.clone(),
-            columns: self.columns.iter().map(|column| column.name.clone()).collect(),
-            key,
-        }
+        let columns = self.columns.iter().map(|column| of_column(column).to_owned()).collect();
+        TableShape { name: name.to_owned(), columns, key }
+    }
+
+    /// The table's name on the wire.
+    pub fn wire_name(&self) -> &str {
+        self.remote_name.as_deref().unwrap_or(&self.name)
     }
 
     /// The columns whose values decide whether two rows clash on a unique index, as indices: those that it indexes, and
@@ -110,6 +123,8 @@ pub struct Column {
     pub number: u16,
     /// The column's name.
     pub name: String,
+    /// Its name on the wire, if that is another.
+    pub remote_name: Option<String>,
     /// What SQLite converts values to.
     pub affinity: Affinity,
     /// How SQLite compares its text.
@@ -120,6 +135,13 @@ pub struct Column {
     pub default: Option<String>,
     /// Whether what is counted in it adds up: the triggers log what it held before.
     pub counter: bool,
+}
+
+impl Column {
+    /// The column's name on the wire.
+    pub fn wire_name(&self) -> &str {
+        self.remote_name.as_deref().unwrap_or(&self.name)
+    }
 }
 
 /// What SQLite converts the values of a column to, where it can.

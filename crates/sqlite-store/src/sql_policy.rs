@@ -125,8 +125,18 @@ impl ConflictPolicy for SqlPolicy {
         "sql"
     }
 
-    fn describe(&self) -> String {
-        format!("sql {}", self.expression)
+    fn describe(&self, named: &dyn Fn(&str) -> String) -> String {
+        let tokens = significant(&self.expression);
+        let is_column = |place: usize| {
+            place >= 2
+                && tokens[place - 1].is_symbol(".")
+                && tokens[place - 2].identifier().is_some_and(|side| is_side(&side))
+        };
+        let words = tokens.iter().enumerate().map(|(place, token)| match token.identifier() {
+            Some(column) if is_column(place) => named(&column),
+            _ => token.text.to_owned(),
+        });
+        format!("sql {}", words.collect::<Vec<_>>().join(" "))
     }
 
     fn resolve(&self, conflict: &Conflict<'_>) -> Resolution {

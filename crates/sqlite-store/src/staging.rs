@@ -326,7 +326,8 @@ pub(crate) fn load(conn: &Connection, replica: &mut Replica) -> Result<(), Store
 fn shapes(replica: &Replica) -> i64 {
     let mut hasher = Fnv::default();
     for table in &replica.tables {
-        (table.table.number, &table.shape.name, &table.shape.columns, &table.shape.key).hash(&mut hasher);
+        // Columns were put in their order by their names on the wire.
+        (table.table.number, &table.wire.name, &table.wire.columns, &table.wire.key).hash(&mut hasher);
     }
     hasher.finish().cast_signed()
 }

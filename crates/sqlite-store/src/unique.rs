@@ -175,7 +175,7 @@ fn put_back(work: &mut Work<'_>, probe: &mut Probe, write: RowWrite, rowid: Opti
     }
     Err(Stop::held(
         HeldKind::Constraint,
-        Some(&work.replica.tables[index].shape.name),
+        Some(&work.replica.tables[index].wire.name),
         "a unique index refuses a row although no row with its values is left".to_owned(),
         "run PRAGMA integrity_check and REINDEX on this file",
     ))

@@ -26,6 +26,8 @@ pub enum WarningKind {
     TriggerRule,
     /// No trigger is meant by a rule.
     UnknownTrigger,
+    /// No table or column is meant by a remote name.
+    UnknownName,
 }
 
 impl WarningKind {
@@ -36,6 +38,7 @@ impl WarningKind {
             Self::KeyRange => "key_range",
             Self::TriggerRule => "trigger_rule",
             Self::UnknownTrigger => "unknown_trigger",
+            Self::UnknownName => "unknown_name",
         }
     }
 }

@@ -347,6 +347,7 @@ impl Worker {
             && Arc::ptr_eq(&old.warnings, &state.warnings)
             && Arc::ptr_eq(&old.tables, &state.tables)
             && old.policies == state.policies
+            && Arc::ptr_eq(&old.names, &state.names)
             && Arc::ptr_eq(&old.unsynced, &state.unsynced);
         if !same {
             self.state.send_replace(Arc::new(state));

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
+use sqlite_store::TableNames;
 use sqlite_store::app_triggers::AppTrigger;
 use sqlite_store::foreign_keys::{Orphan, Orphans};
 use sqlite_store::warning::Warning;
@@ -41,6 +42,9 @@ pub struct DatabaseStatus {
     pub have: BTreeMap<String, u64>,
     /// The synced tables.
     pub tables: Vec<String>,
+    /// Those of them that bear other names on the wire, or have columns that do.
+    #[serde(default)]
+    pub remote_names: Vec<RemoteNames>,
     /// Tables that are not synced.
     pub unsynced: Vec<UnsyncedTable>,
     /// Changes of applications that wait for capture.
@@ -60,6 +64,41 @@ pub struct DatabaseStatus {
     pub parked: u64,
     /// What stands in the way.
     pub errors: Vec<String>,
+}
+
+/// A table that bears another name on the wire, or has columns that do.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RemoteNames {
+    /// Its name here.
+    pub table: String,
+    /// Its name on the wire.
+    pub remote_name: String,
+    /// The columns that have other names on the wire: those here, and those on the wire.
+    pub columns: BTreeMap<String, String>,
+}
+
+impl RemoteNames {
+    /// None where all names are the same.
+    pub fn of(names: &TableNames) -> Option<Self> {
+        let TableNames { name, remote_name, columns } = names;
+        (remote_name.is_some() || !columns.is_empty()).then(|| Self {
+            table: name.clone(),
+            remote_name: remote_name.as_ref().unwrap_or(name).clone(),
+            columns: columns.iter().cloned().collect(),
+        })
+    }
+}
+
+impl std::fmt::Display for RemoteNames {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} to peers", self.remote_name)?;
+        let mut separator = ", with ";
+        for (column, remote_name) in &self.columns {
+            write!(f, "{separator}{column} as {remote_name}")?;
+            separator = ", ";
+        }
+        Ok(())
+    }
 }
 
 /// A table that is not synced.
@@ -129,7 +168,7 @@ impl From<&AppTrigger> for TriggerStatus {
 /// Something that people should know of a database.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct WarningStatus {
-    /// `key_clash`, `key_range`, `trigger_rule` or `unknown_trigger`.
+    /// `key_clash`, `key_range`, `trigger_rule`, `unknown_trigger` or `unknown_name`.
     pub kind: String,
     /// The table, if it is about one.
     pub table: Option<String>,

@@ -112,7 +112,9 @@ timestamp_column = "updated_at"
 granularity = "column"
 columns.qty = { policy = "counter" }
 columns."unit price" = { policy = "sql", merge = "max(local.\"unit price\", remote.\"unit price\")" }
-columns.label = { policy = "origin-priority", priority = ["oslo"] }
+columns.label = { policy = "origin-priority", priority = ["oslo"], remote_name = "title" }
+columns."old name" = { remote_name = "new name" }
+remote_name = "inventory_stock"
 [[database.table]]
 name = "note"
 columns.tags.policy = "union"
@@ -149,6 +151,10 @@ fn every_key_is_read() {
     assert_eq!(first.tables[0].policy, Some(Policy::TimestampColumn("updated_at".to_owned())));
     let columns: Vec<_> = first.tables[0].columns.iter().map(|(name, policy)| (name.as_str(), policy.name())).collect();
     assert_eq!(columns, [("label", "origin-priority"), ("qty", "counter"), ("unit price", "sql")]);
+    let remote_columns: Vec<_> =
+        first.tables[0].remote_columns.iter().map(|(name, remote)| (name.as_str(), remote.as_str())).collect();
+    assert_eq!(remote_columns, [("label", "title"), ("old name", "new name")]);
+    assert_eq!(first.tables[0].remote_name.as_deref(), Some("inventory_stock"));
     assert_eq!((&first.tables[1].policy, &first.tables[1].columns["tags"]), (&None, &Policy::Union));
     assert_eq!(second.policy, Policy::FirstWriteWins);
     assert_eq!((second.name.as_str(), second.path.as_path()), ("b", Path::new("sub/b.db")));
@@ -334,23 +340,58 @@ include = ["a*"]
 exclude = ["session_*"]
 [[database.table]]
 name = "t"
-remote_name = "r"
 exclude_columns = ["c"]
-columns.qty = { remote_name = "x" }
 "#;
     assert_eq!(
         errors(database),
         [
             "3:11 database[0].include: NotSupported",
             "4:11 database[0].exclude: NotSupported",
-            "7:15 database[0].table[0].remote_name: NotSupported",
-            "8:19 database[0].table[0].exclude_columns: NotSupported",
-            "9:31 database[0].table[0].columns.qty.remote_name: NotSupported",
+            "7:19 database[0].table[0].exclude_columns: NotSupported",
         ]
     );
     assert_eq!(errors("[auth]\n[tls]\n[[database]]\n"), ["3:1 database[0].path: Missing"]);
     let overrides = Overrides { token_file: Some("t".into()), ..Overrides::default() };
     assert_eq!(errors_of(load_text("", &[], &overrides)), ["--token-file auth.token_file: NotSupported"]);
+}
+
+#[test]
+fn names_on_the_wire_are_checked() {
+    let database = |lines: &str| format!("[[database]]\npath = \"1.db\"\n{lines}");
+    let swapped = database(
+        "[[database.table]]\nname = \"a\"\nremote_name = \"b\"\ncolumns.x = { remote_name = \"y\" }\n\
+         columns.y = { policy = \"counter\", remote_name = \"x\" }\n[[database.table]]\nname = \"B\"\nremote_name = \"A\"\n",
+    );
+    let names = settings(&swapped).databases[0].wire_names();
+    let mut expected = sqlite_store::attach::naming::WireNames::default();
+    expected.name_table("a", "b");
+    expected.name_column("a", "x", "y");
+    expected.name_column("a", "y", "x");
+    expected.name_table("B", "A");
+    assert_eq!(names, expected);
+    let remedy = "give one of them another name";
+    assert_eq!(
+        message(&database("[[database.table]]\nname = \"a\"\nremote_name = \"B\"\n[[database.table]]\nname = \"b\"\n")),
+        format!(
+            "5:15 database[0].table[0].remote_name: the tables \"a\" and \"b\" would both be \"b\" on the wire; {remedy}"
+        )
+    );
+    assert_eq!(
+        message(&database(
+            "[[database.table]]\nname = \"a\"\ncolumns.x = { remote_name = \"z\" }\ncolumns.y = { remote_name = \"Z\" }"
+        )),
+        format!(
+            "6:29 database[0].table[0].columns.y.remote_name: the columns \"x\" and \"y\" would both be \"Z\" on the wire; \
+             {remedy}"
+        )
+    );
+    assert_eq!(
+        errors(&database("[[database.table]]\nname = \"a\"\nremote_name = \"\"\ncolumns.x = { remote_name = 3 }")),
+        [
+            "5:15 database[0].table[0].remote_name: BadValue",
+            "6:29 database[0].table[0].columns.x.remote_name: WrongType"
+        ]
+    );
 }
 
 #[test]

@@ -53,8 +53,8 @@ impl ConflictPolicy for TimestampColumn {
         "last-write-wins"
     }
 
-    fn describe(&self) -> String {
-        format!("last-write-wins by {}", self.column)
+    fn describe(&self, named: &dyn Fn(&str) -> String) -> String {
+        format!("last-write-wins by {}", named(&self.column))
     }
 
     fn resolve(&self, conflict: &Conflict<'_>) -> Resolution {
@@ -122,7 +122,7 @@ impl ConflictPolicy for OriginPriority {
         "origin-priority"
     }
 
-    fn describe(&self) -> String {
+    fn describe(&self, _named: &dyn Fn(&str) -> String) -> String {
         let mut nodes: Vec<_> = self.ranks.iter().map(|(node, rank)| (*rank, node.as_str())).collect();
         nodes.sort_unstable();
         let nodes: Vec<_> = nodes.into_iter().map(|(_, node)| node).collect();

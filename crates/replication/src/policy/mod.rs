@@ -170,8 +170,9 @@ pub trait ConflictPolicy: Send + Sync {
     /// Decides one conflict.
     fn resolve(&self, conflict: &Conflict<'_>) -> Resolution;
 
-    /// All that its answers depend on, for people and for comparison with what other nodes say: name and arguments.
-    fn describe(&self) -> String {
+    /// All that its answers depend on, for people and for comparison with what other nodes say: name and arguments. `named`
+    /// tells what a column is called there.
+    fn describe(&self, _named: &dyn Fn(&str) -> String) -> String {
         self.name().to_owned()
     }
 
@@ -205,10 +206,10 @@ impl ColumnRule {
         }
     }
 
-    /// All that its answers depend on: name and arguments.
-    pub fn describe(&self) -> String {
+    /// All that its answers depend on, as of [`ConflictPolicy::describe`].
+    pub fn describe(&self, named: &dyn Fn(&str) -> String) -> String {
         match self {
-            Self::Policy(policy) => policy.describe(),
+            Self::Policy(policy) => policy.describe(named),
             Self::Counter => "counter".to_owned(),
         }
     }

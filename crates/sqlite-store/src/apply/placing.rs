@@ -13,18 +13,18 @@ pub(super) enum Place {
     Table(usize, ColumnOrder, Vec<String>),
     /// No table of that name is synced here.
     Nowhere,
-    /// The table has another key.
-    OtherKey,
+    /// The table, which has another key.
+    OtherKey(usize),
 }
 
 impl Work<'_> {
     /// Where rows of a shape belong.
     pub(super) fn place(&self, shape: &TableShape) -> Place {
-        let Some(index) = self.replica.table_by_name(&shape.name) else { return Place::Nowhere };
-        match Fit::of(shape, &self.replica.tables[index].shape) {
+        let Some(index) = self.replica.table_by_wire_name(&shape.name) else { return Place::Nowhere };
+        match Fit::of(shape, &self.replica.tables[index].wire) {
             Fit::Whole(order) => Place::Table(index, order, Vec::new()),
             Fit::Partly(order, missing) => Place::Table(index, order, missing),
-            Fit::OtherKey => Place::OtherKey,
+            Fit::OtherKey => Place::OtherKey(index),
         }
     }
 
@@ -40,17 +40,17 @@ impl Work<'_> {
         match place {
             Place::Table(index, order, missing) => {
                 if !missing.is_empty() && !row.clock.is_deleted() {
-                    self.park_columns(shape, &row, context, own, missing)?;
+                    self.park_columns((*index, shape), &row, context, own, missing)?;
                 }
                 Ok(Some((*index, order.arrange(row))))
             }
             Place::Nowhere => {
-                let reason = format!("table {:?} is not synced here", shape.name);
+                let reason = self.nowhere(&shape.name);
                 self.park(Parking { shape, row: &row, context, own, missing: &[], kind: ParkedKind::Schema, reason })?;
                 Ok(None)
             }
-            Place::OtherKey => {
-                let reason = format!("table {:?} has another key on the peer", shape.name);
+            Place::OtherKey(index) => {
+                let reason = format!("{} has another key on the peer", self.replica.tables[*index].named());
                 self.park(Parking { shape, row: &row, context, own, missing: &[], kind: ParkedKind::Schema, reason })?;
                 Ok(None)
             }
@@ -60,7 +60,7 @@ impl Work<'_> {
     /// Parks what a row holds in columns that are not here.
     pub(crate) fn park_columns(
         &mut self,
-        shape: &TableShape,
+        (index, shape): (usize, &TableShape),
         row: &RowImage,
         context: &VersionVector,
         own: &VersionVector,
@@ -71,8 +71,19 @@ impl Work<'_> {
             return Ok(());
         }
         let names: Vec<String> = missing.iter().map(|name| format!("{name:?}")).collect();
-        let reason = format!("table {:?} has no column {} here", shape.name, names.join(", "));
+        let table = &self.replica.tables[index];
+        let reason = format!("{} has no column {} here", table.named(), names.join(", "));
         self.park(Parking { shape, row, context, own, missing, kind: ParkedKind::Schema, reason })
+    }
+
+    /// Why rows of a table have no place.
+    fn nowhere(&self, name: &str) -> String {
+        match self.replica.table_by_name(name).map(|index| &self.replica.tables[index].wire.name) {
+            None => format!("table {name:?} is not synced here"),
+            Some(other) => {
+                format!("table {name:?} of peers is none of those here: the one of that name is {other:?} to peers")
+            }
+        }
     }
 
     fn park(&mut self, parking: Parking<'_>) -> Result<(), StoreError> {
@@ -90,7 +101,7 @@ impl Work<'_> {
         kind: ParkedKind,
         reason: String,
     ) -> Result<(), StoreError> {
-        let (shape, row) = without_absent(&self.replica.tables[index].shape, row);
+        let (shape, row) = without_absent(&self.replica.tables[index].wire, row);
         self.park(Parking { shape: &shape, row: &row, context, own, missing: &[], kind, reason })
     }
 }

@@ -88,12 +88,12 @@ impl<'a> Work<'a> {
     ) -> Result<(), Stop> {
         let table = &self.replica.tables[index];
         if let Some(column) = converted(&table.table.columns, &remote) {
-            let reason = format!("column {:?} of table {:?} has another type here", column.name, table.shape.name);
+            let reason = format!("column {:?} of {} has another type here", column.name, table.named());
             return Ok(self.park_row(index, &remote, (context, own), ParkedKind::Schema, reason)?);
         }
         let key: Vec<Value> = remote.key(&table.shape).into_iter().cloned().collect();
         if self.replica.waiting.rows > 0 {
-            let (shape, row) = without_absent(&self.replica.tables[index].shape, &remote);
+            let (shape, row) = without_absent(&self.replica.tables[index].wire, &remote);
             parked::supersede(self.conn, self.replica, &shape, &row, context)?;
         }
         let local = self.local(index, &key)?;
@@ -119,8 +119,7 @@ impl<'a> Work<'a> {
                 return self.keep_local(index, key, local.as_ref(), &remote, undecided.policy);
             }
             Err(undecided) => {
-                let table = &self.replica.tables[index].shape.name;
-                let reason = format!("table {table:?}: {undecided}");
+                let reason = format!("{}: {undecided}", self.replica.tables[index].named());
                 return Ok(self.park_row(index, &remote, vectors, ParkedKind::Policy, reason)?);
             }
         };

@@ -21,7 +21,8 @@ pub fn settle_rebuilt(conn: &Connection, number: i64) -> Result<(), StoreError> 
 /// # Errors
 /// SQLite's own; the table is then named again at the next attach.
 pub fn settle_rewritten(conn: &Connection, number: i64) -> Result<(), StoreError> {
-    conn.execute("DELETE FROM main._sync_meta WHERE key = ?1", [rewritten_key(number)])?;
+    let keys = [rewritten_key(number), misnamed_key(number)];
+    conn.execute("DELETE FROM main._sync_meta WHERE key IN (?1, ?2)", keys)?;
     Ok(())
 }
 
@@ -30,7 +31,8 @@ pub fn settle_rewritten(conn: &Connection, number: i64) -> Result<(), StoreError
 /// # Errors
 /// SQLite's own; the column is then named again at the next attach.
 pub fn settle_unwatched(conn: &Connection, number: i64, column: u16) -> Result<(), StoreError> {
-    conn.execute("DELETE FROM main._sync_meta WHERE key = ?1", [unwatched_key(number, column)])?;
+    let keys = [unwatched_key(number, column), misnamed_column_key(number, column)];
+    conn.execute("DELETE FROM main._sync_meta WHERE key IN (?1, ?2)", keys)?;
     Ok(())
 }
 
@@ -40,6 +42,14 @@ pub(super) fn rebuilt_key(number: i64) -> String {
 
 pub(super) fn rewritten_key(number: i64) -> String {
     format!("rewritten_{number}")
+}
+
+pub(super) fn misnamed_key(number: i64) -> String {
+    format!("misnamed_{number}")
+}
+
+pub(super) fn misnamed_column_key(number: i64, column: u16) -> String {
+    format!("misnamed_{number}_{column}")
 }
 
 pub(super) fn unwatched_key(number: i64, column: u16) -> String {
@@ -57,6 +67,17 @@ pub(super) struct Marks {
     pub(super) rebuilt: Vec<i64>,
     pub(super) rewritten: Vec<i64>,
     pub(super) unwatched: Vec<(i64, u16)>,
+    pub(super) misnamed: Misnamed,
+}
+
+/// What has been given another name on the wire than peers were told, by numbers, and is not said anew yet. What peers wrote
+/// under that name had not taken into account what is here, whatever they knew: to them it was something else.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Misnamed {
+    /// Tables. One with a key column among the columns is one of them.
+    pub tables: Vec<i64>,
+    /// Columns, as table and column.
+    pub columns: Vec<(i64, u16)>,
 }
 
 pub(super) fn read_marks(conn: &Connection, tables: &[Table]) -> Result<Marks, StoreError> {
@@ -69,12 +90,20 @@ pub(super) fn read_marks(conn: &Connection, tables: &[Table]) -> Result<Marks, S
     let columns = tables.iter().flat_map(|table| table.columns.iter().map(|column| (table.number, column.number)));
     let unwatched = columns.filter(|(table, column)| marks.contains(&unwatched_key(*table, *column)));
     let unwatched: Vec<(i64, u16)> = unwatched.collect();
+    let is_misnamed = |(table, column): &(i64, u16)| marks.contains(&misnamed_column_key(*table, *column));
+    let columns: Vec<(i64, u16)> = unwatched.iter().copied().filter(is_misnamed).collect();
+    let mut misnamed = Misnamed { tables: marked(misnamed_key), columns };
     let mut rewritten: Vec<i64> = marked(rewritten_key);
     // Under another key's name no row is known to peers.
-    let renamed = tables
-        .iter()
-        .filter(|table| table.key_columns().any(|column| unwatched.contains(&(table.number, column.number))));
-    let renamed: Vec<i64> = renamed.map(|table| table.number).filter(|number| !rewritten.contains(number)).collect();
-    rewritten.extend(renamed);
-    Ok(Marks { rebuilt: marked(rebuilt_key), rewritten, unwatched })
+    let by_key = |tables: &mut Vec<i64>, table: &Table, columns: &[(i64, u16)]| {
+        let named = table.key_columns().any(|column| columns.contains(&(table.number, column.number)));
+        if named && !tables.contains(&table.number) {
+            tables.push(table.number);
+        }
+    };
+    for table in tables {
+        by_key(&mut rewritten, table, &unwatched);
+        by_key(&mut misnamed.tables, table, &misnamed.columns);
+    }
+    Ok(Marks { rebuilt: marked(rebuilt_key), rewritten, unwatched, misnamed })
 }

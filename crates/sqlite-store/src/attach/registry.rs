@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OptionalExtension, params};
 
-use super::marks::{mark, rewritten_key, unwatched_key};
+use super::marks::misnamed_key;
 use crate::connection::with_setting;
 use crate::error::StoreError;
 use crate::identifier::quote;
@@ -151,8 +151,6 @@ impl Registry {
         }
         entry.name = name.to_owned();
         entry.clock = clock;
-        // Peers that renamed theirs before have no place for rows under the old name: they are said anew under this one.
-        mark(conn, rewritten_key(number))?;
         conn.execute(
             "UPDATE main._sync_table SET name = ?2, clock = ?3 WHERE id = ?1",
             params![number, entry.name, entry.clock],
@@ -184,8 +182,7 @@ impl Registry {
             params![number, column, name],
         )?;
         name.clone_into(known);
-        // Peers that renamed theirs before have no place for what it holds under the old name.
-        mark(conn, unwatched_key(number, column))
+        Ok(())
     }
 
     /// The number of a column by its name. None for a table or column that is not known.
@@ -280,10 +277,12 @@ impl Registry {
         conn.execute("DELETE FROM main._sync_column WHERE tbl = ?1", [number])?;
         conn.execute("DELETE FROM main._sync_log WHERE tbl = ?1", [number])?;
         conn.execute(
-            "DELETE FROM main._sync_meta WHERE key IN (?1, ?2)",
-            [super::rebuilt_key(number), super::rewritten_key(number)],
+            "DELETE FROM main._sync_meta WHERE key IN (?1, ?2, ?3)",
+            [super::rebuilt_key(number), super::rewritten_key(number), misnamed_key(number)],
         )?;
-        conn.execute("DELETE FROM main._sync_meta WHERE key GLOB ?1", [format!("unwatched_{number}_*")])?;
+        for columns in [format!("unwatched_{number}_*"), format!("misnamed_{number}_*")] {
+            conn.execute("DELETE FROM main._sync_meta WHERE key GLOB ?1", [columns])?;
+        }
         Ok(())
     }
 }

@@ -1,5 +1,6 @@
 //! What a person decides about a database before it is attached.
 
+use super::naming::WireNames;
 use crate::app_triggers::TriggerRules;
 use crate::key_ranges::KeyRanges;
 
@@ -10,4 +11,6 @@ pub struct AttachRules {
     pub key_ranges: Option<KeyRanges>,
     /// Which of the application's triggers run when changes are applied, other than those that would.
     pub triggers: TriggerRules,
+    /// Which tables and columns bear other names on the wire; none: those that the file remembers.
+    pub names: Option<WireNames>,
 }

@@ -45,8 +45,8 @@ impl Attachment {
 
     /// Whether the table that rows of a shape belong to is what it is on the other side.
     fn has_place(&self, shape: &TableShape) -> bool {
-        let table = self.replica.table_by_name(&shape.name).map(|index| &self.replica.tables[index]);
-        table.is_some_and(|table| match Fit::of(shape, &table.shape) {
+        let table = self.replica.table_by_wire_name(&shape.name).map(|index| &self.replica.tables[index]);
+        table.is_some_and(|table| match Fit::of(shape, &table.wire) {
             Fit::Whole(order) => order.fills_all(),
             Fit::Partly(..) | Fit::OtherKey => false,
         })

@@ -6,12 +6,13 @@ use std::sync::Arc;
 use super::Attachment;
 use crate::database::{DatabaseState, Phase};
 use crate::replica::DatabaseRules;
-use crate::schema::Schema;
+use crate::schema::{Schema, Table};
 
 impl Attachment {
     /// What to make known.
     pub(crate) fn state(&self, old: &DatabaseState, phase: Phase) -> DatabaseState {
         let tables = if *old.tables == *self.tables { Arc::clone(&old.tables) } else { Arc::clone(&self.tables) };
+        let names = if *old.names == *self.names { Arc::clone(&old.names) } else { Arc::clone(&self.names) };
         let unsynced =
             if *old.unsynced == *self.unsynced { Arc::clone(&old.unsynced) } else { Arc::clone(&self.unsynced) };
         DatabaseState {
@@ -21,6 +22,7 @@ impl Attachment {
             received: self.replica.positions(),
             clock: self.replica.clock.last(),
             tables,
+            names,
             policies: Arc::clone(&self.policies),
             retired: Arc::clone(&self.retired),
             nodes: Arc::clone(self.replica.names()),
@@ -40,13 +42,19 @@ impl Attachment {
     }
 }
 
-/// The fingerprints of the synced tables' shapes.
+/// The fingerprints of the synced tables' shapes, by their names on the wire.
 pub(super) fn fingerprints(schema: &Schema) -> BTreeMap<String, u64> {
-    schema.tables.iter().map(|table| table.shape()).map(|shape| (shape.name.clone(), shape.fingerprint())).collect()
+    schema.tables.iter().map(Table::wire_shape).map(|shape| (shape.name.clone(), shape.fingerprint())).collect()
 }
 
-/// How conflicts are decided in the synced tables where not by the default.
+/// How conflicts are decided in the synced tables where not by the default, by their names on the wire.
 pub(super) fn policies(schema: &Schema, rules: &DatabaseRules) -> BTreeMap<String, String> {
-    let described = schema.tables.iter().map(|table| (table.name.clone(), rules.of(&table.name).describe()));
-    described.filter_map(|(table, rule)| Some((table, rule?))).collect()
+    let described = schema.tables.iter().filter_map(|table| {
+        let wire_name = |column: &str| {
+            let known = table.columns.iter().find(|known| known.name.eq_ignore_ascii_case(column));
+            known.map_or(column, |known| known.wire_name()).to_ascii_lowercase()
+        };
+        Some((table.wire_name().to_owned(), rules.of(&table.name).describe(&wire_name)?))
+    });
+    described.collect()
 }

@@ -17,7 +17,7 @@ use crate::lift::BeforeLift;
 use crate::migration::Migrated;
 use crate::replica::{Replica, wall_millis};
 use crate::schema::Schema;
-use crate::warning::WarningKind;
+use crate::warning::{Warning, WarningKind};
 use crate::write_lock;
 
 impl Attachment {
@@ -133,6 +133,7 @@ impl Attachment {
         let mut conn = connection::open(&self.options.path)?;
         let attached = settling::attach(&mut conn, &self.options)?;
         let publishing = self.publishing.take();
+        let known = Arc::clone(&self.warnings);
         let fresh = Self::over(self.options.clone(), conn, &attached, self.file, Arc::clone(&self.closing))?;
         let memory = self.memory.take();
         *self = fresh;
@@ -143,8 +144,12 @@ impl Attachment {
         self.note_migration()?;
         let rebuilt = self.migrated.rebuilt_names(&self.replica);
         events.push(DatabaseEvent::SchemaChanged { rebuilt });
-        let key_ranges = attached.warnings.into_iter().filter(|warning| warning.kind == WarningKind::KeyRange);
-        events.extend(key_ranges.map(DatabaseEvent::Warned));
+        let told = |warning: &Warning| match warning.kind {
+            WarningKind::KeyRange => true,
+            WarningKind::UnknownName => !known.contains(warning),
+            _ => false,
+        };
+        events.extend(attached.warnings.into_iter().filter(told).map(DatabaseEvent::Warned));
         Ok(())
     }
 

@@ -19,7 +19,7 @@ impl Attachment {
     pub(super) fn retry_all(&mut self) {
         let rebuilt = self.migrated.rewritten_tables();
         let unwritten = if self.migrated.is_done() { Unwritten::All } else { Unwritten::Rebuilt(rebuilt) };
-        self.retry = Some(Progress::over_all(unwritten));
+        self.retry = Some(Progress::over_all(unwritten, self.migrated.misnamed()));
     }
 
     /// Rows that no schema stands in the way of are to be tried again, now and then, when rows here have changed.

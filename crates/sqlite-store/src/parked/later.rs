@@ -3,9 +3,10 @@
 use replication::{Dot, Entry, EntryFlags, RowImage, Timestamp, VersionVector};
 use rusqlite::Connection;
 
-use super::{COLUMNS, Parked, remove, text};
+use super::{COLUMNS, Parked, local_name, remove, text};
 use crate::apply::columns::Fit;
 use crate::apply::{Applied, ApplyRules, Stop, Work};
+use crate::attach::Misnamed;
 use crate::error::StoreError;
 use crate::replica::Replica;
 
@@ -23,6 +24,8 @@ pub(crate) struct Progress {
     all: bool,
     /// Whose new columns hold nothing but what a migration put there, for all that is known.
     unwritten: Unwritten,
+    /// What peers knew by other names when they wrote what waits.
+    misnamed: Misnamed,
 }
 
 impl Progress {
@@ -32,8 +35,8 @@ impl Progress {
     }
 
     /// A pass over all rows.
-    pub(crate) fn over_all(unwritten: Unwritten) -> Self {
-        Self { all: true, unwritten, ..Self::default() }
+    pub(crate) fn over_all(unwritten: Unwritten, misnamed: Misnamed) -> Self {
+        Self { all: true, unwritten, misnamed, ..Self::default() }
     }
 }
 
@@ -84,9 +87,10 @@ pub(crate) fn merge_next(
     let last = page.last().map(|parked| parked.id);
     for parked in &page {
         if retry(&mut work, parked, progress)? {
-            match merged.rows.iter_mut().find(|(table, _)| *table == parked.shape.name) {
+            let name = local_name(work.replica, &parked.shape.name);
+            match merged.rows.iter_mut().find(|(table, _)| table == name) {
                 Some((_, count)) => *count += 1,
-                None => merged.rows.push((parked.shape.name.clone(), 1)),
+                None => merged.rows.push((name.to_owned(), 1)),
             }
         }
     }
@@ -116,13 +120,13 @@ fn page(conn: &Connection, progress: &Progress, until: i64) -> Result<Vec<Parked
 
 /// Merges one row that waits. True if it waits no more.
 fn retry(work: &mut Work<'_>, parked: &Parked, progress: &Progress) -> Result<bool, Stop> {
-    let Some(index) = work.replica.table_by_name(&parked.shape.name) else { return Ok(false) };
+    let Some(index) = work.replica.table_by_wire_name(&parked.shape.name) else { return Ok(false) };
     let whole = parked.row.clock.entries().all(|entry| work.replica.have.covers(entry.dot));
     if !whole {
         // It belongs to a catch-up that is not complete.
         return Ok(false);
     }
-    let (order, missing) = match Fit::of(&parked.shape, &work.replica.tables[index].shape) {
+    let (order, missing) = match Fit::of(&parked.shape, &work.replica.tables[index].wire) {
         Fit::Whole(order) => (order, Vec::new()),
         Fit::Partly(order, missing) => (order, missing),
         Fit::OtherKey => return Ok(false),
@@ -131,11 +135,12 @@ fn retry(work: &mut Work<'_>, parked: &Parked, progress: &Progress) -> Result<bo
     if parked.missing.is_empty() {
         remove(work.conn, work.replica, parked)?;
         if !missing.is_empty() && !parked.row.clock.is_deleted() {
-            work.park_columns(&parked.shape, &parked.row, &parked.context, &parked.own, &missing)?;
+            work.park_columns((index, &parked.shape), &parked.row, &parked.context, &parked.own, &missing)?;
         }
         let waiting = work.replica.waiting.undecided;
         work.local_stands = written_since(work, index, &row, parked)?;
-        let merged = work.row_known(index, row, &parked.context, &parked.own);
+        let context = context_of_row(work, index, &row, parked, progress)?;
+        let merged = work.row_known(index, row, &context, &parked.own);
         work.local_stands = false;
         merged?;
         return Ok(missing.is_empty() && work.replica.waiting.undecided <= waiting);
@@ -152,6 +157,29 @@ fn retry(work: &mut Work<'_>, parked: &Parked, progress: &Progress) -> Result<bo
         work.conn.prepare_cached(sql)?.execute(rusqlite::params![parked.id, text(&still)?])?;
     }
     Ok(still.is_empty())
+}
+
+/// What a row has taken into account of the row here: nothing where that is known to its writer as another table's.
+fn context_of_row(
+    work: &mut Work<'_>,
+    index: usize,
+    row: &RowImage,
+    parked: &Parked,
+    progress: &Progress,
+) -> Result<VersionVector, StoreError> {
+    let mut context = parked.context.clone();
+    let table = &work.replica.tables[index];
+    if progress.misnamed.tables.contains(&table.table.number) {
+        let key: Vec<_> = row.key(&table.shape).into_iter().cloned().collect();
+        let local = work.local(index, &key)?;
+        local.iter().flat_map(|local| local.clock.entries()).for_each(|entry| without(&mut context, entry));
+    }
+    Ok(context)
+}
+
+/// Takes an entry out of a context, with what its origin did after it.
+fn without(context: &mut VersionVector, entry: &Entry) {
+    context.lower(entry.dot.origin, entry.dot.sequence.saturating_sub(1));
 }
 
 /// Whether the row here was written after the other one came to wait: who wrote it could know of that.
@@ -175,7 +203,7 @@ fn merge_columns(
     let key: Vec<_> = row.key(&table.shape).into_iter().cloned().collect();
     let unwritten = progress.unwritten.contains(table.table.number);
     let columns: Vec<u16> = (0..)
-        .zip(&table.shape.columns)
+        .zip(&table.wire.columns)
         .filter(|(_, name)| found.iter().any(|found| found.eq_ignore_ascii_case(name)))
         .map(|(column, _)| column)
         .collect();
@@ -187,8 +215,17 @@ fn merge_columns(
         Some(local) => local,
     };
     let (mut remote, own) = (local.clone(), work.replica.own);
+    let mut context = parked.context.clone();
     for column in columns {
         let place = usize::from(column);
+        let table = &work.replica.tables[index].table;
+        let misnamed = &progress.misnamed;
+        if misnamed.tables.contains(&table.number)
+            || misnamed.columns.contains(&(table.number, table.columns[place].number))
+        {
+            let known = local.clock.columns.iter().find(|(known, _)| *known == column);
+            known.into_iter().for_each(|(_, entry)| without(&mut context, entry));
+        }
         if !local.clock.columns.iter().any(|(known, _)| *known == column) {
             let table = &work.replica.tables[index];
             if !unwritten && local.values[place] != table.defaults[place] {
@@ -207,7 +244,7 @@ fn merge_columns(
             remote.clock.counters.sort_unstable_by_key(|(known, _)| *known);
         }
     }
-    work.merge_images(index, &key, Some(local), remote, &parked.context, &VersionVector::new())?;
+    work.merge_images(index, &key, Some(local), remote, &context, &VersionVector::new())?;
     Ok(true)
 }
 

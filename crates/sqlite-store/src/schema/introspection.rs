@@ -228,6 +228,7 @@ impl Shaping<'_> {
         let mut table = Table {
             number: 0,
             name: self.listed.name.clone(),
+            remote_name: None,
             clock: String::new(),
             generated: self.raw.iter().filter(|column| column.generated).map(|column| column.name.clone()).collect(),
             has_rowid: !self.listed.without_rowid,
@@ -299,6 +300,7 @@ impl Shaping<'_> {
                 Ok(Column {
                     number: 0,
                     name: column.name.clone(),
+                    remote_name: None,
                     affinity: column.affinity,
                     collation: self.collation(&column.collation).or_else(|refused| fallback.ok_or(refused))?,
                     not_null: column.not_null,

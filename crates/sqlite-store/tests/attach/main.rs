@@ -8,6 +8,7 @@ mod columns;
 mod keys;
 mod lift;
 mod migrations;
+mod naming;
 mod replace;
 mod support;
 mod tables;

@@ -7,6 +7,7 @@ mod constraints;
 mod foreign_keys;
 mod identity;
 mod key_ranges;
+mod naming;
 mod policies;
 mod records;
 mod replica;

@@ -8,6 +8,7 @@ use replication::{Batch, Granularity};
 use rusqlite::Connection;
 use rusqlite::types::Value;
 use sqlite_store::attach::AttachRules;
+use sqlite_store::attach::naming::WireNames;
 use sqlite_store::key_ranges::KeyRanges;
 use sqlite_store::{
     ApplyOutcome, BatchLimits, ConflictRetention, Database, DatabaseEvent, DatabaseOptions, DatabaseRules,
@@ -24,6 +25,7 @@ pub(crate) struct Setup {
     pub(crate) max_rows: usize,
     pub(crate) key_ranges: Option<KeyRanges>,
     pub(crate) rules: fn() -> DatabaseRules,
+    pub(crate) names: fn() -> WireNames,
     pub(crate) retention: ConflictRetention,
     pub(crate) machine: Machine,
 }
@@ -37,6 +39,7 @@ impl Setup {
             max_rows: 20_000,
             key_ranges: None,
             rules: DatabaseRules::default,
+            names: WireNames::default,
             retention: ConflictRetention::default(),
             machine: Machine::this(),
         }
@@ -81,7 +84,11 @@ impl Replica {
             path: path.clone(),
             node,
             rules,
-            attach: AttachRules { key_ranges: setup.key_ranges, ..AttachRules::default() },
+            attach: AttachRules {
+                key_ranges: setup.key_ranges,
+                names: Some((setup.names)()),
+                ..AttachRules::default()
+            },
             poll_interval: Duration::from_millis(50),
             max_clock_skew: Duration::from_secs(60),
             schema_quiet: Duration::ZERO,
@@ -102,6 +109,12 @@ impl Replica {
         meanwhile(&self.application());
         let Self { path, setup, .. } = self;
         Self::start(path, setup).await
+    }
+
+    /// The same file under other names.
+    pub(crate) async fn renamed(mut self, names: fn() -> WireNames) -> Self {
+        self.setup.names = names;
+        self.restart(|_| {}).await
     }
 
     /// What the disk holds now, as a power cut would leave it.

@@ -7,9 +7,9 @@ use anyhow::Context as _;
 use serde_json::{Value as Json, json};
 use sqlite_store::attach::{AttachRules, Attached};
 use sqlite_store::detach::Detached;
-use sqlite_store::{StoreError, attach, connection, detach};
+use sqlite_store::{StoreError, TableNames, attach, connection, detach};
 use sync_engine::config::{self, Overrides, Settings};
-use sync_engine::status::{TriggerStatus, WarningStatus};
+use sync_engine::status::{RemoteNames, TriggerStatus, WarningStatus};
 
 use crate::cli::{Attach, Databases};
 use crate::commands::{complain, environment, say};
@@ -53,6 +53,7 @@ fn attach_one(path: &Path, settings: &Settings) -> anyhow::Result<Attached> {
     let rules = described.map_or_else(AttachRules::default, |database| AttachRules {
         key_ranges: database.key_ranges,
         triggers: database.triggers.clone(),
+        names: Some(database.wire_names()),
     });
     attach::attach_with(&mut conn, sqlite_store::new_origin(), &settings.node, None, &rules)
         .map_err(OneShot)
@@ -76,6 +77,7 @@ fn report(path: &Path, attached: &Attached) -> Json {
             })
         })
         .collect();
+    let remote_names: Vec<RemoteNames> = TableNames::of(&attached.schema).iter().filter_map(RemoteNames::of).collect();
     let unsynced: Vec<Json> = attached
         .schema
         .unsynced
@@ -89,6 +91,7 @@ fn report(path: &Path, attached: &Attached) -> Json {
         "origin": attached.origin.to_string(),
         "created": attached.created,
         "tables": synced,
+        "remote_names": remote_names,
         "unsynced": unsynced,
         "triggers": triggers,
         "warnings": warnings,
@@ -98,9 +101,13 @@ fn report(path: &Path, attached: &Attached) -> Json {
 fn show(path: &Path, attached: &Attached) {
     let state = if attached.created { "attached" } else { "attached before, checked" };
     say(&format!("{}: {state}, origin {}", path.display(), attached.origin));
+    let remote_names: Vec<RemoteNames> = TableNames::of(&attached.schema).iter().filter_map(RemoteNames::of).collect();
     for table in &attached.schema.tables {
         let key: Vec<&str> = table.key_columns().map(|column| column.name.as_str()).collect();
         say(&format!("  synced      {} (key {})", table.name, key.join(", ")));
+        if let Some(names) = remote_names.iter().find(|names| names.table == table.name) {
+            say(&format!("    named     {names}"));
+        }
         for warning in attached.warnings.iter().filter(|warning| warning.table.as_deref() == Some(&table.name)) {
             say(&format!("    warning   {}; {}", warning.reason, warning.remedy));
         }

@@ -57,6 +57,9 @@ fn show(report: &Report) {
         for error in &database.errors {
             say(&format!("  error: {error}"));
         }
+        for names in &database.remote_names {
+            say(&format!("  table {} is {names}", names.table));
+        }
         for table in &database.unsynced {
             say(&format!("  not synced: {} ({})", table.table, table.reason));
         }

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use replication::Granularity;
 use sqlite_store::app_triggers::{TriggerRule, TriggerRules};
+use sqlite_store::attach::naming::{SameName, same_remote_names};
 use sqlite_store::key_ranges::KeyRanges;
 
 use super::check::Check;
@@ -196,6 +197,7 @@ fn triggers(key: &str, raw: &BTreeMap<String, String>, check: &mut Check) -> Tri
 
 fn tables(database: &str, raw: Vec<RawTable>, of_database: Granularity, check: &mut Check) -> Vec<TableSettings> {
     let mut tables: Vec<TableSettings> = Vec::with_capacity(raw.len());
+    let mut named = Vec::with_capacity(raw.len());
     for (index, raw) in raw.into_iter().enumerate() {
         let key = format!("{database}.table[{index}]");
         let at = subkey(&key, "name");
@@ -208,7 +210,8 @@ fn tables(database: &str, raw: Vec<RawTable>, of_database: Granularity, check: &
         let policy = policies::resolve(|name| subkey(&key, name), written, Level::Rows, check);
         let granularity = granularity(&key, raw.granularity.as_deref(), check);
         let whole_rows = granularity.unwrap_or(of_database) == Granularity::Row;
-        let columns = columns(&key, raw.columns, Level::Column { whole_rows }, check);
+        let (columns, remote_columns) = columns(&key, raw.columns, Level::Column { whole_rows }, check);
+        let remote_name = remote_name(&key, raw.remote_name, check);
         let Some(name) = raw.name else {
             if !check.is_given(&at) {
                 check.complain(&at, ErrorKind::Missing, "the table has no name", "write name = \"TABLE\" into it");
@@ -221,25 +224,70 @@ fn tables(database: &str, raw: Vec<RawTable>, of_database: Granularity, check: &
             // SQLite does not tell the case of ASCII letters apart in names of tables.
             check.complain(&at, ErrorKind::Duplicate, format!("the table {name:?} stands there twice"), "remove one");
         } else {
-            tables.push(TableSettings { name, policy, granularity, columns });
+            named.push(Named { key, name: name.clone(), remote_name: remote_name.clone() });
+            tables.push(TableSettings { name, policy, granularity, columns, remote_name, remote_columns });
         }
     }
+    check_remote_names("tables", &named, check);
     tables
 }
 
-fn columns(table: &str, raw: BTreeMap<String, RawColumn>, level: Level, check: &mut Check) -> BTreeMap<String, Policy> {
-    let mut columns: BTreeMap<String, Policy> = BTreeMap::new();
+/// A table or column with its key, and its name on the wire if that is another.
+struct Named {
+    key: String,
+    name: String,
+    remote_name: Option<String>,
+}
+
+/// Complains of those that would have one name on the wire.
+fn check_remote_names(what: &str, named: &[Named], check: &mut Check) {
+    let names = named.iter().map(|item| (item.name.as_str(), item.remote_name.as_ref().unwrap_or(&item.name).as_str()));
+    for SameName { remote_name, first, second } in same_remote_names(names) {
+        let both = [second, first].into_iter().filter_map(|name| named.iter().find(|item| item.name == name));
+        let given = both.into_iter().find(|item| item.remote_name.is_some());
+        let Some(Named { key, .. }) = given else { continue };
+        let what = format!("the {what} {first:?} and {second:?} would both be {remote_name:?} on the wire");
+        check.complain(&format!("{key}.remote_name"), ErrorKind::Duplicate, what, "give one of them another name");
+    }
+}
+
+fn remote_name(key: &str, name: Option<String>, check: &mut Check) -> Option<String> {
+    match values::name(&name?) {
+        Ok(name) => Some(name),
+        Err((what, remedy)) => {
+            check.bad_value(&format!("{key}.remote_name"), what, remedy);
+            None
+        }
+    }
+}
+
+/// The columns that have policies, and those that have other names on the wire.
+fn columns(
+    table: &str,
+    raw: BTreeMap<String, RawColumn>,
+    level: Level,
+    check: &mut Check,
+) -> (BTreeMap<String, Policy>, BTreeMap<String, String>) {
+    let (mut columns, mut remote_columns) = (BTreeMap::new(), BTreeMap::new());
+    let mut named: Vec<Named> = Vec::with_capacity(raw.len());
     for (name, raw) in raw {
         let key = format!("{table}.columns.{name}");
         let written =
             policies::Written { policy: raw.policy, priority: raw.priority, merge: raw.merge, timestamp_column: None };
         if let Err((what, remedy)) = values::name(&name) {
             check.bad_value(&key, what, remedy);
-        } else if columns.keys().any(|known| known.eq_ignore_ascii_case(&name)) {
-            check.complain(&key, ErrorKind::Duplicate, format!("the column {name:?} stands there twice"), "remove one");
-        } else if let Some(policy) = policies::resolve(|inner| format!("{key}.{inner}"), written, level, check) {
-            columns.insert(name, policy);
+            continue;
         }
+        if named.iter().any(|known| known.name.eq_ignore_ascii_case(&name)) {
+            check.complain(&key, ErrorKind::Duplicate, format!("the column {name:?} stands there twice"), "remove one");
+            continue;
+        }
+        let policy = policies::resolve(|inner| format!("{key}.{inner}"), written, level, check);
+        columns.extend(policy.map(|policy| (name.clone(), policy)));
+        let remote_name = remote_name(&key, raw.remote_name, check);
+        remote_columns.extend(remote_name.clone().map(|remote_name| (name.clone(), remote_name)));
+        named.push(Named { key, name, remote_name });
     }
-    columns
+    check_remote_names("columns", &named, check);
+    (columns, remote_columns)
 }

@@ -24,6 +24,7 @@ use std::time::Duration;
 
 use replication::Granularity;
 use sqlite_store::app_triggers::TriggerRules;
+use sqlite_store::attach::naming::WireNames;
 use sqlite_store::key_ranges::KeyRanges;
 
 pub use error::{ConfigError, ConfigErrors, ErrorKind, Place};
@@ -181,6 +182,26 @@ pub struct TableSettings {
     pub granularity: Option<Granularity>,
     /// Columns with a policy of their own, by name.
     pub columns: BTreeMap<String, Policy>,
+    /// The table's name on the wire, if that is another.
+    pub remote_name: Option<String>,
+    /// Columns with other names on the wire, by name.
+    pub remote_columns: BTreeMap<String, String>,
+}
+
+impl DatabaseSettings {
+    /// Which tables and columns bear other names on the wire.
+    pub fn wire_names(&self) -> WireNames {
+        let mut names = WireNames::default();
+        for table in &self.tables {
+            if let Some(remote_name) = &table.remote_name {
+                names.name_table(&table.name, remote_name);
+            }
+            for (column, remote_name) in &table.remote_columns {
+                names.name_column(&table.name, column, remote_name);
+            }
+        }
+        names
+    }
 }
 
 /// Loads the configuration from all its sources. `config_path` is the file that the command line names; without it the

@@ -90,6 +90,7 @@ pub(super) struct RawTable {
     pub(super) priority: Vec<String>,
     pub(super) timestamp_column: Option<String>,
     pub(super) granularity: Option<String>,
+    pub(super) remote_name: Option<String>,
     #[serde(rename = "exclude_columns")]
     pub(super) _exclude_columns: Vec<String>,
     pub(super) columns: BTreeMap<String, RawColumn>,
@@ -102,4 +103,5 @@ pub(super) struct RawColumn {
     pub(super) policy: Option<String>,
     pub(super) priority: Vec<String>,
     pub(super) merge: Option<String>,
+    pub(super) remote_name: Option<String>,
 }

@@ -119,7 +119,7 @@ const TABLE: &[Key] = &[
     key("priority", Kind::Texts),
     key("timestamp_column", Kind::Text),
     key("granularity", Kind::Text),
-    later("remote_name", Kind::Text),
+    key("remote_name", Kind::Text),
     only("exclude_columns", &[]),
     key("columns", Kind::Named(COLUMN)),
 ];
@@ -128,7 +128,7 @@ const COLUMN: &[Key] = &[
     key("policy", Kind::Text),
     key("priority", Kind::Texts),
     key("merge", Kind::Text),
-    later("remote_name", Kind::Text),
+    key("remote_name", Kind::Text),
 ];
 
 /// The key of this name.

@@ -154,10 +154,17 @@ fn table(table: &TableSettings) -> Json {
     if let Some(own) = table.granularity {
         shown.insert("granularity".to_owned(), granularity(own).into());
     }
-    if !table.columns.is_empty() {
-        let columns: Map<String, Json> =
-            table.columns.iter().map(|(name, own)| (name.clone(), Json::Object(policy(own)))).collect();
-        shown.insert("columns".to_owned(), Json::Object(columns));
+    if let Some(remote_name) = &table.remote_name {
+        shown.insert("remote_name".to_owned(), remote_name.as_str().into());
+    }
+    let mut columns: BTreeMap<&String, Map<String, Json>> =
+        table.columns.iter().map(|(name, own)| (name, policy(own))).collect();
+    for (name, remote_name) in &table.remote_columns {
+        columns.entry(name).or_default().insert("remote_name".to_owned(), remote_name.as_str().into());
+    }
+    if !columns.is_empty() {
+        let columns = columns.into_iter().map(|(name, own)| (name.clone(), Json::Object(own)));
+        shown.insert("columns".to_owned(), Json::Object(columns.collect()));
     }
     Json::Object(shown)
 }

@@ -164,7 +164,7 @@ impl SyncEngineBuilder {
     /// Opens the state folder and starts the databases.
     ///
     /// # Errors
-    /// Two databases bear one name, a number for key ranges is none, or the state folder or the file watch cannot be opened. A database file that is missing
+    /// Two databases bear one name, a number for key ranges is none, two names on the wire are the same, or the state folder or the file watch cannot be opened. A database file that is missing
     /// or broken is no error here: it is waited for, and its state tells.
     pub async fn build(self) -> Result<SyncEngine, EngineError> {
         let mut names = BTreeSet::new();

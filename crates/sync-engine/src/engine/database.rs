@@ -1,12 +1,13 @@
 //! What is said of one database that an engine keeps in sync.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use replication::{ColumnRule, ConflictPolicy, Granularity};
 use sqlite_store::app_triggers::{TriggerRule, TriggerRules};
 use sqlite_store::attach::AttachRules;
+use sqlite_store::attach::naming::{SameName, WireNames, same_remote_names};
 use sqlite_store::key_ranges::KeyRanges;
 use sqlite_store::{DatabaseRules, MergeRules};
 
@@ -32,6 +33,8 @@ struct TableRules {
     granularity: Option<Granularity>,
     policy: Option<Arc<dyn ConflictPolicy>>,
     columns: HashMap<String, ColumnRule>,
+    remote_name: Option<String>,
+    remote_columns: BTreeMap<String, String>,
 }
 
 impl std::fmt::Debug for Database {
@@ -70,6 +73,8 @@ impl Database {
                 granularity: table.granularity,
                 policy: table.policy.as_ref().map(Policy::policy),
                 columns: columns.collect(),
+                remote_name: table.remote_name.clone(),
+                remote_columns: table.remote_columns.clone(),
             };
             database.tables.insert(table.name.clone(), rules);
         }
@@ -135,6 +140,26 @@ impl Database {
         self
     }
 
+    /// The name that peers know a table by, if that is another than in this file. Everything else that is said of the table,
+    /// and everything that is told of it, goes by its name here.
+    #[must_use]
+    pub fn remote_name(mut self, table: impl Into<String>, remote_name: impl Into<String>) -> Self {
+        self.tables.entry(table.into()).or_default().remote_name = Some(remote_name.into());
+        self
+    }
+
+    /// The name that peers know a column by, if that is another than in this file.
+    #[must_use]
+    pub fn remote_column(
+        mut self,
+        table: impl Into<String>,
+        column: impl Into<String>,
+        remote_name: impl Into<String>,
+    ) -> Self {
+        self.tables.entry(table.into()).or_default().remote_columns.insert(column.into(), remote_name.into());
+        self
+    }
+
     /// Has AUTOINCREMENT keys of this node come from blocks of numbers that no other node uses. `number`, from 1 to
     /// [`KeyRanges::MAX`], is another one on each node; a node that inserts without one gives out the others' keys.
     #[must_use]
@@ -155,7 +180,44 @@ impl Database {
         let of_node = |number| {
             KeyRanges::of_node(number).ok_or_else(|| EngineError::KeyRanges { name: self.name.clone(), number })
         };
-        Ok(AttachRules { key_ranges: self.key_ranges.map(of_node).transpose()?, triggers: self.triggers.clone() })
+        Ok(AttachRules {
+            key_ranges: self.key_ranges.map(of_node).transpose()?,
+            triggers: self.triggers.clone(),
+            names: Some(self.wire_names()?),
+        })
+    }
+
+    /// The names on the wire that are others than here, if no two are the same for all that is said.
+    fn wire_names(&self) -> Result<WireNames, EngineError> {
+        let mut names = WireNames::default();
+        let tables: BTreeMap<&str, &TableRules> =
+            self.tables.iter().map(|(name, rules)| (name.as_str(), rules)).collect();
+        for (table, rules) in &tables {
+            if let Some(remote_name) = &rules.remote_name {
+                names.name_table(table, remote_name);
+            }
+            for (column, remote_name) in &rules.remote_columns {
+                names.name_column(table, column, remote_name);
+            }
+            let columns: BTreeSet<&String> = rules.columns.keys().chain(rules.remote_columns.keys()).collect();
+            let on_the_wire = |name| rules.remote_columns.get(name).unwrap_or(name).as_str();
+            self.check_same(columns.into_iter().map(|name| (name.as_str(), on_the_wire(name))))?;
+        }
+        let tables = tables.into_iter();
+        self.check_same(tables.map(|(name, rules)| (name, rules.remote_name.as_deref().unwrap_or(name))))?;
+        Ok(names)
+    }
+
+    fn check_same<'a>(&self, names: impl Iterator<Item = (&'a str, &'a str)>) -> Result<(), EngineError> {
+        let Some(SameName { remote_name, first, second }) = same_remote_names(names).first().copied() else {
+            return Ok(());
+        };
+        Err(EngineError::SameRemoteName {
+            name: self.name.clone(),
+            remote_name: remote_name.to_owned(),
+            first: first.to_owned(),
+            second: second.to_owned(),
+        })
     }
 
     pub(super) fn rules(&self) -> DatabaseRules {

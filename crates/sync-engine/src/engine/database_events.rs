@@ -98,7 +98,7 @@ fn tell(events: &EventSink, database: &str, event: DatabaseEvent) {
 fn warned(database: &str, warning: Warning) -> Event {
     let name = match warning.kind {
         // It is not as somebody has asked for.
-        WarningKind::KeyRange | WarningKind::TriggerRule => EventName::SyncError,
+        WarningKind::KeyRange | WarningKind::TriggerRule | WarningKind::UnknownName => EventName::SyncError,
         WarningKind::KeyClash | WarningKind::UnknownTrigger => EventName::SyncStart,
     };
     let line = Event::new(name).field("database", database).field("kind", warning.kind.as_str());

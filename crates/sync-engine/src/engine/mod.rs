@@ -79,6 +79,20 @@ pub enum EngineError {
         /// The number.
         number: u16,
     },
+    /// Two tables of a database, or two columns of a table, would bear the same name on the wire. Trying again does not help.
+    #[error(
+        "in database {name:?} {first:?} and {second:?} would both be {remote_name:?} on the wire; give one of them another remote name"
+    )]
+    SameRemoteName {
+        /// The database.
+        name: String,
+        /// The name on the wire.
+        remote_name: String,
+        /// What has it, as it is called here.
+        first: String,
+        /// What has it too.
+        second: String,
+    },
     /// The engine was stopped.
     #[error("the engine is stopped")]
     Stopped,

@@ -225,7 +225,9 @@ impl SessionDriver {
                 return;
             }
         }
-        session_events::tell(&self.shared.events, &node, event);
+        let source = session_events::database_of(&event).and_then(|database| self.sources.get(database));
+        let names = source.map(|source| Arc::clone(&source.state().borrow().names)).unwrap_or_default();
+        session_events::tell(&self.shared.events, &node, event, &names);
     }
 
     fn connected_to(&self, node: &str) {

@@ -4,12 +4,13 @@ use std::time::Duration;
 
 use replication::message::ProblemCode;
 use replication::session::SessionEvent;
-use sqlite_store::StoreError;
+use sqlite_store::{StoreError, TableNames};
 
 use crate::event::{Event, EventName, EventSink};
 
-/// Tells what happened in the session with `node`.
-pub(crate) fn tell(events: &EventSink, node: &str, event: SessionEvent) {
+/// Tells what happened in the session with `node`. Sessions know tables by their names on the wire; `names` are those that the
+/// event's database has for them here.
+pub(crate) fn tell(events: &EventSink, node: &str, event: SessionEvent, names: &[TableNames]) {
     match event {
         SessionEvent::Opened { version, .. } => {
             events.emit(Event::new(EventName::PeerConnected).field("node", node).field("version", version));
@@ -27,41 +28,38 @@ pub(crate) fn tell(events: &EventSink, node: &str, event: SessionEvent) {
         ),
         SessionEvent::SchemaDiffers { database, tables } => {
             for table in tables {
+                let line = Event::new(EventName::SyncError)
+                    .field("kind", "schema_mismatch")
+                    .field("node", node)
+                    .field("database", database.as_str());
                 events.emit(
-                    Event::new(EventName::SyncError)
-                        .field("kind", "schema_mismatch")
-                        .field("node", node)
-                        .field("database", database.as_str())
-                        .field("table", table)
+                    of_table(line, table, names)
                         .field("reason", "the table is missing on one side, or its columns differ")
-                        .field("remedy", "run the same migration on every node"),
+                        .field("remedy", SAME_SCHEMA),
                 );
             }
         }
         SessionEvent::PoliciesDiffer { database, table, here, there } => {
             let rule = |rule: Option<String>| rule.unwrap_or_else(|| "column: last-write-wins".to_owned());
+            let reason = format!("conflicts are decided here by {:?} and there by {:?}", rule(here), rule(there));
+            let line = Event::new(EventName::SyncError)
+                .field("kind", "policy_mismatch")
+                .field("node", node)
+                .field("database", database);
             events.emit(
-                Event::new(EventName::SyncError)
-                    .field("kind", "policy_mismatch")
-                    .field("node", node)
-                    .field("database", database)
-                    .field("table", table)
-                    .field(
-                        "reason",
-                        format!("conflicts are decided here by {:?} and there by {:?}", rule(here), rule(there)),
-                    )
+                of_table(line, table, names)
+                    .field("reason", reason)
                     .field("remedy", "give the table and its columns the same policies on every node"),
             );
         }
-        SessionEvent::Held { database, problem } => events.emit(
-            Event::new(EventName::SyncError)
+        SessionEvent::Held { database, problem } => {
+            let line = Event::new(EventName::SyncError)
                 .field("kind", kind(problem.code))
                 .field("node", node)
-                .field("database", database)
-                .field("table", problem.table.unwrap_or_default())
-                .field("reason", problem.text)
-                .field("remedy", remedy(problem.code)),
-        ),
+                .field("database", database);
+            let line = of_table(line, problem.table.unwrap_or_default(), names);
+            events.emit(line.field("reason", problem.text).field("remedy", remedy(problem.code)));
+        }
         SessionEvent::Refused(problem) => events.emit(
             Event::new(EventName::SyncError)
                 .field("kind", kind(problem.code))
@@ -69,17 +67,43 @@ pub(crate) fn tell(events: &EventSink, node: &str, event: SessionEvent) {
                 .field("reason", problem.text)
                 .field("remedy", remedy(problem.code)),
         ),
-        SessionEvent::PeerProblem(problem) => events.emit(
-            Event::new(EventName::SyncError)
+        SessionEvent::PeerProblem(problem) => {
+            let line = Event::new(EventName::SyncError)
                 .field("kind", kind(problem.code))
                 .field("node", node)
-                .field("database", problem.database.unwrap_or_default())
-                .field("table", problem.table.unwrap_or_default())
-                .field("reason", format!("node {node} says: {}", problem.text))
-                .field("remedy", remedy(problem.code)),
-        ),
+                .field("database", problem.database.unwrap_or_default());
+            let line = of_table(line, problem.table.unwrap_or_default(), names);
+            events.emit(
+                line.field("reason", format!("node {node} says: {}", problem.text))
+                    .field("remedy", remedy(problem.code)),
+            );
+        }
     }
 }
+
+/// The database that an event is about, if it may name one of its tables.
+pub(crate) fn database_of(event: &SessionEvent) -> Option<&str> {
+    match event {
+        SessionEvent::SchemaDiffers { database, .. } | SessionEvent::Held { database, .. } => Some(database),
+        SessionEvent::PeerProblem(problem) => problem.database.as_deref(),
+        _ => None,
+    }
+}
+
+/// The line with the table's name here, and that on the wire where it is another.
+fn of_table(line: Event, wire_name: String, names: &[TableNames]) -> Event {
+    let same = |table: &&TableNames| {
+        table.remote_name.as_ref().is_some_and(|remote_name| remote_name.eq_ignore_ascii_case(&wire_name))
+    };
+    match names.iter().find(same) {
+        Some(table) => line.field("table", table.name.as_str()).field("remote_name", wire_name),
+        None => line.field("table", wire_name),
+    }
+}
+
+/// What to do where tables are not the same.
+const SAME_SCHEMA: &str =
+    "run the same migration on every node, or set remote_name where tables or columns only have other names";
 
 /// Tells that a peer took the place of another process of its name.
 pub(crate) fn namesake(events: &EventSink, node: &str) {
@@ -100,7 +124,7 @@ fn remedy(code: ProblemCode) -> &'static str {
         ProblemCode::DuplicateNode => "give each node a name of its own",
         ProblemCode::SelfConnection => "remove the peer from the configuration",
         ProblemCode::Protocol => "check that a sync-engine of the same version is at the other end",
-        ProblemCode::SchemaMismatch => "run the same migration on every node",
+        ProblemCode::SchemaMismatch => SAME_SCHEMA,
         ProblemCode::ClockSkew => "set the clocks of both machines (NTP), or raise max_clock_skew",
         ProblemCode::Unavailable => "make the table's constraints the same on every node",
         ProblemCode::TooLarge => "make the row smaller, or delete it",

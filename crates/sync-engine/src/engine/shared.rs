@@ -18,7 +18,7 @@ use crate::engine::registry::Registry;
 use crate::engine::repeats::Repeats;
 use crate::engine::source::{Source, Subscriber};
 use crate::event::EventSink;
-use crate::status::{DatabaseStatus, PeerStatus, Status, TriggerStatus, UnsyncedTable, WarningStatus};
+use crate::status::{DatabaseStatus, PeerStatus, RemoteNames, Status, TriggerStatus, UnsyncedTable, WarningStatus};
 
 /// Links that may stand without their peers having said who they are.
 const STRANGERS: usize = 128;
@@ -181,7 +181,8 @@ fn database_status(name: &str, path: &std::path::Path, state: &DatabaseState) ->
         origin: state.origin.map(|origin| origin.to_string()),
         sequence: state.origin.map_or(0, |origin| state.have.get(origin)),
         have: state.have.iter().map(|(origin, sequence)| (origin.to_string(), sequence)).collect(),
-        tables: state.tables.keys().cloned().collect(),
+        tables: state.names.iter().map(|table| table.name.clone()).collect(),
+        remote_names: state.names.iter().filter_map(RemoteNames::of).collect(),
         unsynced: state
             .unsynced
             .iter()
