@@ -2,7 +2,7 @@
 
 use replication::Origin;
 use sqlite_store::attach::naming::WireNames;
-use sqlite_store::attach::{AttachRules, Attached, attach, settle_rewritten, settle_unwatched};
+use sqlite_store::attach::{AttachRules, Attached, Misnamed, attach, settle_rewritten, settle_unwatched};
 use sqlite_store::warning::WarningKind;
 
 use crate::support::{Sample, Writer};
@@ -46,6 +46,8 @@ fn what_bears_another_name_on_the_wire_than_before_is_said_anew() {
     ] {
         let attached = under(&mut db, &tables, &columns);
         assert_eq!(anew(&attached), expected, "{tables:?} {columns:?}");
+        assert_eq!((attached.misnamed.tables, attached.misnamed.columns), expected.clone());
+        let attached = under(&mut db, &tables, &columns);
         // Until it is done it is named at every attach.
         assert_eq!(anew(&under(&mut db, &tables, &columns)), expected);
         settle(&db, &attached);
@@ -78,8 +80,10 @@ fn a_migration_that_renames_what_keeps_its_name_on_the_wire_says_nothing_anew() 
     let attached = under(&mut db, &[("ware", "stock")], &[("ware", "titel", "label")]);
     assert_eq!(anew(&attached), (vec![], vec![]));
     assert_eq!(attached.schema.tables[0].number, 1);
-    // Without the names it is an ordinary rename.
-    assert_eq!(anew(&under(&mut db, &[], &[])), (vec![1], vec![(1, 2)]));
+    // Peers that rename theirs know what it was called before.
+    db.write("ALTER TABLE other RENAME TO others");
+    let attached = under(&mut db, &[("ware", "stock")], &[("ware", "titel", "label")]);
+    assert_eq!((anew(&attached), attached.misnamed), ((vec![2], vec![]), Misnamed::default()));
 }
 
 #[test]
