@@ -8,6 +8,29 @@
 //!
 //! What sets a counter knows sums that were counted before: they are absorbed and count no more. Sums that it did not know
 //! count on top of it, so that of two concurrent inserts of one key one base stands, and every increment.
+//!
+//! Only finite numbers are counted: what is no number, or leads to an infinity, sets the counter. Of two settings the later
+//! one stands, and one that nobody could see the end of is told by the merge as a conflict. Sums of integers are exact,
+//! and become a REAL only where the total fits no INTEGER, as in SQLite; nodes with one state hold one value.
+//!
+//! # Tables that a migration rebuilds
+//!
+//! While a table is rebuilt nothing is logged, so only the difference between what the table holds and what the clock makes
+//! of the counter tells what was counted. That needs what a counter was set to also where nothing was counted yet: the
+//! store keeps it beside the clock of each row. What becomes of a row when the triggers are back:
+//!
+//! | the row | its counter |
+//! | --- | --- |
+//! | holds what it held | counts nothing; what it was set to is the same, under the row's new entry |
+//! | holds another number | the difference is counted by this node, on top of what others count |
+//! | holds what cannot be counted, or did | is set to what it holds |
+//! | was deleted and inserted meanwhile | as an update: nothing tells them apart |
+//! | is new by the migration, unknown to the clock | is set to what it holds, older than every change |
+//! | is there again, a tombstone to the clock | is set to what it holds, as by an insert |
+//! | is gone | its deletion; what was counted is kept for a row that comes after it |
+//!
+//! It is the same whether one node rebuilt its table or several, in one order or another: sums are this node's own. Hence a
+//! migration that changes what a counter holds (`n * 2`) counts as what a program counts: run on two nodes, twice.
 
 use crate::origin::Origin;
 use crate::row::Entry;
@@ -53,31 +76,45 @@ impl Counter {
         if counted.is_empty() {
             return self.base.clone();
         }
-        let base = if is_number(&self.base) { &self.base } else { &Value::Integer(0) };
+        let base = match &self.base {
+            // Nothing that is counted takes it away from there.
+            Value::Real(infinite) if infinite.is_infinite() => return self.base.clone(),
+            base if is_number(base) => base,
+            _ => &Value::Integer(0),
+        };
         let whole = counted.iter().try_fold(integer(base), |total, tally| {
             Some(Some(total? + integer(&tally.sum)? - integer(&tally.absorbed)?))
         });
+        let parts = || counted.iter().map(|tally| (real(&tally.sum), real(&tally.absorbed)));
         match whole.flatten() {
             Some(total) => number(total),
-            None => real_value(
-                counted.iter().fold(real(base), |total, tally| total + (real(&tally.sum) - real(&tally.absorbed))),
-            ),
+            None => match parts().fold(real(base), |total, (sum, absorbed)| total + (sum - absorbed)) {
+                total if total.is_finite() => Value::Real(total),
+                // On the way it was beyond what a double holds; that its end is as well is not said.
+                _ => Value::Real(
+                    parts().fold(real(base) * SCALE, |total, (sum, absorbed)| total + (sum * SCALE - absorbed * SCALE))
+                        / SCALE,
+                ),
+            },
         }
     }
 
     /// Counts the difference between the column's value, `before`, and what an application made of it, as one more change
-    /// of its origin. False, and nothing is changed, if either is not a number: then the counter is to be [set](Self::set_to).
+    /// of its origin. False, and nothing is changed, if one of them, or what they add up to, is not a finite number: then
+    /// the counter is to be [set](Self::set_to).
     pub fn count(&mut self, entry: Entry, before: &Value, after: &Value) -> bool {
-        if !is_number(before) || !is_number(after) {
+        if !is_finite(before) || !is_finite(after) {
             return false;
         }
         let difference = sum_of(after, &negated(before));
-        match self.tallies.binary_search_by_key(&entry.dot.origin, Tally::origin) {
-            Ok(found) => {
-                let tally = &mut self.tallies[found];
-                (tally.entry, tally.sum) = (entry, sum_of(&tally.sum, &difference));
-            }
-            Err(place) => self.tallies.insert(place, Tally { entry, sum: difference, absorbed: Value::Integer(0) }),
+        let place = self.tallies.binary_search_by_key(&entry.dot.origin, Tally::origin);
+        let sum = place.map_or_else(|_| difference.clone(), |found| sum_of(&self.tallies[found].sum, &difference));
+        if !is_finite(&sum) {
+            return false;
+        }
+        match place {
+            Ok(found) => (self.tallies[found].entry, self.tallies[found].sum) = (entry, sum),
+            Err(place) => self.tallies.insert(place, Tally { entry, sum, absorbed: Value::Integer(0) }),
         }
         true
     }
@@ -92,6 +129,24 @@ impl Counter {
     /// deletion that knows another setting, and not this one, would leave nodes with different ones.
     pub fn confirm(&mut self, row: Entry) {
         self.set = Entry { authored: None, ..row };
+    }
+
+    /// Takes note of what the column holds after a time in which nothing was logged, and that the row was written as a whole
+    /// with the entry `row`: the difference is counted with the entry `counted`, or the counter is set where nothing can be
+    /// counted. True if it was counted.
+    pub fn follow(&mut self, holds: &Value, row: Entry, counted: Entry) -> bool {
+        let known = self.value();
+        if known == *holds {
+            self.confirm(row);
+            return false;
+        }
+        let counts = self.count(counted, &known, holds);
+        if counts {
+            self.confirm(row);
+        } else {
+            self.set_to(row, holds.clone());
+        }
+        counts
     }
 
     /// What is kept of the counter when its row is deleted: only what was counted, so that a row which comes after it can
@@ -125,9 +180,9 @@ impl Counter {
         Self { set: winner.set, base: winner.base.clone(), tallies }
     }
 
-    /// The entries of what was counted.
+    /// The entry of what set it, and those of what was counted.
     pub fn entries(&self) -> impl Iterator<Item = &Entry> {
-        self.tallies.iter().map(|tally| &tally.entry)
+        std::iter::once(&self.set).chain(self.tallies.iter().map(|tally| &tally.entry))
     }
 
     /// The number of bytes on the wire, to within some.
@@ -136,9 +191,21 @@ impl Counter {
     }
 }
 
-/// Whether something can be counted on top of a value.
+/// Takes sums of doubles away from where they overflow: a power of two, so that nothing is rounded.
+const SCALE: f64 = 1.0 / 18_446_744_073_709_551_616.0;
+
+/// Whether a value counts for what it is where something is counted on top of it, and not as 0.
 pub fn is_number(value: &Value) -> bool {
     matches!(value, Value::Integer(_) | Value::Real(_))
+}
+
+/// Whether a value can be part of a sum.
+pub fn is_finite(value: &Value) -> bool {
+    match value {
+        Value::Integer(_) => true,
+        Value::Real(real) => real.is_finite(),
+        _ => false,
+    }
 }
 
 fn integer(value: &Value) -> Option<i128> {
@@ -166,11 +233,6 @@ fn number(total: i128) -> Value {
     i64::try_from(total).map_or(Value::Real(total as f64), Value::Integer)
 }
 
-/// A real as SQLite keeps it: what is no number is NULL.
-fn real_value(total: f64) -> Value {
-    if total.is_nan() { Value::Null } else { Value::Real(total) }
-}
-
 fn negated(value: &Value) -> Value {
     match value {
         Value::Integer(n) => number(-i128::from(*n)),
@@ -181,7 +243,7 @@ fn negated(value: &Value) -> Value {
 fn sum_of(a: &Value, b: &Value) -> Value {
     match (integer(a), integer(b)) {
         (Some(a), Some(b)) => number(a + b),
-        _ => real_value(real(a) + real(b)),
+        _ => Value::Real(real(a) + real(b)),
     }
 }
 
@@ -238,5 +300,37 @@ mod tests {
         assert!(!none.count(entry(2, 1), &Value::Null, &Value::Integer(1)));
         none.tallies = big.tallies.clone();
         assert_eq!(none.value(), Value::Integer(1));
+    }
+
+    #[test]
+    fn infinities_are_set_and_never_counted() {
+        let infinite = Value::Real(f64::INFINITY);
+        let mut counter = Counter::new(entry(1, 1), Value::Integer(3));
+        assert!(!counter.count(entry(1, 2), &Value::Integer(3), &infinite));
+        assert!(!counter.count(entry(1, 2), &infinite, &Value::Integer(3)));
+        assert!(
+            !counter.count(entry(1, 2), &Value::Real(-1.5e308), &Value::Real(1.5e308)),
+            "the difference is infinite"
+        );
+        assert!(counter.count(entry(1, 2), &Value::Real(0.0), &Value::Real(1.5e308)));
+        assert!(!counter.count(entry(1, 3), &Value::Real(0.0), &Value::Real(1.5e308)), "the sum is infinite");
+        counter.set_to(entry(1, 3), infinite.clone());
+        let other = Counter::new(entry(1, 1), Value::Integer(3));
+        let mut other = Counter { tallies: vec![], ..other };
+        assert!(other.count(entry(2, 1), &Value::Integer(3), &Value::Integer(-4)));
+        assert_eq!(counter.joined(&other, false).value(), infinite);
+    }
+
+    #[test]
+    fn sums_beyond_what_a_double_holds_never_cancel_to_nothing() {
+        let tally = |origin, sum| Tally { entry: entry(origin, 1), sum: Value::Real(sum), absorbed: Value::Integer(0) };
+        let mut counter = Counter::new(entry(1, 1), Value::Real(1e308));
+        counter.tallies = vec![tally(1, 1.5e308), tally(2, -1.5e308)];
+        assert_eq!(counter.value(), Value::Real(1e308));
+        counter.tallies = vec![tally(1, 1.5e308)];
+        assert_eq!(counter.value(), Value::Real(f64::INFINITY));
+        // What was counted before it was set, and the other way since.
+        counter.tallies = vec![Tally { absorbed: Value::Real(1.5e308), ..tally(1, -1.5e308) }, tally(2, 1.5e308)];
+        assert_eq!(counter.value(), Value::Real(1e308 - 1.5e308));
     }
 }

@@ -133,6 +133,12 @@ impl RowClock {
         self.registers().chain(self.counters.iter().flat_map(|(_, counter)| counter.entries()))
     }
 
+    /// The newest entry of what was written and not counted: of the row, its columns, and what set its counters.
+    pub fn newest_written(&self) -> &Entry {
+        let sets = self.counters.iter().map(|(_, counter)| &counter.set);
+        self.registers().chain(sets).max_by_key(|entry| entry.order()).unwrap_or(&self.row)
+    }
+
     /// The newest entry by the plain comparison.
     pub fn newest(&self) -> &Entry {
         self.entries().max_by_key(|entry| entry.order()).unwrap_or(&self.row)

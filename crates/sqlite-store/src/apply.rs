@@ -310,8 +310,7 @@ fn outcome(result: Result<Applied, Stop>) -> Result<ApplyOutcome, StoreError> {
 /// Raises the clock by every stamp of a table's rows; refuses stamps from too far in the future.
 fn observe_stamps(replica: &mut Replica, rows: &TableRows, rules: &ApplyRules<'_>) -> Result<(), Stop> {
     let limit = rules.now.saturating_add(rules.max_skew);
-    let sets = rows.rows.iter().flat_map(|row| row.clock.counters.iter().map(|(_, counter)| &counter.set));
-    for entry in rows.rows.iter().flat_map(|row| row.clock.entries()).chain(sets) {
+    for entry in rows.rows.iter().flat_map(|row| row.clock.entries()) {
         if entry.timestamp.millis() > limit {
             let ahead = entry.timestamp.millis() - rules.now;
             let reason = format!(

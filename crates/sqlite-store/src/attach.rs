@@ -27,10 +27,11 @@ use crate::schema::{Schema, Table, Unsynced};
 use crate::triggers::{self, Trigger};
 use crate::warning::{Warning, key_clash};
 use crate::write_lock;
-pub use marks::{Misnamed, settle_rebuilt, settle_rewritten, settle_unwatched};
+pub(crate) use marks::is_rewritten;
+pub use marks::{Misnamed, settle_counted, settle_rebuilt, settle_rewritten, settle_unwatched};
 
 use counted::Counted;
-use marks::{Marks, mark, read_marks, rebuilt_key, rewritten_key, unwatched_key};
+use marks::{Marks, counted_key, mark, read_marks, rebuilt_key, rewritten_key, unwatched_key};
 use naming::{Said, WireNames};
 use registry::{Registry, StoredTrigger, stored_triggers};
 pub use rules::AttachRules;
@@ -57,6 +58,9 @@ pub struct Attached {
     /// Those of the rewritten tables and unwatched columns that peers know by other names, because the names on the wire were
     /// changed.
     pub misnamed: Misnamed,
+    /// Numbers of tables with counters of which it is not known what they hold, because they have become counters. They are
+    /// named at every attach until [`settle_counted`] is called for them.
+    pub counted: Vec<i64>,
     /// Names on the wire of tables that were synced and are gone or cannot be synced any more. Their clock entries are kept: a table
     /// that comes back goes on with them, and until then this database does not hold everything that its vector covers.
     pub retired: BTreeSet<String>,
@@ -112,20 +116,34 @@ pub(crate) fn attach_within(
     let before_lift = BeforeLift::take(conn)?;
     let origin = bookkeeping::own_origin(conn, created, new_origin, node)?;
     let found = read_tables(conn)?;
+    let before = Counted::load(conn)?;
     let counted = match is_counter {
         Some(is_counter) => Counted::declare(conn, found.iter().filter_map(|table| table.as_ref().ok()), is_counter)?,
-        None => Counted::load(conn)?,
+        None => before.clone(),
     };
     let names = WireNames::in_use(conn, rules.names.as_ref())?;
     let unmet = names.unmet(&found);
-    let Installed { tables, unsynced, retired } = Installation::new(conn, counted, names, before_lift)?.run(found)?;
+    let Installed { tables, unsynced, retired } =
+        Installation::new(conn, (before, counted), names, before_lift)?.run(found)?;
     let schema = Schema { hash: schema_hash(conn)?, version: schema_version(conn)?, tables, unsynced };
-    let Marks { rebuilt, rewritten, unwatched, misnamed } = read_marks(conn, &schema.tables)?;
+    let Marks { rebuilt, rewritten, unwatched, counted, misnamed } = read_marks(conn, &schema.tables)?;
     let Classified { triggers: app_triggers, problems } = app_triggers::classify(conn, &schema, &rules.triggers)?;
     let clashes = schema.tables.iter().filter_map(|table| key_clash(table, rules.key_ranges.is_some()));
     let key_ranges = key_ranges::settle_schema(conn, &schema, rules.key_ranges)?;
     let warnings = clashes.chain(key_ranges).chain(problems).chain(unmet).collect();
-    Ok(Attached { schema, origin, created, rebuilt, rewritten, unwatched, misnamed, retired, app_triggers, warnings })
+    Ok(Attached {
+        schema,
+        origin,
+        created,
+        rebuilt,
+        rewritten,
+        unwatched,
+        misnamed,
+        counted,
+        retired,
+        app_triggers,
+        warnings,
+    })
 }
 
 /// Reads the schema of an attached database without changing anything. Tables that the last attach did not see are
@@ -232,6 +250,8 @@ struct Installation<'a> {
     names: WireNames,
     /// What peers were told before.
     said: Said,
+    /// Which columns were counters until now.
+    counted_before: Counted,
     /// What tables held before a migration whose triggers are put back now.
     before_lift: BeforeLift,
 }
@@ -239,13 +259,13 @@ struct Installation<'a> {
 impl<'a> Installation<'a> {
     fn new(
         conn: &'a Connection,
-        counted: Counted,
+        (counted_before, counted): (Counted, Counted),
         names: WireNames,
         before_lift: BeforeLift,
     ) -> Result<Self, StoreError> {
-        let registry = Registry::load(conn)?;
+        let (registry, stored) = (Registry::load(conn)?, stored_triggers(conn)?);
         let said = Said::load(conn, &registry)?;
-        Ok(Self { conn, registry, stored: stored_triggers(conn)?, counted, names, said, before_lift })
+        Ok(Self { conn, registry, stored, counted, counted_before, names, said, before_lift })
     }
 
     fn run(mut self, found: Vec<Found>) -> Result<Installed, StoreError> {
@@ -289,6 +309,9 @@ impl<'a> Installation<'a> {
             }
             if lost {
                 mark(self.conn, rewritten_key(table.number))?;
+            }
+            if self.counted.has_more_than(&self.counted_before, &table) {
+                mark(self.conn, counted_key(table.number))?;
             }
             for column in self.unwatched(&table, &added) {
                 mark(self.conn, unwatched_key(table.number, column))?;

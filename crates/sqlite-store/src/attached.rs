@@ -284,13 +284,16 @@ impl Attachment {
     }
 
     fn migration_step(&mut self) -> Result<(), StoreError> {
-        let migrated = std::mem::take(&mut self.migrated);
-        let hash = self.replica.schema_hash;
-        let step = self.write(|conn, replica| migrated.step(conn, replica).map(|step| (step, true)));
-        // A schema that moved once more has been looked at afresh, with all that is not settled.
-        if self.replica.schema_hash == hash {
-            self.migrated = migrated;
-            self.migrated.advance(step?);
+        let (migrated, schema) = (self.migrated.clone(), self.replica.schema_version);
+        let step = self.write(|conn, replica| {
+            // A schema that moved once more is looked at afresh, with all that is not settled: it may read as it did, and what
+            // was looked at may have been rebuilt again.
+            let same = replica.schema_version == schema;
+            let step = if same { Some(migrated.step(conn, replica)?) } else { None };
+            Ok((step, same))
+        })?;
+        if let Some(step) = step {
+            self.migrated.advance(step);
         }
         Ok(())
     }

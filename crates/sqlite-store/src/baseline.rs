@@ -10,6 +10,7 @@ use rusqlite::Connection;
 
 use crate::bind::bind_from;
 use crate::capture::give_row_entry;
+use crate::counting;
 use crate::error::StoreError;
 use crate::replica::Replica;
 use crate::row_clock::collect_keys;
@@ -54,7 +55,8 @@ impl Publishing {
         let after = self.at.as_ref().map(|(_, key)| key.as_slice());
         let keys = unclocked(conn, replica, index, after, limit)?;
         for key in &keys {
-            give_row_entry(conn, replica, index, key)?;
+            give_row_entry(conn, replica, index, key, None)?;
+            counting::note_as_it_stands(conn, replica, (index, key), &Vec::new())?;
         }
         self.rows += keys.len() as u64;
         let finished = keys.len() < limit;

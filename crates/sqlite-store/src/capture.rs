@@ -12,7 +12,7 @@ use crate::bind::{bind_from, value_at, values_from};
 use crate::counting::{self, Before, Counting, Written};
 use crate::error::StoreError;
 use crate::replica::{Replica, ReplicaTable};
-use crate::row_clock::{drop_column_entries, put_entry, read_clock};
+use crate::row_clock::{Counters, drop_column_entries, put_entry, read_clock};
 use crate::schema::Collation;
 use crate::triggers::{before, mask_bit, op};
 
@@ -174,19 +174,35 @@ fn capture_row(conn: &Connection, replica: &mut Replica, row: &Touched, now: i64
     if exists && row.candidate {
         return Ok(false);
     }
+    let settings = counting::settings(conn, replica, row.table, &row.key)?;
     if !exists {
         write_whole(conn, replica, row, EntryFlags::DELETED, &[], now)?;
     } else if row.whole {
         let flags = if row.inserted { EntryFlags::INSERTED } else { EntryFlags::empty() };
         write_whole(conn, replica, row, flags, &[], now)?;
     } else {
-        write_update(conn, replica, row, now)?;
+        write_update(conn, replica, row, &settings, now)?;
     }
+    let unwritten = if row.whole { Vec::new() } else { unwritten(replica, row, settings) };
+    counting::note_as_it_stands(conn, replica, (row.table, &row.key), &unwritten)?;
     Ok(true)
 }
 
+/// Those of a row's counters that an update left alone.
+fn unwritten(replica: &Replica, row: &Touched, mut settings: Counters) -> Counters {
+    let columns = &replica.tables[row.table].table.columns;
+    settings.retain(|(column, _)| row.mask & mask_bit(columns[usize::from(*column)].number) == 0);
+    settings
+}
+
 /// Gives an updated row its entries: tallies of what was counted, and of the rest an entry of the row or of its columns.
-fn write_update(conn: &Connection, replica: &mut Replica, row: &Touched, now: i64) -> Result<(), StoreError> {
+fn write_update(
+    conn: &Connection,
+    replica: &mut Replica,
+    row: &Touched,
+    settings: &Counters,
+    now: i64,
+) -> Result<(), StoreError> {
     let table = &replica.tables[row.table];
     let (every, whole) = (all_columns(table), table.rules.granularity == Granularity::Row);
     let counts = table.table.counters().next().is_some();
@@ -195,12 +211,12 @@ fn write_update(conn: &Connection, replica: &mut Replica, row: &Touched, now: i6
     }
     let clock = match read_clock(conn, replica, table, &row.key)? {
         Some(clock) => clock,
-        None => RowClock::whole(give_row_entry(conn, replica, row.table, &row.key)?),
+        None => RowClock::whole(give_row_entry(conn, replica, row.table, &row.key, None)?),
     };
     let timestamp = replica.clock.stamp(row.millis, now);
     let entry = Entry::new(timestamp, replica.next_dot(), EntryFlags::empty());
     let place = (row.table, row.key.as_slice());
-    let counting = Counting::of_update(conn, replica, place, &clock, (row.mask, &row.before), entry)?;
+    let counting = Counting::of_update(conn, replica, place, &clock, (row.mask, &row.before, settings), entry)?;
     let columns = replica.tables[row.table].table.columns.iter().map(|column| column.number);
     let written =
         columns.filter(|number| row.mask & mask_bit(*number) != 0 && !counting.counts(replica, row.table, *number));
@@ -262,15 +278,19 @@ fn put_whole(
 }
 
 /// Gives a baseline row its row entry: a dot, so that it can travel, and the stamp 0, so that every change since attach
-/// beats it.
+/// beats it. `values` is what it holds, unless that is later than the entry.
 pub(crate) fn give_row_entry(
     conn: &Connection,
     replica: &mut Replica,
     table: usize,
     key: &[Value],
+    values: Option<&[Value]>,
 ) -> Result<Entry, StoreError> {
     let entry = Entry::new(Timestamp::BASELINE, replica.next_dot(), EntryFlags::INSERTED);
     put_entry(conn, replica, table, key, 0, &entry)?;
+    if let Some(values) = values {
+        counting::note(conn, replica, (table, key), &RowClock::whole(entry), values)?;
+    }
     Ok(entry)
 }
 

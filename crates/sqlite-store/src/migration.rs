@@ -6,16 +6,16 @@ use rusqlite::Connection;
 
 use crate::attach::{self, Attached, Misnamed};
 use crate::bind::bind_from;
-use crate::counting;
+use crate::counting::{self, Rewritten as RewrittenRow};
 use crate::error::StoreError;
-use crate::replica::{Replica, wall_millis};
-use crate::row_clock::{collect_keys, drop_column_entries, put_entry, read_clock};
+use crate::replica::{Replica, ReplicaTable, wall_millis};
+use crate::row_clock::{collect_keys, drop_column_entries, put_entry, read_clock, read_clock_and_settings};
 
 /// Rows in one transaction.
 const STEP_ROWS: usize = 5_000;
 
 /// What is left to look at. The file remembers it until it is done.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub(crate) struct Migrated {
     /// Numbers of tables whose clock entries without a row are to become deletions.
     rebuilt: Vec<i64>,
@@ -23,10 +23,12 @@ pub(crate) struct Migrated {
     rewritten: Vec<Rewritten>,
     unwatched: Vec<Unwatched>,
     misnamed: Misnamed,
+    /// Tables of whose counters it is to be noted what they hold.
+    counted: Vec<Rewritten>,
 }
 
-/// A table whose rows were written while its triggers were gone.
-#[derive(Debug)]
+/// A table whose rows are looked at one after the other.
+#[derive(Debug, Clone)]
 struct Rewritten {
     /// Its number.
     table: i64,
@@ -35,7 +37,7 @@ struct Rewritten {
 }
 
 /// A column that was written before the triggers knew it.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 struct Unwatched {
     /// The table's number.
     table: i64,
@@ -48,7 +50,8 @@ struct Unwatched {
 impl Migrated {
     /// What an attach found.
     pub(crate) fn of(attached: &Attached) -> Self {
-        let rewritten = attached.rewritten.iter().map(|table| Rewritten { table: *table, after: None });
+        let from_the_first = |table: &i64| Rewritten { table: *table, after: None };
+        let rewritten = attached.rewritten.iter().map(from_the_first);
         let unwatched = attached.unwatched.iter();
         Self {
             rebuilt: attached.rebuilt.clone(),
@@ -57,11 +60,12 @@ impl Migrated {
                 .map(|(table, column)| Unwatched { table: *table, column: *column, after: None })
                 .collect(),
             misnamed: attached.misnamed.clone(),
+            counted: attached.counted.iter().map(from_the_first).collect(),
         }
     }
 
     pub(crate) fn is_done(&self) -> bool {
-        self.rebuilt.is_empty() && self.rewritten.is_empty() && self.unwatched.is_empty()
+        self.rebuilt.is_empty() && self.rewritten.is_empty() && self.unwatched.is_empty() && self.counted.is_empty()
     }
 
     /// The numbers of tables whose rows were written while their triggers were gone.
@@ -102,6 +106,12 @@ impl Migrated {
                 attach::settle_unwatched(conn, column.table, column.column)?;
             }
             keys
+        } else if let Some(counted) = self.counted.last() {
+            let keys = note_counters(conn, replica, counted)?;
+            if done(&keys) {
+                attach::settle_counted(conn, counted.table)?;
+            }
+            keys
         } else {
             Vec::new()
         };
@@ -124,6 +134,11 @@ impl Migrated {
             column.after = step.after;
             if step.finished {
                 self.unwatched.pop();
+            }
+        } else if let Some(counted) = self.counted.last_mut() {
+            counted.after = step.after;
+            if step.finished {
+                self.counted.pop();
             }
         }
     }
@@ -162,28 +177,51 @@ fn bury_rowless(conn: &Connection, replica: &mut Replica, number: i64) -> Result
 /// entry need none: they are sent as they stand when they get one. Returns the keys that were looked at.
 fn issue_rows(conn: &Connection, replica: &mut Replica, rewritten: &Rewritten) -> Result<Vec<Vec<Value>>, StoreError> {
     let Some(index) = replica.table_by_number(rewritten.table) else { return Ok(Vec::new()) };
-    let table = &replica.tables[index];
-    let keys = {
-        let after = rewritten.after.as_deref().unwrap_or_default();
-        let sql = if after.is_empty() { &table.sql.clocked } else { &table.sql.clocked_after };
-        let mut statement = conn.prepare_cached(sql)?;
-        bind_from(&mut statement, 1, after)?;
-        statement.raw_bind_parameter(after.len() + 1, i64::try_from(STEP_ROWS).unwrap_or(i64::MAX))?;
-        collect_keys(&mut statement, table.table.key.len())?
-    };
+    let keys = clocked(conn, &replica.tables[index], rewritten.after.as_deref())?;
     for key in &keys {
-        let Some(clock) = read_clock(conn, replica, &replica.tables[index], key)? else { continue };
-        let flags = if clock.is_deleted() { EntryFlags::INSERTED } else { EntryFlags::empty() };
-        let entry = next_after(clock.newest(), replica, flags);
-        counting::rewrite(conn, replica, index, key, &clock, entry)?;
-        drop_column_entries(conn, &replica.tables[index], key)?;
-        put_entry(conn, replica, index, key, 0, &entry)?;
+        issue_row(conn, replica, index, key)?;
     }
     Ok(keys)
 }
 
+/// Notes what counters hold that have become counters since their rows got a clock. Returns the keys that were looked at.
+fn note_counters(conn: &Connection, replica: &mut Replica, counted: &Rewritten) -> Result<Vec<Vec<Value>>, StoreError> {
+    let Some(index) = replica.table_by_number(counted.table) else { return Ok(Vec::new()) };
+    let keys = clocked(conn, &replica.tables[index], counted.after.as_deref())?;
+    for key in &keys {
+        let known = counting::settings(conn, replica, index, key)?;
+        counting::note_as_it_stands(conn, replica, (index, key), &known)?;
+    }
+    Ok(keys)
+}
+
+/// The keys of the next rows of a table that have a clock.
+fn clocked(conn: &Connection, table: &ReplicaTable, after: Option<&[Value]>) -> Result<Vec<Vec<Value>>, StoreError> {
+    let after = after.unwrap_or_default();
+    let sql = if after.is_empty() { &table.sql.clocked } else { &table.sql.clocked_after };
+    let mut statement = conn.prepare_cached(sql)?;
+    bind_from(&mut statement, 1, after)?;
+    statement.raw_bind_parameter(after.len() + 1, i64::try_from(STEP_ROWS).unwrap_or(i64::MAX))?;
+    collect_keys(&mut statement, table.table.key.len())
+}
+
+/// Makes a change of a row as it stands. What was counted is one of its own, after all that was seen; the row itself comes
+/// only after what was written in it, so that where others write it counting alone wins nothing.
+fn issue_row(conn: &Connection, replica: &mut Replica, index: usize, key: &[Value]) -> Result<(), StoreError> {
+    let found = read_clock_and_settings(conn, replica, &replica.tables[index], key)?;
+    let Some((clock, settings)) = found else { return Ok(()) };
+    let flags = if clock.is_deleted() { EntryFlags::INSERTED } else { EntryFlags::empty() };
+    let entry = next_after(clock.newest_written(), replica, flags);
+    let counted = next_after(clock.newest(), replica, EntryFlags::empty());
+    let rewritten = RewrittenRow { index, key, clock: &clock, settings: &settings };
+    counting::rewrite(conn, replica, &rewritten, (entry, counted))?;
+    drop_column_entries(conn, &replica.tables[index], key)?;
+    put_entry(conn, replica, index, key, 0, &entry)?;
+    counting::note_as_it_stands(conn, replica, (index, key), &Vec::new())
+}
+
 /// An entry with the next stamp after another's.
-fn next_after(written: &Entry, replica: &mut Replica, flags: EntryFlags) -> Entry {
+pub(crate) fn next_after(written: &Entry, replica: &mut Replica, flags: EntryFlags) -> Entry {
     let timestamp = written.timestamp.next();
     replica.clock.observe(timestamp);
     Entry::new(timestamp, replica.next_dot(), flags)
@@ -217,9 +255,11 @@ fn issue_written(
         let written = if whole { clock.newest() } else { clock.effective(column) };
         let entry = next_after(written, replica, EntryFlags::empty());
         if whole {
+            counting::write_whole(conn, replica, (index, key), entry, counting::Written::Updated)?;
             drop_column_entries(conn, &replica.tables[index], key)?;
         }
         put_entry(conn, replica, index, key, if whole { 0 } else { unwatched.column }, &entry)?;
+        counting::note_as_it_stands(conn, replica, (index, key), &Vec::new())?;
     }
     Ok(keys)
 }

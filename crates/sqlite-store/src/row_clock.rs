@@ -5,6 +5,7 @@ mod stored;
 use replication::{Counter, Dot, Entry, EntryFlags, RowClock, RowImage, Tally, Timestamp, Value};
 use rusqlite::Connection;
 
+pub(crate) use stored::Counters;
 use stored::{StoredCounters, authored_bytes, authored_from, encoded, set_place, tally_place};
 
 use crate::bind::{bind_from, values_from};
@@ -19,6 +20,16 @@ pub(crate) fn read_clock(
     table: &ReplicaTable,
     key: &[Value],
 ) -> Result<Option<RowClock>, StoreError> {
+    Ok(read_clock_and_settings(conn, replica, table, key)?.map(|(clock, _)| clock))
+}
+
+/// The same, and what its counters hold in which nothing was counted, as far as this database has seen to it.
+pub(crate) fn read_clock_and_settings(
+    conn: &Connection,
+    replica: &Replica,
+    table: &ReplicaTable,
+    key: &[Value],
+) -> Result<Option<(RowClock, Counters)>, StoreError> {
     let mut statement = conn.prepare_cached(&table.sql.clock_entries)?;
     bind_from(&mut statement, 1, key)?;
     let mut rows = statement.raw_query();
@@ -44,11 +55,12 @@ pub(crate) fn read_clock(
             None => {}
         }
     }
-    if let Some(clock) = &mut clock {
-        clock.columns.sort_unstable_by_key(|(index, _)| *index);
-        clock.counters = counters.finish(|number| place_of(table, number));
-    }
-    Ok(clock)
+    let Some(mut clock) = clock else { return Ok(None) };
+    clock.columns.sort_unstable_by_key(|(index, _)| *index);
+    let (counted, mut settings) = counters.finish(|number| place_of(table, number));
+    clock.counters = counted;
+    settings.retain(|(column, counter)| !clock.is_deleted() && counter.set.dot == clock.effective(*column).dot);
+    Ok(Some((clock, settings)))
 }
 
 /// The place in the shape of the column with a number of the registry.

@@ -147,7 +147,7 @@ fn put_back(work: &mut Work<'_>, probe: &mut Probe, write: RowWrite, rowid: Opti
         let Some(values) = read_row(work.conn, table, &key)? else { continue };
         let clock = match read_clock(work.conn, work.replica, table, &key)? {
             Some(clock) => clock,
-            None => RowClock::whole(give_row_entry(work.conn, work.replica, index, &key)?),
+            None => RowClock::whole(give_row_entry(work.conn, work.replica, index, &key, Some(&values))?),
         };
         let table = &work.replica.tables[index];
         loses |= claim(table, &values, new, &clock) > claim(table, new, &values, &write.clock);

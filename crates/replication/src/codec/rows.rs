@@ -7,7 +7,7 @@ use rmp::{Marker, encode as mp};
 
 use crate::codec::reader::Reader;
 use crate::codec::{CodecError, Limits};
-use crate::counter::{Counter, Tally, is_number};
+use crate::counter::{Counter, Tally, is_finite};
 use crate::hybrid_clock::Timestamp;
 use crate::origin::{Dot, MAX_SEQUENCE, Origin};
 use crate::row::{Entry, EntryFlags, RowClock, RowImage, TableShape};
@@ -83,8 +83,7 @@ impl Origins {
     }
 
     pub(super) fn add_row(&mut self, row: &RowImage) {
-        let set = row.clock.counters.iter().map(|(_, counter)| &counter.set);
-        for entry in row.clock.entries().chain(set) {
+        for entry in row.clock.entries() {
             self.add(entry.dot.origin);
             if let Some((_, origin)) = entry.authored {
                 self.add(origin);
@@ -244,8 +243,8 @@ fn read_counter(reader: &mut Reader<'_>, origins: &[Origin]) -> Result<Counter, 
     for _ in 0..reader.count::<Tally>(6)? {
         let tally =
             Tally { entry: read_entry(reader, origins)?, sum: read_value(reader)?, absorbed: read_value(reader)? };
-        if !is_number(&tally.sum) || !is_number(&tally.absorbed) {
-            return Err(CodecError::Invalid("a counter's sum is no number"));
+        if !is_finite(&tally.sum) || !is_finite(&tally.absorbed) {
+            return Err(CodecError::Invalid("a counter's sum is no finite number"));
         }
         let last = counter.tallies.last().map(|last: &Tally| last.entry.dot.origin);
         if last.is_some_and(|last| last >= tally.entry.dot.origin) {

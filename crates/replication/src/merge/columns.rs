@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::counters::is_counted;
+use super::counters::{POLICY, is_counted};
 use super::{
     Decided, Decision, Fresh, MergeContext, Merged, Outcome, Relation, Undecided, column_number, issue_row, kind_of,
     outcome_of, undecided,
@@ -140,7 +140,7 @@ impl Decider<'_> {
             match cx.own_policy(column) {
                 Some(policy) => drop(self.ask_about(policy, &[column], false)?),
                 // Set on both sides, not counted: the later one stands, as in a column without a rule.
-                None => self.name("counter"),
+                None => self.name(POLICY),
             }
         }
         Ok(false)

@@ -1,9 +1,26 @@
 //! Counters of two sides: joined whatever became of the rest of the row.
+//!
+//! What is counted is never in conflict. What sets a counter can be: of two settings that did not know each other one
+//! stands, and one that is no number counts as 0 where somebody counts who did not know it. Whoever finds that decides it,
+//! by the order of the settings, and records it.
 
-use super::{MergeContext, Outcome, Relation, column_number, content, image_of, outcome_of};
-use crate::counter::Counter;
+use super::{
+    Decided, Decision, MergeContext, Merged, Outcome, Relation, column_number, content, image_of, kind_of, outcome_of,
+};
+use crate::counter::{Counter, is_number};
+use crate::policy::ConflictKind;
 use crate::row::RowImage;
 use crate::value::Value;
+
+/// The policy's name in records.
+pub(super) const POLICY: &str = "counter";
+
+/// Whose setting of a counter counts no more, though the other side did not know it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+struct Discarded {
+    ours: bool,
+    theirs: bool,
+}
 
 /// Whether either side has counted something in a column. Where none has, a counter column is a column like others, of which
 /// the newest value stands.
@@ -11,51 +28,90 @@ pub(super) fn is_counted(column: u16, local: &RowImage, remote: &RowImage) -> bo
     local.clock.counter(column).is_some() || remote.clock.counter(column).is_some()
 }
 
-/// Puts the joined counters of both sides, and what their columns hold by them, into an outcome.
-pub(super) fn join_into(outcome: Outcome, local: &RowImage, remote: &RowImage, cx: &MergeContext<'_>) -> Outcome {
+/// Puts the joined counters of both sides, and what their columns hold by them, into what became of the row.
+pub(super) fn join_into(merged: Merged, local: &RowImage, remote: &RowImage, cx: &MergeContext<'_>) -> Merged {
     if local.clock.counters.is_empty() && remote.clock.counters.is_empty() {
-        return outcome;
+        return merged;
     }
+    let Merged { outcome, mut conflict } = merged;
     let mut image = image_of(&outcome, local, remote).clone();
     image.clock.counters.clear();
     for column in (0..cx.shape.columns.len()).map(column_number) {
-        let Some((mut counter, value)) = joined(column, local, remote, cx) else { continue };
+        let Some(Joined { mut counter, value, discarded }) = joined(column, local, remote, cx) else { continue };
         if image.clock.is_deleted() {
             counter.bury(image.clock.row);
         } else {
             image.values[usize::from(column)] = value;
         }
         image.clock.counters.push((column, counter));
+        conflict = with_discarded(conflict, column, discarded, kind_of(local, remote));
     }
-    match outcome {
+    let outcome = match outcome {
         Outcome::Issue { fresh, .. } => Outcome::Issue { image, fresh },
         _ => outcome_of(image, local, remote),
-    }
+    };
+    Merged { outcome, conflict }
 }
 
-/// The counter of a column that was counted in, and what the column holds.
+/// The conflict of a row with that of one of its counters.
+fn with_discarded(conflict: Option<Decided>, column: u16, discarded: Discarded, kind: ConflictKind) -> Option<Decided> {
+    let decision = match (discarded.ours, discarded.theirs) {
+        (false, false) => return conflict,
+        (true, false) => Decision::RemoteApplied,
+        (false, true) => Decision::LocalKept,
+        (true, true) => Decision::Merged,
+    };
+    let Some(mut decided) = conflict else {
+        return Some(Decided { kind, decision, columns: vec![column], policy: POLICY.to_owned() });
+    };
+    if decided.decision != decision {
+        decided.decision = Decision::Merged;
+    }
+    if let Err(place) = decided.columns.binary_search(&column) {
+        decided.columns.insert(place, column);
+    }
+    if !decided.policy.split('+').any(|name| name == POLICY) {
+        decided.policy = format!("{}+{POLICY}", decided.policy);
+    }
+    Some(decided)
+}
+
+/// What two sides make of a counter.
+struct Joined {
+    counter: Counter,
+    /// What the column holds.
+    value: Value,
+    discarded: Discarded,
+}
+
+/// The counter of a column that was counted in.
 ///
 /// A state that is one of the two sides' own holds what that side holds: sums of reals depend on their order, and nodes with
 /// one state must hold one value.
-fn joined(column: u16, local: &RowImage, remote: &RowImage, cx: &MergeContext<'_>) -> Option<(Counter, Value)> {
+fn joined(column: u16, local: &RowImage, remote: &RowImage, cx: &MergeContext<'_>) -> Option<Joined> {
     if !is_counted(column, local, remote) {
         return None;
     }
     let (ours, theirs) = match (counter_of(column, local), counter_of(column, remote)) {
         (Some(ours), Some(theirs)) => (ours, theirs),
-        (ours, theirs) => return ours.or(theirs).map(|counter| (counter.clone(), counter.value())),
+        (ours, theirs) => {
+            let counter = ours.or(theirs)?;
+            return Some(Joined { value: counter.value(), counter, discarded: Discarded::default() });
+        }
     };
-    let take_set = match (local.clock.is_deleted(), remote.clock.is_deleted()) {
-        (false, false) => match cx.relation(&ours.set, &theirs.set) {
-            Relation::Same | Relation::Known => false,
-            // It has set the column anew, or deleted the row that this was set in.
-            Relation::Overwrite => true,
-            Relation::Concurrent => theirs.set.order() > ours.set.order(),
-        },
+    let alive = !local.clock.is_deleted() && !remote.clock.is_deleted();
+    let relation = cx.relation(&ours.set, &theirs.set);
+    let take_set = match relation {
         // A deletion sets nothing: if the row lives on, it is with what it had.
-        (deleted, _) => deleted,
+        _ if !alive => local.clock.is_deleted(),
+        Relation::Same | Relation::Known => false,
+        // It has set the column anew.
+        Relation::Overwrite => true,
+        Relation::Concurrent => theirs.set.order() > ours.set.order(),
     };
     let both = ours.joined(&theirs, take_set);
+    let discarded =
+        if alive { discarded((&ours, &theirs), &both, (relation, take_set), cx) } else { Discarded::default() };
     let held = |image: &RowImage| content(image).and_then(|values| values.get(usize::from(column)).cloned());
     let own = if both == ours {
         held(local)
@@ -65,7 +121,29 @@ fn joined(column: u16, local: &RowImage, remote: &RowImage, cx: &MergeContext<'_
         None
     };
     let value = own.unwrap_or_else(|| both.value());
-    Some((both, value))
+    Some(Joined { counter: both, value, discarded })
+}
+
+/// What of two living sides' settings is to be seen no more in what they make together.
+fn discarded(
+    (ours, theirs): (&Counter, &Counter),
+    both: &Counter,
+    (relation, take_set): (Relation, bool),
+    cx: &MergeContext<'_>,
+) -> Discarded {
+    let mut discarded = Discarded::default();
+    // Saying the same anew, as a change of the whole row does, discards nothing.
+    if relation == Relation::Concurrent && ours.joined(theirs, !take_set).value() != both.value() {
+        (discarded.ours, discarded.theirs) = (take_set, !take_set);
+    }
+    // Whoever knew the setting has recorded it when it came to count as 0.
+    let (stands, unknown) =
+        if take_set { (theirs, !cx.own.covers(theirs.set.dot)) } else { (ours, !cx.context.covers(ours.set.dot)) };
+    let shown = stands.value();
+    if unknown && !is_number(&shown) && both.value() != shown {
+        *(if take_set { &mut discarded.theirs } else { &mut discarded.ours }) = true;
+    }
+    discarded
 }
 
 /// A side's counter; one that nothing was counted in is what the column was last set to.

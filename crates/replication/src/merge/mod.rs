@@ -2,7 +2,7 @@
 //!
 //! Each entry of the incoming clock is, in this order: the *same* as the local one; *known* (the receiver's vector, as it
 //! was before the batch, covers it): ignored; an *overwrite* (the batch's context covers the local entry): taken; or
-//! *concurrent*: a conflict, which the policy decides. Counters are joined, and never in conflict.
+//! *concurrent*: a conflict, which the policy decides. Counters are joined; only what sets them can be in conflict.
 //!
 //! Under the plain comparison, (timestamp, origin), the merge is a join: any order, repetition or grouping of the same
 //! states gives the same result. Everything else is issued as a new change of the deciding node, which has taken both
@@ -242,7 +242,7 @@ pub fn merge(local: Option<&RowImage>, remote: &RowImage, cx: &MergeContext<'_>)
         (false, false) if cx.granularity == Granularity::Column => columns::merge_columns(local, remote, cx)?,
         _ => whole::merge_whole(local, remote, cx)?,
     };
-    Ok(Merged { outcome: counters::join_into(merged.outcome, local, remote, cx), conflict: merged.conflict })
+    Ok(counters::join_into(merged, local, remote, cx))
 }
 
 fn kind_of(local: &RowImage, remote: &RowImage) -> ConflictKind {

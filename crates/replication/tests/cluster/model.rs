@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use replication::{
-    Admission, Batch, ColumnRule, ConflictPolicy, Counter, Dot, Entry, EntryFlags, Granularity, HybridClock,
+    Admission, Batch, ColumnRule, ConflictPolicy, Counter, Decided, Dot, Entry, EntryFlags, Granularity, HybridClock,
     MergeContext, Merged, Origin, Outcome, RowClock, RowImage, TableRows, TableShape, Timestamp, Undecided, Value,
     VersionVector, admit, merge,
 };
@@ -44,7 +44,7 @@ pub(crate) enum Content {
 }
 
 impl Rules<'_> {
-    fn counts(&self, column: u16) -> bool {
+    pub(crate) fn counts(&self, column: u16) -> bool {
         matches!(self.columns.get(usize::from(column)), Some(Some(ColumnRule::Counter)))
     }
 }
@@ -57,6 +57,8 @@ pub(crate) struct Replica {
     staged: BTreeMap<Origin, BTreeMap<i64, (RowImage, VersionVector)>>,
     pub(crate) clock: HybridClock,
     pub(crate) rows: BTreeMap<i64, RowImage>,
+    /// The conflicts that it recorded.
+    pub(crate) decided: Vec<Decided>,
     shape: TableShape,
 }
 
@@ -76,11 +78,12 @@ impl Replica {
             staged: BTreeMap::new(),
             clock: HybridClock::default(),
             rows: BTreeMap::new(),
+            decided: Vec::new(),
             shape: TableShape { name: "t".to_owned(), columns, key: vec![0] },
         }
     }
 
-    fn entry(&mut self, now: i64, flags: EntryFlags) -> Entry {
+    pub(crate) fn entry(&mut self, now: i64, flags: EntryFlags) -> Entry {
         let sequence = self.have.get(self.origin) + 1;
         self.have.raise(self.origin, sequence);
         let dot = Dot { origin: self.origin, sequence };
@@ -91,16 +94,16 @@ impl Replica {
     pub(crate) fn write(&mut self, random: &mut Random, now: i64, rules: &Rules<'_>, writes: &mut Writes) {
         let key = random.range(rules.keys);
         let alive = self.rows.get(&key).is_some_and(|row| !row.clock.is_deleted());
-        if alive && rules.deletes && random.chance(4) {
-            let entry = self.entry(now, EntryFlags::DELETED);
-            let mut counters = self.rows[&key].clock.counters.clone();
-            counters.iter_mut().for_each(|(_, counter)| counter.bury(entry));
-            let clock = RowClock { counters, ..RowClock::whole(entry) };
-            self.rows.insert(key, RowImage { values: vec![Value::Integer(key)], clock });
+        // A table that is rebuilt is written as a whole: what it knew then may come before an unknown earlier write.
+        if rules.deletes && !rules.columns.is_empty() && random.chance(12) {
+            let by = random.range(9) - 4;
+            self.rebuild(rules, |row, _| if row == key { by } else { 0 });
+        } else if alive && rules.deletes && random.chance(4) {
+            self.delete(key, now);
         } else if alive && !random.chance(4) {
             let column = 1 + u16::try_from(random.range(i64::from(COLUMNS))).unwrap();
             if rules.counts(column) {
-                self.count(key, column, 1 + random.range(9) - 5, now);
+                self.use_counter(random, (key, column), now, rules.granularity);
             } else if rules.granularity == Granularity::Column {
                 self.write_cell(random, (key, column), now, rules, writes);
             } else {
@@ -109,6 +112,14 @@ impl Replica {
         } else {
             self.write_row(random, key, now, rules, writes);
         }
+    }
+
+    pub(crate) fn delete(&mut self, key: i64, now: i64) {
+        let entry = self.entry(now, EntryFlags::DELETED);
+        let mut counters = self.rows[&key].clock.counters.clone();
+        counters.iter_mut().for_each(|(_, counter)| counter.bury(entry));
+        let clock = RowClock { counters, ..RowClock::whole(entry) };
+        self.rows.insert(key, RowImage { values: vec![Value::Integer(key)], clock });
     }
 
     fn write_cell(
@@ -165,25 +176,6 @@ impl Replica {
             values.push(value);
         }
         self.rows.insert(key, RowImage { values, clock });
-    }
-
-    /// One increment of a counter.
-    pub(crate) fn count(&mut self, key: i64, column: u16, by: i64, now: i64) {
-        let entry = self.entry(now, EntryFlags::empty());
-        let row = self.rows.get_mut(&key).unwrap();
-        let before = row.values[usize::from(column)].clone();
-        let Value::Integer(number) = before else { panic!("counters are integers") };
-        let after = Value::Integer(number + by);
-        let place = match row.clock.counters.binary_search_by_key(&column, |(index, _)| *index) {
-            Ok(place) => place,
-            Err(place) => {
-                let counter = Counter::new(*row.clock.effective(column), before.clone());
-                row.clock.counters.insert(place, (column, counter));
-                place
-            }
-        };
-        assert!(row.clock.counters[place].1.count(entry, &before, &after));
-        row.values[usize::from(column)] = after;
     }
 
     /// Writes one cell; with row granularity that is a write of the row.
@@ -295,7 +287,9 @@ impl Replica {
                 columns: rules.columns,
                 nodes: rules.nodes,
             };
-            let image = match merge(self.rows.get(&key), remote, &cx).expect("the policies decide").outcome {
+            let merged = merge(self.rows.get(&key), remote, &cx).expect("the policies decide");
+            self.decided.extend(merged.conflict);
+            let image = match merged.outcome {
                 Outcome::Keep => continue,
                 Outcome::TakeRemote => remote.clone(),
                 Outcome::Store(image) => image,

@@ -14,11 +14,12 @@ use super::{Applied, ApplyOutcome, ApplyRules, Stop};
 use crate::bind::bind_from;
 use crate::capture::give_row_entry;
 use crate::conflict_record::{forget_conflict, record_conflict};
+use crate::counting;
 use crate::error::StoreError;
 use crate::observer::{IncomingRow, RowOperation, RowVerdict};
 use crate::parked::{self, ParkedKind};
 use crate::replica::Replica;
-use crate::row_clock::{put_clock, read_clock, read_row};
+use crate::row_clock::{put_clock, read_clock_and_settings, read_row};
 use crate::row_write::{RowWrite, write_row};
 use crate::staging::Stage;
 use crate::unique;
@@ -180,6 +181,9 @@ impl<'a> Work<'a> {
         // A row that was written twice has the column entries of the first time.
         let had_columns = local.is_some_and(|image| !image.clock.columns.is_empty()) || decision.again;
         put_clock(self.conn, self.replica, index, key, &decision.clock, had_columns)?;
+        if let Some(values) = &decision.values {
+            counting::note(self.conn, self.replica, (index, key), &decision.clock, values)?;
+        }
         if old != decision.values {
             let write = RowWrite { table: index, key: key.to_vec(), old, new: decision.values, clock: decision.clock };
             if !write_row(self.conn, &self.replica.tables[index], &write)? {
@@ -241,14 +245,16 @@ impl<'a> Work<'a> {
 
     /// This node's state of the row. A baseline row is given its row entry first.
     pub(crate) fn local(&mut self, index: usize, key: &[Value]) -> Result<Option<RowImage>, StoreError> {
-        let clock = read_clock(self.conn, self.replica, &self.replica.tables[index], key)?;
-        if let Some(clock) = clock.as_ref().filter(|clock| clock.is_deleted()) {
+        let clock = read_clock_and_settings(self.conn, self.replica, &self.replica.tables[index], key)?;
+        if let Some((clock, _)) = clock.as_ref().filter(|(clock, _)| clock.is_deleted()) {
             return Ok(Some(RowImage { values: key.to_vec(), clock: clock.clone() }));
         }
         let Some(values) = read_row(self.conn, &self.replica.tables[index], key)? else { return Ok(None) };
         let clock = match clock {
-            Some(clock) => clock,
-            None => RowClock::whole(give_row_entry(self.conn, self.replica, index, key)?),
+            Some((clock, settings)) => {
+                counting::count_unseen(self.conn, self.replica, (index, key), clock, &settings, &values)?
+            }
+            None => RowClock::whole(give_row_entry(self.conn, self.replica, index, key, Some(&values))?),
         };
         Ok(Some(RowImage { values, clock }))
     }
@@ -338,5 +344,7 @@ fn put_back(
     bind_from(&mut statement, 1, key)?;
     statement.raw_execute()?;
     drop(statement);
-    local.map_or(Ok(()), |local| put_clock(conn, replica, index, key, &local.clock, false))
+    let Some(local) = local else { return Ok(()) };
+    put_clock(conn, replica, index, key, &local.clock, false)?;
+    counting::note(conn, replica, (index, key), &local.clock, &local.values)
 }

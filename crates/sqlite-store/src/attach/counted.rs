@@ -51,6 +51,12 @@ impl Counted {
             column.counter = listed && !key.contains(&place);
         }
     }
+
+    /// Whether these name a counter of a table that others do not.
+    pub(super) fn has_more_than(&self, before: &Self, table: &Table) -> bool {
+        let name = fold(&table.name);
+        self.0.difference(&before.0).any(|(of, _)| *of == name)
+    }
 }
 
 /// Names compare without ASCII case.

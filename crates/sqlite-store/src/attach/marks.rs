@@ -36,6 +36,21 @@ pub fn settle_unwatched(conn: &Connection, number: i64, column: u16) -> Result<(
     Ok(())
 }
 
+/// Notes that what the counters of a table hold is known.
+///
+/// # Errors
+/// SQLite's own; the table is then named again at the next attach.
+pub fn settle_counted(conn: &Connection, number: i64) -> Result<(), StoreError> {
+    conn.execute("DELETE FROM main._sync_meta WHERE key = ?1", [counted_key(number)])?;
+    Ok(())
+}
+
+/// Whether rows of a rebuilt table may hold what nobody saw being written.
+pub(crate) fn is_rewritten(conn: &Connection, number: i64) -> Result<bool, StoreError> {
+    let mut statement = conn.prepare_cached("SELECT EXISTS (SELECT 1 FROM main._sync_meta WHERE key = ?1)")?;
+    Ok(statement.query_row([rewritten_key(number)], |row| row.get(0))?)
+}
+
 pub(super) fn rebuilt_key(number: i64) -> String {
     format!("rebuilt_{number}")
 }
@@ -50,6 +65,10 @@ pub(super) fn misnamed_key(number: i64) -> String {
 
 pub(super) fn misnamed_column_key(number: i64, column: u16) -> String {
     format!("misnamed_{number}_{column}")
+}
+
+pub(super) fn counted_key(number: i64) -> String {
+    format!("counted_{number}")
 }
 
 pub(super) fn unwatched_key(number: i64, column: u16) -> String {
@@ -67,6 +86,7 @@ pub(super) struct Marks {
     pub(super) rebuilt: Vec<i64>,
     pub(super) rewritten: Vec<i64>,
     pub(super) unwatched: Vec<(i64, u16)>,
+    pub(super) counted: Vec<i64>,
     pub(super) misnamed: Misnamed,
 }
 
@@ -105,5 +125,5 @@ pub(super) fn read_marks(conn: &Connection, tables: &[Table]) -> Result<Marks, S
         by_key(&mut rewritten, table, &unwatched);
         by_key(&mut misnamed.tables, table, &misnamed.columns);
     }
-    Ok(Marks { rebuilt: marked(rebuilt_key), rewritten, unwatched, misnamed })
+    Ok(Marks { rebuilt: marked(rebuilt_key), rewritten, unwatched, misnamed, counted: marked(counted_key) })
 }

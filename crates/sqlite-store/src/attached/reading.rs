@@ -28,16 +28,26 @@ impl Attachment {
             if let Some(batch) = batch {
                 return batch;
             }
-            self.look()?;
+            let looked = self.look()?;
+            self.events.extend(looked.events);
+            self.check_not_migrating(&[])?;
         }
         // Somebody writes all the time: keep them out for one batch. Not a smaller one: a batch that is not complete has to be
         // staged, and the next would be no nearer to the end.
-        self.write(|conn, replica| read_batch(conn, replica, from, limits).map(|batch| (batch, true)))
+        let schema = self.replica.schema_version;
+        self.write(|conn, replica| {
+            if replica.schema_version != schema {
+                // What came with the change is in no clock yet.
+                return Err(StoreError::Migrating);
+            }
+            read_batch(conn, replica, from, limits).map(|batch| (batch, true))
+        })
     }
 
-    /// Whether the replica is what the file holds, and nothing waits for capture.
+    /// Whether the replica is what the file holds, and nothing waits for capture or is left of a migration.
     fn is_clean(&self) -> Result<bool, StoreError> {
-        Ok(!has_log(&self.conn)?
+        Ok(self.migrated.is_done()
+            && !has_log(&self.conn)?
             && self.schema_version()? == self.replica.schema_version
             && transaction::generation(&self.conn)? == self.generation)
     }

@@ -14,6 +14,7 @@ use crate::bind::value_at;
 use crate::capture::{canonical_key, give_row_entry};
 use crate::conflicts::closing::{Denied, Refusal, close, open_record};
 use crate::conflicts::{ConflictSide, RESTORED, StoredConflict};
+use crate::counting;
 use crate::error::StoreError;
 use crate::json::{key_json, value_from_json};
 use crate::replica::{Replica, ReplicaTable};
@@ -47,7 +48,8 @@ pub(crate) fn restore(
         None => restoring.delete()?,
         Some(row) => restoring.write(row, &record.sides.columns)?,
     };
-    let Restoring { present, .. } = restoring;
+    let Restoring { present, key, .. } = restoring;
+    counting::note_as_it_stands(conn, replica, (index, &key), &Vec::new())?;
     let shape = &replica.tables[index].shape;
     record.sides.replaced = present.map(|image| ConflictSide::of(replica, shape, &image));
     record.sides.left_out = left_out;
@@ -91,7 +93,7 @@ fn present(
         return Ok(Some(image));
     }
     let Some(values) = read_row(conn, &replica.tables[index], key)? else { return Ok(None) };
-    let clock = RowClock::whole(give_row_entry(conn, replica, index, key)?);
+    let clock = RowClock::whole(give_row_entry(conn, replica, index, key, Some(&values))?);
     Ok(Some(RowImage { values, clock }))
 }
 

@@ -3,7 +3,8 @@
 //!
 //! A counter takes several lines, so that each dot in it is found like any other. Their `col` is negative: minus the
 //! column's number in the upper half, and in the lower half 0 for what the column was set to, else 1 more than the small
-//! number of the origin that counted.
+//! number of the origin that counted. What a counter was set to is there also where nothing was counted yet: it does not
+//! travel, and is true for as long as its dot is that of the column's entry.
 
 use std::collections::BTreeMap;
 
@@ -24,6 +25,9 @@ pub(super) fn set_place(column: u16) -> i64 {
 pub(super) fn tally_place(column: u16, origin: i64) -> i64 {
     set_place(column) - 1 - origin
 }
+
+/// Counters by their columns' places in the shape, ordered by them.
+pub(crate) type Counters = Vec<(u16, Counter)>;
 
 /// The counters of one row, as its lines are read.
 #[derive(Default)]
@@ -52,16 +56,17 @@ impl StoredCounters {
         Ok(())
     }
 
-    /// The counters by their columns' places in the shape; those of columns that are gone count for nothing.
-    pub(super) fn finish(self, place_of: impl Fn(i64) -> Option<u16>) -> Vec<(u16, Counter)> {
+    /// The counters by their columns' places in the shape: those in which something was counted, and what the others were set
+    /// to. Those of columns that are gone count for nothing.
+    pub(super) fn finish(self, place_of: impl Fn(i64) -> Option<u16>) -> (Counters, Counters) {
         let whole = self.found.into_iter().filter_map(|(column, Lines { set, mut tallies })| {
             let (entry, base) = set?;
             tallies.sort_unstable_by_key(|tally| tally.entry.dot.origin);
             Some((place_of(column)?, Counter { tallies, ..Counter::new(entry, base) }))
         });
-        let mut counters: Vec<(u16, Counter)> = whole.collect();
+        let mut counters: Counters = whole.collect();
         counters.sort_unstable_by_key(|(column, _)| *column);
-        counters
+        counters.into_iter().partition(|(_, counter)| !counter.tallies.is_empty())
     }
 }
 

@@ -4,6 +4,7 @@
 mod capture;
 mod catch_up;
 mod constraints;
+mod counters;
 mod foreign_keys;
 mod identity;
 mod key_ranges;
