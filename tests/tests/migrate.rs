@@ -227,3 +227,52 @@ fn a_file_that_is_not_attached_or_not_there_yet_is_migrated_as_it_is() {
         Ok(())
     });
 }
+
+/// In a line the ends hear of each other's tables by way of the middle only.
+#[test]
+fn what_waits_for_a_column_that_every_node_of_a_line_dropped_is_forgotten() {
+    scenario(|scene| {
+        let mut cluster = Cluster::new(scene, "shop", 3, Topology::Line)?;
+        cluster.create(SCHEMA)?;
+        cluster.start()?;
+        shell(cluster.file(0), "INSERT INTO stock VALUES ('A', 1, 'x'), ('B', 2, 'y')")?;
+        cluster.settled()?;
+        let parked = |node: usize, expected: u64| {
+            scene.eventually("the status tells how many rows wait", || {
+                check_equal!(cluster.nodes[node].database_status("shop")?["parked"].as_u64(), Some(expected));
+                Ok(())
+            })
+        };
+        migrate_sql(&cluster.nodes[1], DROP_COLUMN)?;
+        shell(cluster.file(0), "UPDATE stock SET place = 'z', qty = 9 WHERE sku = 'A'")?;
+        parked(1, 1)?;
+        scene.eventually("the middle passes on what it has no place for", || {
+            check_equal!(query_text(cluster.file(2), "SELECT place FROM stock WHERE sku = 'A'")?, "z");
+            Ok(())
+        })?;
+        migrate_sql(&cluster.nodes[0], DROP_COLUMN)?;
+        shell(cluster.file(2), "UPDATE stock SET place = 'w' WHERE sku = 'B'")?;
+        parked(0, 1)?;
+        parked(1, 2)?;
+        migrate_sql(&cluster.nodes[2], DROP_COLUMN)?;
+        (0..3).try_for_each(|node| parked(node, 0))?;
+        for (node, line) in [
+            (0, "no node has any more is forgotten"),
+            (1, "no node has any more is forgotten"),
+            (1, "sync_complete kind=schema_mismatch"),
+            (1, "the table is the same on both sides now"),
+        ] {
+            scene.eventually("the log tells that it is over", || {
+                let log = cluster.nodes[node].log();
+                check!(log.contains(line), "{line:?} is not in the log: {log}");
+                Ok(())
+            })?;
+        }
+        for file in cluster.files() {
+            shell(file, "ALTER TABLE stock ADD COLUMN place TEXT")?;
+        }
+        cluster.settled()?;
+        check_equal!(query_text(cluster.file(1), "SELECT count(place) || ' ' || sum(qty) FROM stock")?, "0 11");
+        Ok(())
+    });
+}

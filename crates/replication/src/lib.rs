@@ -9,6 +9,7 @@ pub mod counter;
 pub mod hybrid_clock;
 pub mod merge;
 pub mod message;
+pub mod node_schema;
 pub mod origin;
 pub mod policy;
 pub mod row;
@@ -19,6 +20,7 @@ pub mod version_vector;
 pub use counter::{Counter, Tally};
 pub use hybrid_clock::{HybridClock, Timestamp};
 pub use merge::{Decided, Decision, Fresh, MergeContext, Merged, Outcome, Undecided, merge};
+pub use node_schema::{NodeSchema, NodeSchemas};
 pub use origin::{Dot, MAX_SEQUENCE, Origin};
 pub use policy::{
     ColumnRule, Conflict, ConflictKind, ConflictPolicy, FirstWriteWins, Granularity, LastWriteWins, Maximum, Minimum,

@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use crate::hybrid_clock::Timestamp;
+use crate::node_schema::NodeSchemas;
 use crate::origin::Origin;
 use crate::row::{Batch, TableShape};
 use crate::version_vector::VersionVector;
@@ -98,13 +99,16 @@ pub struct DatabaseHello {
     /// The names of the nodes that origins belong to, as far as the sender knows.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub nodes: BTreeMap<Origin, String>,
+    /// The tables of each node that the sender knows of, its own among them.
+    #[serde(default, skip_serializing_if = "NodeSchemas::is_empty")]
+    pub schemas: NodeSchemas,
 }
 
 impl DatabaseHello {
     /// A database of which nothing more is known.
     pub fn new(origin: Origin, have: VersionVector) -> Self {
-        let (received, tables, policies, nodes) = Default::default();
-        Self { origin, have, received, tables, policies, nodes }
+        let (received, tables, policies, nodes, schemas) = Default::default();
+        Self { origin, have, received, tables, policies, nodes, schemas }
     }
 }
 

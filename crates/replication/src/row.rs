@@ -173,7 +173,7 @@ impl RowImage {
 }
 
 /// What rows of a table look like in a batch: names only, in the sender's order.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct TableShape {
     /// The table's name on the wire.
     pub name: String,

@@ -13,8 +13,8 @@ use replication::message::{
     Ack, Bye, ByeReason, Changes, DatabaseHello, Envelope, Hello, Message, Problem, ProblemCode, Received, Want,
 };
 use replication::{
-    Batch, Counter, Dot, Entry, EntryFlags, MAX_SEQUENCE, Origin, RowClock, RowImage, TableRows, TableShape, Tally,
-    Timestamp, Value, VersionVector,
+    Batch, Counter, Dot, Entry, EntryFlags, MAX_SEQUENCE, NodeSchema, NodeSchemas, Origin, RowClock, RowImage,
+    TableRows, TableShape, Tally, Timestamp, Value, VersionVector,
 };
 
 fn origin() -> impl Strategy<Value = Origin> {
@@ -162,6 +162,21 @@ fn name() -> impl Strategy<Value = String> {
     "[^\\pC]{0,20}[^\\pC\\s][^\\pC]{0,20}"
 }
 
+fn schemas() -> impl Strategy<Value = NodeSchemas> {
+    let shape = (any::<String>(), vec(any::<String>(), 1..4), 0..1_u16).prop_map(|(name, columns, key)| TableShape {
+        name,
+        columns,
+        key: vec![key],
+    });
+    vec((origin(), any::<u64>(), vec(shape, 0..3)), 0..4).prop_map(|nodes| {
+        let mut schemas = NodeSchemas::default();
+        for (origin, version, tables) in nodes {
+            schemas.learn(origin, NodeSchema::new(version, tables));
+        }
+        schemas
+    })
+}
+
 fn hello() -> impl Strategy<Value = Hello> {
     let database = (
         origin(),
@@ -170,14 +185,16 @@ fn hello() -> impl Strategy<Value = Hello> {
         btree_map(any::<String>(), any::<u64>(), 0..3),
         btree_map(any::<String>(), any::<String>(), 0..3),
         btree_map(origin(), name(), 0..3),
+        schemas(),
     )
-        .prop_map(|(origin, have, received, tables, policies, nodes)| DatabaseHello {
+        .prop_map(|(origin, have, received, tables, policies, nodes, schemas)| DatabaseHello {
             origin,
             have,
             received,
             tables,
             policies,
             nodes,
+            schemas,
         });
     (any::<(u32, String, u64, String, i64)>(), name(), btree_map(name(), database, 0..3)).prop_map(
         |((protocol, cluster, incarnation, version, clock_millis), node, databases)| Hello {

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a failure here is a failure of the test")]
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use replication::message::{
     Ack, Changes, DatabaseHello, Envelope, Hello, Message, PROTOCOL_VERSION, Problem, ProblemCode, Want,
@@ -11,7 +12,8 @@ use replication::session::{
     AppliedOutcome, CloseReason, Input, LocalState, Output, ReadOutcome, Session, SessionConfig, SessionEvent,
 };
 use replication::{
-    Batch, Dot, Entry, EntryFlags, Origin, RowClock, RowImage, TableRows, TableShape, Timestamp, Value, VersionVector,
+    Batch, Dot, Entry, EntryFlags, NodeSchema, NodeSchemas, Origin, RowClock, RowImage, TableRows, TableShape,
+    Timestamp, Value, VersionVector,
 };
 
 const DATABASE: &str = "db";
@@ -36,6 +38,7 @@ fn state(number: u8, have: VersionVector) -> LocalState {
         policies: BTreeMap::new(),
         retired: BTreeSet::new(),
         nodes: BTreeMap::new(),
+        schemas: Arc::default(),
     }
 }
 
@@ -314,6 +317,49 @@ fn nothing_is_sent_to_a_peer_that_has_a_table_which_was_lost_here() {
     hello.tables.clear();
     bench.greet(BTreeMap::from([(DATABASE.to_owned(), hello)]));
     assert_eq!(bench.reads, [vector(&[(2, 5)])]);
+}
+
+#[test]
+fn tables_that_differ_are_told_once_and_told_when_they_agree() {
+    let mut bench = Bench::open(SessionConfig::default(), Some((vector(&[]), vector(&[]))));
+    let greet = |bench: &mut Bench, tables: &[(&str, u64)]| {
+        let tables = tables.iter().map(|(name, shape)| ((*name).to_owned(), *shape)).collect();
+        let hello = DatabaseHello { tables, ..DatabaseHello::new(origin(1), vector(&[])) };
+        bench.greet(BTreeMap::from([(DATABASE.to_owned(), hello)]));
+        let told = std::mem::take(&mut bench.events).into_iter().filter_map(|event| match event {
+            SessionEvent::SchemaDiffers { tables, .. } => Some((true, tables)),
+            SessionEvent::SchemaAgrees { tables, .. } => Some((false, tables)),
+            _ => None,
+        });
+        told.collect::<Vec<_>>()
+    };
+    let names = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>();
+    assert_eq!(greet(&mut bench, &[("a", 1)]), [(true, names(&["a"]))]);
+    assert_eq!(greet(&mut bench, &[("a", 1), ("b", 1)]), [(true, names(&["b"]))]);
+    assert_eq!(greet(&mut bench, &[("a", 2), ("b", 1)]), []);
+    assert_eq!(greet(&mut bench, &[("b", 1)]), [(false, names(&["a"]))]);
+    assert_eq!(greet(&mut bench, &[]), [(false, names(&["b"]))]);
+}
+
+#[test]
+fn a_greeting_tells_of_the_tables_of_all_nodes_and_is_said_again_when_they_change() {
+    let mut bench = Bench::open(SessionConfig::default(), Some((vector(&[]), vector(&[]))));
+    let shape = TableShape { name: "t".to_owned(), columns: vec!["k".to_owned()], key: vec![0] };
+    let mut schemas = NodeSchemas::default();
+    schemas.learn(origin(2), NodeSchema::new(1, vec![shape.clone()]));
+    schemas.learn(origin(3), NodeSchema::new(1, Vec::new()));
+    let told = LocalState { schemas: Arc::new(schemas.clone()), ..state(2, vector(&[])) };
+    bench.input(Input::Local { database: DATABASE.to_owned(), state: told });
+    let Some(Message::Hello(hello)) = bench.sent.last() else { panic!("no greeting: {:?}", bench.sent) };
+    assert_eq!(hello.databases[DATABASE].schemas, schemas);
+    let hello = DatabaseHello { schemas: schemas.clone(), ..DatabaseHello::new(origin(1), vector(&[])) };
+    bench.events.clear();
+    bench.greet(BTreeMap::from([(DATABASE.to_owned(), hello)]));
+    let heard = bench.events.iter().find_map(|event| match event {
+        SessionEvent::Databases { databases } => Some(databases[DATABASE].schemas.clone()),
+        _ => None,
+    });
+    assert_eq!(heard, Some(schemas));
 }
 
 #[test]

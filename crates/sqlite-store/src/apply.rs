@@ -12,7 +12,7 @@ pub(crate) use work::Work;
 use crate::conflict_record::ConflictNote;
 use crate::error::StoreError;
 use crate::observer::RowObserver;
-use crate::parked::{self, ParkedNote};
+use crate::parked::ParkedNote;
 use crate::replica::Replica;
 use crate::staging::{self, Stage};
 
@@ -175,12 +175,9 @@ fn apply_whole(
     rules: &ApplyRules<'_>,
 ) -> Result<Applied, Stop> {
     let own = replica.have.clone();
-    let Batch { source, context, tables, .. } = batch;
+    let Batch { context, tables, .. } = batch;
     let mut work = Work::new(conn, replica, rules, &own, None);
     for TableRows { shape, rows, context: passed_on } in in_order(tables) {
-        if passed_on.is_none() {
-            parked::forget_gone(conn, work.replica, source, &shape)?;
-        }
         let context = passed_on.as_ref().unwrap_or(&context);
         let place = work.place(&shape);
         for row in rows {
@@ -223,7 +220,6 @@ fn stage(conn: &Connection, replica: &mut Replica, batch: Batch, rules: &ApplyRu
     // The batch that begins last tells what is known in the end.
     let number = stage.begin(conn, &context)?;
     for table in rest {
-        parked::forget_gone(conn, work.replica, source, &table.shape)?;
         staged += put_rows(&stage, &mut work, (number, false), table, &context)?;
     }
     let applied = Applied { staged, ..work.finish()? };

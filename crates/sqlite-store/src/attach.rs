@@ -22,13 +22,15 @@ use crate::error::StoreError;
 use crate::identifier::quote;
 use crate::key_ranges;
 use crate::lift::BeforeLift;
+use crate::node_schemas;
+use crate::replica::wall_millis;
 use crate::schema::introspection::{Found, read_tables};
 use crate::schema::{Schema, Table, Unsynced};
 use crate::triggers::{self, Trigger};
 use crate::warning::{Warning, key_clash};
 use crate::write_lock;
 pub(crate) use marks::is_rewritten;
-pub use marks::{Misnamed, settle_counted, settle_rebuilt, settle_rewritten, settle_unwatched};
+pub use marks::{Misnamed, settle_counted, settle_rebuilt, settle_renamed, settle_rewritten, settle_unwatched};
 
 use counted::Counted;
 use marks::{Marks, counted_key, mark, read_marks, rebuilt_key, rewritten_key, unwatched_key};
@@ -55,6 +57,11 @@ pub struct Attached {
     /// Columns that may have been written before the triggers knew them: numbers of table and column. They are named at
     /// every attach until [`settle_unwatched`] is called for them.
     pub unwatched: Vec<(i64, u16)>,
+    /// Numbers of tables whose deletions are to be said anew, because peers know them under another name. They are named until
+    /// [`settle_renamed`] is called for them.
+    pub renamed: Vec<i64>,
+    /// Those of the unwatched columns that bear another name now, and held what they hold before.
+    pub renamed_columns: Vec<(i64, u16)>,
     /// Those of the rewritten tables and unwatched columns that peers know by other names, because the names on the wire were
     /// changed.
     pub misnamed: Misnamed,
@@ -126,11 +133,13 @@ pub(crate) fn attach_within(
     let Installed { tables, unsynced, retired } =
         Installation::new(conn, (before, counted), names, before_lift)?.run(found)?;
     let schema = Schema { hash: schema_hash(conn)?, version: schema_version(conn)?, tables, unsynced };
-    let Marks { rebuilt, rewritten, unwatched, counted, misnamed } = read_marks(conn, &schema.tables)?;
+    node_schemas::announce(conn, (origin, node), &schema.tables, wall_millis())?;
+    let marks = read_marks(conn, &schema.tables)?;
     let Classified { triggers: app_triggers, problems } = app_triggers::classify(conn, &schema, &rules.triggers)?;
     let clashes = schema.tables.iter().filter_map(|table| key_clash(table, rules.key_ranges.is_some()));
     let key_ranges = key_ranges::settle_schema(conn, &schema, rules.key_ranges)?;
     let warnings = clashes.chain(key_ranges).chain(problems).chain(unmet).collect();
+    let Marks { rebuilt, rewritten, unwatched, renamed, renamed_columns, counted, misnamed } = marks;
     Ok(Attached {
         schema,
         origin,
@@ -138,6 +147,8 @@ pub(crate) fn attach_within(
         rebuilt,
         rewritten,
         unwatched,
+        renamed,
+        renamed_columns,
         misnamed,
         counted,
         retired,

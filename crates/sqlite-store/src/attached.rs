@@ -5,6 +5,7 @@
 
 mod identity;
 mod incoming;
+mod learning;
 mod migrating;
 mod reading;
 mod records;
@@ -18,7 +19,6 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
-use replication::Origin;
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OptionalExtension};
 
@@ -33,7 +33,7 @@ use crate::baseline::Publishing;
 use crate::capture::{Captured, capture, has_log};
 use crate::conflicts::closing::count_open;
 use crate::connection;
-use crate::database::{DatabaseEvent, DatabaseOptions, NodeNames, TableNames};
+use crate::database::{DatabaseEvent, DatabaseOptions, TableNames};
 use crate::error::StoreError;
 use crate::foreign_keys::ForeignKeys;
 use crate::lift::BeforeLift;
@@ -83,11 +83,12 @@ pub(crate) struct Attachment {
     /// The pass over the rows that wait, if one is due.
     retry: Option<Progress>,
     migration: Migration,
-    /// When the last one ended, and whether rows here have changed since.
+    /// When the last one ended.
     retried: Instant,
-    touched: bool,
     /// Whether the last one came to no end.
     cut_off: bool,
+    /// What was forgotten by table, while it is being looked for what has no place any more.
+    forgetting: Option<BTreeMap<String, u64>>,
     tables: Arc<BTreeMap<String, u64>>,
     policies: Arc<BTreeMap<String, String>>,
     names: Arc<Vec<TableNames>>,
@@ -174,8 +175,8 @@ impl Attachment {
             retry: None,
             migration: Migration::default(),
             retried: Instant::now(),
-            touched: false,
             cut_off: false,
+            forgetting: Some(BTreeMap::new()),
             tables: Arc::new(told::fingerprints(&attached.schema)),
             policies: Arc::new(policies),
             names: Arc::new(TableNames::of(&attached.schema)),
@@ -217,6 +218,7 @@ impl Attachment {
             !self.migrated.is_done()
                 || self.is_publishing()
                 || self.retry.is_some()
+                || self.forgetting.is_some()
                 || self.pruning.has_work()
                 || self.foreign_keys.has_work(wall_millis())
         };
@@ -241,13 +243,13 @@ impl Attachment {
             self.data_version = data_version;
             self.foreign_keys.note_written();
             looked.found |= captured.log_rows > 0;
-            self.retry_undecided(captured.rows > 0);
             if captured.null_keys > 0 {
                 looked.events.push(DatabaseEvent::NullKeys { rows: captured.null_keys });
             }
         }
         if self.migrating().is_none() {
             self.merge_waiting()?;
+            self.forget_gone()?;
             self.step(&mut looked.events)?;
         }
         looked.events.append(&mut self.events);
@@ -256,7 +258,7 @@ impl Attachment {
 
     /// One step of whatever there is to do.
     fn step(&mut self, events: &mut Vec<DatabaseEvent>) -> Result<(), StoreError> {
-        self.retry_undecided(false);
+        self.retry_undecided();
         if !self.migrated.is_done() {
             self.migration_step()?;
             if self.migrated.is_done() {
@@ -324,29 +326,6 @@ impl Attachment {
             self.publishing = Some(Publishing::default());
         }
         Ok(())
-    }
-
-    /// Remembers which nodes origins belong to.
-    pub(crate) fn learn_names(&mut self, names: &NodeNames) -> Result<(), StoreError> {
-        let own = self.replica.own;
-        let news = |replica: &Replica| -> Vec<(Origin, String)> {
-            let known = replica.names();
-            let said = names.own.iter().filter(|(origin, node)| known.get(origin) != Some(node));
-            let heard = names.heard.iter().filter(|(origin, _)| !known.contains_key(origin));
-            said.chain(heard)
-                .filter(|(origin, _)| **origin != own)
-                .map(|(origin, node)| (*origin, node.clone()))
-                .collect()
-        };
-        if news(&self.replica).is_empty() {
-            return Ok(());
-        }
-        self.in_write(|conn, replica| {
-            for (origin, node) in news(replica) {
-                replica.learn_name(conn, origin, &node)?;
-            }
-            Ok(((), true))
-        })
     }
 
     /// What happened and is still to be told.

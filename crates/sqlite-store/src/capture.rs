@@ -63,6 +63,7 @@ pub(crate) fn capture(
             captured.null_keys += 1;
         } else if capture_row(conn, replica, &row, now)? {
             captured.rows += 1;
+            replica.touched.insert(replica.tables[row.table].table.number);
         }
     }
     replica.save(conn, &before)?;

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use replication::{Batch, Origin, Timestamp, VersionVector};
+use replication::{Batch, NodeSchemas, Origin, Timestamp, VersionVector};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::app_triggers::AppTrigger;
@@ -105,6 +105,8 @@ pub struct DatabaseState {
     pub retired: Arc<BTreeSet<String>>,
     /// The names of the nodes that origins belong to, as far as they are known.
     pub nodes: Arc<BTreeMap<Origin, String>>,
+    /// The tables of each node, as far as they are known; its own among them.
+    pub schemas: Arc<NodeSchemas>,
     /// Tables that are not synced, and why.
     pub unsynced: Arc<Vec<Unsynced>>,
     /// Rows whose parents are not here.
@@ -212,6 +214,13 @@ pub enum DatabaseEvent {
         /// The table.
         table: String,
         /// How many.
+        rows: u64,
+    },
+    /// What waited for a column or table that no node has any more is forgotten.
+    Forgotten {
+        /// The table.
+        table: String,
+        /// How many rows of it.
         rows: u64,
     },
     /// Rows whose key holds NULL were written; they are not synced.
@@ -360,6 +369,11 @@ impl Database {
     /// Tells which nodes origins belong to.
     pub async fn learn_names(&self, names: NodeNames) {
         self.tell(Command::LearnNames(names)).await;
+    }
+
+    /// Tells what the tables of nodes are. What they write in them is to be applied after that.
+    pub async fn learn_schemas(&self, schemas: NodeSchemas) {
+        self.tell(Command::LearnSchemas(schemas)).await;
     }
 
     /// Ends the thread after what it is doing, and waits for it.

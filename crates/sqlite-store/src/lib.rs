@@ -28,6 +28,7 @@ mod counting;
 mod database;
 mod identifier;
 mod migration;
+mod node_schemas;
 mod observer;
 mod parked;
 mod replica;

@@ -8,6 +8,7 @@ use crate::attach::{self, Attached, Misnamed};
 use crate::bind::bind_from;
 use crate::counting::{self, Rewritten as RewrittenRow};
 use crate::error::StoreError;
+use crate::parked::Unwritten;
 use crate::replica::{Replica, ReplicaTable, wall_millis};
 use crate::row_clock::{collect_keys, drop_column_entries, put_entry, read_clock, read_clock_and_settings};
 
@@ -21,6 +22,8 @@ pub(crate) struct Migrated {
     rebuilt: Vec<i64>,
     /// Tables whose rows are to become changes, whatever they hold.
     rewritten: Vec<Rewritten>,
+    /// Tables whose deletions are to be said anew.
+    renamed: Vec<Rewritten>,
     unwatched: Vec<Unwatched>,
     misnamed: Misnamed,
     /// Tables of whose counters it is to be noted what they hold.
@@ -43,6 +46,8 @@ struct Unwatched {
     table: i64,
     /// The column's number.
     column: u16,
+    /// Whether it bore another name, under which peers know what it holds.
+    renamed: bool,
     /// The last key that was looked at.
     after: Option<Vec<Value>>,
 }
@@ -50,27 +55,38 @@ struct Unwatched {
 impl Migrated {
     /// What an attach found.
     pub(crate) fn of(attached: &Attached) -> Self {
-        let from_the_first = |table: &i64| Rewritten { table: *table, after: None };
-        let rewritten = attached.rewritten.iter().map(from_the_first);
-        let unwatched = attached.unwatched.iter();
+        let from_start = |tables: &[i64]| tables.iter().map(|table| Rewritten { table: *table, after: None }).collect();
+        let unwatched = attached.unwatched.iter().map(|(table, column)| Unwatched {
+            table: *table,
+            column: *column,
+            renamed: attached.renamed_columns.contains(&(*table, *column)),
+            after: None,
+        });
         Self {
             rebuilt: attached.rebuilt.clone(),
-            rewritten: rewritten.collect(),
-            unwatched: unwatched
-                .map(|(table, column)| Unwatched { table: *table, column: *column, after: None })
-                .collect(),
+            rewritten: from_start(&attached.rewritten),
+            renamed: from_start(&attached.renamed),
+            unwatched: unwatched.collect(),
             misnamed: attached.misnamed.clone(),
-            counted: attached.counted.iter().map(from_the_first).collect(),
+            counted: from_start(&attached.counted),
         }
     }
 
     pub(crate) fn is_done(&self) -> bool {
-        self.rebuilt.is_empty() && self.rewritten.is_empty() && self.unwatched.is_empty() && self.counted.is_empty()
+        let tables_done = self.rebuilt.is_empty() && self.rewritten.is_empty() && self.renamed.is_empty();
+        tables_done && self.unwatched.is_empty() && self.counted.is_empty()
     }
 
-    /// The numbers of tables whose rows were written while their triggers were gone.
-    pub(crate) fn rewritten_tables(&self) -> Vec<i64> {
-        self.rewritten.iter().map(|rewritten| rewritten.table).collect()
+    /// What is left to look at as far as the merging of single columns goes.
+    pub(crate) fn unwritten(&self) -> Unwritten {
+        if self.is_done() {
+            return Unwritten::All;
+        }
+        let renamed = self.unwatched.iter().filter(|column| column.renamed);
+        Unwritten::Known {
+            rebuilt: self.rewritten.iter().map(|rewritten| rewritten.table).collect(),
+            renamed: renamed.map(|column| (column.table, column.column)).collect(),
+        }
     }
 
     /// What peers know by other names, as far as it is not said anew.
@@ -98,6 +114,12 @@ impl Migrated {
             let keys = issue_rows(conn, replica, rewritten)?;
             if done(&keys) {
                 attach::settle_rewritten(conn, rewritten.table)?;
+            }
+            keys
+        } else if let Some(renamed) = self.renamed.last() {
+            let keys = issue_deletions(conn, replica, renamed)?;
+            if done(&keys) {
+                attach::settle_renamed(conn, renamed.table)?;
             }
             keys
         } else if let Some(column) = self.unwatched.last() {
@@ -129,6 +151,11 @@ impl Migrated {
             rewritten.after = step.after;
             if step.finished {
                 self.rewritten.pop();
+            }
+        } else if let Some(renamed) = self.renamed.last_mut() {
+            renamed.after = step.after;
+            if step.finished {
+                self.renamed.pop();
             }
         } else if let Some(column) = self.unwatched.last_mut() {
             column.after = step.after;
@@ -177,7 +204,8 @@ fn bury_rowless(conn: &Connection, replica: &mut Replica, number: i64) -> Result
 /// entry need none: they are sent as they stand when they get one. Returns the keys that were looked at.
 fn issue_rows(conn: &Connection, replica: &mut Replica, rewritten: &Rewritten) -> Result<Vec<Vec<Value>>, StoreError> {
     let Some(index) = replica.table_by_number(rewritten.table) else { return Ok(Vec::new()) };
-    let keys = clocked(conn, &replica.tables[index], rewritten.after.as_deref())?;
+    let table = &replica.tables[index];
+    let keys = next_keys(conn, table, [&table.sql.clocked, &table.sql.clocked_after], rewritten.after.as_deref())?;
     for key in &keys {
         issue_row(conn, replica, index, key)?;
     }
@@ -187,7 +215,8 @@ fn issue_rows(conn: &Connection, replica: &mut Replica, rewritten: &Rewritten) -
 /// Notes what counters hold that have become counters since their rows got a clock. Returns the keys that were looked at.
 fn note_counters(conn: &Connection, replica: &mut Replica, counted: &Rewritten) -> Result<Vec<Vec<Value>>, StoreError> {
     let Some(index) = replica.table_by_number(counted.table) else { return Ok(Vec::new()) };
-    let keys = clocked(conn, &replica.tables[index], counted.after.as_deref())?;
+    let table = &replica.tables[index];
+    let keys = next_keys(conn, table, [&table.sql.clocked, &table.sql.clocked_after], counted.after.as_deref())?;
     for key in &keys {
         let known = counting::settings(conn, replica, index, key)?;
         counting::note_as_it_stands(conn, replica, (index, key), &known)?;
@@ -195,11 +224,35 @@ fn note_counters(conn: &Connection, replica: &mut Replica, counted: &Rewritten) 
     Ok(keys)
 }
 
-/// The keys of the next rows of a table that have a clock.
-fn clocked(conn: &Connection, table: &ReplicaTable, after: Option<&[Value]>) -> Result<Vec<Vec<Value>>, StoreError> {
+/// Makes new changes of a renamed table's deletions: peers that renamed theirs before have no place for those under the old
+/// name. Returns the keys.
+fn issue_deletions(
+    conn: &Connection,
+    replica: &mut Replica,
+    renamed: &Rewritten,
+) -> Result<Vec<Vec<Value>>, StoreError> {
+    let Some(index) = replica.table_by_number(renamed.table) else { return Ok(Vec::new()) };
+    let table = &replica.tables[index];
+    let keys = next_keys(conn, table, [&table.sql.buried, &table.sql.buried_after], renamed.after.as_deref())?;
+    for key in &keys {
+        let Some(clock) = read_clock(conn, replica, &replica.tables[index], key)? else { continue };
+        let entry = next_after(clock.newest(), replica, clock.row.flags);
+        counting::write_whole(conn, replica, (index, key), entry, counting::Written::Deleted)?;
+        drop_column_entries(conn, &replica.tables[index], key)?;
+        put_entry(conn, replica, index, key, 0, &entry)?;
+    }
+    Ok(keys)
+}
+
+/// The next keys that one of two statements names: the first from the start, the other after a key.
+fn next_keys(
+    conn: &Connection,
+    table: &ReplicaTable,
+    [first, next]: [&str; 2],
+    after: Option<&[Value]>,
+) -> Result<Vec<Vec<Value>>, StoreError> {
     let after = after.unwrap_or_default();
-    let sql = if after.is_empty() { &table.sql.clocked } else { &table.sql.clocked_after };
-    let mut statement = conn.prepare_cached(sql)?;
+    let mut statement = conn.prepare_cached(if after.is_empty() { first } else { next })?;
     bind_from(&mut statement, 1, after)?;
     statement.raw_bind_parameter(after.len() + 1, i64::try_from(STEP_ROWS).unwrap_or(i64::MAX))?;
     collect_keys(&mut statement, table.table.key.len())
@@ -227,7 +280,7 @@ pub(crate) fn next_after(written: &Entry, replica: &mut Replica, flags: EntryFla
     Entry::new(timestamp, replica.next_dot(), flags)
 }
 
-/// Makes changes of what a new column holds besides its default; returns the keys that were looked at. When it was
+/// Makes changes of what a new column holds besides its default, and of all that a renamed one holds; returns the keys that were looked at. When it was
 /// written is not known, only that it was after the row: the stamp is the next one after the row's, so that no write
 /// that was seen loses against it.
 fn issue_written(
@@ -240,7 +293,9 @@ fn issue_written(
     let Some(place) = table.table.columns.iter().position(|known| known.number == unwatched.column) else {
         return Ok(Vec::new());
     };
-    let keys = {
+    let keys = if unwatched.renamed {
+        next_keys(conn, table, [&table.sql.clocked, &table.sql.clocked_after], unwatched.after.as_deref())?
+    } else {
         let after = unwatched.after.as_deref().unwrap_or_default();
         let mut statement = conn.prepare(&table.sql.written(&table.table.columns[place], after.len()))?;
         bind_from(&mut statement, 1, after)?;

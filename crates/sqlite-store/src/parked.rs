@@ -5,15 +5,17 @@
 //! The version vector covers them all the same, so they are passed on like rows of tables, as they came: a node that vouched
 //! for what it does not hold would hide it from those behind it.
 
+mod gone;
 mod later;
 
 use std::collections::BTreeSet;
 
 use replication::codec::{decode_row, encode_row, encode_values};
-use replication::{Origin, RowImage, TableShape, Value, VersionVector};
+use replication::{RowImage, TableShape, Value, VersionVector};
 use rusqlite::{Connection, Row, params};
 
-pub(crate) use later::{Progress, Unwritten, merge_next};
+pub(crate) use gone::{Places, forget_gone};
+pub(crate) use later::{Progress, Unwritten, merge_next, pass_over};
 
 use crate::error::StoreError;
 use crate::replica::Replica;
@@ -66,8 +68,6 @@ pub(crate) struct Waiting {
     pub(crate) undecided: u64,
     /// Tables and reasons that have been told.
     told: BTreeSet<(String, String)>,
-    /// Tables of which it is known that nothing waits that a node has no more: its origin, and the table.
-    checked: BTreeSet<(Origin, String)>,
 }
 
 impl Waiting {
@@ -153,8 +153,11 @@ pub(crate) fn park(
     let told = (shape.name.clone(), reason.clone());
     let news = !replica.waiting.told.contains(&told);
     supersede(conn, replica, shape, row, context)?;
+    if missing.is_empty() && !replica.places().has_table(shape) {
+        // It was dropped everywhere while this was on its way.
+        return Ok(None);
+    }
     replica.waiting.told.insert(told);
-    replica.waiting.checked.retain(|(_, table)| *table != shape.name);
     let key = place(shape, row)?;
     conn.prepare_cached(
         "INSERT INTO main._sync_parked (tbl, key, kind, reason, at, missing, shape, image, context, own) \
@@ -179,7 +182,17 @@ pub(crate) fn park(
         conn.prepare_cached(sql)?.execute(params![origin, entry.dot.sequence.cast_signed(), id])?;
     }
     replica.waiting.count(kind, true);
-    let remedy = match kind {
+    let table = local_name(replica, &shape.name).to_owned();
+    Ok(news.then(|| ParkedNote { table, kind, reason, remedy: remedy(kind) }))
+}
+
+/// What a table is called here; what it is called on the wire, where it is not here.
+fn local_name<'a>(replica: &'a Replica, wire_name: &'a str) -> &'a str {
+    replica.table_by_wire_name(wire_name).map_or(wire_name, |index| &replica.tables[index].shape.name)
+}
+
+const fn remedy(kind: ParkedKind) -> &'static str {
+    match kind {
         ParkedKind::Schema => {
             "run the same migration on every node, or set remote_name for what has another name here; what waits is merged \
              by itself then"
@@ -188,13 +201,7 @@ pub(crate) fn park(
         ParkedKind::Constraint => {
             "make the table's constraints the same on every node, or correct the row where it was written"
         }
-    };
-    Ok(news.then(|| ParkedNote { table: local_name(replica, &shape.name).to_owned(), kind, reason, remedy }))
-}
-
-/// What a table is called here; what it is called on the wire, where it is not here.
-fn local_name<'a>(replica: &'a Replica, wire_name: &'a str) -> &'a str {
-    replica.table_by_wire_name(wire_name).map_or(wire_name, |index| &replica.tables[index].shape.name)
+    }
 }
 
 /// Forgets rows that a newer state of the row has taken into account. A state without the columns that wait has not.
@@ -255,38 +262,6 @@ pub(crate) fn context_beside(
         news.for_each(|entry| context.lower(entry.dot.origin, entry.dot.sequence - 1));
     }
     Ok(context)
-}
-
-/// Forgets what waits for columns that the node which wrote it has no more: it has dropped them, or renamed them and said what
-/// they hold anew. `shape` is what its table looks like now.
-pub(crate) fn forget_gone(
-    conn: &Connection,
-    replica: &mut Replica,
-    source: Origin,
-    shape: &TableShape,
-) -> Result<(), StoreError> {
-    if replica.waiting.rows == 0 || !replica.waiting.checked.insert((source, shape.name.clone())) {
-        return Ok(());
-    }
-    let sql = format!("SELECT {COLUMNS} FROM main._sync_parked WHERE tbl = ?1 AND missing <> '[]'");
-    let mut gone = Vec::new();
-    let mut statement = conn.prepare_cached(&sql)?;
-    let mut rows = statement.query([&shape.name])?;
-    while let Some(row) = rows.next()? {
-        let parked = Parked::from_row(row)?;
-        let is_gone = |name: &String| {
-            let place = parked.shape.columns.iter().position(|known| known == name);
-            let written_by = place
-                .and_then(|place| u16::try_from(place).ok())
-                .map(|column| parked.row.clock.effective(column).dot.origin);
-            written_by == Some(source) && !shape.columns.iter().any(|known| known.eq_ignore_ascii_case(name))
-        };
-        if parked.missing.iter().all(is_gone) {
-            gone.push(parked);
-        }
-    }
-    drop(rows);
-    gone.iter().try_for_each(|parked| remove(conn, replica, parked))
 }
 
 /// What rows look like that wait because of the schema.

@@ -3,20 +3,21 @@
 //! Invariant: between transactions it equals what the file holds. A write transaction changes both; when one is rolled
 //! back, the replica is loaded again. Nothing else in the process writes `_sync_*` tables.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt;
 use std::sync::Arc;
 
 use replication::{
-    ColumnRule, ConflictPolicy, Dot, Granularity, HybridClock, LastWriteWins, Origin, TableShape, Timestamp, Value,
-    VersionVector,
+    ColumnRule, ConflictPolicy, Dot, Granularity, HybridClock, LastWriteWins, NodeSchemas, Origin, TableShape,
+    Timestamp, Value, VersionVector,
 };
 use rusqlite::{Connection, OptionalExtension, params};
 
 use crate::bind::value_at;
 use crate::error::StoreError;
 use crate::foreign_keys;
-use crate::parked::Waiting;
+use crate::node_schemas;
+use crate::parked::{Places, Waiting};
 use crate::schema::{Column, Schema, Table};
 use crate::staging;
 use crate::table_sql::TableSql;
@@ -152,6 +153,12 @@ pub(crate) struct Replica {
     pub(crate) owed: VersionVector,
     /// Rows of peers that could not be taken in.
     pub(crate) waiting: Waiting,
+    /// Numbers of tables in which rows have changed since it was last tried to merge what waits.
+    pub(crate) touched: BTreeSet<i64>,
+    /// The tables of each node, as far as they are known.
+    pub(crate) schemas: Arc<NodeSchemas>,
+    /// What follows from them, if that has been asked for.
+    places: Option<Arc<Places>>,
     ids: HashMap<Origin, i64>,
     origins: HashMap<i64, Origin>,
     names: Arc<BTreeMap<Origin, String>>,
@@ -177,6 +184,9 @@ impl Replica {
             received: BTreeMap::new(),
             owed: VersionVector::new(),
             waiting: Waiting::default(),
+            touched: BTreeSet::new(),
+            schemas: Arc::new(node_schemas::load(conn)?),
+            places: None,
             ids: HashMap::new(),
             origins: HashMap::new(),
             names: Arc::default(),
@@ -247,6 +257,7 @@ impl Replica {
         let id = conn.last_insert_rowid();
         self.ids.insert(origin, id);
         self.origins.insert(id, origin);
+        self.places = None;
         Ok(id)
     }
 
@@ -278,7 +289,29 @@ impl Replica {
         let id = self.origin_id(conn, origin)?;
         conn.execute("UPDATE main._sync_origin SET node = ?2 WHERE id = ?1", params![id, node])?;
         Arc::make_mut(&mut self.names).insert(origin, node.to_owned());
+        self.places = None;
         Ok(())
+    }
+
+    /// Takes note of what nodes' tables are.
+    pub(crate) fn learn_schemas(&mut self, conn: &Connection, heard: &NodeSchemas) -> Result<(), StoreError> {
+        let schemas = Arc::make_mut(&mut self.schemas);
+        for (origin, schema) in heard.iter().filter(|(origin, _)| *origin != self.own) {
+            schemas.learn(origin, schema.clone());
+        }
+        self.places = None;
+        node_schemas::save(conn, schemas)
+    }
+
+    /// Whether any of it is news.
+    pub(crate) fn lacks_schemas(&self, heard: &NodeSchemas) -> bool {
+        heard.iter().any(|(origin, schema)| origin != self.own && self.schemas.lacks(origin, schema))
+    }
+
+    /// Where rows have their places, on all nodes.
+    pub(crate) fn places(&mut self) -> Arc<Places> {
+        let places = self.places.take().unwrap_or_else(|| Arc::new(Places::of(self)));
+        Arc::clone(self.places.insert(places))
     }
 
     /// Writes clock and version vector as they now are; `before` is the vector that the file holds.

@@ -49,6 +49,10 @@ pub(crate) struct TableSql {
     pub(crate) clocked: String,
     /// The same after a key: the key, then the limit.
     pub(crate) clocked_after: String,
+    /// Keys of tombstones, in key order, at most `?1`.
+    pub(crate) buried: String,
+    /// The same after a key: the key, then the limit.
+    pub(crate) buried_after: String,
     /// Keys of living rows by the clock that have no row in the table, at most `?1`.
     pub(crate) rowless: String,
     key_match: String,
@@ -108,6 +112,7 @@ impl TableSql {
         };
         let plain = rowid_name(table);
         let deleted = EntryFlags::DELETED.bits();
+        let tombstones = format!("SELECT {clock_list} FROM {clock} WHERE col = 0 AND (flags & {deleted}) <> 0");
         Self {
             clock_entries: format!(
                 "SELECT col, ts, origin, seq, flags, more FROM {clock} WHERE {clock_match} ORDER BY col"
@@ -142,6 +147,12 @@ impl TableSql {
             unclocked_after: next(&format!("NOT {entry}")),
             clocked: first(&entry),
             clocked_after: next(&entry),
+            buried: format!("{tombstones} ORDER BY {clock_list} LIMIT ?1"),
+            buried_after: format!(
+                "{tombstones} AND ({clock_list}) > ({}) ORDER BY {clock_list} LIMIT ?{}",
+                parameters(1, width),
+                width + 1
+            ),
             rowless: format!(
                 "SELECT {clock_list} FROM {clock} AS c WHERE c.col = 0 AND (c.flags & {deleted}) = 0 AND NOT EXISTS \
                  (SELECT 1 FROM {name} AS t WHERE {}) LIMIT ?1",

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
-use replication::{Batch, VersionVector};
+use replication::{Batch, NodeSchemas, VersionVector};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::attached::Attachment;
@@ -64,6 +64,7 @@ pub(crate) enum Command {
     },
     Publish,
     LearnNames(NodeNames),
+    LearnSchemas(NodeSchemas),
     Close,
 }
 
@@ -97,6 +98,7 @@ pub(crate) struct Worker {
     /// What was asked for and could not be done yet.
     wants_publishing: bool,
     names: NodeNames,
+    schemas: NodeSchemas,
     last_poll: Instant,
     /// When the state folder was last told.
     remembered: Option<Instant>,
@@ -136,6 +138,7 @@ impl Worker {
             detached: None,
             wants_publishing: false,
             names: NodeNames::default(),
+            schemas: NodeSchemas::default(),
             last_poll: Instant::now(),
             remembered: None,
             changed: None,
@@ -210,12 +213,21 @@ impl Worker {
                 self.names.heard.extend(names.heard);
                 self.look();
             }
+            Command::LearnSchemas(schemas) => {
+                for (origin, schema) in schemas.iter() {
+                    self.schemas.learn(origin, schema.clone());
+                }
+                self.look();
+            }
         }
     }
 
     fn apply(&mut self, batch: Batch, observer: Option<Arc<dyn RowObserver>>) -> Result<ApplyReply, StoreError> {
         let source = batch.source;
+        // What was told before the batch was sent says what its rows are.
+        let told = self.follow_orders();
         let reply = self.with_attachment(|attachment| {
+            told?;
             let outcome = attachment.apply(batch, observer.as_ref())?;
             let replica = attachment.replica();
             let received = replica.received.get(&source).map(|received| received.position.clone());
@@ -247,6 +259,13 @@ impl Worker {
             let names = std::mem::take(&mut self.names);
             if let Err(error) = self.with_attachment(|attachment| attachment.learn_names(&names)) {
                 self.names = names;
+                return Err(error);
+            }
+        }
+        if !self.schemas.is_empty() {
+            let schemas = std::mem::take(&mut self.schemas);
+            if let Err(error) = self.with_attachment(|attachment| attachment.learn_schemas(&schemas)) {
+                self.schemas = schemas;
                 return Err(error);
             }
         }
@@ -342,6 +361,7 @@ impl Worker {
             && old.backlog == state.backlog
             && old.nodes == state.nodes
             && old.retired == state.retired
+            && Arc::ptr_eq(&old.schemas, &state.schemas)
             && Arc::ptr_eq(&old.orphans, &state.orphans)
             && Arc::ptr_eq(&old.triggers, &state.triggers)
             && Arc::ptr_eq(&old.warnings, &state.warnings)

@@ -138,7 +138,10 @@ impl Channel {
             self.begin_local(state);
             return true;
         };
-        let other = old.tables != state.tables || old.policies != state.policies || old.nodes != state.nodes;
+        let other = old.tables != state.tables
+            || old.policies != state.policies
+            || old.nodes != state.nodes
+            || old.schemas != state.schemas;
         if old.origin != state.origin {
             self.begin_local(state);
             return true;
@@ -175,12 +178,18 @@ impl Channel {
         let names: BTreeSet<&String> = local.tables.keys().chain(remote.tables.keys()).collect();
         let differing: Vec<String> =
             names.into_iter().filter(|table| local.tables.get(*table) != remote.tables.get(*table)).cloned().collect();
-        if differing != self.told_differing {
-            self.told_differing.clone_from(&differing);
-            if !differing.is_empty() {
-                let event = SessionEvent::SchemaDiffers { database: name.to_owned(), tables: differing };
-                actions.push_back(Output::Event(event));
-            }
+        let told = std::mem::replace(&mut self.told_differing, differing.clone());
+        let beyond = |all: &[String], known: &[String]| -> Vec<String> {
+            all.iter().filter(|table| !known.contains(table)).cloned().collect()
+        };
+        let (news, agreeing) = (beyond(&differing, &told), beyond(&told, &differing));
+        if !news.is_empty() {
+            let event = SessionEvent::SchemaDiffers { database: name.to_owned(), tables: news };
+            actions.push_back(Output::Event(event));
+        }
+        if !agreeing.is_empty() {
+            let event = SessionEvent::SchemaAgrees { database: name.to_owned(), tables: agreeing };
+            actions.push_back(Output::Event(event));
         }
         if !self.caught_up && self.catch_up.is_none() && !local.have.covers_all(&remote.have) {
             self.catch_up = Some(CatchUp { target: remote.have.clone(), since: now, rows: 0 });

@@ -1,15 +1,21 @@
 //! The opening of a conversation: `hello` in both directions, said again when databases come or go.
 
 use crate::message::{DatabaseHello, Hello, Message, PROTOCOL_VERSION, ProblemCode};
-use crate::session::{Output, Remote, Session, SessionEvent, Stage};
+use crate::session::{Output, PeerDatabase, Remote, Session, SessionEvent, Stage};
+
+/// Bytes that what is said of nodes' tables takes in a greeting, which must be small enough to be taken from a stranger.
+const SCHEMA_BYTES: usize = 512 << 10;
 
 impl Session {
     pub(super) fn say_hello(&mut self) {
+        let mut room = SCHEMA_BYTES;
         let databases = self
             .channels
             .iter()
             .filter_map(|(name, channel)| {
                 let local = channel.local.as_ref()?;
+                let (schemas, left) = local.schemas.within(local.origin, room);
+                room = left;
                 let hello = DatabaseHello {
                     origin: local.origin,
                     have: local.have.clone(),
@@ -17,6 +23,7 @@ impl Session {
                     tables: local.tables.clone(),
                     policies: local.policies.clone(),
                     nodes: local.nodes.clone(),
+                    schemas,
                 };
                 Some((name.clone(), hello))
             })
@@ -51,7 +58,8 @@ impl Session {
         let databases = hello.databases.iter().map(|(name, database)| {
             let mut nodes = database.nodes.clone();
             nodes.remove(&database.origin);
-            (name.clone(), (database.origin, nodes))
+            let schemas = database.schemas.clone();
+            (name.clone(), PeerDatabase { origin: database.origin, nodes, schemas })
         });
         let event = SessionEvent::Databases { databases: databases.collect() };
         self.actions.push_back(Output::Event(event));

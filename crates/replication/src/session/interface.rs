@@ -1,9 +1,11 @@
 //! What goes into a session and what comes out of it.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use crate::hybrid_clock::Timestamp;
 use crate::message::{ByeReason, Envelope, Problem};
+use crate::node_schema::NodeSchemas;
 use crate::origin::Origin;
 use crate::row::Batch;
 use crate::version_vector::VersionVector;
@@ -76,6 +78,8 @@ pub struct LocalState {
     pub retired: BTreeSet<String>,
     /// The names of the nodes that origins belong to, as far as they are known.
     pub nodes: BTreeMap<Origin, String>,
+    /// The tables of each node, as far as they are known; its own among them.
+    pub schemas: Arc<NodeSchemas>,
 }
 
 /// What happens to a session.
@@ -195,6 +199,17 @@ pub enum Output {
     Close(CloseReason),
 }
 
+/// What a peer says of a database.
+#[derive(Debug, Clone, PartialEq)]
+pub struct PeerDatabase {
+    /// The peer's own origin.
+    pub origin: Origin,
+    /// The nodes that other origins belong to, as far as the peer has heard.
+    pub nodes: BTreeMap<Origin, String>,
+    /// The tables of each node that the peer knows of.
+    pub schemas: NodeSchemas,
+}
+
 /// Something worth a line in the log.
 #[derive(Debug, Clone, PartialEq)]
 pub enum SessionEvent {
@@ -209,8 +224,8 @@ pub enum SessionEvent {
     },
     /// The peer said which databases it has.
     Databases {
-        /// For each, the peer's own origin, and the nodes that other origins belong to as far as the peer has heard.
-        databases: BTreeMap<String, (Origin, BTreeMap<Origin, String>)>,
+        /// What it said of each.
+        databases: BTreeMap<String, PeerDatabase>,
     },
     /// The peer has what we lack.
     CatchUpStarted {
@@ -243,6 +258,13 @@ pub enum SessionEvent {
         here: Option<String>,
         /// The rule at the peer; none for the default.
         there: Option<String>,
+    },
+    /// Tables that were told to differ are the same on both sides now.
+    SchemaAgrees {
+        /// The database.
+        database: String,
+        /// The tables.
+        tables: Vec<String>,
     },
     /// A batch cannot be taken, or not be sent, as things are; nothing more is until that changes.
     Held {

@@ -19,7 +19,9 @@ use std::collections::{BTreeMap, VecDeque};
 use crate::message::{Bye, ByeReason, Envelope, Message, Problem, ProblemCode};
 use crate::session::channel::Channel;
 
-pub use interface::{AppliedOutcome, CloseReason, Input, LocalState, Output, ReadOutcome, SessionConfig, SessionEvent};
+pub use interface::{
+    AppliedOutcome, CloseReason, Input, LocalState, Output, PeerDatabase, ReadOutcome, SessionConfig, SessionEvent,
+};
 
 /// Where the conversation stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -1,6 +1,7 @@
 //! Replicas that talk through real sessions over links that delay, reorder, lose, repeat and break, in virtual time.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use replication::codec::{Encoded, Limits, decode_binary, decode_text, encode};
 use replication::message::Envelope;
@@ -132,6 +133,7 @@ impl<'a> Cluster<'a> {
             policies: BTreeMap::new(),
             retired: BTreeSet::new(),
             nodes: BTreeMap::new(),
+            schemas: Arc::default(),
         }
     }
 

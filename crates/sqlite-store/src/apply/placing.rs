@@ -70,10 +70,16 @@ impl Work<'_> {
         if row.clock.entries().all(|entry| own.covers(entry.dot)) {
             return Ok(());
         }
+        let places = self.replica.places();
+        let missing: Vec<String> =
+            missing.iter().filter(|column| places.has_column(&shape.name, column)).cloned().collect();
+        if missing.is_empty() {
+            // They were dropped everywhere while this was on its way.
+            return parked::supersede(self.conn, self.replica, shape, row, context);
+        }
         let names: Vec<String> = missing.iter().map(|name| format!("{name:?}")).collect();
-        let table = &self.replica.tables[index];
-        let reason = format!("{} has no column {} here", table.named(), names.join(", "));
-        self.park(Parking { shape, row, context, own, missing, kind: ParkedKind::Schema, reason })
+        let reason = format!("{} has no column {} here", self.replica.tables[index].named(), names.join(", "));
+        self.park(Parking { shape, row, context, own, missing: &missing, kind: ParkedKind::Schema, reason })
     }
 
     /// Why rows of a table have no place.

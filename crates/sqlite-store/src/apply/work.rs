@@ -99,21 +99,25 @@ impl<'a> Work<'a> {
         }
         let local = self.local(index, &key)?;
         let table = &self.replica.tables[index];
+        // What is filled in is this database's own, and not to wait with the row.
+        let is_absent = |(_, entry): &(u16, Entry)| entry.flags.contains(EntryFlags::ABSENT);
+        let as_it_came = remote.clock.columns.iter().any(is_absent).then(|| remote.clone());
         fill(&mut remote, local.as_ref(), &table.defaults, &merge_context(self.replica, index, context, own));
-        self.merge_images(index, &key, local, remote, context, own)
+        self.merge_images(index, &key, local, (remote, as_it_came), (context, own))
     }
 
-    /// Merges two states of a row; writes what becomes of it, or parks the one that came if that cannot be done.
+    /// Merges two states of a row; writes what becomes of it, or parks the one that came if that cannot be done: as it was
+    /// before cells that the sender does not have were filled in.
     pub(crate) fn merge_images(
         &mut self,
         index: usize,
         key: &[Value],
         local: Option<RowImage>,
-        remote: RowImage,
-        context: &VersionVector,
-        own: &VersionVector,
+        (remote, as_it_came): (RowImage, Option<RowImage>),
+        vectors: (&VersionVector, &VersionVector),
     ) -> Result<(), Stop> {
-        let vectors = (context, own);
+        let (context, own) = vectors;
+        let came = as_it_came.as_ref().unwrap_or(&remote);
         let merged = match merge(local.as_ref(), &remote, &merge_context(self.replica, index, context, own)) {
             Ok(merged) => merged,
             Err(undecided) if self.local_stands => {
@@ -121,7 +125,7 @@ impl<'a> Work<'a> {
             }
             Err(undecided) => {
                 let reason = format!("{}: {undecided}", self.replica.tables[index].named());
-                return Ok(self.park_row(index, &remote, vectors, ParkedKind::Policy, reason)?);
+                return Ok(self.park_row(index, came, vectors, ParkedKind::Policy, reason)?);
             }
         };
         let recorded = self.applied.conflicts.len();
@@ -154,10 +158,11 @@ impl<'a> Work<'a> {
         if self.local_stands {
             return self.keep_local(index, key, local.as_ref(), &remote, LastWriteWins.name().to_owned());
         }
-        Ok(self.park_row(index, &remote, vectors, ParkedKind::Constraint, reason)?)
+        Ok(self.park_row(index, came, vectors, ParkedKind::Constraint, reason)?)
     }
 
-    /// Records that the row here stands against one that waited.
+    /// Records that the row here stands against one that waited, and makes it a new change that has taken that one into
+    /// account: the node that wrote the other one cannot decide either.
     fn keep_local(
         &mut self,
         index: usize,
@@ -166,12 +171,16 @@ impl<'a> Work<'a> {
         remote: &RowImage,
         policy: String,
     ) -> Result<(), Stop> {
-        let values = local.filter(|local| !local.clock.is_deleted() && !remote.clock.is_deleted());
+        let Some(local) = local else { return Ok(()) };
+        let values = Some(local).filter(|local| !local.clock.is_deleted() && !remote.clock.is_deleted());
         let differing = values.into_iter().flat_map(|local| local.values.iter().zip(&remote.values).zip(0..));
         let columns = differing.filter(|((ours, theirs), _)| ours != theirs).map(|(_, column)| column).collect();
         let kind = ConflictKind::UpdateOriginDiffers;
         let decided = Decided { kind, decision: Decision::LocalKept, columns, policy };
-        Ok(self.record(index, key, local, remote, &decided)?)
+        self.record(index, key, Some(local), remote, &decided)?;
+        let values = (!local.clock.is_deleted()).then(|| local.values.clone());
+        let decision = RowPlan { again: true, ..self.reissue(values, &local.clock) };
+        self.store(index, key, Some(local), decision)
     }
 
     /// Writes what was decided, with the observer's consent.
@@ -190,6 +199,7 @@ impl<'a> Work<'a> {
                 self.deferred.push(write);
             }
             self.applied.rows += 1;
+            self.replica.touched.insert(self.replica.tables[index].table.number);
         }
         Ok(())
     }

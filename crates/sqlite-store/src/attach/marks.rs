@@ -31,8 +31,17 @@ pub fn settle_rewritten(conn: &Connection, number: i64) -> Result<(), StoreError
 /// # Errors
 /// SQLite's own; the column is then named again at the next attach.
 pub fn settle_unwatched(conn: &Connection, number: i64, column: u16) -> Result<(), StoreError> {
-    let keys = [unwatched_key(number, column), misnamed_column_key(number, column)];
-    conn.execute("DELETE FROM main._sync_meta WHERE key IN (?1, ?2)", keys)?;
+    let keys = [unwatched_key, misnamed_column_key, renamed_column_key].map(|key| key(number, column));
+    conn.execute("DELETE FROM main._sync_meta WHERE key IN (?1, ?2, ?3)", keys)?;
+    Ok(())
+}
+
+/// Notes that the deletions in a renamed table have been said anew.
+///
+/// # Errors
+/// SQLite's own; the table is then named again at the next attach.
+pub fn settle_renamed(conn: &Connection, number: i64) -> Result<(), StoreError> {
+    conn.execute("DELETE FROM main._sync_meta WHERE key = ?1", [renamed_key(number)])?;
     Ok(())
 }
 
@@ -75,6 +84,14 @@ pub(super) fn unwatched_key(number: i64, column: u16) -> String {
     format!("unwatched_{number}_{column}")
 }
 
+pub(super) fn renamed_key(number: i64) -> String {
+    format!("renamed_{number}")
+}
+
+pub(super) fn renamed_column_key(number: i64, column: u16) -> String {
+    format!("renamed_{number}_{column}")
+}
+
 /// A mark in the file that work on a table is due.
 pub(super) fn mark(conn: &Connection, key: String) -> Result<(), StoreError> {
     conn.execute("INSERT OR REPLACE INTO main._sync_meta (key, value) VALUES (?1, 1)", [key])?;
@@ -86,6 +103,8 @@ pub(super) struct Marks {
     pub(super) rebuilt: Vec<i64>,
     pub(super) rewritten: Vec<i64>,
     pub(super) unwatched: Vec<(i64, u16)>,
+    pub(super) renamed: Vec<i64>,
+    pub(super) renamed_columns: Vec<(i64, u16)>,
     pub(super) counted: Vec<i64>,
     pub(super) misnamed: Misnamed,
 }
@@ -110,10 +129,12 @@ pub(super) fn read_marks(conn: &Connection, tables: &[Table]) -> Result<Marks, S
     let columns = tables.iter().flat_map(|table| table.columns.iter().map(|column| (table.number, column.number)));
     let unwatched = columns.filter(|(table, column)| marks.contains(&unwatched_key(*table, *column)));
     let unwatched: Vec<(i64, u16)> = unwatched.collect();
-    let is_misnamed = |(table, column): &(i64, u16)| marks.contains(&misnamed_column_key(*table, *column));
-    let columns: Vec<(i64, u16)> = unwatched.iter().copied().filter(is_misnamed).collect();
-    let mut misnamed = Misnamed { tables: marked(misnamed_key), columns };
-    let mut rewritten: Vec<i64> = marked(rewritten_key);
+    let are = |key: fn(i64, u16) -> String| -> Vec<(i64, u16)> {
+        unwatched.iter().copied().filter(|(table, column)| marks.contains(&key(*table, *column))).collect()
+    };
+    let renamed_columns = are(renamed_column_key);
+    let mut misnamed = Misnamed { tables: marked(misnamed_key), columns: are(misnamed_column_key) };
+    let (mut rewritten, mut renamed): (Vec<i64>, Vec<i64>) = (marked(rewritten_key), marked(renamed_key));
     // Under another key's name no row is known to peers.
     let by_key = |tables: &mut Vec<i64>, table: &Table, columns: &[(i64, u16)]| {
         let named = table.key_columns().any(|column| columns.contains(&(table.number, column.number)));
@@ -123,7 +144,9 @@ pub(super) fn read_marks(conn: &Connection, tables: &[Table]) -> Result<Marks, S
     };
     for table in tables {
         by_key(&mut rewritten, table, &unwatched);
+        by_key(&mut renamed, table, &unwatched);
         by_key(&mut misnamed.tables, table, &misnamed.columns);
     }
-    Ok(Marks { rebuilt: marked(rebuilt_key), rewritten, unwatched, misnamed, counted: marked(counted_key) })
+    let (rebuilt, counted) = (marked(rebuilt_key), marked(counted_key));
+    Ok(Marks { rebuilt, rewritten, unwatched, renamed, renamed_columns, counted, misnamed })
 }

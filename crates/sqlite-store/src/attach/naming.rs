@@ -9,7 +9,9 @@ use std::collections::{BTreeMap, HashMap};
 use rusqlite::{Connection, OptionalExtension};
 use serde::{Deserialize, Serialize};
 
-use super::marks::{mark, misnamed_column_key, misnamed_key, rewritten_key, unwatched_key};
+use super::marks::{
+    mark, misnamed_column_key, misnamed_key, renamed_column_key, renamed_key, rewritten_key, unwatched_key,
+};
 use super::registry::Registry;
 use crate::error::StoreError;
 use crate::nearest::nearest;
@@ -222,6 +224,7 @@ impl Said {
             let here = self.here.get(&number);
             if !said.name.eq_ignore_ascii_case(table.wire_name()) {
                 mark(conn, rewritten_key(number))?;
+                mark(conn, renamed_key(number))?;
                 if here.is_some_and(|here| here.name.eq_ignore_ascii_case(&table.name)) {
                     mark(conn, misnamed_key(number))?;
                 }
@@ -231,6 +234,7 @@ impl Said {
                 let before = said.columns.insert(column.number, column.wire_name().to_owned());
                 if before.is_some_and(|before| !before.eq_ignore_ascii_case(column.wire_name())) {
                     mark(conn, unwatched_key(number, column.number))?;
+                    mark(conn, renamed_column_key(number, column.number))?;
                     let here = here.and_then(|here| here.columns.get(&column.number));
                     if here.is_some_and(|here| here.eq_ignore_ascii_case(&column.name)) {
                         mark(conn, misnamed_column_key(number, column.number))?;

@@ -8,6 +8,9 @@ use uuid::Uuid;
 use crate::attach::Attached;
 use crate::database::{DatabaseEvent, DatabaseOptions};
 use crate::error::StoreError;
+use crate::node_schemas;
+use crate::replica::wall_millis;
+use crate::schema::Table;
 use crate::state::{FileIdentity, Remembered, StateDatabase};
 
 /// What the state folder knows of one database.
@@ -57,7 +60,7 @@ impl Memory {
         };
         let event = match reason {
             Some(reason) => {
-                attached.origin = rotate_origin(conn, node)?;
+                attached.origin = rotate_origin(conn, node, &attached.schema.tables)?;
                 Some(DatabaseEvent::NewOrigin { origin: attached.origin, reason: reason.to_owned() })
             }
             None => None,
@@ -98,7 +101,7 @@ pub fn new_origin() -> Origin {
 }
 
 /// Gives the database a new origin; what it issued under the old one stays that one's.
-fn rotate_origin(conn: &Connection, node: &str) -> Result<Origin, StoreError> {
+fn rotate_origin(conn: &Connection, node: &str, tables: &[Table]) -> Result<Origin, StoreError> {
     let origin = new_origin();
     let transaction = conn.unchecked_transaction()?;
     transaction.execute(
@@ -114,6 +117,7 @@ fn rotate_origin(conn: &Connection, node: &str) -> Result<Origin, StoreError> {
         "INSERT INTO main._sync_meta (key, value) VALUES ('generation', 1) ON CONFLICT DO UPDATE SET value = value + 1",
         [],
     )?;
+    node_schemas::announce(&transaction, (origin, node), tables, wall_millis())?;
     transaction.commit()?;
     Ok(origin)
 }

@@ -48,7 +48,7 @@ impl Attachment {
                 total.add(merged);
                 let parked = std::mem::take(&mut total.parked);
                 self.tell_parked(parked);
-                self.retry_undecided(true);
+                self.retry_undecided();
                 Ok(ApplyOutcome::Applied(total))
             }
             other => Ok(other),

@@ -15,6 +15,7 @@ impl Attachment {
         let names = if *old.names == *self.names { Arc::clone(&old.names) } else { Arc::clone(&self.names) };
         let unsynced =
             if *old.unsynced == *self.unsynced { Arc::clone(&old.unsynced) } else { Arc::clone(&self.unsynced) };
+        let schemas = if *old.schemas == *self.replica.schemas { &old.schemas } else { &self.replica.schemas };
         DatabaseState {
             phase,
             origin: Some(self.replica.own),
@@ -26,6 +27,7 @@ impl Attachment {
             policies: Arc::clone(&self.policies),
             retired: Arc::clone(&self.retired),
             nodes: Arc::clone(self.replica.names()),
+            schemas: Arc::clone(schemas),
             unsynced,
             orphans: Arc::clone(self.foreign_keys.orphans()),
             triggers: Arc::clone(&self.triggers),

@@ -160,7 +160,9 @@ impl Attachment {
             hash: self.replica.schema_hash,
             version: self.replica.schema_version,
         };
+        let touched = std::mem::take(&mut self.replica.touched);
         self.replica = Replica::load(&self.conn, &schema, &self.options.rules)?;
+        self.replica.touched = touched;
         Ok(())
     }
 }

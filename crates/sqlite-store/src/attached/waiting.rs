@@ -9,7 +9,7 @@ use crate::apply::{ApplyOutcome, Stop};
 use crate::database::DatabaseEvent;
 use crate::error::StoreError;
 use crate::observer::RowObserver;
-use crate::parked::{ParkedNote, Progress, Unwritten, merge_next};
+use crate::parked::{ParkedNote, Progress, forget_gone, merge_next, pass_over};
 
 /// The pause between passes over rows that a change here may have made mergeable.
 const PAUSE: Duration = Duration::from_secs(1);
@@ -17,21 +17,23 @@ const PAUSE: Duration = Duration::from_secs(1);
 impl Attachment {
     /// All rows are to be tried again: the schema, the rules, or what is known of new columns has changed.
     pub(super) fn retry_all(&mut self) {
-        let rebuilt = self.migrated.rewritten_tables();
-        let unwritten = if self.migrated.is_done() { Unwritten::All } else { Unwritten::Rebuilt(rebuilt) };
-        self.retry = Some(Progress::over_all(unwritten, self.migrated.misnamed()));
+        self.retry = Some(Progress::over_all(self.migrated.unwritten(), self.migrated.misnamed()));
     }
 
-    /// Rows that no schema stands in the way of are to be tried again, now and then, when rows here have changed.
-    pub(super) fn retry_undecided(&mut self, changed: bool) {
-        self.touched |= changed;
+    /// Rows that no schema stands in the way of are to be tried again, now and then, when rows of their tables have changed.
+    pub(super) fn retry_undecided(&mut self) {
         if self.retry.is_some() || self.retried.elapsed() < PAUSE {
             return;
         }
         if std::mem::take(&mut self.cut_off) {
             self.retry_all();
-        } else if std::mem::take(&mut self.touched) && self.replica.waiting.undecided > 0 {
-            self.retry = Some(Progress::default());
+            return;
+        }
+        let numbers = std::mem::take(&mut self.replica.touched);
+        let touched = numbers.into_iter().filter_map(|number| self.replica.table_by_number(number));
+        let touched: Vec<String> = touched.map(|index| self.replica.tables[index].shape.name.clone()).collect();
+        if !touched.is_empty() && self.replica.waiting.undecided > 0 {
+            self.retry = Some(Progress::over_undecided(touched));
         }
     }
 
@@ -75,6 +77,10 @@ impl Attachment {
                 Err(StoreError::Migrating) => return Ok(()),
                 other => other?,
             };
+            if let ApplyOutcome::Held(held) = outcome {
+                self.pass_over(progress, &held.reason)?;
+                continue;
+            }
             let ApplyOutcome::Applied(applied) = outcome else {
                 // The apply callback wants it tried again.
                 (self.retry, self.cut_off, self.retried) = (None, true, Instant::now());
@@ -90,6 +96,37 @@ impl Attachment {
                 before = self.replica.waiting.rows;
                 self.retry_all();
             }
+        }
+        Ok(())
+    }
+
+    /// Goes on past a row that is refused in the end, when all is written: it waits for another state of its table.
+    fn pass_over(&mut self, progress: Progress, reason: &str) -> Result<(), StoreError> {
+        let mut parked = None;
+        let hash = self.replica.schema_hash;
+        let next = self.in_write(|conn, replica| {
+            let (next, note) = pass_over(conn, replica, progress, reason)?;
+            parked = note;
+            Ok((next, true))
+        })?;
+        self.tell_parked(parked.into_iter().collect());
+        // Under a schema that moved once more all is looked at afresh.
+        if self.replica.schema_hash == hash {
+            (self.retry, self.retried) = (next, Instant::now());
+        }
+        Ok(())
+    }
+
+    /// Forgets some of what has no place on any node any more.
+    pub(super) fn forget_gone(&mut self) -> Result<(), StoreError> {
+        let Some(mut forgotten) = self.forgetting.clone() else { return Ok(()) };
+        let waits = self.replica.waiting.rows > 0;
+        let done = !waits
+            || self.in_write(|conn, replica| forget_gone(conn, replica, &mut forgotten).map(|done| (done, true)))?;
+        self.forgetting = (!done).then(|| forgotten.clone());
+        if done {
+            let told = forgotten.into_iter().map(|(table, rows)| DatabaseEvent::Forgotten { table, rows });
+            self.events.extend(told);
         }
         Ok(())
     }

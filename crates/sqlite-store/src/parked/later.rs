@@ -1,9 +1,9 @@
 //! Merging rows that waited.
 
 use replication::{Dot, Entry, EntryFlags, RowImage, Timestamp, VersionVector};
-use rusqlite::Connection;
+use rusqlite::{Connection, params};
 
-use super::{COLUMNS, Parked, local_name, remove, text};
+use super::{COLUMNS, Parked, ParkedKind, ParkedNote, Waiting, local_name, remedy, remove, text};
 use crate::apply::columns::Fit;
 use crate::apply::{Applied, ApplyRules, Stop, Work};
 use crate::attach::Misnamed;
@@ -20,8 +20,10 @@ pub(crate) struct Progress {
     after: i64,
     /// The last row of the pass: what is parked again goes to the end.
     until: Option<i64>,
-    /// Whether all rows are looked at, or only those that no schema stands in the way of.
-    all: bool,
+    /// The tables of which rows are looked at that no schema stands in the way of; none: all rows are.
+    tables: Option<Vec<String>>,
+    /// Up to this row each is merged in a transaction of its own, because one of them is refused in the end.
+    single: i64,
     /// Whose new columns hold nothing but what a migration put there, for all that is known.
     unwritten: Unwritten,
     /// What peers knew by other names when they wrote what waits.
@@ -31,12 +33,22 @@ pub(crate) struct Progress {
 impl Progress {
     /// Whether it is a pass over all rows.
     pub(crate) fn is_over_all(&self) -> bool {
-        self.all
+        self.tables.is_none()
     }
 
     /// A pass over all rows.
     pub(crate) fn over_all(unwritten: Unwritten, misnamed: Misnamed) -> Self {
-        Self { all: true, unwritten, misnamed, ..Self::default() }
+        Self { unwritten, misnamed, ..Self::default() }
+    }
+
+    /// A pass over the rows of some tables that no schema stands in the way of.
+    pub(crate) fn over_undecided(tables: Vec<String>) -> Self {
+        Self { tables: Some(tables), ..Self::default() }
+    }
+
+    /// How many rows the next transaction looks at.
+    fn step(&self) -> usize {
+        if self.after < self.single { 1 } else { STEP_ROWS }
     }
 }
 
@@ -46,15 +58,23 @@ pub(crate) enum Unwritten {
     /// All: what somebody wrote has become a change.
     #[default]
     All,
-    /// Those of these numbers, because a migration rebuilt them; in others, the cells that hold the column's default.
-    Rebuilt(Vec<i64>),
+    /// While a migration is looked at: in tables of these numbers, because it rebuilt them; in others, the cells that hold
+    /// the column's default, except in columns that bear another name now.
+    Known {
+        rebuilt: Vec<i64>,
+        /// Numbers of table and column.
+        renamed: Vec<(i64, u16)>,
+    },
 }
 
 impl Unwritten {
-    fn contains(&self, table: i64) -> bool {
+    /// Whether nobody wrote a cell, which may hold its column's default.
+    fn contains(&self, (table, column): (i64, u16), default: bool) -> bool {
         match self {
             Self::All => true,
-            Self::Rebuilt(tables) => tables.contains(&table),
+            Self::Known { rebuilt, renamed } => {
+                rebuilt.contains(&table) || (default && !renamed.contains(&(table, column)))
+            }
         }
     }
 }
@@ -76,10 +96,7 @@ pub(crate) fn merge_next(
     progress: &Progress,
     rules: &ApplyRules<'_>,
 ) -> Result<Merged, Stop> {
-    let until = match progress.until {
-        Some(until) => until,
-        None => conn.query_row("SELECT coalesce(max(id), 0) FROM main._sync_parked", [], |row| row.get(0))?,
-    };
+    let until = until(conn, progress)?;
     let page = page(conn, progress, until)?;
     let mut merged = Merged::default();
     let before = replica.have.clone();
@@ -96,7 +113,7 @@ pub(crate) fn merge_next(
     }
     merged.applied = work.finish()?;
     replica.save(conn, &before)?;
-    merged.next = last.filter(|_| page.len() == STEP_ROWS).map(|after| Progress {
+    merged.next = last.filter(|_| page.len() == progress.step()).map(|after| Progress {
         after,
         until: Some(until),
         ..progress.clone()
@@ -104,13 +121,48 @@ pub(crate) fn merge_next(
     Ok(merged)
 }
 
+/// Where to go on after a step in which a row was refused in the end, and which was rolled back: with its rows one by one, or,
+/// if it had only this row, with the next. The row waits for its table to change then; the note is of a reason that was not
+/// told before.
+pub(crate) fn pass_over(
+    conn: &Connection,
+    replica: &mut Replica,
+    progress: Progress,
+    reason: &str,
+) -> Result<(Option<Progress>, Option<ParkedNote>), StoreError> {
+    let until = until(conn, &progress)?;
+    let page = page(conn, &progress, until)?;
+    let Some(last) = page.last() else { return Ok((None, None)) };
+    if page.len() > 1 {
+        return Ok((Some(Progress { single: last.id, until: Some(until), ..progress }), None));
+    }
+    let kind = ParkedKind::Constraint;
+    let told = (last.shape.name.clone(), reason.to_owned());
+    let news = !replica.waiting.told.contains(&told);
+    conn.prepare_cached("UPDATE main._sync_parked SET kind = ?2, reason = ?3 WHERE id = ?1")?.execute(params![
+        last.id,
+        kind.as_str(),
+        reason
+    ])?;
+    replica.waiting = Waiting::load(conn)?;
+    let note = ParkedNote { table: told.0, kind, reason: told.1, remedy: remedy(kind) };
+    Ok((Some(Progress { after: last.id, until: Some(until), ..progress }), news.then_some(note)))
+}
+
+fn until(conn: &Connection, progress: &Progress) -> Result<i64, StoreError> {
+    let last = || conn.query_row("SELECT coalesce(max(id), 0) FROM main._sync_parked", [], |row| row.get(0));
+    Ok(progress.until.map_or_else(last, Ok)?)
+}
+
 fn page(conn: &Connection, progress: &Progress, until: i64) -> Result<Vec<Parked>, StoreError> {
-    let kinds = if progress.all { "" } else { "AND kind <> 'schema_mismatch' " };
     let sql = format!(
-        "SELECT {COLUMNS} FROM main._sync_parked WHERE id > ?1 AND id <= ?2 {kinds}ORDER BY id LIMIT {STEP_ROWS}"
+        "SELECT {COLUMNS} FROM main._sync_parked WHERE id > ?1 AND id <= ?2 AND \
+         (?3 IS NULL OR (kind <> 'schema_mismatch' AND tbl COLLATE NOCASE IN (SELECT value FROM json_each(?3)))) ORDER BY id LIMIT ?4"
     );
+    let tables = progress.tables.as_ref().map(text).transpose()?;
+    let limit = i64::try_from(progress.step()).unwrap_or(i64::MAX);
     let mut statement = conn.prepare_cached(&sql)?;
-    let mut rows = statement.query([progress.after, until])?;
+    let mut rows = statement.query(params![progress.after, until, tables, limit])?;
     let mut page = Vec::new();
     while let Some(row) = rows.next()? {
         page.push(Parked::from_row(row)?);
@@ -154,7 +206,7 @@ fn retry(work: &mut Work<'_>, parked: &Parked, progress: &Progress) -> Result<bo
         remove(work.conn, work.replica, parked)?;
     } else {
         let sql = "UPDATE main._sync_parked SET missing = ?2 WHERE id = ?1";
-        work.conn.prepare_cached(sql)?.execute(rusqlite::params![parked.id, text(&still)?])?;
+        work.conn.prepare_cached(sql)?.execute(params![parked.id, text(&still)?])?;
     }
     Ok(still.is_empty())
 }
@@ -201,7 +253,6 @@ fn merge_columns(
 ) -> Result<bool, Stop> {
     let table = &work.replica.tables[index];
     let key: Vec<_> = row.key(&table.shape).into_iter().cloned().collect();
-    let unwritten = progress.unwritten.contains(table.table.number);
     let columns: Vec<u16> = (0..)
         .zip(&table.wire.columns)
         .filter(|(_, name)| found.iter().any(|found| found.eq_ignore_ascii_case(name)))
@@ -228,7 +279,8 @@ fn merge_columns(
         }
         if !local.clock.columns.iter().any(|(known, _)| *known == column) {
             let table = &work.replica.tables[index];
-            if !unwritten && local.values[place] != table.defaults[place] {
+            let number = (table.table.number, table.table.columns[place].number);
+            if !progress.unwritten.contains(number, local.values[place] == table.defaults[place]) {
                 // Somebody wrote the new column; that becomes a change first.
                 return Ok(false);
             }
@@ -244,7 +296,7 @@ fn merge_columns(
             remote.clock.counters.sort_unstable_by_key(|(known, _)| *known);
         }
     }
-    work.merge_images(index, &key, Some(local), remote, &context, &VersionVector::new())?;
+    work.merge_images(index, &key, Some(local), (remote, None), (&context, &VersionVector::new()))?;
     Ok(true)
 }
 

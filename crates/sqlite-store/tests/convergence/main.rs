@@ -6,6 +6,7 @@ mod catch_up;
 mod constraints;
 mod counters;
 mod foreign_keys;
+mod gone;
 mod identity;
 mod key_ranges;
 mod naming;
@@ -15,6 +16,7 @@ mod replica;
 mod restore;
 mod schemas;
 mod unique;
+mod waiting;
 
 use replication::{Granularity, VersionVector};
 use rusqlite::Connection;

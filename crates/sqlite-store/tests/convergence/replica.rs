@@ -198,6 +198,9 @@ impl Replica {
     pub(crate) async fn pull(&self, other: &Self, rows: usize) {
         loop {
             let batch = self.next_from(other, rows).await;
+            // As a greeting does, before what is read after it is sent.
+            let schemas = other.database.state().borrow().schemas.clone();
+            self.database.learn_schemas((*schemas).clone()).await;
             let complete = batch.is_complete();
             match self.apply(batch, None).await {
                 ApplyOutcome::Applied(_) | ApplyOutcome::Known => {}

@@ -154,7 +154,7 @@ async fn a_row_that_a_constraint_refuses_waits_and_the_rest_goes_on() {
     );
 }
 
-fn numbers_only() -> DatabaseRules {
+pub(crate) fn numbers_only() -> DatabaseRules {
     let policy = ResolverPolicy::new(|conflict| {
         conflict.with_values(|ours, theirs| match (ours, theirs) {
             (Value::Integer(a), Value::Integer(b)) => Ok(Value::Integer(*a.max(b))),

@@ -78,6 +78,12 @@ fn tell(events: &EventSink, database: &str, event: DatabaseEvent) {
         DatabaseEvent::Unparked { table, rows } => {
             about(EventName::SyncComplete).field("table", table).field("phase", "parked").field("rows", rows)
         }
+        DatabaseEvent::Forgotten { table, rows } => about(EventName::SyncComplete)
+            .field("kind", "schema_mismatch")
+            .field("table", table)
+            .field("phase", "parked")
+            .field("reason", "what waited for columns or tables that no node has any more is forgotten")
+            .field("rows", rows),
         DatabaseEvent::NullKeys { rows } => about(EventName::SyncError)
             .field("kind", "null_key")
             .field("rows", rows)

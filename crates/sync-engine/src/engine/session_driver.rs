@@ -206,10 +206,11 @@ impl SessionDriver {
                 session_events::store_failed(&self.shared.events, &error);
             }
             self.add_sources();
-            for (name, (origin, heard)) in databases {
+            for (name, said) in databases {
                 if let Some(source) = self.sources.get(name) {
-                    let own = BTreeMap::from([(*origin, node.clone())]);
-                    source.learn_names(NodeNames { own, heard: heard.clone() }).await;
+                    let own = BTreeMap::from([(said.origin, node.clone())]);
+                    source.learn_names(NodeNames { own, heard: said.nodes.clone() }).await;
+                    source.learn_schemas(said.schemas.clone()).await;
                 }
             }
         }
@@ -267,6 +268,7 @@ impl SessionDriver {
                     policies: (*state.policies).clone(),
                     retired: (*state.retired).clone(),
                     nodes: (*state.nodes).clone(),
+                    schemas: Arc::clone(&state.schemas),
                 };
                 self.handle(Input::Local { database, state });
             }

@@ -52,6 +52,15 @@ pub(crate) fn tell(events: &EventSink, node: &str, event: SessionEvent, names: &
                     .field("remedy", "give the table and its columns the same policies on every node"),
             );
         }
+        SessionEvent::SchemaAgrees { database, tables } => {
+            for table in tables {
+                let line = Event::new(EventName::SyncComplete)
+                    .field("kind", "schema_mismatch")
+                    .field("node", node)
+                    .field("database", database.as_str());
+                events.emit(of_table(line, table, names).field("reason", "the table is the same on both sides now"));
+            }
+        }
         SessionEvent::Held { database, problem } => {
             let line = Event::new(EventName::SyncError)
                 .field("kind", kind(problem.code))

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use replication::{Admission, Batch, Origin, VersionVector, admit};
+use replication::{Admission, Batch, NodeSchema, NodeSchemas, Origin, VersionVector, admit};
 use serde::{Deserialize, Serialize};
 use sqlite_store::{
     Applied, ApplyOutcome, ApplyReply, BatchLimits, Database, DatabaseState, IncomingRow, NodeNames, Phase,
@@ -60,6 +60,12 @@ impl Source {
         }
     }
 
+    pub(crate) async fn learn_schemas(&self, schemas: NodeSchemas) {
+        if let Self::File(database) = self {
+            database.learn_schemas(schemas).await;
+        }
+    }
+
     pub(crate) async fn learn_names(&self, names: NodeNames) {
         match self {
             Self::File(database) => database.learn_names(names).await,
@@ -99,11 +105,15 @@ impl Subscriber {
     pub(crate) async fn open(name: &str, origin: Origin, store: StateDatabase) -> Result<Self, StoreError> {
         let saved = store.progress(name).await?;
         let progress: Progress = saved.and_then(|text| serde_json::from_str(&text).ok()).unwrap_or_default();
+        // Nothing waits for a subscriber.
+        let mut schemas = NodeSchemas::default();
+        schemas.learn(origin, NodeSchema::new(0, Vec::new()));
         let state = DatabaseState {
             phase: Phase::Attached,
             origin: Some(origin),
             have: progress.have.clone(),
             received: progress.received.clone(),
+            schemas: Arc::new(schemas),
             ..DatabaseState::default()
         };
         Ok(Self {

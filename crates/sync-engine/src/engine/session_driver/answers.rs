@@ -52,6 +52,11 @@ impl SessionDriver {
         match answer {
             Answer::Done => {}
             Answer::Read { database, result } => {
+                // The peer is told what the tables are before it is sent what was written in them.
+                let state = self.sources.get(&database).map(|source| source.state().borrow().clone());
+                if let Some(state) = state {
+                    self.take_state(database.clone(), &state);
+                }
                 let outcome = match result {
                     Ok(Some(batch)) => ReadOutcome::Batch(batch),
                     Ok(None) => ReadOutcome::Nothing,
