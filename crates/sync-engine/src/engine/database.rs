@@ -240,6 +240,22 @@ mod tests {
     use replication::{Granularity, LastWriteWins, Resolution, ResolverPolicy};
 
     use super::Database;
+    use crate::engine::EngineError;
+
+    #[test]
+    fn two_names_that_are_the_same_on_the_wire_are_refused() {
+        let refused = |database: Database| match database.attach_rules() {
+            Err(EngineError::SameRemoteName { remote_name, first, second, .. }) => Some([remote_name, first, second]),
+            _ => None,
+        };
+        let same = |names: [&str; 3]| Some(names.map(str::to_owned));
+        let tables = Database::open("x").remote_name("a", "B").table("b", LastWriteWins);
+        assert_eq!(refused(tables.clone()), same(["b", "a", "b"]));
+        assert_eq!(refused(tables.remote_name("b", "a")), None);
+        let columns = Database::open("x").remote_column("t", "label", "QTY").counter("t", "qty");
+        assert_eq!(refused(columns.clone()), same(["qty", "label", "qty"]));
+        assert_eq!(refused(columns.remote_column("t", "qty", "amount")), None);
+    }
 
     #[test]
     fn what_is_said_of_a_table_stands_whatever_is_said_of_the_database_and_when() {
