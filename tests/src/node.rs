@@ -64,6 +64,13 @@ impl Node {
         }
     }
 
+    /// Removes a line from the last database's part of the configuration.
+    pub fn without_database_setting(&mut self, line: &str) {
+        if let Some(database) = self.config.databases.last_mut() {
+            database.settings.retain(|known| known != line);
+        }
+    }
+
     /// Adds a peer that this node dials.
     pub fn peer(&mut self, other: &Self) {
         self.peer_url(&other.url());

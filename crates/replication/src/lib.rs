@@ -13,6 +13,7 @@ pub mod node_schema;
 pub mod origin;
 pub mod policy;
 pub mod row;
+pub mod selection;
 pub mod session;
 pub mod value;
 pub mod version_vector;
@@ -27,5 +28,6 @@ pub use policy::{
     OriginPriority, Resolution, ResolverPolicy, Scope, Side, TimestampColumn, Union,
 };
 pub use row::{Admission, Batch, Entry, EntryFlags, RowClock, RowImage, TableRows, TableShape, admit};
+pub use selection::Selection;
 pub use value::Value;
 pub use version_vector::VersionVector;

@@ -9,6 +9,7 @@ use crate::hybrid_clock::Timestamp;
 use crate::node_schema::NodeSchemas;
 use crate::origin::Origin;
 use crate::row::{Batch, TableShape};
+use crate::selection::Selection;
 use crate::version_vector::VersionVector;
 
 /// The protocol's name as a WebSocket subprotocol.
@@ -102,13 +103,16 @@ pub struct DatabaseHello {
     /// The tables of each node that the sender knows of, its own among them.
     #[serde(default, skip_serializing_if = "NodeSchemas::is_empty")]
     pub schemas: NodeSchemas,
+    /// What the sender keeps in sync: what it leaves out is missing there on purpose.
+    #[serde(default, skip_serializing_if = "Selection::is_everything")]
+    pub selection: Selection,
 }
 
 impl DatabaseHello {
     /// A database of which nothing more is known.
     pub fn new(origin: Origin, have: VersionVector) -> Self {
-        let (received, tables, policies, nodes, schemas) = Default::default();
-        Self { origin, have, received, tables, policies, nodes, schemas }
+        let (received, tables, policies, nodes, schemas, selection) = Default::default();
+        Self { origin, have, received, tables, policies, nodes, schemas, selection }
     }
 }
 

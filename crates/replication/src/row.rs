@@ -193,12 +193,14 @@ pub struct TableRows {
     /// What the rows have taken into account, where that is not the batch's context: rows that the sender could not take in and
     /// passes on as it got them, and its own rows beside which such a row waits. They come before all others.
     pub context: Option<VersionVector>,
+    /// Whether the sender leaves out columns of the table on purpose: what the shape lacks is not gone there.
+    pub limited: bool,
 }
 
 impl TableRows {
     /// Rows as the sender has them.
     pub const fn new(shape: TableShape, rows: Vec<RowImage>) -> Self {
-        Self { shape, rows, context: None }
+        Self { shape, rows, context: None, limited: false }
     }
 }
 

@@ -14,7 +14,7 @@ use replication::message::{
 };
 use replication::{
     Batch, Counter, Dot, Entry, EntryFlags, MAX_SEQUENCE, NodeSchema, NodeSchemas, Origin, RowClock, RowImage,
-    TableRows, TableShape, Tally, Timestamp, Value, VersionVector,
+    Selection, TableRows, TableShape, Tally, Timestamp, Value, VersionVector,
 };
 
 fn origin() -> impl Strategy<Value = Origin> {
@@ -125,11 +125,8 @@ fn table() -> impl Strategy<Value = TableRows> {
                 key: key.into_iter().rev().collect(),
             });
         shape.prop_flat_map(move |shape| {
-            (vec(row(&shape), 0..6), option::weighted(0.2, vector())).prop_map(move |(rows, context)| TableRows {
-                shape: shape.clone(),
-                rows,
-                context,
-            })
+            (vec(row(&shape), 0..6), option::weighted(0.2, vector()), any::<bool>())
+                .prop_map(move |(rows, context, limited)| TableRows { shape: shape.clone(), rows, context, limited })
         })
     })
 }
@@ -177,6 +174,18 @@ fn schemas() -> impl Strategy<Value = NodeSchemas> {
     })
 }
 
+fn selection() -> impl Strategy<Value = Selection> {
+    let texts = || vec(any::<String>(), 0..3);
+    let columns = btree_map(any::<String>(), vec(any::<String>(), 1..3), 0..2);
+    (texts(), texts(), columns).prop_map(|(include, exclude, columns)| {
+        let mut selection = Selection::default();
+        selection.set_include(include);
+        selection.set_exclude(exclude);
+        columns.into_iter().for_each(|(table, columns)| selection.set_excluded_columns(table, columns));
+        selection
+    })
+}
+
 fn hello() -> impl Strategy<Value = Hello> {
     let database = (
         origin(),
@@ -186,8 +195,9 @@ fn hello() -> impl Strategy<Value = Hello> {
         btree_map(any::<String>(), any::<String>(), 0..3),
         btree_map(origin(), name(), 0..3),
         schemas(),
+        selection(),
     )
-        .prop_map(|(origin, have, received, tables, policies, nodes, schemas)| DatabaseHello {
+        .prop_map(|(origin, have, received, tables, policies, nodes, schemas, selection)| DatabaseHello {
             origin,
             have,
             received,
@@ -195,6 +205,7 @@ fn hello() -> impl Strategy<Value = Hello> {
             policies,
             nodes,
             schemas,
+            selection,
         });
     (any::<(u32, String, u64, String, i64)>(), name(), btree_map(name(), database, 0..3)).prop_map(
         |((protocol, cluster, incarnation, version, clock_millis), node, databases)| Hello {

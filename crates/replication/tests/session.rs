@@ -12,8 +12,8 @@ use replication::session::{
     AppliedOutcome, CloseReason, Input, LocalState, Output, ReadOutcome, Session, SessionConfig, SessionEvent,
 };
 use replication::{
-    Batch, Dot, Entry, EntryFlags, NodeSchema, NodeSchemas, Origin, RowClock, RowImage, TableRows, TableShape,
-    Timestamp, Value, VersionVector,
+    Batch, Dot, Entry, EntryFlags, NodeSchema, NodeSchemas, Origin, RowClock, RowImage, Selection, TableRows,
+    TableShape, Timestamp, Value, VersionVector,
 };
 
 const DATABASE: &str = "db";
@@ -39,6 +39,7 @@ fn state(number: u8, have: VersionVector) -> LocalState {
         retired: BTreeSet::new(),
         nodes: BTreeMap::new(),
         schemas: Arc::default(),
+        selection: Selection::default(),
     }
 }
 
@@ -303,6 +304,42 @@ fn a_problem_on_both_sides_is_told_once_each_while_it_lasts() {
         matching.count()
     };
     assert_eq!((told("ours"), told("theirs")), (1, 1));
+}
+
+/// The tables that are told to differ from the peer's.
+fn differing(bench: &mut Bench) -> Vec<String> {
+    let told = bench.events.drain(..).filter_map(|event| match event {
+        SessionEvent::SchemaDiffers { tables, .. } => Some(tables),
+        _ => None,
+    });
+    told.flatten().collect()
+}
+
+#[test]
+fn what_either_side_leaves_out_on_purpose_is_not_told_as_a_difference() {
+    let tables = |names: &[(&str, u64)]| -> BTreeMap<String, u64> {
+        names.iter().map(|(name, fingerprint)| ((*name).to_owned(), *fingerprint)).collect()
+    };
+    let mut bench = Bench::open(SessionConfig::default(), Some((vector(&[]), vector(&[]))));
+    let mut ours = Selection::default();
+    ours.set_exclude(["log_*".to_owned()]);
+    let here = tables(&[("stock", 1), ("session_1", 2), ("other", 3)]);
+    let local = LocalState { tables: here, selection: ours, ..state(2, vector(&[])) };
+    bench.input(Input::Local { database: DATABASE.to_owned(), state: local });
+    let mut hello = DatabaseHello {
+        tables: tables(&[("stock", 9), ("log_1", 4), ("other", 3)]),
+        selection: Selection::default(),
+        ..DatabaseHello::new(origin(1), vector(&[]))
+    };
+    bench.greet(BTreeMap::from([(DATABASE.to_owned(), hello.clone())]));
+    assert_eq!(differing(&mut bench), ["other", "session_1", "stock"], "log_1 is left out here");
+    hello.selection.set_exclude(["session_*".to_owned()]);
+    hello.selection.set_excluded_columns("stock", ["note".to_owned()]);
+    bench.greet(BTreeMap::from([(DATABASE.to_owned(), hello.clone())]));
+    assert_eq!(differing(&mut bench), [""; 0]);
+    hello.tables.insert("other".to_owned(), 5);
+    bench.greet(BTreeMap::from([(DATABASE.to_owned(), hello)]));
+    assert_eq!(differing(&mut bench), ["other"]);
 }
 
 #[test]

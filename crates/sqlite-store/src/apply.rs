@@ -7,7 +7,7 @@ mod work;
 use replication::{Admission, Batch, Origin, TableRows, VersionVector, admit};
 use rusqlite::Connection;
 
-pub(crate) use work::Work;
+pub(crate) use work::{Work, unknown_entry};
 
 use crate::conflict_record::ConflictNote;
 use crate::error::StoreError;
@@ -177,11 +177,11 @@ fn apply_whole(
     let own = replica.have.clone();
     let Batch { context, tables, .. } = batch;
     let mut work = Work::new(conn, replica, rules, &own, None);
-    for TableRows { shape, rows, context: passed_on } in in_order(tables) {
+    for TableRows { shape, rows, context: passed_on, limited } in in_order(tables) {
         let context = passed_on.as_ref().unwrap_or(&context);
         let place = work.place(&shape);
         for row in rows {
-            if let Some((index, row)) = work.fitting(&place, &shape, row, context)? {
+            if let Some((index, row)) = work.fitting(&place, &shape, row, context, limited)? {
                 work.row(index, row, context)?;
             }
         }
@@ -236,12 +236,12 @@ fn put_rows(
     table: TableRows,
     context: &VersionVector,
 ) -> Result<usize, Stop> {
-    let TableRows { shape, rows, context: passed_on } = table;
+    let TableRows { shape, rows, context: passed_on, limited } = table;
     let context = passed_on.as_ref().unwrap_or(context);
     let place = work.place(&shape);
     let mut staged = 0;
     for row in rows {
-        if let Some((index, row)) = work.fitting(&place, &shape, row, context)? {
+        if let Some((index, row)) = work.fitting(&place, &shape, row, context, limited)? {
             staged += 1;
             stage.put(work.conn, batch, &work.replica.tables[index], &row)?;
         }

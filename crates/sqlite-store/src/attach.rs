@@ -10,11 +10,12 @@ mod marks;
 pub mod naming;
 pub(crate) mod registry;
 mod rules;
+pub(crate) mod selecting;
 pub(crate) mod statement_check;
 
 use std::collections::BTreeSet;
 
-use replication::Origin;
+use replication::{Origin, Selection};
 use rusqlite::Connection;
 
 use crate::app_triggers::{self, AppTrigger, Classified};
@@ -23,17 +24,20 @@ use crate::identifier::quote;
 use crate::key_ranges;
 use crate::lift::BeforeLift;
 use crate::node_schemas;
-use crate::replica::wall_millis;
+use crate::replica::{DatabaseRules, wall_millis};
+use crate::reselect;
 use crate::schema::introspection::{Found, read_tables};
 use crate::schema::{Schema, Table, Unsynced};
 use crate::triggers::{self, Trigger};
-use crate::warning::{Warning, key_clash};
+use crate::warning::{self, Warning, key_clash};
 use crate::write_lock;
 pub(crate) use marks::is_rewritten;
-pub use marks::{Misnamed, settle_counted, settle_rebuilt, settle_renamed, settle_rewritten, settle_unwatched};
+pub use marks::{
+    Misnamed, settle_counted, settle_included, settle_rebuilt, settle_renamed, settle_rewritten, settle_unwatched,
+};
 
 use counted::Counted;
-use marks::{Marks, counted_key, mark, read_marks, rebuilt_key, rewritten_key, unwatched_key};
+use marks::{Marks, counted_key, included_key, mark, read_marks, rebuilt_key, rewritten_key, unwatched_key};
 use naming::{Said, WireNames};
 use registry::{Registry, StoredTrigger, stored_triggers};
 pub use rules::AttachRules;
@@ -57,6 +61,9 @@ pub struct Attached {
     /// Columns that may have been written before the triggers knew them: numbers of table and column. They are named at
     /// every attach until [`settle_unwatched`] is called for them.
     pub unwatched: Vec<(i64, u16)>,
+    /// Columns that were excluded until now: numbers of table and column. They are named at every attach until
+    /// [`settle_included`] is called for them.
+    pub included: Vec<(i64, u16)>,
     /// Numbers of tables whose deletions are to be said anew, because peers know them under another name. They are named until
     /// [`settle_renamed`] is called for them.
     pub renamed: Vec<i64>,
@@ -90,11 +97,11 @@ pub fn attach(conn: &mut Connection, new_origin: Origin, node: &str) -> Result<A
     attach_with(conn, new_origin, node, None, &AttachRules::default())
 }
 
-/// Whether the column of these names of table and column is a counter.
-pub type IsCounter<'a> = &'a dyn Fn(&str, &str) -> bool;
-
-/// The same under rules, and says by names of table and column which columns are counters; without it they stay as they
+/// The same under rules. `merge` says how tables are merged and which columns are counters; without it counters stay as they
 /// were.
+///
+/// Where the rules choose other tables or columns than before, what is known of those that are not synced any more is kept
+/// to be passed on to peers.
 ///
 /// # Errors
 /// As [`attach`].
@@ -102,11 +109,11 @@ pub fn attach_with(
     conn: &mut Connection,
     new_origin: Origin,
     node: &str,
-    is_counter: Option<IsCounter<'_>>,
+    merge: Option<&DatabaseRules>,
     rules: &AttachRules,
 ) -> Result<Attached, StoreError> {
     let transaction = write_lock::transaction(conn)?;
-    let attached = attach_within(&transaction, new_origin, node, is_counter, rules)?;
+    let attached = attach_within(&transaction, new_origin, node, merge, rules)?;
     transaction.commit()?;
     Ok(attached)
 }
@@ -116,30 +123,57 @@ pub(crate) fn attach_within(
     conn: &Connection,
     new_origin: Origin,
     node: &str,
-    is_counter: Option<IsCounter<'_>>,
+    merge: Option<&DatabaseRules>,
     rules: &AttachRules,
 ) -> Result<Attached, StoreError> {
     let created = bookkeeping::ensure(conn)?;
-    let before_lift = BeforeLift::take(conn)?;
     let origin = bookkeeping::own_origin(conn, created, new_origin, node)?;
-    let found = read_tables(conn)?;
-    let before = Counted::load(conn)?;
-    let counted = match is_counter {
-        Some(is_counter) => Counted::declare(conn, found.iter().filter_map(|table| table.as_ref().ok()), is_counter)?,
-        None => before.clone(),
+    let before = selecting::stored(conn)?;
+    let selection = rules.selection.as_ref().unwrap_or(&before);
+    if *selection != before {
+        if !created {
+            // What was chosen until now is brought up to date for the last time.
+            let attached = install(conn, (origin, node, created), (&before, &before), merge, rules)?;
+            reselect::set_aside(conn, &attached, selection, merge)?;
+        }
+        selecting::store(conn, selection)?;
+    }
+    install(conn, (origin, node, created), (&before, selection), merge, rules)
+}
+
+/// Puts right what is in the file for a selection, and for the one before it.
+fn install(
+    conn: &Connection,
+    (origin, node, created): (Origin, &str, bool),
+    (before, selection): (&Selection, &Selection),
+    merge: Option<&DatabaseRules>,
+    rules: &AttachRules,
+) -> Result<Attached, StoreError> {
+    let before_lift = BeforeLift::take(conn)?;
+    let found = read_tables(conn, selection)?;
+    let counted_before = Counted::load(conn)?;
+    let counted = match merge {
+        Some(merge) => Counted::declare(conn, found.iter().filter_map(|table| table.as_ref().ok()), merge)?,
+        None => counted_before.clone(),
     };
     let names = WireNames::in_use(conn, rules.names.as_ref())?;
-    let unmet = names.unmet(&found);
-    let Installed { tables, unsynced, retired } =
-        Installation::new(conn, (before, counted), names, before_lift)?.run(found)?;
-    let schema = Schema { hash: schema_hash(conn)?, version: schema_version(conn)?, tables, unsynced };
-    node_schemas::announce(conn, (origin, node), &schema.tables, wall_millis())?;
+    let misnamed = names.unmet(&found);
+    let wire_selection = names.selection(selection);
+    let left_out = if selection.is_everything() { Vec::new() } else { everything(conn, &names)? };
+    let installation = Installation::new(conn, (counted_before, counted), names, (before_lift, before))?;
+    let Installed { tables, unsynced, retired } = installation.run(found)?;
+    let (hash, version, selection) = (schema_hash(conn)?, schema_version(conn)?, selection.clone());
+    let schema = Schema { hash, version, tables, unsynced, selection, wire_selection };
+    // What is left out has its place here all the same: it may be included again.
+    let present = if left_out.is_empty() { &schema.tables } else { &left_out };
+    node_schemas::announce(conn, (origin, node), present, wall_millis())?;
     let marks = read_marks(conn, &schema.tables)?;
     let Classified { triggers: app_triggers, problems } = app_triggers::classify(conn, &schema, &rules.triggers)?;
     let clashes = schema.tables.iter().filter_map(|table| key_clash(table, rules.key_ranges.is_some()));
     let key_ranges = key_ranges::settle_schema(conn, &schema, rules.key_ranges)?;
+    let unmet = warning::unmet_selection(&schema).into_iter().chain(misnamed);
     let warnings = clashes.chain(key_ranges).chain(problems).chain(unmet).collect();
-    let Marks { rebuilt, rewritten, unwatched, renamed, renamed_columns, counted, misnamed } = marks;
+    let Marks { rebuilt, rewritten, unwatched, renamed, renamed_columns, counted, misnamed, included } = marks;
     Ok(Attached {
         schema,
         origin,
@@ -151,6 +185,7 @@ pub(crate) fn attach_within(
         renamed_columns,
         misnamed,
         counted,
+        included,
         retired,
         app_triggers,
         warnings,
@@ -168,9 +203,12 @@ pub fn introspect(conn: &Connection) -> Result<Schema, StoreError> {
     }
     let registry = Registry::load(conn)?;
     let counted = Counted::load(conn)?;
-    let (mut candidates, unsynced) = sorted_out(read_tables(conn)?);
-    let mut schema = Schema { hash: schema_hash(conn)?, version: schema_version(conn)?, tables: Vec::new(), unsynced };
-    schema.unsynced.extend(WireNames::in_use(conn, None)?.give(&mut candidates));
+    let selection = selecting::stored(conn)?;
+    let names = WireNames::in_use(conn, None)?;
+    let (mut candidates, unsynced) = sorted_out(read_tables(conn, &selection)?);
+    let (hash, version, wire_selection) = (schema_hash(conn)?, schema_version(conn)?, names.selection(&selection));
+    let mut schema = Schema { hash, version, tables: Vec::new(), unsynced, selection, wire_selection };
+    schema.unsynced.extend(names.give(&mut candidates));
     for mut table in candidates {
         counted.mark(&mut table);
         if registry.complete(&mut table) {
@@ -239,6 +277,13 @@ fn sorted_out(found: Vec<Found>) -> (Vec<Table>, Vec<Unsynced>) {
     (candidates, unsynced)
 }
 
+/// The tables that could be synced, with all their columns, whatever is chosen.
+fn everything(conn: &Connection, names: &WireNames) -> Result<Vec<Table>, StoreError> {
+    let (mut tables, _) = sorted_out(read_tables(conn, &Selection::default())?);
+    names.give(&mut tables);
+    Ok(tables)
+}
+
 fn sort(tables: &mut [Table], unsynced: &mut [Unsynced]) {
     tables.sort_by_key(|table| table.number);
     unsynced.sort_by(|a, b| a.table.cmp(&b.table));
@@ -265,6 +310,8 @@ struct Installation<'a> {
     counted_before: Counted,
     /// What tables held before a migration whose triggers are put back now.
     before_lift: BeforeLift,
+    /// What was chosen to be synced until now.
+    before: &'a Selection,
 }
 
 impl<'a> Installation<'a> {
@@ -272,11 +319,11 @@ impl<'a> Installation<'a> {
         conn: &'a Connection,
         (counted_before, counted): (Counted, Counted),
         names: WireNames,
-        before_lift: BeforeLift,
+        (before_lift, before): (BeforeLift, &'a Selection),
     ) -> Result<Self, StoreError> {
         let (registry, stored) = (Registry::load(conn)?, stored_triggers(conn)?);
         let said = Said::load(conn, &registry)?;
-        Ok(Self { conn, registry, stored, counted, counted_before, names, said, before_lift })
+        Ok(Self { conn, registry, stored, counted, counted_before, names, said, before_lift, before })
     }
 
     fn run(mut self, found: Vec<Found>) -> Result<Installed, StoreError> {
@@ -325,7 +372,8 @@ impl<'a> Installation<'a> {
                 mark(self.conn, counted_key(table.number))?;
             }
             for column in self.unwatched(&table, &added) {
-                mark(self.conn, unwatched_key(table.number, column))?;
+                let key = if self.was_excluded(&table, column) { included_key } else { unwatched_key };
+                mark(self.conn, key(table.number, column))?;
             }
         }
         self.put_triggers(&table, &triggers)?;
@@ -338,6 +386,11 @@ impl<'a> Installation<'a> {
             Some(refused) => Err(refused),
             None => Ok((table, triggers)),
         })
+    }
+
+    fn was_excluded(&self, table: &Table, column: u16) -> bool {
+        let mut columns = table.columns.iter().filter(|known| known.number == column);
+        columns.any(|column| self.before.excludes_column(&table.name, &column.name))
     }
 
     fn has_lost_triggers(&self, table: &Table) -> bool {

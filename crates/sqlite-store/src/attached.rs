@@ -19,6 +19,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
+use replication::Selection;
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OptionalExtension};
 
@@ -94,6 +95,8 @@ pub(crate) struct Attachment {
     names: Arc<Vec<TableNames>>,
     retired: Arc<BTreeSet<String>>,
     unsynced: Arc<Vec<Unsynced>>,
+    selection: Arc<Selection>,
+    excluded_columns: Arc<BTreeMap<String, Vec<String>>>,
     triggers: Arc<Vec<AppTrigger>>,
     warnings: Arc<Vec<Warning>>,
     foreign_keys: ForeignKeys,
@@ -182,6 +185,8 @@ impl Attachment {
             names: Arc::new(TableNames::of(&attached.schema)),
             retired: Arc::new(attached.retired.clone()),
             unsynced: Arc::new(attached.schema.unsynced.clone()),
+            selection: Arc::new(attached.schema.wire_selection.clone()),
+            excluded_columns: Arc::new(told::excluded_columns(&attached.schema)),
             triggers: Arc::new(triggers),
             warnings: Arc::new(attached.warnings.clone()),
             foreign_keys,

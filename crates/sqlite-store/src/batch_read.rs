@@ -78,7 +78,8 @@ pub(crate) fn read_batch(
         }
     }
     let own = gathered.tables.into_iter().zip(&replica.tables).filter(|(rows, _)| !rows.is_empty());
-    let own = own.map(|(rows, table)| TableRows::new(table.wire.clone(), rows));
+    let own =
+        own.map(|(rows, table)| TableRows { limited: table.is_limited(), ..TableRows::new(table.wire.clone(), rows) });
     let tables = gathered.passed_on.into_iter().chain(own).collect();
     let context = replica.have.clone();
     let to = if whole { context.clone() } else { to };
@@ -201,14 +202,15 @@ fn gather(conn: &Connection, replica: &Replica, entry: &Lacking, gathered: &mut 
     if let Some(image) = read_image(conn, replica, &replica.tables[table], key)? {
         gathered.rows += 1;
         gathered.bytes += image.wire_size();
-        let shape = &replica.tables[table].wire;
+        let (shape, limited) = (&replica.tables[table].wire, replica.tables[table].is_limited());
         let beside = match replica.waiting.rows {
             0 => None,
             _ => parked::context_beside(conn, replica, shape, &image)?,
         };
         match beside {
             Some(context) => {
-                gathered.passed_on.push(TableRows { shape: shape.clone(), rows: vec![image], context: Some(context) });
+                let (shape, context) = (shape.clone(), Some(context));
+                gathered.passed_on.push(TableRows { shape, rows: vec![image], context, limited });
             }
             None => gathered.tables[table].push(image),
         }
@@ -226,7 +228,10 @@ fn gather_parked(conn: &Connection, id: i64, gathered: &mut Gathered) -> Result<
         let context = Some(parked.context);
         match gathered.passed_on.last_mut() {
             Some(last) if last.shape == parked.shape && last.context == context => last.rows.push(parked.row),
-            _ => gathered.passed_on.push(TableRows { shape: parked.shape, rows: vec![parked.row], context }),
+            _ => {
+                let rows = vec![parked.row];
+                gathered.passed_on.push(TableRows { shape: parked.shape, rows, context, limited: false });
+            }
         }
     }
     Ok(())

@@ -11,6 +11,7 @@ use rusqlite::Connection;
 use crate::bind::{bind_from, value_at, values_from};
 use crate::counting::{self, Before, Counting, Written};
 use crate::error::StoreError;
+use crate::parked;
 use crate::replica::{Replica, ReplicaTable};
 use crate::row_clock::{Counters, drop_column_entries, put_entry, read_clock};
 use crate::schema::Collation;
@@ -272,6 +273,10 @@ fn put_whole(
         (false, true) => Written::Inserted,
         (false, false) => Written::Updated,
     };
+    if !matches!(written, Written::Updated) && replica.waiting.rows > 0 {
+        let shape = replica.tables[row.table].shape.clone();
+        parked::forget_columns(conn, replica, &shape, key, entry)?;
+    }
     counting::write_whole(conn, replica, (row.table, key), entry, written)?;
     drop_column_entries(conn, &replica.tables[row.table], key)?;
     put_entry(conn, replica, row.table, key, 0, &entry)?;

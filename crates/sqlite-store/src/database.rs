@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use replication::{Batch, NodeSchemas, Origin, Timestamp, VersionVector};
+use replication::{Batch, NodeSchemas, Origin, Selection, Timestamp, VersionVector};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::app_triggers::AppTrigger;
@@ -41,7 +41,7 @@ pub struct DatabaseOptions {
     pub node: String,
     /// How its tables are merged.
     pub rules: DatabaseRules,
-    /// Which automatic keys it gives out, and which of the application's triggers run.
+    /// Which automatic keys it gives out, which of the application's triggers run, and what is synced.
     pub attach: AttachRules,
     /// The pause between looks when no file event comes.
     pub poll_interval: Duration,
@@ -119,6 +119,12 @@ pub struct DatabaseState {
     pub conflicts: u64,
     /// Rows of peers that could not be taken in and wait.
     pub parked: u64,
+    /// Rows that are kept only to be passed on: of tables, or for columns, that were chosen not to be synced.
+    pub passed_on: u64,
+    /// What was chosen to be synced.
+    pub selection: Arc<Selection>,
+    /// The columns of synced tables that were chosen not to be synced, by table.
+    pub excluded_columns: Arc<BTreeMap<String, Vec<String>>>,
     /// Log rows that wait for capture, as of the last look.
     pub backlog: u64,
 }

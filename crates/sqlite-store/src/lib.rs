@@ -32,6 +32,7 @@ mod node_schemas;
 mod observer;
 mod parked;
 mod replica;
+mod reselect;
 mod row_clock;
 mod row_write;
 mod sql_policy;

@@ -39,7 +39,7 @@ struct Rewritten {
     after: Option<Vec<Value>>,
 }
 
-/// A column that was written before the triggers knew it.
+/// A column that was written before the triggers knew it, because it is new or was excluded.
 #[derive(Debug, Clone)]
 struct Unwatched {
     /// The table's number.
@@ -48,6 +48,8 @@ struct Unwatched {
     column: u16,
     /// Whether it bore another name, under which peers know what it holds.
     renamed: bool,
+    /// Whether it was excluded: what has been merged into it since is no news.
+    included: bool,
     /// The last key that was looked at.
     after: Option<Vec<Value>>,
 }
@@ -56,17 +58,20 @@ impl Migrated {
     /// What an attach found.
     pub(crate) fn of(attached: &Attached) -> Self {
         let from_start = |tables: &[i64]| tables.iter().map(|table| Rewritten { table: *table, after: None }).collect();
-        let unwatched = attached.unwatched.iter().map(|(table, column)| Unwatched {
-            table: *table,
-            column: *column,
-            renamed: attached.renamed_columns.contains(&(*table, *column)),
+        let column = |place: &(i64, u16), included| Unwatched {
+            table: place.0,
+            column: place.1,
+            renamed: attached.renamed_columns.contains(place),
+            included,
             after: None,
-        });
+        };
+        let unwatched = attached.unwatched.iter().map(|place| column(place, false));
+        let included = attached.included.iter().map(|place| column(place, true));
         Self {
             rebuilt: attached.rebuilt.clone(),
             rewritten: from_start(&attached.rewritten),
             renamed: from_start(&attached.renamed),
-            unwatched: unwatched.collect(),
+            unwatched: unwatched.chain(included).collect(),
             misnamed: attached.misnamed.clone(),
             counted: from_start(&attached.counted),
         }
@@ -92,6 +97,12 @@ impl Migrated {
     /// What peers know by other names, as far as it is not said anew.
     pub(crate) fn misnamed(&self) -> Misnamed {
         if self.is_done() { Misnamed::default() } else { self.misnamed.clone() }
+    }
+
+    /// The columns that were excluded until now, by numbers of table and column.
+    pub(crate) fn included_columns(&self) -> Vec<(i64, u16)> {
+        let included = self.unwatched.iter().filter(|column| column.included);
+        included.map(|column| (column.table, column.column)).collect()
     }
 
     /// The names of the rebuilt tables.
@@ -126,6 +137,7 @@ impl Migrated {
             let keys = issue_written(conn, replica, column)?;
             if done(&keys) {
                 attach::settle_unwatched(conn, column.table, column.column)?;
+                attach::settle_included(conn, column.table, column.column)?;
             }
             keys
         } else if let Some(counted) = self.counted.last() {
@@ -307,6 +319,9 @@ fn issue_written(
     for key in &keys {
         // A row without an entry is sent as it stands when it gets one.
         let Some(clock) = read_clock(conn, replica, &replica.tables[index], key)? else { continue };
+        if unwatched.included && clock.columns.iter().any(|(known, _)| *known == column) {
+            continue;
+        }
         let written = if whole { clock.newest() } else { clock.effective(column) };
         let entry = next_after(written, replica, EntryFlags::empty());
         if whole {

@@ -22,7 +22,7 @@ pub(crate) fn save(conn: &Connection, schemas: &NodeSchemas) -> Result<(), Store
     Ok(())
 }
 
-/// Takes note of what this node's tables are, under a new version if that is news: a version of this node's own that no
+/// Takes note of what this node's tables are, those too that are not synced by choice, under a new version if that is news: a version of this node's own that no
 /// origin of it has used.
 pub(crate) fn announce(
     conn: &Connection,

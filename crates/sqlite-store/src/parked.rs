@@ -1,21 +1,24 @@
 //! Rows of peers that could not be taken in: the table or a column is not here, a policy cannot decide, or a constraint
 //! refuses the row. They wait in `_sync_parked` as they came, with what they had taken into account, and are merged when
-//! that can be done. Tables and columns have the names of the wire here.
+//! that can be done. Beside them are kept rows of tables, and values of columns, that were chosen not to be synced: they
+//! wait for nothing. Tables and columns have the names of the wire here.
 //!
 //! The version vector covers them all the same, so they are passed on like rows of tables, as they came: a node that vouched
 //! for what it does not hold would hide it from those behind it.
 
 mod gone;
 mod later;
+mod selected;
 
 use std::collections::BTreeSet;
 
 use replication::codec::{decode_row, encode_row, encode_values};
-use replication::{RowImage, TableShape, Value, VersionVector};
+use replication::{Entry, EntryFlags, RowClock, RowImage, TableShape, Value, VersionVector};
 use rusqlite::{Connection, Row, params};
 
 pub(crate) use gone::{Places, forget_gone};
 pub(crate) use later::{Progress, Unwritten, merge_next, pass_over};
+pub(crate) use selected::{keep, reason_of_columns, reclassify};
 
 use crate::error::StoreError;
 use crate::replica::Replica;
@@ -29,6 +32,8 @@ pub enum ParkedKind {
     Policy,
     /// A constraint of the table refuses the row.
     Constraint,
+    /// It does not wait: this database was chosen not to have it, and passes it on.
+    Excluded,
 }
 
 impl ParkedKind {
@@ -38,11 +43,15 @@ impl ParkedKind {
             Self::Schema => "schema_mismatch",
             Self::Policy => "policy",
             Self::Constraint => "constraint",
+            Self::Excluded => "excluded",
         }
     }
 
     fn named(name: &str) -> Self {
-        [Self::Policy, Self::Constraint].into_iter().find(|kind| kind.as_str() == name).unwrap_or(Self::Schema)
+        [Self::Policy, Self::Constraint, Self::Excluded]
+            .into_iter()
+            .find(|kind| kind.as_str() == name)
+            .unwrap_or(Self::Schema)
     }
 }
 
@@ -62,8 +71,10 @@ pub struct ParkedNote {
 /// What waits in a database.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Waiting {
-    /// Rows.
+    /// Rows, those too that are only passed on.
     pub(crate) rows: u64,
+    /// Of these, rows that wait for nothing and are passed on.
+    pub(crate) passed_on: u64,
     /// Of these, rows that may be merged as soon as a row here has changed.
     pub(crate) undecided: u64,
     /// Tables and reasons that have been told.
@@ -79,8 +90,13 @@ impl Waiting {
         while let Some(row) = rows.next()? {
             let count = row.get::<_, i64>(3)?.cast_unsigned();
             waiting.rows += count;
-            if ParkedKind::named(&row.get::<_, String>(2)?) != ParkedKind::Schema {
-                waiting.undecided += count;
+            match ParkedKind::named(&row.get::<_, String>(2)?) {
+                ParkedKind::Excluded => {
+                    waiting.passed_on += count;
+                    continue;
+                }
+                ParkedKind::Schema => {}
+                ParkedKind::Policy | ParkedKind::Constraint => waiting.undecided += count,
             }
             waiting.told.insert((row.get(0)?, row.get(1)?));
         }
@@ -90,9 +106,16 @@ impl Waiting {
     fn count(&mut self, kind: ParkedKind, more: bool) {
         let step = |count: u64| if more { count + 1 } else { count.saturating_sub(1) };
         self.rows = step(self.rows);
-        if kind != ParkedKind::Schema {
-            self.undecided = step(self.undecided);
+        match kind {
+            ParkedKind::Schema => {}
+            ParkedKind::Policy | ParkedKind::Constraint => self.undecided = step(self.undecided),
+            ParkedKind::Excluded => self.passed_on = step(self.passed_on),
         }
+    }
+
+    /// Rows that wait to be merged.
+    pub(crate) fn to_merge(&self) -> u64 {
+        self.rows.saturating_sub(self.passed_on)
     }
 }
 
@@ -106,6 +129,8 @@ pub(crate) struct Parking<'a> {
     pub(crate) own: &'a VersionVector,
     /// The columns that wait; none: the row as a whole.
     pub(crate) missing: &'a [String],
+    /// Whether it comes from a node that leaves out columns of the table on purpose.
+    pub(crate) limited: bool,
     pub(crate) kind: ParkedKind,
     pub(crate) reason: String,
 }
@@ -149,15 +174,44 @@ pub(crate) fn park(
     parking: Parking<'_>,
     now: i64,
 ) -> Result<Option<ParkedNote>, StoreError> {
-    let Parking { shape, row, context, own, missing, kind, reason } = parking;
-    let told = (shape.name.clone(), reason.clone());
-    let news = !replica.waiting.told.contains(&told);
-    supersede(conn, replica, shape, row, context)?;
+    let news = !replica.waiting.told.contains(&(parking.shape.name.clone(), parking.reason.clone()));
+    let Parking { shape, row, context, missing, limited, kind, .. } = parking;
+    supersede(conn, replica, shape, row, context, limited)?;
     if missing.is_empty() && !replica.places().has_table(shape) {
         // It was dropped everywhere while this was on its way.
         return Ok(None);
     }
-    replica.waiting.told.insert(told);
+    put(conn, replica, &parking, now)?;
+    let table = local_name(replica, &shape.name).to_owned();
+    let told = news && kind != ParkedKind::Excluded;
+    Ok(told.then(|| ParkedNote { table, kind, reason: parking.reason, remedy: remedy(kind) }))
+}
+
+/// What a table is called here; what it is called on the wire, where it is not here.
+fn local_name<'a>(replica: &'a Replica, wire_name: &'a str) -> &'a str {
+    replica.table_by_wire_name(wire_name).map_or(wire_name, |index| &replica.tables[index].shape.name)
+}
+
+const fn remedy(kind: ParkedKind) -> &'static str {
+    match kind {
+        ParkedKind::Schema => {
+            "run the same migration on every node, or set remote_name for what has another name here; what waits is merged \
+             by itself then"
+        }
+        ParkedKind::Policy => "correct the values of the row, or the policy; the row is merged by itself then",
+        ParkedKind::Constraint => {
+            "make the table's constraints the same on every node, or correct the row where it was written"
+        }
+        ParkedKind::Excluded => "include it, if it is to be here",
+    }
+}
+
+/// Lets a row wait beside whatever waits of it already.
+fn put(conn: &Connection, replica: &mut Replica, parking: &Parking<'_>, now: i64) -> Result<(), StoreError> {
+    let Parking { shape, row, context, own, missing, kind, reason, .. } = parking;
+    if *kind != ParkedKind::Excluded {
+        replica.waiting.told.insert((shape.name.clone(), reason.clone()));
+    }
     let key = place(shape, row)?;
     conn.prepare_cached(
         "INSERT INTO main._sync_parked (tbl, key, kind, reason, at, missing, shape, image, context, own) \
@@ -181,36 +235,19 @@ pub(crate) fn park(
         let sql = "INSERT OR IGNORE INTO main._sync_parked_dot (origin, seq, parked) VALUES (?1, ?2, ?3)";
         conn.prepare_cached(sql)?.execute(params![origin, entry.dot.sequence.cast_signed(), id])?;
     }
-    replica.waiting.count(kind, true);
-    let table = local_name(replica, &shape.name).to_owned();
-    Ok(news.then(|| ParkedNote { table, kind, reason, remedy: remedy(kind) }))
+    replica.waiting.count(*kind, true);
+    Ok(())
 }
 
-/// What a table is called here; what it is called on the wire, where it is not here.
-fn local_name<'a>(replica: &'a Replica, wire_name: &'a str) -> &'a str {
-    replica.table_by_wire_name(wire_name).map_or(wire_name, |index| &replica.tables[index].shape.name)
-}
-
-const fn remedy(kind: ParkedKind) -> &'static str {
-    match kind {
-        ParkedKind::Schema => {
-            "run the same migration on every node, or set remote_name for what has another name here; what waits is merged \
-             by itself then"
-        }
-        ParkedKind::Policy => "correct the values of the row, or the policy; the row is merged by itself then",
-        ParkedKind::Constraint => {
-            "make the table's constraints the same on every node, or correct the row where it was written"
-        }
-    }
-}
-
-/// Forgets rows that a newer state of the row has taken into account. A state without the columns that wait has not.
+/// Forgets rows that a newer state of the row has taken into account. A state without the columns that wait has not, nor,
+/// where these are those of the row as a whole, one of a node that leaves some out on purpose, which `limited` says.
 pub(crate) fn supersede(
     conn: &Connection,
     replica: &mut Replica,
     shape: &TableShape,
     row: &RowImage,
     context: &VersionVector,
+    limited: bool,
 ) -> Result<(), StoreError> {
     if replica.waiting.rows == 0 {
         return Ok(());
@@ -218,10 +255,36 @@ pub(crate) fn supersede(
     let speaks_for = |column: &String| shape.columns.iter().any(|known| known.eq_ignore_ascii_case(column));
     let older: Vec<Parked> = of_key(conn, &shape.name, place(shape, row)?)?
         .into_iter()
-        .filter(|parked| row.clock.is_deleted() || parked.missing.iter().all(speaks_for))
+        .filter(|parked| {
+            let whole = limited && parked.missing.is_empty();
+            let columns = if whole { &parked.shape.columns } else { &parked.missing };
+            row.clock.is_deleted() || columns.iter().all(speaks_for)
+        })
         .filter(|parked| parked.row.clock.entries().all(|entry| context.covers(entry.dot)))
         .collect();
     older.iter().try_for_each(|parked| remove(conn, replica, parked))
+}
+
+/// Forgets what waits for columns of a row that an application deleted, or inserted anew: it belongs to the row that went.
+/// Not where the rest of that row waits as well, for then it did not know of it. `entry` is of what was written.
+pub(crate) fn forget_columns(
+    conn: &Connection,
+    replica: &mut Replica,
+    shape: &TableShape,
+    key: &[Value],
+    entry: Entry,
+) -> Result<(), StoreError> {
+    let deletion = Entry { flags: EntryFlags::DELETED, ..entry };
+    let row = RowImage { values: key.to_vec(), clock: RowClock::whole(deletion) };
+    let waiting = of_key(conn, &shape.name, place(shape, &row)?)?;
+    if waiting.iter().any(|parked| parked.missing.is_empty()) {
+        return Ok(());
+    }
+    let known: Vec<Parked> = waiting
+        .into_iter()
+        .filter(|parked| parked.row.clock.entries().all(|entry| replica.have.covers(entry.dot)))
+        .collect();
+    known.iter().try_for_each(|parked| remove(conn, replica, parked))
 }
 
 /// What waits of a row.

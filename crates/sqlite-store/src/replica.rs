@@ -8,8 +8,8 @@ use std::fmt;
 use std::sync::Arc;
 
 use replication::{
-    ColumnRule, ConflictPolicy, Dot, Granularity, HybridClock, LastWriteWins, NodeSchemas, Origin, TableShape,
-    Timestamp, Value, VersionVector,
+    ColumnRule, ConflictPolicy, Dot, Granularity, HybridClock, LastWriteWins, NodeSchemas, Origin, Selection,
+    TableShape, Timestamp, Value, VersionVector,
 };
 use rusqlite::{Connection, OptionalExtension, params};
 
@@ -122,6 +122,11 @@ impl ReplicaTable {
             format!("table {:?}, {:?} to peers,", self.shape.name, self.wire.name)
         }
     }
+
+    /// Whether columns of it are left out on purpose.
+    pub(crate) fn is_limited(&self) -> bool {
+        !self.table.excluded.is_empty()
+    }
 }
 
 /// A catch-up that is under way.
@@ -140,6 +145,10 @@ pub(crate) struct Received {
 pub(crate) struct Replica {
     pub(crate) schema_version: i64,
     pub(crate) schema_hash: u64,
+    /// What was chosen to be synced.
+    pub(crate) selection: Selection,
+    /// The same by names on the wire.
+    pub(crate) wire_selection: Selection,
     pub(crate) tables: Vec<ReplicaTable>,
     /// The tables' indices, each after those that its foreign keys refer to, as far as these do not run in circles.
     pub(crate) parents_first: Vec<usize>,
@@ -165,8 +174,15 @@ pub(crate) struct Replica {
 }
 
 impl Replica {
-    /// Reads the state of a database that is attached with this schema.
+    /// Reads the state of a database that is attached with this schema, and of its catch-ups.
     pub(crate) fn load(conn: &Connection, schema: &Schema, rules: &DatabaseRules) -> Result<Self, StoreError> {
+        let mut replica = Self::load_file(conn, schema, rules)?;
+        staging::load(conn, &mut replica)?;
+        Ok(replica)
+    }
+
+    /// The same without catch-ups, which are not in the file.
+    pub(crate) fn load_file(conn: &Connection, schema: &Schema, rules: &DatabaseRules) -> Result<Self, StoreError> {
         let own_id: i64 =
             conn.query_row("SELECT value FROM main._sync_meta WHERE key = 'origin_id'", [], |r| r.get(0))?;
         let clock: i64 = conn
@@ -176,6 +192,8 @@ impl Replica {
         let mut replica = Self {
             schema_version: schema.version,
             schema_hash: schema.hash,
+            selection: schema.selection.clone(),
+            wire_selection: schema.wire_selection.clone(),
             tables: Vec::new(),
             parents_first: foreign_keys::parents_first(conn, &schema.tables)?,
             own: Origin::from_bytes([0; 16]),
@@ -208,7 +226,6 @@ impl Replica {
             replica.tables.push(ReplicaTable { table, sql, shape, wire, rules, defaults, columns, high });
         }
         replica.waiting = Waiting::load(conn)?;
-        staging::load(conn, &mut replica)?;
         Ok(replica)
     }
 

@@ -5,7 +5,7 @@ mod stored;
 use replication::{Counter, Dot, Entry, EntryFlags, RowClock, RowImage, Tally, Timestamp, Value};
 use rusqlite::Connection;
 
-pub(crate) use stored::Counters;
+pub(crate) use stored::{Counters, counter_places};
 use stored::{StoredCounters, authored_bytes, authored_from, encoded, set_place, tally_place};
 
 use crate::bind::{bind_from, values_from};

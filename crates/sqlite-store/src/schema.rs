@@ -9,7 +9,7 @@ pub(crate) mod introspection;
 mod migration_history;
 pub(crate) mod tokens;
 
-use replication::TableShape;
+use replication::{Selection, TableShape};
 
 use index_text::mentioned_names;
 
@@ -20,6 +20,10 @@ pub struct Schema {
     pub tables: Vec<Table>,
     /// Tables that are not synced, by name.
     pub unsynced: Vec<Unsynced>,
+    /// What was chosen to be synced.
+    pub selection: Selection,
+    /// The same by names on the wire.
+    pub wire_selection: Selection,
     /// A hash of the text of the application's schema; see [`crate::attach::schema_hash`].
     pub hash: u64,
     /// `PRAGMA schema_version` as of the introspection. Compare with `!=`: applications can set it back.
@@ -37,10 +41,12 @@ pub struct Table {
     pub remote_name: Option<String>,
     /// The name of its clock table.
     pub clock: String,
-    /// The columns that are synced, in the table's order: all but the generated ones.
+    /// The columns that are synced, in the table's order: all but the generated and the excluded ones.
     pub columns: Vec<Column>,
     /// The names of the generated columns, virtual and stored.
     pub generated: Vec<String>,
+    /// The names of the columns that were chosen not to be synced, in the table's order.
+    pub excluded: Vec<String>,
     /// The key columns as indices into `columns`, in the key's order.
     pub key: Vec<usize>,
     /// Whether rows have a rowid, that is, the table is not WITHOUT ROWID.
@@ -79,8 +85,8 @@ impl Table {
     }
 
     /// The columns whose values decide whether two rows clash on a unique index, as indices: those that it indexes, and
-    /// those that its expressions and its WHERE mention. None where a generated column is involved: what that is made of
-    /// is not told.
+    /// those that its expressions and its WHERE mention. None where a generated column is involved, of which it is not told
+    /// what it is made of, or one that is not synced.
     pub fn deciding_columns(&self, index: &UniqueIndex) -> Option<Vec<usize>> {
         let texts = index.partial.iter().chain(index.columns.iter().filter_map(|part| match part {
             IndexPart::Expression { text, .. } => Some(text),
@@ -88,8 +94,8 @@ impl Table {
         }));
         let mentioned: Vec<String> = texts.flat_map(|text| mentioned_names(text)).collect();
         let mentions = |name: &String| mentioned.iter().any(|mentioned| mentioned.eq_ignore_ascii_case(name));
-        let generated = |part: &IndexPart| matches!(part, IndexPart::Generated { .. });
-        if self.generated.iter().any(mentions) || index.columns.iter().any(generated) {
+        let unsynced = |part: &IndexPart| matches!(part, IndexPart::Unsynced { .. });
+        if self.unsynced_columns().any(mentions) || index.columns.iter().any(unsynced) {
             return None;
         }
         let indexed = |place: usize| {
@@ -102,6 +108,11 @@ impl Table {
                 .map(|(place, _)| place)
                 .collect(),
         )
+    }
+
+    /// The names of the columns that are not synced: the generated and the excluded ones.
+    pub fn unsynced_columns(&self) -> impl Iterator<Item = &String> {
+        self.generated.iter().chain(&self.excluded)
     }
 
     /// The counter columns.
@@ -217,7 +228,7 @@ impl UniqueIndex {
             .iter()
             .map(|part| match part {
                 IndexPart::Column { index, .. } => Some(*index),
-                IndexPart::Generated { .. } | IndexPart::Expression { .. } => None,
+                IndexPart::Unsynced { .. } | IndexPart::Expression { .. } => None,
             })
             .collect()
     }
@@ -233,8 +244,8 @@ pub enum IndexPart {
         /// How the index compares it, which need not be how the column does.
         collation: Collation,
     },
-    /// A generated column.
-    Generated {
+    /// A column that is not synced: a generated one, or one that was chosen not to be.
+    Unsynced {
         /// The column's name.
         name: String,
         /// How the index compares it.

@@ -19,6 +19,12 @@ pub(crate) struct TableSql {
     pub(crate) clock_drop: String,
     /// Removes a key's column entries.
     pub(crate) clock_drop_columns: String,
+    /// Removes all entries.
+    pub(crate) clock_clear: String,
+    /// Removes the entries of column number `?1`, and those of its counters from `?2` to `?3`.
+    pub(crate) clock_drop_column: String,
+    /// The keys of all rows that have a row entry.
+    pub(crate) clock_keys: String,
     /// Entries of origin `?1` with sequences above `?2` up to `?3`, at most `?4`: (seq, key columns…), by sequence.
     pub(crate) clock_since: String,
     /// The highest sequence of origin `?1`, NULL if none.
@@ -41,6 +47,8 @@ pub(crate) struct TableSql {
     pub(crate) insert_with_rowid: Option<String>,
     /// Deletes the row with a key.
     pub(crate) delete: String,
+    /// Reads and writes what the row with a key holds in columns that are excluded; none where none is.
+    pub(crate) excluded: Option<Excluded>,
     /// Keys of rows without a row entry, in key order, at most `?1`.
     pub(crate) unclocked: String,
     /// The same after a key: the key, then the limit.
@@ -72,6 +80,17 @@ pub(crate) struct ByRowid {
     pub(crate) row: String,
     /// Deletes the row.
     pub(crate) delete: String,
+}
+
+/// Statements on columns that are not synced: a row that makes way for another and comes back keeps what is in them.
+#[derive(Debug, Clone)]
+pub(crate) struct Excluded {
+    /// How many there are.
+    pub(crate) count: usize,
+    /// Reads them: `?1..` is the key.
+    pub(crate) read: String,
+    /// Writes them: the key, then the values.
+    pub(crate) write: String,
 }
 
 impl TableSql {
@@ -125,6 +144,9 @@ impl TableSql {
             ),
             clock_drop: format!("DELETE FROM {clock} WHERE {clock_match}"),
             clock_drop_columns: format!("DELETE FROM {clock} WHERE {clock_match} AND col > 0"),
+            clock_clear: format!("DELETE FROM {clock}"),
+            clock_drop_column: format!("DELETE FROM {clock} WHERE col = ?1 OR col BETWEEN ?2 AND ?3"),
+            clock_keys: format!("SELECT {clock_list} FROM {clock} WHERE col = 0"),
             clock_since: format!(
                 "SELECT seq, {clock_list} FROM {clock} WHERE origin = ?1 AND seq > ?2 AND seq <= ?3 ORDER BY seq LIMIT ?4"
             ),
@@ -143,6 +165,7 @@ impl TableSql {
                 format!("INSERT OR ABORT INTO {name} ({rowid}, {list}) VALUES ({})", parameters(1, columns.len() + 1))
             }),
             delete: format!("DELETE FROM {name} WHERE {key_match}"),
+            excluded: excluded(table, &name, &key_match),
             unclocked: first(&format!("NOT {entry}")),
             unclocked_after: next(&format!("NOT {entry}")),
             clocked: first(&entry),
@@ -198,12 +221,26 @@ impl TableSql {
     }
 }
 
+fn excluded(table: &Table, name: &str, key_match: &str) -> Option<Excluded> {
+    if table.excluded.is_empty() {
+        return None;
+    }
+    let columns: Vec<String> = table.excluded.iter().map(|column| quote(column)).collect();
+    let width = table.key.len();
+    let sets = columns.iter().enumerate().map(|(n, column)| format!("{column} = ?{}", width + n + 1));
+    Some(Excluded {
+        count: columns.len(),
+        read: format!("SELECT {} FROM {name} WHERE {key_match}", columns.join(", ")),
+        write: format!("UPDATE OR ABORT {name} SET {} WHERE {key_match}", sets.collect::<Vec<_>>().join(", ")),
+    })
+}
+
 fn same_unique(table: &Table, index: &UniqueIndex, name: &str, keys: &str) -> Option<(String, Vec<usize>)> {
     let columns = index.plain_columns()?;
     let equal = index.columns.iter().zip(&columns).enumerate().map(|(place, (part, column))| {
         let collation = match part {
             IndexPart::Column { collation, .. } => collation.name(),
-            IndexPart::Generated { .. } | IndexPart::Expression { .. } => "BINARY",
+            IndexPart::Unsynced { .. } | IndexPart::Expression { .. } => "BINARY",
         };
         format!("t.{} = ?{} COLLATE {collation}", quote(&table.columns[*column].name), place + 1)
     });

@@ -103,18 +103,35 @@ fn make_way(work: &mut Work<'_>, probe: &mut Probe) -> Result<(), Stop> {
     let waiting = std::mem::take(&mut work.deferred);
     let mut out = Vec::with_capacity(waiting.len());
     for write in waiting {
-        let rowid = take_out(work.conn, &work.replica.tables[write.table], &write)?;
-        out.push((write, rowid));
+        let place = take_out(work.conn, &work.replica.tables[write.table], &write)?;
+        out.push((write, place));
     }
     // New rows last: SQLite might give them a rowid that is to be had back.
-    out.sort_by_key(|(_, rowid)| rowid.is_none());
-    out.into_iter().try_for_each(|(write, rowid)| put_back(work, probe, write, rowid))
+    out.sort_by_key(|(_, place)| place.rowid.is_none());
+    out.into_iter().try_for_each(|(write, place)| put_back(work, probe, write, &place))
 }
 
-/// Deletes the row as it stood; returns the rowid it had, where that is not a column.
-fn take_out(conn: &Connection, table: &ReplicaTable, write: &RowWrite) -> Result<Option<i64>, Stop> {
+/// What a row that makes way is to have again when it comes back.
+#[derive(Debug, Default)]
+struct Vacated {
+    /// Its rowid, where that is not a column.
+    rowid: Option<i64>,
+    /// What is in its excluded columns.
+    excluded: Vec<Value>,
+}
+
+/// Deletes the row as it stood.
+fn take_out(conn: &Connection, table: &ReplicaTable, write: &RowWrite) -> Result<Vacated, Stop> {
     if write.old.is_none() {
-        return Ok(None);
+        return Ok(Vacated::default());
+    }
+    let mut excluded = Vec::new();
+    if let Some(sql) = &table.sql.excluded {
+        let mut statement = conn.prepare_cached(&sql.read)?;
+        bind_from(&mut statement, 1, &write.key)?;
+        if let Some(row) = statement.raw_query().next()? {
+            excluded = values_from(row, 0, sql.count)?;
+        }
     }
     let rowid = match &table.sql.rowid {
         Some(sql) => {
@@ -129,13 +146,28 @@ fn take_out(conn: &Connection, table: &ReplicaTable, write: &RowWrite) -> Result
         None => None,
     };
     delete(conn, table, &write.key)?;
-    Ok(rowid)
+    Ok(Vacated { rowid, excluded })
 }
 
-fn put_back(work: &mut Work<'_>, probe: &mut Probe, write: RowWrite, rowid: Option<i64>) -> Result<(), Stop> {
+/// Inserts a row in the place that it had. False if a unique index refuses it.
+fn insert_back(conn: &Connection, table: &ReplicaTable, write: &RowWrite, place: &Vacated) -> Result<bool, Stop> {
+    let Some(new) = &write.new else { return Ok(true) };
+    if !insert_under(conn, table, new, place.rowid)? {
+        return Ok(false);
+    }
+    if let Some(sql) = table.sql.excluded.as_ref().filter(|_| !place.excluded.is_empty()) {
+        let mut statement = conn.prepare_cached(&sql.write)?;
+        bind_from(&mut statement, 1, &write.key)?;
+        bind_from(&mut statement, write.key.len() + 1, &place.excluded)?;
+        statement.raw_execute().map_err(|error| refused(table, error))?;
+    }
+    Ok(true)
+}
+
+fn put_back(work: &mut Work<'_>, probe: &mut Probe, write: RowWrite, place: &Vacated) -> Result<(), Stop> {
     let Some(new) = &write.new else { return Ok(()) };
     let index = write.table;
-    if insert_under(work.conn, &work.replica.tables[index], new, rowid)? {
+    if insert_back(work.conn, &work.replica.tables[index], &write, place)? {
         return Ok(());
     }
     let (rivals, nameless) = probe.rivals(work.conn, index, &work.replica.tables[index], &write.key, new)?;
@@ -170,7 +202,7 @@ fn put_back(work: &mut Work<'_>, probe: &mut Probe, write: RowWrite, rowid: Opti
     for rowid in nameless {
         remove_nameless(work, index, rowid, &incoming, kind)?;
     }
-    if insert_under(work.conn, &work.replica.tables[index], new, rowid)? {
+    if insert_back(work.conn, &work.replica.tables[index], &write, place)? {
         return Ok(());
     }
     Err(Stop::held(

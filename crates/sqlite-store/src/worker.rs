@@ -358,6 +358,9 @@ impl Worker {
             && old.received == state.received
             && old.conflicts == state.conflicts
             && old.parked == state.parked
+            && old.passed_on == state.passed_on
+            && old.selection == state.selection
+            && old.excluded_columns == state.excluded_columns
             && old.backlog == state.backlog
             && old.nodes == state.nodes
             && old.retired == state.retired

@@ -41,7 +41,7 @@ pub use engine::{Database, EngineError, SyncEngine, SyncEngineBuilder};
 pub use event::{Event, EventName};
 pub use replication::{
     ColumnRule, Conflict, ConflictKind, ConflictPolicy, FirstWriteWins, Granularity, LastWriteWins, Maximum, Minimum,
-    OriginPriority, Resolution, ResolverPolicy, Scope, Side, TimestampColumn, Union, Value,
+    OriginPriority, Resolution, ResolverPolicy, Scope, Selection, Side, TimestampColumn, Union, Value,
 };
 pub use sqlite_store::app_triggers::TriggerRule;
 pub use sqlite_store::key_ranges::KeyRanges;

@@ -47,6 +47,9 @@ pub struct DatabaseStatus {
     pub remote_names: Vec<RemoteNames>,
     /// Tables that are not synced.
     pub unsynced: Vec<UnsyncedTable>,
+    /// The columns of synced tables that are excluded, by table.
+    #[serde(default)]
+    pub excluded_columns: BTreeMap<String, Vec<String>>,
     /// Changes of applications that wait for capture.
     pub backlog: u64,
     /// Open conflict records.
@@ -62,6 +65,9 @@ pub struct DatabaseStatus {
     pub warnings: Vec<WarningStatus>,
     /// Changes that wait until they can be applied.
     pub parked: u64,
+    /// Changes that are kept only to be passed on to peers: of tables and columns that are excluded here.
+    #[serde(default)]
+    pub passed_on: u64,
     /// What stands in the way.
     pub errors: Vec<String>,
 }

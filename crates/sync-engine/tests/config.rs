@@ -101,8 +101,8 @@ path = "/srv/a.db"
 policy = "origin-priority"
 priority = ["berlin", "oslo"]
 granularity = "row"
-include = ["*"]
-exclude = []
+include = ["s*", "note"]
+exclude = ["session_*"]
 key_ranges = 3
 triggers.stock_audit = "run"
 triggers."Odd, name" = "skip"
@@ -110,6 +110,7 @@ triggers."Odd, name" = "skip"
 name = "stock"
 timestamp_column = "updated_at"
 granularity = "column"
+exclude_columns = ["local_note", "Seen at"]
 columns.qty = { policy = "counter" }
 columns."unit price" = { policy = "sql", merge = "max(local.\"unit price\", remote.\"unit price\")" }
 columns.label = { policy = "origin-priority", priority = ["oslo"], remote_name = "title" }
@@ -144,6 +145,12 @@ fn every_key_is_read() {
     assert_eq!((first.name.as_str(), first.path.as_path()), ("inventory", Path::new("/srv/a.db")));
     assert_eq!(first.granularity, Granularity::Row);
     assert_eq!((first.key_ranges, second.key_ranges), (KeyRanges::of_node(3), None));
+    let selection = &first.selection;
+    assert!(selection.exclusion("STOCK").is_none() && selection.exclusion("session_1").is_some());
+    assert_eq!(
+        (selection.excluded_columns("stock"), second.selection.is_everything()),
+        (["local_note", "Seen at"].map(str::to_owned).as_slice(), true)
+    );
     let triggers: Vec<(&str, TriggerRule)> = first.triggers.iter().collect();
     assert_eq!(triggers, [("Odd, name", TriggerRule::Skip), ("stock_audit", TriggerRule::Run)]);
     assert_eq!((first.tables[0].name.as_str(), first.tables[0].granularity), ("stock", Some(Granularity::Column)));
@@ -334,22 +341,6 @@ fn columns_are_counted_in_characters() {
 fn keys_that_nothing_acts_on_are_refused() {
     let top = "auth.token_file = \"t\"\ntls.key = \"k\"\n";
     assert_eq!(errors(top), ["1:19 auth.token_file: NotSupported", "2:11 tls.key: NotSupported"]);
-    let database = r#"[[database]]
-path = "a.db"
-include = ["a*"]
-exclude = ["session_*"]
-[[database.table]]
-name = "t"
-exclude_columns = ["c"]
-"#;
-    assert_eq!(
-        errors(database),
-        [
-            "3:11 database[0].include: NotSupported",
-            "4:11 database[0].exclude: NotSupported",
-            "7:19 database[0].table[0].exclude_columns: NotSupported",
-        ]
-    );
     assert_eq!(errors("[auth]\n[tls]\n[[database]]\n"), ["3:1 database[0].path: Missing"]);
     let overrides = Overrides { token_file: Some("t".into()), ..Overrides::default() };
     assert_eq!(errors_of(load_text("", &[], &overrides)), ["--token-file auth.token_file: NotSupported"]);
@@ -392,6 +383,32 @@ fn names_on_the_wire_are_checked() {
             "6:29 database[0].table[0].columns.x.remote_name: WrongType"
         ]
     );
+}
+
+#[test]
+fn what_is_synced_is_checked() {
+    let with = |lines: &str| errors(&format!("[[database]]\npath = \"1.db\"\n{lines}"));
+    assert_eq!(with("include = []"), ["3:11 database[0].include: BadValue"]);
+    assert_eq!(
+        with("include = [\"a*\", \"\"]\nexclude = [7, \" \"]"),
+        [
+            "3:18 database[0].include[1]: BadValue",
+            "4:12 database[0].exclude[0]: WrongType",
+            "4:15 database[0].exclude[1]: BadValue"
+        ]
+    );
+    let table = |lines: &str| with(&format!("timestamp_column = \"at\"\n[[database.table]]\nname = \"t\"\n{lines}"));
+    assert_eq!(table("exclude_columns = [\"x\", \"X\"]"), ["6:25 database[0].table[0].exclude_columns[1]: Duplicate"]);
+    assert_eq!(table("exclude_columns = [\"AT\"]"), ["6:20 database[0].table[0].exclude_columns[0]: BadValue"]);
+    let own =
+        "timestamp_column = \"at\"\n[[database.table]]\nname = \"t\"\npolicy = \"max\"\nexclude_columns = [\"at\"]";
+    settings(&format!("[[database]]\npath = \"1.db\"\n{own}"));
+    assert_eq!(
+        table("exclude_columns = [\"qty\"]\ncolumns.Qty = { policy = \"counter\" }"),
+        ["6:20 database[0].table[0].exclude_columns[0]: BadValue"]
+    );
+    let what = message("[[database]]\npath = \"1.db\"\nexclude = [\"\"]");
+    assert!(what.contains("* stands for any text"), "{what}");
 }
 
 #[test]

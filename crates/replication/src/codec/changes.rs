@@ -17,6 +17,12 @@ const FORMAT: u8 = 1;
 const PLAIN: u8 = 0;
 const ZSTD: u8 = 1;
 
+/// The mark of a table whose rows have a context of their own.
+const CONTEXT: u64 = 1;
+
+/// The mark of a table of which the sender leaves out columns.
+const LIMITED: u64 = 2;
+
 /// Bodies below this are not worth compressing.
 const COMPRESS_FROM: usize = 4 << 10;
 
@@ -93,7 +99,8 @@ fn write_table(out: &mut Vec<u8>, table: &TableRows, origins: &Origins) -> Writt
     for index in &table.shape.key {
         mp::write_uint(out, u64::from(*index))?;
     }
-    mp::write_uint(out, u64::from(table.context.is_some()))?;
+    let context = if table.context.is_some() { CONTEXT } else { 0 };
+    mp::write_uint(out, context | if table.limited { LIMITED } else { 0 })?;
     if let Some(context) = &table.context {
         write_vector(out, context, origins)?;
     }
@@ -189,11 +196,16 @@ fn read_table(reader: &mut Reader<'_>, origins: &[Origin]) -> Result<TableRows, 
         return Err(CodecError::Invalid("a table has no key"));
     }
     let shape = TableShape { name, columns, key };
-    let context = if read_truth(reader)? { Some(read_vector(reader, origins)?) } else { None };
+    let marks = reader.unsigned()?;
+    if marks & !(CONTEXT | LIMITED) != 0 {
+        return Err(CodecError::Invalid("a table bears a mark that is not known"));
+    }
+    let limited = marks & LIMITED != 0;
+    let context = if marks & CONTEXT != 0 { Some(read_vector(reader, origins)?) } else { None };
     let mut rows = Vec::new();
     // Four for the row entry, one for the count of column entries, one for each key value.
     for _ in 0..reader.count::<RowImage>(5 + shape.key.len())? {
         rows.push(read_row(reader, &shape, origins)?);
     }
-    Ok(TableRows { shape, rows, context })
+    Ok(TableRows { shape, rows, context, limited })
 }

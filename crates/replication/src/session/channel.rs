@@ -141,7 +141,8 @@ impl Channel {
         let other = old.tables != state.tables
             || old.policies != state.policies
             || old.nodes != state.nodes
-            || old.schemas != state.schemas;
+            || old.schemas != state.schemas
+            || old.selection != state.selection;
         if old.origin != state.origin {
             self.begin_local(state);
             return true;
@@ -176,8 +177,10 @@ impl Channel {
             self.told_policies = policies;
         }
         let names: BTreeSet<&String> = local.tables.keys().chain(remote.tables.keys()).collect();
-        let differing: Vec<String> =
-            names.into_iter().filter(|table| local.tables.get(*table) != remote.tables.get(*table)).cloned().collect();
+        // What is left out on purpose needs no migration.
+        let meant = |table: &String| local.selection.limits(table) || remote.selection.limits(table);
+        let differs = |table: &&String| local.tables.get(*table) != remote.tables.get(*table) && !meant(table);
+        let differing: Vec<String> = names.into_iter().filter(differs).cloned().collect();
         let told = std::mem::replace(&mut self.told_differing, differing.clone());
         let beyond = |all: &[String], known: &[String]| -> Vec<String> {
             all.iter().filter(|table| !known.contains(table)).cloned().collect()

@@ -24,6 +24,7 @@ impl Session {
                     policies: local.policies.clone(),
                     nodes: local.nodes.clone(),
                     schemas,
+                    selection: local.selection.clone(),
                 };
                 Some((name.clone(), hello))
             })

@@ -8,6 +8,7 @@ use crate::message::{ByeReason, Envelope, Problem};
 use crate::node_schema::NodeSchemas;
 use crate::origin::Origin;
 use crate::row::Batch;
+use crate::selection::Selection;
 use crate::version_vector::VersionVector;
 
 /// What a session is told about this node, and its limits.
@@ -80,6 +81,8 @@ pub struct LocalState {
     pub nodes: BTreeMap<Origin, String>,
     /// The tables of each node, as far as they are known; its own among them.
     pub schemas: Arc<NodeSchemas>,
+    /// What is kept in sync.
+    pub selection: Selection,
 }
 
 /// What happens to a session.

@@ -131,20 +131,25 @@ fn split(batch: Batch, limit: usize) -> Vec<Batch> {
     let mut parts = Vec::new();
     let mut current: Vec<TableRows> = Vec::new();
     let mut bytes = 0;
-    for table in tables {
+    for mut table in tables {
         let mut rows = Vec::new();
-        for row in table.rows {
+        for row in std::mem::take(&mut table.rows) {
             bytes += row.wire_size();
             rows.push(row);
             if bytes >= limit {
                 let full = std::mem::take(&mut rows);
-                current.push(TableRows { shape: table.shape.clone(), rows: full, context: table.context.clone() });
+                current.push(TableRows {
+                    shape: table.shape.clone(),
+                    rows: full,
+                    context: table.context.clone(),
+                    limited: table.limited,
+                });
                 parts.push(part(std::mem::take(&mut current)));
                 bytes = 0;
             }
         }
         if !rows.is_empty() {
-            current.push(TableRows { shape: table.shape, rows, context: table.context });
+            current.push(TableRows { rows, ..table });
         }
     }
     if !current.is_empty() || parts.is_empty() {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use replication::codec::{Encoded, Limits, decode_binary, decode_text, encode};
 use replication::message::Envelope;
 use replication::session::{AppliedOutcome, Input, LocalState, Output, ReadOutcome, Session, SessionConfig};
-use replication::{Batch, VersionVector};
+use replication::{Batch, Selection, VersionVector};
 
 use crate::model::{Applied, Replica, Rules, Writes};
 use crate::random::Random;
@@ -134,6 +134,7 @@ impl<'a> Cluster<'a> {
             retired: BTreeSet::new(),
             nodes: BTreeMap::new(),
             schemas: Arc::default(),
+            selection: Selection::default(),
         }
     }
 

@@ -35,26 +35,27 @@ impl Work<'_> {
         shape: &TableShape,
         row: RowImage,
         context: &VersionVector,
+        limited: bool,
     ) -> Result<Option<(usize, RowImage)>, StoreError> {
         let own = self.own;
-        match place {
+        let (kind, reason) = match place {
             Place::Table(index, order, missing) => {
                 if !missing.is_empty() && !row.clock.is_deleted() {
-                    self.park_columns((*index, shape), &row, context, own, missing)?;
+                    self.park_columns((*index, shape), &row, (context, own), missing, limited)?;
                 }
-                Ok(Some((*index, order.arrange(row))))
+                return Ok(Some((*index, order.arrange(row))));
             }
-            Place::Nowhere => {
-                let reason = self.nowhere(&shape.name);
-                self.park(Parking { shape, row: &row, context, own, missing: &[], kind: ParkedKind::Schema, reason })?;
-                Ok(None)
-            }
+            Place::Nowhere => match self.replica.wire_selection.exclusion(&shape.name) {
+                Some(exclusion) => (ParkedKind::Excluded, exclusion.to_string()),
+                None => (ParkedKind::Schema, self.nowhere(&shape.name)),
+            },
             Place::OtherKey(index) => {
-                let reason = format!("{} has another key on the peer", self.replica.tables[*index].named());
-                self.park(Parking { shape, row: &row, context, own, missing: &[], kind: ParkedKind::Schema, reason })?;
-                Ok(None)
+                let table = self.replica.tables[*index].named();
+                (ParkedKind::Schema, format!("{table} has another key on the peer"))
             }
-        }
+        };
+        self.park(Parking { shape, row: &row, context, own, missing: &[], limited, kind, reason })?;
+        Ok(None)
     }
 
     /// Parks what a row holds in columns that are not here.
@@ -62,9 +63,9 @@ impl Work<'_> {
         &mut self,
         (index, shape): (usize, &TableShape),
         row: &RowImage,
-        context: &VersionVector,
-        own: &VersionVector,
+        (context, own): (&VersionVector, &VersionVector),
         missing: &[String],
+        limited: bool,
     ) -> Result<(), StoreError> {
         // What is known already is not news because it has a column more.
         if row.clock.entries().all(|entry| own.covers(entry.dot)) {
@@ -75,11 +76,11 @@ impl Work<'_> {
             missing.iter().filter(|column| places.has_column(&shape.name, column)).cloned().collect();
         if missing.is_empty() {
             // They were dropped everywhere while this was on its way.
-            return parked::supersede(self.conn, self.replica, shape, row, context);
+            return parked::supersede(self.conn, self.replica, shape, row, context, limited);
         }
-        let names: Vec<String> = missing.iter().map(|name| format!("{name:?}")).collect();
-        let reason = format!("{} has no column {} here", self.replica.tables[index].named(), names.join(", "));
-        self.park(Parking { shape, row, context, own, missing: &missing, kind: ParkedKind::Schema, reason })
+        let table = self.replica.tables[index].named();
+        let (kind, reason) = parked::reason_of_columns(&self.replica.wire_selection, (&shape.name, &table), &missing);
+        self.park(Parking { shape, row, context, own, missing: &missing, limited, kind, reason })
     }
 
     /// Why rows of a table have no place.
@@ -108,7 +109,7 @@ impl Work<'_> {
         reason: String,
     ) -> Result<(), StoreError> {
         let (shape, row) = without_absent(&self.replica.tables[index].wire, row);
-        self.park(Parking { shape: &shape, row: &row, context, own, missing: &[], kind, reason })
+        self.park(Parking { shape: &shape, row: &row, context, own, missing: &[], limited: false, kind, reason })
     }
 }
 

@@ -3,8 +3,8 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use replication::{
-    ConflictKind, ConflictPolicy as _, Decided, Decision, Dot, Entry, EntryFlags, LastWriteWins, MergeContext, Outcome,
-    RowClock, RowImage, Timestamp, Value, VersionVector, merge,
+    ConflictKind, ConflictPolicy as _, Decided, Decision, Dot, Entry, EntryFlags, LastWriteWins, MergeContext, Origin,
+    Outcome, RowClock, RowImage, Timestamp, Value, VersionVector, merge,
 };
 use rusqlite::Connection;
 
@@ -76,16 +76,16 @@ impl<'a> Work<'a> {
 
     /// Merges one row, which is in the order of the table and has taken `context` into account; writes what becomes of it.
     pub(crate) fn row(&mut self, index: usize, remote: RowImage, context: &VersionVector) -> Result<(), Stop> {
-        self.row_known(index, remote, context, self.own)
+        self.row_known(index, remote, (context, self.own), Self::local)
     }
 
-    /// The same for a row that came when this database knew `own`.
+    /// The same for a row that came when this database knew `own`; `local` tells this node's state of a row.
     pub(crate) fn row_known(
         &mut self,
         index: usize,
         mut remote: RowImage,
-        context: &VersionVector,
-        own: &VersionVector,
+        (context, own): (&VersionVector, &VersionVector),
+        local: impl FnOnce(&mut Self, usize, &[Value]) -> Result<Option<RowImage>, StoreError>,
     ) -> Result<(), Stop> {
         let table = &self.replica.tables[index];
         if let Some(column) = converted(&table.table.columns, &remote) {
@@ -95,9 +95,9 @@ impl<'a> Work<'a> {
         let key: Vec<Value> = remote.key(&table.shape).into_iter().cloned().collect();
         if self.replica.waiting.rows > 0 {
             let (shape, row) = without_absent(&self.replica.tables[index].wire, &remote);
-            parked::supersede(self.conn, self.replica, &shape, &row, context)?;
+            parked::supersede(self.conn, self.replica, &shape, &row, context, false)?;
         }
-        let local = self.local(index, &key)?;
+        let local = local(self, index, &key)?;
         let table = &self.replica.tables[index];
         // What is filled in is this database's own, and not to wait with the row.
         let is_absent = |(_, entry): &(u16, Entry)| entry.flags.contains(EntryFlags::ABSENT);
@@ -318,10 +318,31 @@ impl<'a> Work<'a> {
         remote: &RowImage,
         decided: &Decided,
     ) -> Result<(), StoreError> {
-        let note = record_conflict(self.conn, self.replica, index, key, local, Some(remote), decided, self.rules.now)?;
+        let local = local.map(|local| of_this_node(local, self.replica.own));
+        let (local, now) = (local.as_ref(), self.rules.now);
+        let note = record_conflict(self.conn, self.replica, index, key, local, Some(remote), decided, now)?;
         self.applied.conflicts.push(note);
         Ok(())
     }
+}
+
+/// Whom entries name that stand for what has no clock.
+const NOBODY: Origin = Origin::from_bytes([0; 16]);
+
+/// The entry of what this node holds and has never said: it is older than everything, and nobody has taken it into account.
+/// Not a dot of this node: a node knows what it said before, and this is not what it said since. It is stored nowhere.
+pub(crate) fn unknown_entry(flags: EntryFlags) -> Entry {
+    Entry::new(Timestamp::BASELINE, Dot { origin: NOBODY, sequence: 1 }, flags)
+}
+
+/// An image that names this node for what it has never said.
+fn of_this_node(image: &RowImage, own: Origin) -> RowImage {
+    let mut image = image.clone();
+    let entries = std::iter::once(&mut image.clock.row).chain(image.clock.columns.iter_mut().map(|(_, entry)| entry));
+    for entry in entries.filter(|entry| entry.dot.origin == NOBODY) {
+        entry.dot = Dot { origin: own, sequence: 0 };
+    }
+    image
 }
 
 fn merge_context<'a>(
@@ -354,7 +375,9 @@ fn put_back(
     bind_from(&mut statement, 1, key)?;
     statement.raw_execute()?;
     drop(statement);
-    let Some(local) = local else { return Ok(()) };
-    put_clock(conn, replica, index, key, &local.clock, false)?;
-    counting::note(conn, replica, (index, key), &local.clock, &local.values)
+    let Some(local) = local.filter(|local| local.clock.row.dot.origin != NOBODY) else { return Ok(()) };
+    let mut clock = local.clock.clone();
+    clock.columns.retain(|(_, entry)| entry.dot.origin != NOBODY);
+    put_clock(conn, replica, index, key, &clock, false)?;
+    counting::note(conn, replica, (index, key), &clock, &local.values)
 }

@@ -5,8 +5,8 @@ use std::collections::BTreeSet;
 
 use rusqlite::{Connection, OptionalExtension};
 
-use super::IsCounter;
 use crate::error::StoreError;
+use crate::replica::DatabaseRules;
 use crate::schema::Table;
 
 /// Counter columns by folded names of table and column.
@@ -22,15 +22,15 @@ impl Counted {
         Ok(Self(counted.unwrap_or_default()))
     }
 
-    /// The columns of these tables that are counters by `is_counter`; the file remembers them.
+    /// The columns of these tables that are counters by the rules; the file remembers them.
     pub(super) fn declare<'a>(
         conn: &Connection,
         tables: impl Iterator<Item = &'a Table>,
-        is_counter: IsCounter<'_>,
+        rules: &DatabaseRules,
     ) -> Result<Self, StoreError> {
         let mut counted = BTreeSet::new();
         for table in tables {
-            let columns = table.columns.iter().filter(|column| is_counter(&table.name, &column.name));
+            let columns = table.columns.iter().filter(|column| rules.is_counter(&table.name, &column.name));
             counted.extend(columns.map(|column| (fold(&table.name), fold(&column.name))));
         }
         let counted = Self(counted);

@@ -60,6 +60,15 @@ pub(crate) fn is_rewritten(conn: &Connection, number: i64) -> Result<bool, Store
     Ok(statement.query_row([rewritten_key(number)], |row| row.get(0))?)
 }
 
+/// Notes that what an excluded column held, which is included now, has become changes.
+///
+/// # Errors
+/// SQLite's own; the column is then named again at the next attach.
+pub fn settle_included(conn: &Connection, number: i64, column: u16) -> Result<(), StoreError> {
+    conn.execute("DELETE FROM main._sync_meta WHERE key = ?1", [included_key(number, column)])?;
+    Ok(())
+}
+
 pub(super) fn rebuilt_key(number: i64) -> String {
     format!("rebuilt_{number}")
 }
@@ -92,6 +101,10 @@ pub(super) fn renamed_column_key(number: i64, column: u16) -> String {
     format!("renamed_{number}_{column}")
 }
 
+pub(super) fn included_key(number: i64, column: u16) -> String {
+    format!("included_{number}_{column}")
+}
+
 /// A mark in the file that work on a table is due.
 pub(super) fn mark(conn: &Connection, key: String) -> Result<(), StoreError> {
     conn.execute("INSERT OR REPLACE INTO main._sync_meta (key, value) VALUES (?1, 1)", [key])?;
@@ -103,6 +116,7 @@ pub(super) struct Marks {
     pub(super) rebuilt: Vec<i64>,
     pub(super) rewritten: Vec<i64>,
     pub(super) unwatched: Vec<(i64, u16)>,
+    pub(super) included: Vec<(i64, u16)>,
     pub(super) renamed: Vec<i64>,
     pub(super) renamed_columns: Vec<(i64, u16)>,
     pub(super) counted: Vec<i64>,
@@ -126,9 +140,11 @@ pub(super) fn read_marks(conn: &Connection, tables: &[Table]) -> Result<Marks, S
         let numbers = tables.iter().map(|table| table.number);
         numbers.filter(|number| marks.contains(&key(*number))).collect()
     };
-    let columns = tables.iter().flat_map(|table| table.columns.iter().map(|column| (table.number, column.number)));
-    let unwatched = columns.filter(|(table, column)| marks.contains(&unwatched_key(*table, *column)));
-    let unwatched: Vec<(i64, u16)> = unwatched.collect();
+    let marked_columns = |key: fn(i64, u16) -> String| -> Vec<(i64, u16)> {
+        let columns = tables.iter().flat_map(|table| table.columns.iter().map(|column| (table.number, column.number)));
+        columns.filter(|(table, column)| marks.contains(&key(*table, *column))).collect()
+    };
+    let (unwatched, included) = (marked_columns(unwatched_key), marked_columns(included_key));
     let are = |key: fn(i64, u16) -> String| -> Vec<(i64, u16)> {
         unwatched.iter().copied().filter(|(table, column)| marks.contains(&key(*table, *column))).collect()
     };
@@ -148,5 +164,5 @@ pub(super) fn read_marks(conn: &Connection, tables: &[Table]) -> Result<Marks, S
         by_key(&mut misnamed.tables, table, &misnamed.columns);
     }
     let (rebuilt, counted) = (marked(rebuilt_key), marked(counted_key));
-    Ok(Marks { rebuilt, rewritten, unwatched, renamed, renamed_columns, counted, misnamed })
+    Ok(Marks { rebuilt, rewritten, unwatched, renamed, renamed_columns, counted, misnamed, included })
 }

@@ -6,6 +6,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 
+use replication::Selection;
 use rusqlite::{Connection, OptionalExtension};
 use serde::{Deserialize, Serialize};
 
@@ -51,8 +52,32 @@ impl WireNames {
         self.0.entry(known.unwrap_or_else(|| table.to_owned())).or_default()
     }
 
+    /// A choice of what is synced as it reads by names on the wire. A table whose own name is included stays so whatever its name
+    /// on the wire: rows of it have their place before the choice is asked.
+    pub(crate) fn selection(&self, chosen: &Selection) -> Selection {
+        let mut selection = chosen.clone();
+        let mut excluded = chosen.excluded().to_vec();
+        for (name, said) in &self.0 {
+            let wire_name = said.name.as_ref().unwrap_or(name);
+            if said.name.is_some() && chosen.exclusion(name).is_some() {
+                excluded.push(wire_name.clone());
+            }
+            let named = |column: &String| {
+                let mut known = said.columns.iter().filter(|(known, _)| known.eq_ignore_ascii_case(column));
+                known.next().map_or(column, |(_, remote_name)| remote_name).clone()
+            };
+            let columns: Vec<String> = chosen.excluded_columns(name).iter().map(named).collect();
+            if !columns.is_empty() {
+                selection.set_excluded_columns(name, []);
+                selection.set_excluded_columns(wire_name, columns);
+            }
+        }
+        selection.set_exclude(excluded);
+        selection
+    }
+
     /// The names in use: those that are said now, which the file remembers, or else those that it remembers.
-    pub(super) fn in_use(conn: &Connection, now: Option<&Self>) -> Result<Self, StoreError> {
+    pub(crate) fn in_use(conn: &Connection, now: Option<&Self>) -> Result<Self, StoreError> {
         let remembered: Option<Self> = read(conn, NAMES)?;
         let Some(now) = now else { return Ok(remembered.unwrap_or_default()) };
         if *now != remembered.unwrap_or_default() {
@@ -224,21 +249,19 @@ impl Said {
             let here = self.here.get(&number);
             if !said.name.eq_ignore_ascii_case(table.wire_name()) {
                 mark(conn, rewritten_key(number))?;
-                mark(conn, renamed_key(number))?;
-                if here.is_some_and(|here| here.name.eq_ignore_ascii_case(&table.name)) {
-                    mark(conn, misnamed_key(number))?;
-                }
+                // What was deleted here was no row of what bears the name elsewhere, unless all rename it.
+                let other_mapping = here.is_some_and(|here| here.name.eq_ignore_ascii_case(&table.name));
+                mark(conn, if other_mapping { misnamed_key } else { renamed_key }(number))?;
             }
             table.wire_name().clone_into(&mut said.name);
             for column in &table.columns {
                 let before = said.columns.insert(column.number, column.wire_name().to_owned());
                 if before.is_some_and(|before| !before.eq_ignore_ascii_case(column.wire_name())) {
                     mark(conn, unwatched_key(number, column.number))?;
-                    mark(conn, renamed_column_key(number, column.number))?;
                     let here = here.and_then(|here| here.columns.get(&column.number));
-                    if here.is_some_and(|here| here.eq_ignore_ascii_case(&column.name)) {
-                        mark(conn, misnamed_column_key(number, column.number))?;
-                    }
+                    let other_mapping = here.is_some_and(|here| here.eq_ignore_ascii_case(&column.name));
+                    let key = if other_mapping { misnamed_column_key } else { renamed_column_key };
+                    mark(conn, key(number, column.number))?;
                 }
             }
         }
@@ -270,6 +293,7 @@ fn write<T: Serialize>(conn: &Connection, key: &str, value: &T) -> Result<(), St
 
 #[cfg(test)]
 mod tests {
+    use replication::Selection;
     use rusqlite::Connection;
 
     use super::{SameName, WireNames, same_remote_names};
@@ -278,7 +302,7 @@ mod tests {
     fn found(schema: &str) -> Vec<Found> {
         let conn = Connection::open_in_memory().unwrap();
         conn.execute_batch(schema).unwrap();
-        read_tables(&conn).unwrap()
+        read_tables(&conn, &Selection::default()).unwrap()
     }
 
     /// The tables as peers are told of them, and what is not synced.

@@ -280,7 +280,7 @@ impl Registry {
             "DELETE FROM main._sync_meta WHERE key IN (?1, ?2, ?3, ?4)",
             [super::rebuilt_key(number), super::rewritten_key(number), misnamed_key(number), renamed_key(number)],
         )?;
-        for columns in ["unwatched", "misnamed", "renamed"].map(|mark| format!("{mark}_{number}_*")) {
+        for columns in ["unwatched", "included", "misnamed", "renamed"].map(|mark| format!("{mark}_{number}_*")) {
             conn.execute("DELETE FROM main._sync_meta WHERE key GLOB ?1", [columns])?;
         }
         Ok(())

@@ -1,5 +1,7 @@
 //! What a person decides about a database before it is attached.
 
+use replication::Selection;
+
 use super::naming::WireNames;
 use crate::app_triggers::TriggerRules;
 use crate::key_ranges::KeyRanges;
@@ -13,4 +15,6 @@ pub struct AttachRules {
     pub triggers: TriggerRules,
     /// Which tables and columns bear other names on the wire; none: those that the file remembers.
     pub names: Option<WireNames>,
+    /// Which tables and columns are synced; none: those that were until now.
+    pub selection: Option<Selection>,
 }

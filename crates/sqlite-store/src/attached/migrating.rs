@@ -45,10 +45,17 @@ impl Attachment {
 
     /// Whether the table that rows of a shape belong to is what it is on the other side.
     fn has_place(&self, shape: &TableShape) -> bool {
+        let selection = &self.replica.wire_selection;
+        if selection.exclusion(&shape.name).is_some() {
+            return true;
+        }
         let table = self.replica.table_by_wire_name(&shape.name).map(|index| &self.replica.tables[index]);
         table.is_some_and(|table| match Fit::of(shape, &table.wire) {
             Fit::Whole(order) => order.fills_all(),
-            Fit::Partly(..) | Fit::OtherKey => false,
+            Fit::Partly(order, missing) => {
+                order.fills_all() && missing.iter().all(|column| selection.excludes_column(&shape.name, column))
+            }
+            Fit::OtherKey => false,
         })
     }
 

@@ -16,8 +16,7 @@ use crate::warning::{Warning, WarningKind};
 
 /// Attaches the database as its options say.
 pub(super) fn attach(conn: &mut Connection, options: &DatabaseOptions) -> Result<Attached, StoreError> {
-    let is_counter = |table: &str, column: &str| options.rules.is_counter(table, column);
-    attach::attach_with(conn, new_origin(), &options.node, Some(&is_counter), &options.attach)
+    attach::attach_with(conn, new_origin(), &options.node, Some(&options.rules), &options.attach)
 }
 
 /// What an attach tells people: of keys that may clash at the first only, of what is not as they asked for each time.

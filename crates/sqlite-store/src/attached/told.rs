@@ -33,7 +33,10 @@ impl Attachment {
             triggers: Arc::clone(&self.triggers),
             warnings: Arc::clone(&self.warnings),
             conflicts: self.conflicts,
-            parked: self.replica.waiting.rows,
+            parked: self.replica.waiting.to_merge(),
+            passed_on: self.replica.waiting.passed_on,
+            selection: Arc::clone(&self.selection),
+            excluded_columns: Arc::clone(&self.excluded_columns),
             backlog: if self.more { self.log_length() } else { 0 },
         }
     }
@@ -59,4 +62,10 @@ pub(super) fn policies(schema: &Schema, rules: &DatabaseRules) -> BTreeMap<Strin
         Some((table.wire_name().to_owned(), rules.of(&table.name).describe(&wire_name)?))
     });
     described.collect()
+}
+
+/// The columns of synced tables that were chosen not to be synced, by table.
+pub(super) fn excluded_columns(schema: &Schema) -> BTreeMap<String, Vec<String>> {
+    let limited = schema.tables.iter().filter(|table| !table.excluded.is_empty());
+    limited.map(|table| (table.name.clone(), table.excluded.clone())).collect()
 }

@@ -157,6 +157,8 @@ impl Attachment {
         let schema = Schema {
             tables: self.replica.tables.iter().map(|table| table.table.clone()).collect(),
             unsynced: self.unsynced.to_vec(),
+            selection: self.replica.selection.clone(),
+            wire_selection: self.replica.wire_selection.clone(),
             hash: self.replica.schema_hash,
             version: self.replica.schema_version,
         };

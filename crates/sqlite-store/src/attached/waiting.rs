@@ -17,7 +17,9 @@ const PAUSE: Duration = Duration::from_secs(1);
 impl Attachment {
     /// All rows are to be tried again: the schema, the rules, or what is known of new columns has changed.
     pub(super) fn retry_all(&mut self) {
-        self.retry = Some(Progress::over_all(self.migrated.unwritten(), self.migrated.misnamed()));
+        let migrated = &self.migrated;
+        let (unwritten, misnamed, included) = (migrated.unwritten(), migrated.misnamed(), migrated.included_columns());
+        self.retry = Some(Progress::over_all(unwritten, misnamed, included));
     }
 
     /// Rows that no schema stands in the way of are to be tried again, now and then, when rows of their tables have changed.
@@ -53,9 +55,9 @@ impl Attachment {
     /// Counts the rows that wait no more by table.
     fn merge_all(&mut self, told: &mut BTreeMap<String, u64>) -> Result<(), StoreError> {
         // How many there were when the pass began.
-        let mut before = self.replica.waiting.rows;
+        let mut before = self.replica.waiting.to_merge();
         while let Some(progress) = self.retry.clone() {
-            if self.replica.waiting.rows == 0 {
+            if self.replica.waiting.to_merge() == 0 {
                 self.retry = None;
                 break;
             }
@@ -91,9 +93,9 @@ impl Attachment {
             merged.rows.into_iter().for_each(|(table, rows)| *told.entry(table).or_default() += rows);
             self.retry = merged.next;
             self.retried = Instant::now();
-            if self.retry.is_none() && progress.is_over_all() && self.replica.waiting.rows < before {
+            if self.retry.is_none() && progress.is_over_all() && self.replica.waiting.to_merge() < before {
                 // What waited for a row that has come now can be merged as well.
-                before = self.replica.waiting.rows;
+                before = self.replica.waiting.to_merge();
                 self.retry_all();
             }
         }

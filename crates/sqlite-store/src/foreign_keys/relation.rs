@@ -47,6 +47,11 @@ pub(super) fn read(conn: &Connection, schema: &Schema) -> Result<Vec<Child>, Sto
     for table in &schema.tables {
         let mut keys = Vec::new();
         for listed in list(conn, &table.name)? {
+            // Whether the parent of a row is in a table that is not synced is its application's business.
+            let excluded = |(from, _): &(String, _)| table.excluded.iter().any(|name| name.eq_ignore_ascii_case(from));
+            if schema.selection.exclusion(&listed.parent).is_some() || listed.columns.iter().any(excluded) {
+                continue;
+            }
             keys.extend(ForeignKey::resolve(conn, table, listed)?);
         }
         if !keys.is_empty() {

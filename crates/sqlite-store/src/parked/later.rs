@@ -1,14 +1,17 @@
 //! Merging rows that waited.
 
-use replication::{Dot, Entry, EntryFlags, RowImage, Timestamp, VersionVector};
+use replication::{Dot, Entry, EntryFlags, RowClock, RowImage, Timestamp, Value, VersionVector};
 use rusqlite::{Connection, params};
 
-use super::{COLUMNS, Parked, ParkedKind, ParkedNote, Waiting, local_name, remedy, remove, text};
+use super::{
+    COLUMNS, Parked, ParkedKind, ParkedNote, Waiting, local_name, of_key, place as key_bytes, remedy, remove, text,
+};
 use crate::apply::columns::Fit;
-use crate::apply::{Applied, ApplyRules, Stop, Work};
+use crate::apply::{Applied, ApplyRules, Stop, Work, unknown_entry};
 use crate::attach::Misnamed;
 use crate::error::StoreError;
 use crate::replica::Replica;
+use crate::row_clock::{read_image, read_row};
 
 /// Rows looked at in one transaction.
 const STEP_ROWS: usize = 1_000;
@@ -28,6 +31,8 @@ pub(crate) struct Progress {
     unwritten: Unwritten,
     /// What peers knew by other names when they wrote what waits.
     misnamed: Misnamed,
+    /// Columns that were excluded until now, by numbers of table and column: what they hold is known to nobody else.
+    included: Vec<(i64, u16)>,
 }
 
 impl Progress {
@@ -37,8 +42,8 @@ impl Progress {
     }
 
     /// A pass over all rows.
-    pub(crate) fn over_all(unwritten: Unwritten, misnamed: Misnamed) -> Self {
-        Self { unwritten, misnamed, ..Self::default() }
+    pub(crate) fn over_all(unwritten: Unwritten, misnamed: Misnamed, included: Vec<(i64, u16)>) -> Self {
+        Self { unwritten, misnamed, included, ..Self::default() }
     }
 
     /// A pass over the rows of some tables that no schema stands in the way of.
@@ -157,7 +162,7 @@ fn until(conn: &Connection, progress: &Progress) -> Result<i64, StoreError> {
 fn page(conn: &Connection, progress: &Progress, until: i64) -> Result<Vec<Parked>, StoreError> {
     let sql = format!(
         "SELECT {COLUMNS} FROM main._sync_parked WHERE id > ?1 AND id <= ?2 AND \
-         (?3 IS NULL OR (kind <> 'schema_mismatch' AND tbl COLLATE NOCASE IN (SELECT value FROM json_each(?3)))) ORDER BY id LIMIT ?4"
+         kind <> 'excluded' AND (?3 IS NULL OR (kind <> 'schema_mismatch' AND tbl COLLATE NOCASE IN (SELECT value FROM json_each(?3)))) ORDER BY id LIMIT ?4"
     );
     let tables = progress.tables.as_ref().map(text).transpose()?;
     let limit = i64::try_from(progress.step()).unwrap_or(i64::MAX);
@@ -187,12 +192,13 @@ fn retry(work: &mut Work<'_>, parked: &Parked, progress: &Progress) -> Result<bo
     if parked.missing.is_empty() {
         remove(work.conn, work.replica, parked)?;
         if !missing.is_empty() && !parked.row.clock.is_deleted() {
-            work.park_columns((index, &parked.shape), &parked.row, &parked.context, &parked.own, &missing)?;
+            let vectors = (&parked.context, &parked.own);
+            work.park_columns((index, &parked.shape), &parked.row, vectors, &missing, false)?;
         }
         let waiting = work.replica.waiting.undecided;
         work.local_stands = written_since(work, index, &row, parked)?;
         let context = context_of_row(work, index, &row, parked, progress)?;
-        let merged = work.row_known(index, row, &context, &parked.own);
+        let merged = work.row_known(index, row, (&context, &parked.own), local_state);
         work.local_stands = false;
         merged?;
         return Ok(missing.is_empty() && work.replica.waiting.undecided <= waiting);
@@ -205,10 +211,14 @@ fn retry(work: &mut Work<'_>, parked: &Parked, progress: &Progress) -> Result<bo
     if still.is_empty() {
         remove(work.conn, work.replica, parked)?;
     } else {
-        let sql = "UPDATE main._sync_parked SET missing = ?2 WHERE id = ?1";
-        work.conn.prepare_cached(sql)?.execute(params![parked.id, text(&still)?])?;
+        let left = |name: &String| !work.replica.wire_selection.excludes_column(&parked.shape.name, name);
+        let kind = if still.iter().any(left) { parked.kind } else { ParkedKind::Excluded };
+        let sql = "UPDATE main._sync_parked SET missing = ?2, kind = ?3 WHERE id = ?1";
+        work.conn.prepare_cached(sql)?.execute(params![parked.id, text(&still)?, kind.as_str()])?;
+        work.replica.waiting.count(parked.kind, false);
+        work.replica.waiting.count(kind, true);
     }
-    Ok(still.is_empty())
+    Ok(still.iter().all(|name| work.replica.wire_selection.excludes_column(&parked.shape.name, name)))
 }
 
 /// What a row has taken into account of the row here: nothing where that is known to its writer as another table's.
@@ -237,9 +247,20 @@ fn without(context: &mut VersionVector, entry: &Entry) {
 /// Whether the row here was written after the other one came to wait: who wrote it could know of that.
 fn written_since(work: &mut Work<'_>, index: usize, row: &RowImage, parked: &Parked) -> Result<bool, StoreError> {
     let key: Vec<_> = row.key(&work.replica.tables[index].shape).into_iter().cloned().collect();
-    let (local, own) = (work.local(index, &key)?, work.replica.own);
+    let (local, own) = (local_state(work, index, &key)?, work.replica.own);
     let newer = |entry: &Entry| entry.dot.origin == own && entry.dot.sequence > parked.own.get(own);
     Ok(local.is_some_and(|local| local.clock.entries().any(newer)))
+}
+
+/// This node's state of a row that waits. One without a clock is unknown to all others: it is older than everything, what this
+/// node itself once said of the row too.
+fn local_state(work: &mut Work<'_>, index: usize, key: &[Value]) -> Result<Option<RowImage>, StoreError> {
+    let table = &work.replica.tables[index];
+    if let Some(image) = read_image(work.conn, work.replica, table, key)? {
+        return Ok(Some(image));
+    }
+    let values = read_row(work.conn, table, key)?;
+    Ok(values.map(|values| RowImage { values, clock: RowClock::whole(unknown_entry(EntryFlags::INSERTED)) }))
 }
 
 /// Puts columns that have come into the row that is here without them. False if that has to wait.
@@ -280,13 +301,22 @@ fn merge_columns(
         if !local.clock.columns.iter().any(|(known, _)| *known == column) {
             let table = &work.replica.tables[index];
             let number = (table.table.number, table.table.columns[place].number);
-            if !progress.unwritten.contains(number, local.values[place] == table.defaults[place]) {
+            let differs = local.values[place] != table.defaults[place];
+            let included = progress.included.contains(&number);
+            if !progress.unwritten.contains(number, !differs) && !included {
                 // Somebody wrote the new column; that becomes a change first.
                 return Ok(false);
             }
-            // Whoever wrote the row here spoke of the columns that there were: this one was never written.
+            // Whoever wrote the row here spoke of the columns that there were: this one was never written. Or it was written
+            // while it was excluded: then it is older than everything, and unknown to all others.
             let never = Entry::new(Timestamp::BASELINE, Dot { origin: own, sequence: 0 }, EntryFlags::empty());
-            set_entry(&mut local, column, never);
+            let written = differs && included;
+            let entry = match speaks_for(work.conn, &local, &table.shape.columns[place], parked)? {
+                Some(row) => row,
+                None if written => unknown_entry(EntryFlags::empty()),
+                None => never,
+            };
+            set_entry(&mut local, column, entry);
         }
         set_entry(&mut remote, column, *row.clock.effective(column));
         remote.values[place] = row.values[place].clone();
@@ -298,6 +328,22 @@ fn merge_columns(
     }
     work.merge_images(index, &key, Some(local), (remote, None), (&context, &VersionVector::new()))?;
     Ok(true)
+}
+
+/// The entry of a row that was inserted by a node without this column, where the one that waits did not know of it: such a row
+/// has the column's default, and that was written with the row. Not where the row's own value waits as well.
+fn speaks_for(conn: &Connection, local: &RowImage, column: &str, parked: &Parked) -> Result<Option<Entry>, StoreError> {
+    let row = local.clock.row;
+    if !row.flags.contains(EntryFlags::INSERTED) || parked.context.covers(row.dot) {
+        return Ok(None);
+    }
+    let has_value = |other: &Parked| {
+        let place = other.shape.columns.iter().position(|name| name.eq_ignore_ascii_case(column));
+        let place = place.and_then(|place| u16::try_from(place).ok());
+        !other.row.clock.is_deleted() && place.is_some_and(|place| other.row.clock.effective(place).dot == row.dot)
+    };
+    let waiting = of_key(conn, &parked.shape.name, key_bytes(&parked.shape, &parked.row)?)?;
+    Ok((!waiting.iter().any(has_value)).then_some(row))
 }
 
 fn set_entry(image: &mut RowImage, column: u16, entry: Entry) {

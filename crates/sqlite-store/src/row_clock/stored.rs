@@ -29,6 +29,11 @@ pub(super) fn tally_place(column: u16, origin: i64) -> i64 {
 /// Counters by their columns' places in the shape, ordered by them.
 pub(crate) type Counters = Vec<(u16, Counter)>;
 
+/// The first and the last `col` of a column's counter.
+pub(crate) fn counter_places(column: u16) -> (i64, i64) {
+    (set_place(column) - i64::from(u32::MAX), set_place(column))
+}
+
 /// The counters of one row, as its lines are read.
 #[derive(Default)]
 pub(super) struct StoredCounters {
@@ -97,12 +102,14 @@ pub(super) fn authored_from(bytes: &[u8]) -> Option<(Timestamp, Origin)> {
 mod tests {
     use replication::{Origin, Timestamp};
 
-    use super::{authored_bytes, authored_from, set_place, tally_place};
+    use super::{authored_bytes, authored_from, counter_places, set_place, tally_place};
 
     #[test]
     fn places_of_counters_do_not_meet() {
         assert!(tally_place(1, i64::from(u32::MAX) - 2) > set_place(2));
         assert_ne!(tally_place(1, 0), set_place(1));
+        let (first, last) = counter_places(1);
+        assert!(first > set_place(2) && (first..=last).contains(&tally_place(1, 7)));
         assert!(set_place(u16::MAX) < 0);
     }
 

@@ -2,6 +2,7 @@
 //!
 //! Owns no state and writes nothing. Whatever the pragmas do not tell is taken from the index's text.
 
+use replication::Selection;
 use rusqlite::{Connection, OptionalExtension, params};
 
 use super::index_text::IndexText;
@@ -18,7 +19,7 @@ pub(crate) type Found = Result<Table, Unsynced>;
 const INDEX_REMEDY: &str = "use the collations BINARY, NOCASE or RTRIM in primary keys and unique indexes";
 
 /// All tables of the application, in the order in which they were made. Shadow tables of virtual tables are left out.
-pub(crate) fn read_tables(conn: &Connection) -> Result<Vec<Found>, StoreError> {
+pub(crate) fn read_tables(conn: &Connection, selection: &Selection) -> Result<Vec<Found>, StoreError> {
     let listed = list_tables(conn)?;
     let foreign: Vec<String> = listed.iter().filter(|table| table.is_foreign_virtual).map(|t| t.name.clone()).collect();
     let mut found = Vec::new();
@@ -37,7 +38,7 @@ pub(crate) fn read_tables(conn: &Connection) -> Result<Vec<Found>, StoreError> {
             continue;
         }
         match table.kind.as_str() {
-            "table" => found.push(read_table(conn, table)?),
+            "table" => found.push(read_table(conn, table, selection)?),
             "virtual" => found.push(Err(unsynced(
                 &table.name,
                 "is a virtual table",
@@ -103,8 +104,12 @@ fn unsynced(table: &str, reason: impl Into<String>, remedy: &str) -> Unsynced {
     Unsynced { table: table.to_owned(), reason: reason.into(), remedy: remedy.to_owned(), intended: false }
 }
 
-fn read_table(conn: &Connection, listed: &Listed) -> Result<Found, StoreError> {
-    let raw = read_columns(conn, listed)?;
+fn read_table(conn: &Connection, listed: &Listed, selection: &Selection) -> Result<Found, StoreError> {
+    if let Some(exclusion) = selection.exclusion(&listed.name) {
+        let remedy = "nothing, if it is to stay on this node; else change include and exclude";
+        return Ok(Err(Unsynced { intended: true, ..unsynced(&listed.name, exclusion.to_string(), remedy) }));
+    }
+    let raw = read_columns(conn, listed, selection)?;
     if let Some(tool) = migration_history::tool(&listed.name, raw.iter().map(|column| column.name.as_str())) {
         let reason = format!("is where {tool} notes which migrations this file has had");
         let remedy = "nothing: run the migrations on every node";
@@ -122,11 +127,13 @@ struct RawColumn {
     not_null: bool,
     default: Option<String>,
     generated: bool,
+    /// Whether it was chosen not to be synced.
+    excluded: bool,
     /// The place in the PRIMARY KEY, from 1; 0 for none.
     key_place: i64,
 }
 
-fn read_columns(conn: &Connection, listed: &Listed) -> Result<Vec<RawColumn>, StoreError> {
+fn read_columns(conn: &Connection, listed: &Listed, selection: &Selection) -> Result<Vec<RawColumn>, StoreError> {
     let mut statement = conn.prepare(
         "SELECT name, type, \"notnull\", dflt_value, pk, hidden FROM pragma_table_xinfo(?1, 'main') ORDER BY cid",
     )?;
@@ -136,17 +143,25 @@ fn read_columns(conn: &Connection, listed: &Listed) -> Result<Vec<RawColumn>, St
         let name: String = row.get(0)?;
         let declared: String = row.get(1)?;
         let (_, collation, ..) = conn.column_metadata(Some("main"), listed.name.as_str(), name.as_str())?;
+        let generated = row.get::<_, i64>(5)? >= 2;
         columns.push(RawColumn {
             affinity: affinity(&declared, listed.strict),
             collation: collation.map_or("BINARY".into(), |text| text.to_string_lossy()).into_owned(),
             not_null: row.get(2)?,
             default: row.get(3)?,
             key_place: row.get(4)?,
-            generated: row.get::<_, i64>(5)? >= 2,
+            generated,
+            excluded: !generated && selection.excludes_column(&listed.name, &name),
             name,
         });
     }
     Ok(columns)
+}
+
+impl RawColumn {
+    fn is_synced(&self) -> bool {
+        !self.generated && !self.excluded
+    }
 }
 
 /// The affinity of a declared type, by SQLite's rules.
@@ -223,6 +238,7 @@ impl Shaping<'_> {
             let remedy = "make a column that is not generated the primary key";
             return Err(refuse("has a generated column in its key", remedy));
         }
+        self.excludable(&raw_key)?;
         let key = raw_key.iter().filter_map(|cid| self.synced_index(*cid)).collect::<Vec<_>>();
         let columns = self.columns(&raw_key)?;
         let mut table = Table {
@@ -231,6 +247,7 @@ impl Shaping<'_> {
             remote_name: None,
             clock: String::new(),
             generated: self.raw.iter().filter(|column| column.generated).map(|column| column.name.clone()).collect(),
+            excluded: self.raw.iter().filter(|column| column.excluded).map(|column| column.name.clone()).collect(),
             has_rowid: !self.listed.without_rowid,
             rowid_alias: key.first().copied().filter(|_| key_index.is_none()),
             autoincrement: self.listed.autoincrement,
@@ -248,6 +265,28 @@ impl Shaping<'_> {
             }
         }
         Ok(table)
+    }
+
+    /// Refuses what cannot be done without: rows of peers could not be named, or not be inserted.
+    fn excludable(&self, key: &[usize]) -> Result<(), Unsynced> {
+        let refuse = |name: &str, why: &str, remedy: &str| {
+            unsynced(&self.listed.name, format!("its column {name:?} cannot be excluded: {why}"), remedy)
+        };
+        for (cid, column) in self.raw.iter().enumerate().filter(|(_, column)| column.excluded) {
+            if key.contains(&cid) {
+                let remedy = "remove the column from exclude_columns, or exclude the table";
+                return Err(refuse(&column.name, "it is part of the key", remedy));
+            }
+            if column.not_null && column.default.is_none() {
+                let why = "it is NOT NULL and has no default, so that rows of peers could not be inserted";
+                return Err(refuse(
+                    &column.name,
+                    why,
+                    "give it a DEFAULT or let it be NULL, or remove it from exclude_columns",
+                ));
+            }
+        }
+        Ok(())
     }
 
     /// The key columns by their place in the table, and the index that enforces the key; none for a rowid.
@@ -292,7 +331,7 @@ impl Shaping<'_> {
     }
 
     fn columns(&self, key: &[usize]) -> Result<Vec<Column>, Unsynced> {
-        let synced = self.raw.iter().enumerate().filter(|(_, column)| !column.generated);
+        let synced = self.raw.iter().enumerate().filter(|(_, column)| column.is_synced());
         synced
             .map(|(cid, column)| {
                 // The collation of a column outside key and unique indexes is never used by us.
@@ -318,8 +357,8 @@ impl Shaping<'_> {
 
     /// The place of a column among the synced ones.
     fn synced_index(&self, cid: usize) -> Option<usize> {
-        let is_synced = !self.raw.get(cid)?.generated;
-        is_synced.then(|| self.raw[..cid].iter().filter(|column| !column.generated).count())
+        let is_synced = self.raw.get(cid)?.is_synced();
+        is_synced.then(|| self.raw[..cid].iter().filter(|column| column.is_synced()).count())
     }
 
     fn unique_index(&self, index: &RawIndex) -> Result<UniqueIndex, Unsynced> {
@@ -333,7 +372,7 @@ impl Shaping<'_> {
             let synced = usize::try_from(*cid).ok().and_then(|cid| self.synced_index(cid));
             columns.push(match (synced, name) {
                 (Some(index), _) => IndexPart::Column { index, collation },
-                (None, Some(name)) => IndexPart::Generated { name: name.clone(), collation },
+                (None, Some(name)) => IndexPart::Unsynced { name: name.clone(), collation },
                 (None, None) => {
                     let text = index.text.as_ref().and_then(|text| text.parts.get(place));
                     IndexPart::Expression { text: text.ok_or_else(unreadable)?.clone(), collation }

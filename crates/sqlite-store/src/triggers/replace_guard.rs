@@ -79,7 +79,7 @@ fn statement(table: &Table, index: &UniqueIndex, other: &[String]) -> String {
                 let column = &table.columns[*index];
                 format!("{} = {} COLLATE {}", quote(&column.name), new_value(column), collation.name())
             }
-            IndexPart::Generated { name, collation } => {
+            IndexPart::Unsynced { name, collation } => {
                 let name = quote(name);
                 format!("{name} = NEW.{name} COLLATE {}", collation.name())
             }
@@ -120,9 +120,9 @@ fn of_new(table: &Table, text: &str) -> String {
     let mentioned = mentioned_names(text);
     let synced = table.columns.iter().filter(|column| mentions(&mentioned, &column.name));
     let synced = synced.map(|column| (quote(&column.name), new_value(column)));
-    let generated = table.generated.iter().filter(|name| mentions(&mentioned, name));
-    let generated = generated.map(|name| (quote(name), format!("NEW.{}", quote(name))));
-    let (names, values): (Vec<String>, Vec<String>) = synced.chain(generated).unzip();
+    let unsynced = table.unsynced_columns().filter(|name| mentions(&mentioned, name));
+    let unsynced = unsynced.map(|name| (quote(name), format!("NEW.{}", quote(name))));
+    let (names, values): (Vec<String>, Vec<String>) = synced.chain(unsynced).unzip();
     if names.is_empty() {
         return format!("({text})");
     }

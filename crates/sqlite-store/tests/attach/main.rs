@@ -10,6 +10,7 @@ mod lift;
 mod migrations;
 mod naming;
 mod replace;
+mod selection;
 mod support;
 mod tables;
 mod writers;

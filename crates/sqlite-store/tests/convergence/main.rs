@@ -15,6 +15,8 @@ mod records;
 mod replica;
 mod restore;
 mod schemas;
+mod selection;
+mod selection_changes;
 mod unique;
 mod waiting;
 

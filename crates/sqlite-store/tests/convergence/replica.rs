@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use replication::{Batch, Granularity};
+use replication::{Batch, Granularity, Selection};
 use rusqlite::Connection;
 use rusqlite::types::Value;
 use sqlite_store::attach::AttachRules;
@@ -26,6 +26,7 @@ pub(crate) struct Setup {
     pub(crate) key_ranges: Option<KeyRanges>,
     pub(crate) rules: fn() -> DatabaseRules,
     pub(crate) names: fn() -> WireNames,
+    pub(crate) selection: fn() -> Selection,
     pub(crate) retention: ConflictRetention,
     pub(crate) machine: Machine,
 }
@@ -40,6 +41,7 @@ impl Setup {
             key_ranges: None,
             rules: DatabaseRules::default,
             names: WireNames::default,
+            selection: Selection::default,
             retention: ConflictRetention::default(),
             machine: Machine::this(),
         }
@@ -87,6 +89,7 @@ impl Replica {
             attach: AttachRules {
                 key_ranges: setup.key_ranges,
                 names: Some((setup.names)()),
+                selection: Some((setup.selection)()),
                 ..AttachRules::default()
             },
             poll_interval: Duration::from_millis(50),
@@ -114,6 +117,12 @@ impl Replica {
     /// The same file under other names.
     pub(crate) async fn renamed(mut self, names: fn() -> WireNames) -> Self {
         self.setup.names = names;
+        self.restart(|_| {}).await
+    }
+
+    /// The same file under another choice of what is synced.
+    pub(crate) async fn reselect(mut self, selection: fn() -> Selection) -> Self {
+        self.setup.selection = selection;
         self.restart(|_| {}).await
     }
 

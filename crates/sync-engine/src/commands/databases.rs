@@ -54,6 +54,7 @@ fn attach_one(path: &Path, settings: &Settings) -> anyhow::Result<Attached> {
         key_ranges: database.key_ranges,
         triggers: database.triggers.clone(),
         names: Some(database.wire_names()),
+        selection: Some(database.selection.clone()),
     });
     attach::attach_with(&mut conn, sqlite_store::new_origin(), &settings.node, None, &rules)
         .map_err(OneShot)
@@ -74,6 +75,7 @@ fn report(path: &Path, attached: &Attached) -> Json {
             json!({
                 "table": table.name,
                 "key": table.key_columns().map(|column| column.name.as_str()).collect::<Vec<_>>(),
+                "excluded_columns": table.excluded,
             })
         })
         .collect();
@@ -104,7 +106,11 @@ fn show(path: &Path, attached: &Attached) {
     let remote_names: Vec<RemoteNames> = TableNames::of(&attached.schema).iter().filter_map(RemoteNames::of).collect();
     for table in &attached.schema.tables {
         let key: Vec<&str> = table.key_columns().map(|column| column.name.as_str()).collect();
-        say(&format!("  synced      {} (key {})", table.name, key.join(", ")));
+        let without = match table.excluded.as_slice() {
+            [] => String::new(),
+            columns => format!("; without {}", columns.join(", ")),
+        };
+        say(&format!("  synced      {} (key {}{without})", table.name, key.join(", ")));
         if let Some(names) = remote_names.iter().find(|names| names.table == table.name) {
             say(&format!("    named     {names}"));
         }

@@ -44,7 +44,7 @@ fn show(report: &Report) {
     say(&format!("node {}, version {}, up {} s", report.node, report.version, report.uptime_seconds));
     for database in &report.databases {
         say(&format!(
-            "database {} ({}): {}, sequence {}, {} tables, backlog {}, parked {}, conflicts {}",
+            "database {} ({}): {}, sequence {}, {} tables, backlog {}, parked {}, passed on {}, conflicts {}",
             database.name,
             database.path,
             database.state,
@@ -52,6 +52,7 @@ fn show(report: &Report) {
             database.tables.len(),
             database.backlog,
             database.parked,
+            database.passed_on,
             database.conflicts
         ));
         for error in &database.errors {
@@ -62,6 +63,9 @@ fn show(report: &Report) {
         }
         for table in &database.unsynced {
             say(&format!("  not synced: {} ({})", table.table, table.reason));
+        }
+        for (table, columns) in &database.excluded_columns {
+            say(&format!("  not synced: {} of {table} (excluded by configuration)", columns.join(", ")));
         }
         show_rules(database);
     }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use replication::Granularity;
+use replication::{Granularity, Selection};
 use sqlite_store::app_triggers::{TriggerRule, TriggerRules};
 use sqlite_store::attach::naming::{SameName, same_remote_names};
 use sqlite_store::key_ranges::KeyRanges;
@@ -12,7 +12,7 @@ use super::check::Check;
 use super::error::{ErrorKind, Place};
 use super::policies::{self, Level};
 use super::raw::{RawColumn, RawDatabase, RawTable};
-use super::{DatabaseSettings, Policy, TableSettings, values};
+use super::{DatabaseSettings, Policy, TableSettings, selection, values};
 
 const GRANULARITIES: [(&str, Granularity); 2] = [("column", Granularity::Column), ("row", Granularity::Row)];
 
@@ -63,9 +63,13 @@ fn described(written: Vec<Written>, check: &mut Check) -> Vec<DatabaseSettings> 
         let granularity = granularity(&key, raw.granularity.as_deref(), check).unwrap_or_default();
         let key_ranges = key_ranges(&key, raw.key_ranges, check);
         let triggers = triggers(&key, &raw.triggers, check);
-        let tables = tables(&key, raw.table, granularity, check);
+        let mut selection = selection::tables(|name| subkey(&key, name), raw.include, raw.exclude, check);
+        let of_database = (&policy, granularity);
+        let tables = tables(&key, raw.table, of_database, &mut selection, check);
         if let (Some(name), Some(path)) = (name, path) {
-            databases.push(DatabaseSettings { name, path, policy, granularity, key_ranges, triggers, tables });
+            let settings =
+                DatabaseSettings { name, path, policy, granularity, selection, key_ranges, triggers, tables };
+            databases.push(settings);
         }
     }
     databases
@@ -195,7 +199,13 @@ fn triggers(key: &str, raw: &BTreeMap<String, String>, check: &mut Check) -> Tri
     rules
 }
 
-fn tables(database: &str, raw: Vec<RawTable>, of_database: Granularity, check: &mut Check) -> Vec<TableSettings> {
+fn tables(
+    database: &str,
+    raw: Vec<RawTable>,
+    (policy_of_database, granularity_of_database): (&Policy, Granularity),
+    selection: &mut Selection,
+    check: &mut Check,
+) -> Vec<TableSettings> {
     let mut tables: Vec<TableSettings> = Vec::with_capacity(raw.len());
     let mut named = Vec::with_capacity(raw.len());
     for (index, raw) in raw.into_iter().enumerate() {
@@ -209,9 +219,12 @@ fn tables(database: &str, raw: Vec<RawTable>, of_database: Granularity, check: &
         };
         let policy = policies::resolve(|name| subkey(&key, name), written, Level::Rows, check);
         let granularity = granularity(&key, raw.granularity.as_deref(), check);
-        let whole_rows = granularity.unwrap_or(of_database) == Granularity::Row;
+        let whole_rows = granularity.unwrap_or(granularity_of_database) == Granularity::Row;
         let (columns, remote_columns) = columns(&key, raw.columns, Level::Column { whole_rows }, check);
         let remote_name = remote_name(&key, raw.remote_name, check);
+        let deciding = policy.as_ref().unwrap_or(policy_of_database);
+        let at_columns = subkey(&key, "exclude_columns");
+        let excluded = selection::columns(&at_columns, raw.exclude_columns, deciding, columns.keys(), check);
         let Some(name) = raw.name else {
             if !check.is_given(&at) {
                 check.complain(&at, ErrorKind::Missing, "the table has no name", "write name = \"TABLE\" into it");
@@ -225,6 +238,7 @@ fn tables(database: &str, raw: Vec<RawTable>, of_database: Granularity, check: &
             check.complain(&at, ErrorKind::Duplicate, format!("the table {name:?} stands there twice"), "remove one");
         } else {
             named.push(Named { key, name: name.clone(), remote_name: remote_name.clone() });
+            selection.set_excluded_columns(&name, excluded);
             tables.push(TableSettings { name, policy, granularity, columns, remote_name, remote_columns });
         }
     }

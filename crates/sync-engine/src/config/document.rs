@@ -98,7 +98,7 @@ impl Walk<'_> {
                     None
                 }
             },
-            (Kind::Texts, DeValue::Array(items)) => self.texts(items.iter(), key, path),
+            (Kind::Texts, DeValue::Array(items)) => Some(self.texts(items.iter(), path)),
             (Kind::TextsByName, DeValue::Table(table)) => Some(toml::Value::Table(self.texts_by_name(table, path))),
             (Kind::Table(keys), DeValue::Table(table)) => Some(toml::Value::Table(self.table(table, keys, path))),
             (Kind::Named(keys), DeValue::Table(names)) => Some(toml::Value::Table(self.named(names, keys, path))),
@@ -156,12 +156,7 @@ impl Walk<'_> {
         tables
     }
 
-    fn texts<'v>(
-        &mut self,
-        items: impl Iterator<Item = &'v Spanned<DeValue<'v>>>,
-        key: &'static Key,
-        path: &str,
-    ) -> Option<toml::Value> {
+    fn texts<'v>(&mut self, items: impl Iterator<Item = &'v Spanned<DeValue<'v>>>, path: &str) -> toml::Value {
         let mut texts = Vec::new();
         for (index, item) in items.enumerate() {
             let path = format!("{path}[{index}]");
@@ -176,7 +171,7 @@ impl Walk<'_> {
                 }
             }
         }
-        only(&mut self.check, key, path, &texts).then(|| texts.into())
+        texts.into()
     }
 
     fn texts_by_name(&mut self, table: &DeTable<'_>, path: &str) -> toml::Table {
@@ -217,17 +212,6 @@ impl Walk<'_> {
 /// Refuses a key that nothing acts on yet.
 pub(super) fn not_supported(check: &mut Check, path: &str) {
     check.complain(path, ErrorKind::NotSupported, "this version does not support it", "remove the key");
-}
-
-/// Whether a list of texts may be as it is.
-pub(super) fn only(check: &mut Check, key: &'static Key, path: &str, texts: &[String]) -> bool {
-    let Support::Only(allowed) = key.support else { return true };
-    if texts.iter().map(String::as_str).eq(allowed.iter().copied()) {
-        return true;
-    }
-    let what = format!("this version does not support anything but {allowed:?} here");
-    check.complain(path, ErrorKind::NotSupported, what, "remove the key");
-    false
 }
 
 fn type_name(value: &DeValue<'_>) -> &'static str {

@@ -3,7 +3,7 @@
 
 use super::Environment;
 use super::check::Check;
-use super::document::{not_supported, only};
+use super::document::not_supported;
 use super::error::{ErrorKind, Place};
 use super::schema::{self, Key, Kind, Support};
 
@@ -101,10 +101,7 @@ fn typed(key: &'static Key, path: &str, value: &str, check: &mut Check) -> Optio
                 None
             }
         },
-        Kind::Texts => {
-            let texts = super::values::comma_separated(value);
-            only(check, key, path, &texts).then(|| texts.into())
-        }
+        Kind::Texts => Some(super::values::comma_separated(value).into()),
         Kind::TextsByName | Kind::Table(_) | Kind::Tables(_) | Kind::Named(_) => {
             let what = format!("{} is expected, which a variable cannot hold", key.kind.expected());
             check.complain(path, ErrorKind::WrongType, what, "set its keys one by one, with __ between the levels");

@@ -14,6 +14,7 @@ mod policies;
 mod raw;
 mod resolve;
 mod schema;
+mod selection;
 mod show;
 mod values;
 
@@ -22,7 +23,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use replication::Granularity;
+use replication::{Granularity, Selection};
 use sqlite_store::app_triggers::TriggerRules;
 use sqlite_store::attach::naming::WireNames;
 use sqlite_store::key_ranges::KeyRanges;
@@ -162,6 +163,8 @@ pub struct DatabaseSettings {
     pub policy: Policy,
     /// How finely rows are merged.
     pub granularity: Granularity,
+    /// Which tables are synced, and which of their columns are not.
+    pub selection: Selection,
     /// This node's number among those that give out AUTOINCREMENT keys; none: SQLite gives them out alone.
     pub key_ranges: Option<KeyRanges>,
     /// Which of the application's triggers run when changes are applied, other than those that would.

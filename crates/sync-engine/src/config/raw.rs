@@ -71,11 +71,8 @@ pub(super) struct RawDatabase {
     pub(super) priority: Vec<String>,
     pub(super) timestamp_column: Option<String>,
     pub(super) granularity: Option<String>,
-    // These two may only say what holds anyway.
-    #[serde(rename = "include")]
-    pub(super) _include: Vec<String>,
-    #[serde(rename = "exclude")]
-    pub(super) _exclude: Vec<String>,
+    pub(super) include: Option<Vec<String>>,
+    pub(super) exclude: Option<Vec<String>>,
     pub(super) key_ranges: Option<i64>,
     pub(super) triggers: std::collections::BTreeMap<String, String>,
     pub(super) table: Vec<RawTable>,
@@ -91,8 +88,7 @@ pub(super) struct RawTable {
     pub(super) timestamp_column: Option<String>,
     pub(super) granularity: Option<String>,
     pub(super) remote_name: Option<String>,
-    #[serde(rename = "exclude_columns")]
-    pub(super) _exclude_columns: Vec<String>,
+    pub(super) exclude_columns: Vec<String>,
     pub(super) columns: BTreeMap<String, RawColumn>,
 }
 

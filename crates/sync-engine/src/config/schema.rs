@@ -38,8 +38,6 @@ impl Kind {
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Support {
     Yes,
-    /// It may only say what holds anyway.
-    Only(&'static [&'static str]),
     No,
 }
 
@@ -57,10 +55,6 @@ const fn key(name: &'static str, kind: Kind) -> Key {
 
 const fn later(name: &'static str, kind: Kind) -> Key {
     Key { name, kind, support: Support::No }
-}
-
-const fn only(name: &'static str, values: &'static [&'static str]) -> Key {
-    Key { name, kind: Kind::Texts, support: Support::Only(values) }
 }
 
 /// The top level.
@@ -106,8 +100,8 @@ const DATABASE: &[Key] = &[
     key("priority", Kind::Texts),
     key("timestamp_column", Kind::Text),
     key("granularity", Kind::Text),
-    only("include", &["*"]),
-    only("exclude", &[]),
+    key("include", Kind::Texts),
+    key("exclude", Kind::Texts),
     key("key_ranges", Kind::Integer),
     key("triggers", Kind::TextsByName),
     key("table", Kind::Tables(TABLE)),
@@ -120,7 +114,7 @@ const TABLE: &[Key] = &[
     key("timestamp_column", Kind::Text),
     key("granularity", Kind::Text),
     key("remote_name", Kind::Text),
-    only("exclude_columns", &[]),
+    key("exclude_columns", Kind::Texts),
     key("columns", Kind::Named(COLUMN)),
 ];
 

@@ -128,6 +128,10 @@ fn database(database: &DatabaseSettings) -> Json {
     shown.insert("path".to_owned(), path(&database.path).into());
     shown.extend(policy(&database.policy));
     shown.insert("granularity".to_owned(), granularity(database.granularity).into());
+    shown.insert("include".to_owned(), database.selection.included().into());
+    if !database.selection.excluded().is_empty() {
+        shown.insert("exclude".to_owned(), database.selection.excluded().into());
+    }
     if let Some(ranges) = database.key_ranges {
         shown.insert("key_ranges".to_owned(), ranges.number().into());
     }
@@ -136,7 +140,7 @@ fn database(database: &DatabaseSettings) -> Json {
     if !triggers.is_empty() {
         shown.insert("triggers".to_owned(), Json::Object(triggers));
     }
-    shown.insert("table".to_owned(), database.tables.iter().map(table).collect());
+    shown.insert("table".to_owned(), database.tables.iter().map(|own| table(own, database)).collect());
     Json::Object(shown)
 }
 
@@ -147,12 +151,16 @@ fn trigger_rule(rule: TriggerRule) -> &'static str {
     }
 }
 
-fn table(table: &TableSettings) -> Json {
+fn table(table: &TableSettings, database: &DatabaseSettings) -> Json {
     let mut shown = Map::new();
     shown.insert("name".to_owned(), table.name.as_str().into());
     shown.extend(table.policy.iter().flat_map(policy));
     if let Some(own) = table.granularity {
         shown.insert("granularity".to_owned(), granularity(own).into());
+    }
+    let excluded = database.selection.excluded_columns(&table.name);
+    if !excluded.is_empty() {
+        shown.insert("exclude_columns".to_owned(), excluded.into());
     }
     if let Some(remote_name) = &table.remote_name {
         shown.insert("remote_name".to_owned(), remote_name.as_str().into());

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use replication::{ColumnRule, ConflictPolicy, Granularity};
+use replication::{ColumnRule, ConflictPolicy, Granularity, Selection};
 use sqlite_store::app_triggers::{TriggerRule, TriggerRules};
 use sqlite_store::attach::AttachRules;
 use sqlite_store::attach::naming::{SameName, WireNames, same_remote_names};
@@ -25,6 +25,7 @@ pub struct Database {
     tables: HashMap<String, TableRules>,
     key_ranges: Option<u16>,
     triggers: TriggerRules,
+    selection: Selection,
 }
 
 /// What is said of one table.
@@ -58,6 +59,7 @@ impl Database {
             tables: HashMap::new(),
             key_ranges: None,
             triggers: TriggerRules::default(),
+            selection: Selection::default(),
         }
     }
 
@@ -67,6 +69,7 @@ impl Database {
         database.policy = settings.policy.policy();
         database.key_ranges = settings.key_ranges.map(KeyRanges::number);
         database.triggers = settings.triggers.clone();
+        database.selection = settings.selection.clone();
         for table in &settings.tables {
             let columns = table.columns.iter().map(|(name, policy)| (name.clone(), policy.column_rule()));
             let rules = TableRules {
@@ -176,6 +179,34 @@ impl Database {
         self
     }
 
+    /// Syncs only tables that one of these patterns matches, in which `*` stands for any text and `?` for one character; ASCII
+    /// case does not count. Until it is said, all are synced. What peers send of other tables is kept, and passed on to
+    /// others.
+    #[must_use]
+    pub fn include<P: Into<String>>(mut self, patterns: impl IntoIterator<Item = P>) -> Self {
+        self.selection.set_include(patterns.into_iter().map(Into::into));
+        self
+    }
+
+    /// Does not sync tables that one of these patterns matches, also if they are included.
+    #[must_use]
+    pub fn exclude<P: Into<String>>(mut self, patterns: impl IntoIterator<Item = P>) -> Self {
+        self.selection.set_exclude(patterns.into_iter().map(Into::into));
+        self
+    }
+
+    /// Does not sync these columns of a table, in place of those that were said before: what is in them stays on this node. Key
+    /// columns, and columns that are NOT NULL without a default, cannot be left out; the table is not synced then.
+    #[must_use]
+    pub fn exclude_columns<C: Into<String>>(
+        mut self,
+        table: impl Into<String>,
+        columns: impl IntoIterator<Item = C>,
+    ) -> Self {
+        self.selection.set_excluded_columns(table, columns.into_iter().map(Into::into));
+        self
+    }
+
     pub(super) fn attach_rules(&self) -> Result<AttachRules, EngineError> {
         let of_node = |number| {
             KeyRanges::of_node(number).ok_or_else(|| EngineError::KeyRanges { name: self.name.clone(), number })
@@ -184,6 +215,7 @@ impl Database {
             key_ranges: self.key_ranges.map(of_node).transpose()?,
             triggers: self.triggers.clone(),
             names: Some(self.wire_names()?),
+            selection: Some(self.selection.clone()),
         })
     }
 

@@ -226,6 +226,12 @@ impl SessionDriver {
                 return;
             }
         }
+        if let SessionEvent::PoliciesDiffer { database, table, here, there } = &event
+            && !self.shared.told.is_news(format!("{node} {database} {table} {here:?} {there:?}"))
+        {
+            // Two nodes may meet several times before they keep one link.
+            return;
+        }
         let source = session_events::database_of(&event).and_then(|database| self.sources.get(database));
         let names = source.map(|source| Arc::clone(&source.state().borrow().names)).unwrap_or_default();
         session_events::tell(&self.shared.events, &node, event, &names);
@@ -269,6 +275,7 @@ impl SessionDriver {
                     retired: (*state.retired).clone(),
                     nodes: (*state.nodes).clone(),
                     schemas: Arc::clone(&state.schemas),
+                    selection: (*state.selection).clone(),
                 };
                 self.handle(Input::Local { database, state });
             }

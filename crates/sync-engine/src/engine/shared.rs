@@ -188,12 +188,14 @@ fn database_status(name: &str, path: &std::path::Path, state: &DatabaseState) ->
             .iter()
             .map(|table| UnsyncedTable { table: table.table.clone(), reason: table.reason.clone() })
             .collect(),
+        excluded_columns: (*state.excluded_columns).clone(),
         backlog: state.backlog,
         conflicts: state.conflicts,
         foreign_key_missing: state.orphans.as_ref().into(),
         triggers: state.triggers.iter().map(TriggerStatus::from).collect(),
         warnings: state.warnings.iter().map(WarningStatus::from).collect(),
         parked: state.parked,
+        passed_on: state.passed_on,
         errors,
     }
 }

@@ -75,14 +75,14 @@ fn errors_of_the_environment_name_the_variable() {
         ("SYNC_ENGINE__DATABASE__PATH", "a.db"),
         ("SYNC_ENGINE__DATABASE__3__PATH", "a.db"),
         ("SYNC_ENGINE__TLS__KEY", "k"),
-        ("SYNC_ENGINE__DATABASE__0__EXCLUDE", "a*"),
+        ("SYNC_ENGINE__DATABASE__0__INCLUDE", " , "),
     ];
     let mut found = errors_of(load_text("[[database]]\npath = \"x.db\"", &environment, &Overrides::default()));
     found.sort();
     assert_eq!(
         found,
         [
-            "$SYNC_ENGINE__DATABASE__0__EXCLUDE database[0].exclude: NotSupported",
+            "$SYNC_ENGINE__DATABASE__0__INCLUDE database[0].include: BadValue",
             "$SYNC_ENGINE__DATABASE__3__PATH database[3].path: BadValue",
             "$SYNC_ENGINE__DATABASE__PATH database: UnknownKey",
             "$SYNC_ENGINE__LISTEN listen: BadValue",
