@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OptionalExtension, params};
 
-use super::marks::{misnamed_key, renamed_key};
+use super::marks::{misnamed_key, rebuilt_key, renamed_key, rewritten_key};
 use crate::connection::with_setting;
 use crate::error::StoreError;
 use crate::identifier::quote;
@@ -278,7 +278,7 @@ impl Registry {
         conn.execute("DELETE FROM main._sync_log WHERE tbl = ?1", [number])?;
         conn.execute(
             "DELETE FROM main._sync_meta WHERE key IN (?1, ?2, ?3, ?4)",
-            [super::rebuilt_key(number), super::rewritten_key(number), misnamed_key(number), renamed_key(number)],
+            [rebuilt_key, rewritten_key, misnamed_key, renamed_key].map(|key| key(number)),
         )?;
         for columns in ["unwatched", "included", "misnamed", "renamed"].map(|mark| format!("{mark}_{number}_*")) {
             conn.execute("DELETE FROM main._sync_meta WHERE key GLOB ?1", [columns])?;
