@@ -202,7 +202,8 @@ fn migrated_in_turn(scene: &Scene, way: Way) -> Result {
         let file = site.cluster.file(node);
         // Rows that a migration left as they were rival nothing; a table that was rebuilt in the open is sent anew.
         if let Way::Lifted = way {
-            check_equal!(site.conflicts(node)?, "");
+            let told = query_text(file, "SELECT group_concat(record, char(10)) FROM _sync_conflict")?;
+            check_equal!(site.conflicts(node)?, "", "{told}");
         }
         // What the first of the two migrations filled in, on whichever node the order was placed.
         check_equal!(query_text(file, "SELECT count(*) FROM shop_order WHERE remark IS NULL")?, "0");

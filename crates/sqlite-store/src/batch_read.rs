@@ -44,8 +44,11 @@ enum Place {
 /// Rows gathered so far.
 struct Gathered {
     tables: Vec<Vec<RowImage>>,
-    /// Rows that are passed on as they came, and rows here that have not taken those into account.
+    /// Rows that are passed on as they came.
     passed_on: Vec<TableRows>,
+    /// Rows here that have not taken those into account. They come after them: where both rest on one change, these may be
+    /// without some of its cells.
+    beside: Vec<TableRows>,
     seen: HashSet<(usize, Vec<Value>)>,
     seen_parked: HashSet<i64>,
     rows: usize,
@@ -62,6 +65,7 @@ pub(crate) fn read_batch(
     let mut gathered = Gathered {
         tables: (0..replica.tables.len()).map(|_| Vec::new()).collect(),
         passed_on: Vec::new(),
+        beside: Vec::new(),
         seen: HashSet::new(),
         seen_parked: HashSet::new(),
         rows: 0,
@@ -80,7 +84,7 @@ pub(crate) fn read_batch(
     let own = gathered.tables.into_iter().zip(&replica.tables).filter(|(rows, _)| !rows.is_empty());
     let own =
         own.map(|(rows, table)| TableRows { limited: table.is_limited(), ..TableRows::new(table.wire.clone(), rows) });
-    let tables = gathered.passed_on.into_iter().chain(own).collect();
+    let tables = gathered.passed_on.into_iter().chain(gathered.beside).chain(own).collect();
     let context = replica.have.clone();
     let to = if whole { context.clone() } else { to };
     Ok(Batch { source: replica.own, from: from.clone(), to, context, tables })
@@ -210,7 +214,7 @@ fn gather(conn: &Connection, replica: &Replica, entry: &Lacking, gathered: &mut 
         match beside {
             Some(context) => {
                 let (shape, context) = (shape.clone(), Some(context));
-                gathered.passed_on.push(TableRows { shape, rows: vec![image], context, limited });
+                gathered.beside.push(TableRows { shape, rows: vec![image], context, limited });
             }
             None => gathered.tables[table].push(image),
         }

@@ -274,7 +274,7 @@ fn put_whole(
         (false, false) => Written::Updated,
     };
     if !matches!(written, Written::Updated) && replica.waiting.rows > 0 {
-        let shape = replica.tables[row.table].shape.clone();
+        let shape = replica.tables[row.table].wire.clone();
         parked::forget_columns(conn, replica, &shape, key, entry)?;
     }
     counting::write_whole(conn, replica, (row.table, key), entry, written)?;

@@ -8,7 +8,7 @@ use crate::attach::{self, Attached, Misnamed};
 use crate::bind::bind_from;
 use crate::counting::{self, Rewritten as RewrittenRow};
 use crate::error::StoreError;
-use crate::parked::Unwritten;
+use crate::parked::{self, Unwritten};
 use crate::replica::{Replica, ReplicaTable, wall_millis};
 use crate::row_clock::{collect_keys, drop_column_entries, put_entry, read_clock, read_clock_and_settings};
 
@@ -292,9 +292,9 @@ pub(crate) fn next_after(written: &Entry, replica: &mut Replica, flags: EntryFla
     Entry::new(timestamp, replica.next_dot(), flags)
 }
 
-/// Makes changes of what a new column holds besides its default, and of all that a renamed one holds; returns the keys that were looked at. When it was
-/// written is not known, only that it was after the row: the stamp is the next one after the row's, so that no write
-/// that was seen loses against it.
+/// Makes changes of what a new column holds besides its default, and of all that a renamed one holds, except cells that rows
+/// came without; returns the keys that were looked at. When it was written is not known, only that it was after the row: the
+/// stamp is the next one after the row's, so that no write that was seen loses against it.
 fn issue_written(
     conn: &Connection,
     replica: &mut Replica,
@@ -321,6 +321,12 @@ fn issue_written(
         let Some(clock) = read_clock(conn, replica, &replica.tables[index], key)? else { continue };
         if unwatched.included && clock.columns.iter().any(|(known, _)| *known == column) {
             continue;
+        }
+        if unwatched.renamed && replica.waiting.rows > 0 {
+            let shape = &replica.tables[index].wire;
+            if parked::lacks_cell(conn, shape, (key, &clock), column)? {
+                continue;
+            }
         }
         let written = if whole { clock.newest() } else { clock.effective(column) };
         let entry = next_after(written, replica, EntryFlags::empty());

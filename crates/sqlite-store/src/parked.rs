@@ -13,7 +13,7 @@ mod selected;
 use std::collections::BTreeSet;
 
 use replication::codec::{decode_row, encode_row, encode_values};
-use replication::{Entry, EntryFlags, RowClock, RowImage, TableShape, Value, VersionVector};
+use replication::{Dot, Entry, EntryFlags, RowClock, RowImage, TableShape, Value, VersionVector};
 use rusqlite::{Connection, Row, params};
 
 pub(crate) use gone::{Places, forget_gone};
@@ -176,7 +176,8 @@ pub(crate) fn park(
 ) -> Result<Option<ParkedNote>, StoreError> {
     let news = !replica.waiting.told.contains(&(parking.shape.name.clone(), parking.reason.clone()));
     let Parking { shape, row, context, missing, limited, kind, .. } = parking;
-    supersede(conn, replica, shape, row, context, limited)?;
+    // What waited is in the row that is to wait in its place.
+    let _ = supersede(conn, replica, shape, row, context, limited)?;
     if missing.is_empty() && !replica.places().has_table(shape) {
         // It was dropped everywhere while this was on its way.
         return Ok(None);
@@ -241,6 +242,7 @@ fn put(conn: &Connection, replica: &mut Replica, parking: &Parking<'_>, now: i64
 
 /// Forgets rows that a newer state of the row has taken into account. A state without the columns that wait has not, nor,
 /// where these are those of the row as a whole, one of a node that leaves some out on purpose, which `limited` says.
+/// Returns the changes that waited as whole rows: the vector covers them, and they are in no table.
 pub(crate) fn supersede(
     conn: &Connection,
     replica: &mut Replica,
@@ -248,9 +250,9 @@ pub(crate) fn supersede(
     row: &RowImage,
     context: &VersionVector,
     limited: bool,
-) -> Result<(), StoreError> {
+) -> Result<Vec<Dot>, StoreError> {
     if replica.waiting.rows == 0 {
-        return Ok(());
+        return Ok(Vec::new());
     }
     let speaks_for = |column: &String| shape.columns.iter().any(|known| known.eq_ignore_ascii_case(column));
     let older: Vec<Parked> = of_key(conn, &shape.name, place(shape, row)?)?
@@ -262,7 +264,9 @@ pub(crate) fn supersede(
         })
         .filter(|parked| parked.row.clock.entries().all(|entry| context.covers(entry.dot)))
         .collect();
-    older.iter().try_for_each(|parked| remove(conn, replica, parked))
+    older.iter().try_for_each(|parked| remove(conn, replica, parked))?;
+    let whole = older.iter().filter(|parked| parked.missing.is_empty());
+    Ok(whole.flat_map(|parked| parked.row.clock.entries()).map(|entry| entry.dot).collect())
 }
 
 /// Forgets what waits for columns of a row that an application deleted, or inserted anew: it belongs to the row that went.
@@ -274,9 +278,7 @@ pub(crate) fn forget_columns(
     key: &[Value],
     entry: Entry,
 ) -> Result<(), StoreError> {
-    let deletion = Entry { flags: EntryFlags::DELETED, ..entry };
-    let row = RowImage { values: key.to_vec(), clock: RowClock::whole(deletion) };
-    let waiting = of_key(conn, &shape.name, place(shape, &row)?)?;
+    let waiting = under_key(conn, shape, key, entry)?;
     if waiting.iter().any(|parked| parked.missing.is_empty()) {
         return Ok(());
     }
@@ -285,6 +287,32 @@ pub(crate) fn forget_columns(
         .filter(|parked| parked.row.clock.entries().all(|entry| replica.have.covers(entry.dot)))
         .collect();
     known.iter().try_for_each(|parked| remove(conn, replica, parked))
+}
+
+/// Whether the row here is one that came without a cell, which waits: nobody wrote that cell here. `clock` is the row's,
+/// `column` the cell's column on the wire.
+pub(crate) fn lacks_cell(
+    conn: &Connection,
+    shape: &TableShape,
+    (key, clock): (&[Value], &RowClock),
+    column: u16,
+) -> Result<bool, StoreError> {
+    if clock.columns.iter().any(|(known, _)| *known == column) {
+        return Ok(false);
+    }
+    let Some(name) = shape.columns.get(usize::from(column)) else { return Ok(false) };
+    let is_cell = |parked: &Parked| {
+        let named = |missing: &String| missing.eq_ignore_ascii_case(name);
+        parked.row.clock.row.dot == clock.row.dot && parked.missing.iter().any(named)
+    };
+    Ok(under_key(conn, shape, key, clock.row)?.iter().any(is_cell))
+}
+
+/// What waits of the row of this key. `entry` is any of the row's.
+fn under_key(conn: &Connection, shape: &TableShape, key: &[Value], entry: Entry) -> Result<Vec<Parked>, StoreError> {
+    let deletion = Entry { flags: EntryFlags::DELETED, ..entry };
+    let row = RowImage { values: key.to_vec(), clock: RowClock::whole(deletion) };
+    of_key(conn, &shape.name, place(shape, &row)?)
 }
 
 /// What waits of a row.

@@ -76,7 +76,7 @@ impl Work<'_> {
             missing.iter().filter(|column| places.has_column(&shape.name, column)).cloned().collect();
         if missing.is_empty() {
             // They were dropped everywhere while this was on its way.
-            return parked::supersede(self.conn, self.replica, shape, row, context, limited);
+            return parked::supersede(self.conn, self.replica, shape, row, context, limited).map(|_| ());
         }
         let table = self.replica.tables[index].named();
         let (kind, reason) = parked::reason_of_columns(&self.replica.wire_selection, (&shape.name, &table), &missing);

@@ -93,10 +93,17 @@ impl<'a> Work<'a> {
             return Ok(self.park_row(index, &remote, (context, own), ParkedKind::Schema, reason)?);
         }
         let key: Vec<Value> = remote.key(&table.shape).into_iter().cloned().collect();
+        let mut lowered = None;
         if self.replica.waiting.rows > 0 {
             let (shape, row) = without_absent(&self.replica.tables[index].wire, &remote);
-            parked::supersede(self.conn, self.replica, &shape, &row, context, false)?;
+            let waited = parked::supersede(self.conn, self.replica, &shape, &row, context, false)?;
+            // A change that only waited until now is known from nowhere else: what is left of it in this row is news.
+            let left = remote.clock.entries().map(|entry| entry.dot).filter(|dot| waited.contains(dot));
+            for dot in left {
+                lowered.get_or_insert_with(|| own.clone()).lower(dot.origin, dot.sequence.saturating_sub(1));
+            }
         }
+        let own = lowered.as_ref().unwrap_or(own);
         let local = local(self, index, &key)?;
         let table = &self.replica.tables[index];
         // What is filled in is this database's own, and not to wait with the row.

@@ -303,7 +303,9 @@ fn merge_columns(
             let number = (table.table.number, table.table.columns[place].number);
             let differs = local.values[place] != table.defaults[place];
             let included = progress.included.contains(&number);
-            if !progress.unwritten.contains(number, !differs) && !included {
+            // The row here is the very one that waits, without this cell: nobody wrote that here, under any name.
+            let lacks = row.clock.row.dot == local.clock.row.dot && !differs;
+            if !lacks && !progress.unwritten.contains(number, !differs) && !included {
                 // Somebody wrote the new column; that becomes a change first.
                 return Ok(false);
             }
@@ -311,7 +313,7 @@ fn merge_columns(
             // while it was excluded: then it is older than everything, and unknown to all others.
             let never = Entry::new(Timestamp::BASELINE, Dot { origin: own, sequence: 0 }, EntryFlags::empty());
             let written = differs && included;
-            let entry = match speaks_for(work.conn, &local, &table.shape.columns[place], parked)? {
+            let entry = match speaks_for(work.conn, &local, &table.wire.columns[place], parked)? {
                 Some(row) => row,
                 None if written => unknown_entry(EntryFlags::empty()),
                 None => never,
@@ -332,6 +334,7 @@ fn merge_columns(
 
 /// The entry of a row that was inserted by a node without this column, where the one that waits did not know of it: such a row
 /// has the column's default, and that was written with the row. Not where the row's own value waits as well.
+/// `column` is its name on the wire.
 fn speaks_for(conn: &Connection, local: &RowImage, column: &str, parked: &Parked) -> Result<Option<Entry>, StoreError> {
     let row = local.clock.row;
     if !row.flags.contains(EntryFlags::INSERTED) || parked.context.covers(row.dot) {

@@ -200,3 +200,41 @@ async fn what_waits_is_kept_while_a_node_is_known_that_has_not_said_what_it_has(
     migrate(&nodes[2], MIGRATIONS[0]).await;
     settle(&nodes, "told").await;
 }
+
+/// A row without a cell has no word in what the cell is: not under the old name of its column either.
+#[tokio::test]
+async fn a_cell_that_a_row_came_without_is_not_said_anew_under_another_name() {
+    let folder = TempDir::new().unwrap();
+    let nodes = line(&folder, 2).await;
+    let rename = "ALTER TABLE t RENAME COLUMN b TO c";
+    migrate(&nodes[0], rename).await;
+    nodes[0].write("INSERT INTO t VALUES (1, 'a', 'b')");
+    pull(&nodes[1], &nodes[0], 100).await;
+    nodes[1].write("INSERT INTO t VALUES (2, 'a', 'other'); INSERT INTO t VALUES (3, 'a', NULL)");
+    migrate(&nodes[1], rename).await;
+    settle(&nodes, "renamed").await;
+    for node in &nodes {
+        let rows = "SELECT group_concat(k || a || coalesce(c, '-'), ' ') FROM (SELECT * FROM t ORDER BY k)";
+        assert_eq!(node.text(rows), "1ab 2aother 3a-");
+        assert_eq!(node.text("SELECT CAST(count(*) AS TEXT) FROM _sync_conflict"), "0");
+    }
+}
+
+/// The node in between lacks a column of the row, and has one that the row's writer lacks: both rest on one change.
+#[tokio::test]
+async fn a_value_that_is_passed_on_arrives_beside_the_row_that_was_passed_on_without_it() {
+    for rows in [100, 1] {
+        let folder = TempDir::new().unwrap();
+        let nodes = line(&folder, 3).await;
+        migrate(&nodes[0], "ALTER TABLE t DROP COLUMN a").await;
+        migrate(&nodes[1], "ALTER TABLE t DROP COLUMN b").await;
+        nodes[0].write("INSERT INTO t VALUES (1, 'b'), (2, 'B')");
+        for _ in 0..4 {
+            pull(&nodes[1], &nodes[0], rows).await;
+        }
+        for _ in 0..8 {
+            pull(&nodes[2], &nodes[1], rows).await;
+        }
+        assert_eq!(nodes[2].text("SELECT group_concat(k || b, ' ') FROM (SELECT * FROM t ORDER BY k)"), "1b 2B");
+    }
+}
