@@ -280,7 +280,7 @@ fn what_cannot_be_answered_is_refused_with_the_reason() {
             check_equal!(unknown.code, Some(1));
             check!(unknown.stderr.contains("no conflict record shop:7"), "{}", unknown.stderr);
         }
-        for wrong in [["--state", "closed"], ["--since", "yesterday"], ["--limit", "0"]] {
+        for wrong in [["--state", "closed"], ["--kind", "clash"], ["--since", "yesterday"], ["--limit", "0"]] {
             check_equal!(conflicts(&node, &[&["list"], wrong.as_slice()].concat())?.code, Some(2), "{wrong:?}");
         }
         for foreign in [system_tests::get_as, system_tests::post_as] {

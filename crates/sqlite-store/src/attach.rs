@@ -133,7 +133,8 @@ pub(crate) fn attach_within(
     if *selection != before {
         if !created {
             // What was chosen until now is brought up to date for the last time.
-            let attached = install(conn, (origin, node, created), (&before, &before), merge, rules)?;
+            let between = selecting::between(conn, &before, selection)?;
+            let attached = install(conn, (origin, node, created), (&before, &between), merge, rules)?;
             reselect::set_aside(conn, &attached, selection, merge)?;
         }
         selecting::store(conn, selection)?;

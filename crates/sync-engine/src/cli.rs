@@ -155,7 +155,7 @@ pub(crate) struct ConflictList {
     #[arg(long, value_name = "TABLE")]
     pub(crate) table: Option<String>,
     /// Only of this kind, such as update_origin_differs
-    #[arg(long, value_name = "KIND")]
+    #[arg(long, value_name = "KIND", value_parser = conflicts::kind)]
     pub(crate) kind: Option<String>,
     /// Only in this state: open, restored, dismissed or all
     #[arg(long, value_name = "STATE", default_value = "open", value_parser = word)]

@@ -3,6 +3,7 @@
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use replication::ConflictKind;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value as Json};
 use sqlite_store::{ConflictSide, Refusal, RefusalKind, StoreError, StoredConflict};
@@ -171,7 +172,7 @@ impl ConflictFilter {
             match name.as_str() {
                 "database" => filter.database = Some(value),
                 "table" => filter.table = Some(value),
-                "kind" => filter.kind = Some(value),
+                "kind" => filter.kind = Some(kind(&value)?),
                 "state" => filter.state = state(&value)?,
                 "node" => filter.node = Some(value),
                 // An offset's plus sign that nobody encoded has become a blank.
@@ -218,6 +219,18 @@ pub fn state(word: &str) -> Result<Option<ConflictState>, String> {
         "dismissed" => Ok(Some(ConflictState::Dismissed)),
         "all" => Ok(None),
         _ => Err(format!("{word:?} is no state; use open, restored, dismissed or all")),
+    }
+}
+
+/// A kind of conflict.
+///
+/// # Errors
+/// The word is none; the text says which there are.
+pub fn kind(word: &str) -> Result<String, String> {
+    let names = ConflictKind::ALL.map(ConflictKind::as_str);
+    match names.iter().find(|name| **name == word) {
+        Some(name) => Ok((*name).to_owned()),
+        None => Err(format!("{word:?} is no kind of conflict; use {}", names.join(", "))),
     }
 }
 

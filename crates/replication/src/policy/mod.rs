@@ -43,6 +43,16 @@ pub enum ConflictKind {
 }
 
 impl ConflictKind {
+    /// All kinds.
+    pub const ALL: [Self; 6] = [
+        Self::InsertExists,
+        Self::UpdateOriginDiffers,
+        Self::UpdateDeleted,
+        Self::DeleteOriginDiffers,
+        Self::UniqueExists,
+        Self::MultipleUniqueConflicts,
+    ];
+
     /// The name in the log, the records and the interfaces.
     pub const fn as_str(self) -> &'static str {
         match self {

@@ -128,7 +128,8 @@ impl WireNames {
             let table = found.iter().flatten().find(|table| table.name.eq_ignore_ascii_case(name));
             // Of what is not synced the reason is told elsewhere.
             let Some(table) = table else { continue };
-            let known = |column: &str| table.columns.iter().any(|known| known.name.eq_ignore_ascii_case(column));
+            let names = || table.columns.iter().map(|known| &known.name).chain(&table.excluded);
+            let known = |column: &str| names().any(|known| known.eq_ignore_ascii_case(column));
             let unknown = said.columns.keys().filter(|column| !known(column));
             warnings.extend(unknown.map(|column| unknown_column(table, column)));
         }

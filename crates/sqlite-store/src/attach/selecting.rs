@@ -4,6 +4,7 @@
 use replication::Selection;
 use rusqlite::{Connection, OptionalExtension};
 
+use super::registry::Registry;
 use crate::error::StoreError;
 
 /// What the file remembers; everything where it remembers nothing.
@@ -20,4 +21,23 @@ pub(super) fn store(conn: &Connection, selection: &Selection) -> Result<(), Stor
     let text = serde_json::to_string(selection).map_err(|error| StoreError::Encoding { reason: error.to_string() })?;
     conn.execute("INSERT OR REPLACE INTO main._sync_meta (key, value) VALUES ('selection', ?1)", [text])?;
     Ok(())
+}
+
+/// The choice before this one, without tables and columns that are not known yet and are not to be: what bears a name for the
+/// first time, such as an excluded column that was renamed, is never synced in between.
+pub(super) fn between(conn: &Connection, before: &Selection, wanted: &Selection) -> Result<Selection, StoreError> {
+    let registry = Registry::load(conn)?;
+    let mut between = before.clone();
+    for (table, columns) in wanted.columns() {
+        let number = registry.number(table);
+        let is_known = |column: &&String| number.is_some_and(|number| registry.column(number, column).is_some());
+        let fresh = columns.iter().filter(|column| !is_known(column));
+        let excluded: Vec<String> = before.excluded_columns(table).iter().chain(fresh).cloned().collect();
+        between.set_excluded_columns(table, excluded);
+    }
+    let mut statement = conn.prepare("SELECT name FROM main.sqlite_schema WHERE type = 'table'")?;
+    let names = statement.query_map([], |row| row.get(0))?.collect::<Result<Vec<String>, _>>()?;
+    let fresh = names.into_iter().filter(|name| wanted.exclusion(name).is_some() && registry.number(name).is_none());
+    between.set_exclude(before.excluded().iter().cloned().chain(fresh));
+    Ok(between)
 }

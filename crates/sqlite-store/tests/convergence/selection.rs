@@ -1,6 +1,7 @@
 //! Tables and columns that a node leaves out: nothing of them reaches its rows, and everything passes through it.
 
 use replication::{Granularity, Selection};
+use sqlite_store::attach::naming::WireNames;
 use sqlite_store::{ConflictAction, DatabaseEvent};
 use tempfile::TempDir;
 
@@ -266,5 +267,33 @@ pub(crate) fn write(conn: &rusqlite::Connection, random: &mut Random) {
 async fn nodes_end_equal_in_what_they_share_whatever_each_leaves_out() {
     for seed in 1..=15 {
         converge(seed).await;
+    }
+}
+
+fn without_own_notes() -> Selection {
+    let mut selection = Selection::default();
+    selection.set_excluded_columns("stock", ["own_note".to_owned()]);
+    selection
+}
+
+/// The choice that goes with a migration is there before the migration is seen.
+#[tokio::test]
+async fn an_excluded_column_that_is_renamed_while_nobody_watches_is_not_sent() {
+    let folder = TempDir::new().unwrap();
+    let [a, mut b, c] = line(&folder, without_notes, Setup::of(SCHEMA)).await;
+    b.write("INSERT INTO stock VALUES ('B', 1, 'secret', 1)");
+    b.setup.selection = without_own_notes;
+    b.setup.names = || {
+        let mut names = WireNames::default();
+        names.name_column("stock", "own_note", "note");
+        names
+    };
+    let rename = "ALTER TABLE stock RENAME COLUMN note TO own_note; UPDATE stock SET qty = 2";
+    let b = b.restart(|conn| conn.execute_batch(rename).unwrap()).await;
+    let nodes = [a, b, c];
+    settle_line(&nodes).await;
+    assert_eq!(nodes[1].text("SELECT own_note FROM stock"), "secret");
+    for node in [&nodes[0], &nodes[2]] {
+        assert_eq!(node.text(STOCK), "B:2:none");
     }
 }

@@ -172,9 +172,12 @@ impl SyncEngine {
         }
         let bound = self.bind(address).await;
         if let Err(error) = &bound {
-            self.shared
-                .events
-                .emit(Event::new(EventName::SyncError).field("kind", "listen").field("reason", error.to_string()));
+            self.shared.events.emit(
+                Event::new(EventName::SyncError)
+                    .field("kind", "listen")
+                    .field("reason", error.to_string())
+                    .field("remedy", "end the program that uses the port, or choose another with listen"),
+            );
         }
         let (listener, local) = bound?;
         self.shared.tracker.spawn(http::serve(Arc::clone(&self.shared), listener));
