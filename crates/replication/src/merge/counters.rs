@@ -132,8 +132,11 @@ fn discarded(
     cx: &MergeContext<'_>,
 ) -> Discarded {
     let mut discarded = Discarded::default();
-    // Saying the same anew, as a change of the whole row does, discards nothing.
-    if relation == Relation::Concurrent && ours.joined(theirs, !take_set).value() != both.value() {
+    // Saying the same anew, as a change of the whole row does, discards nothing. What is no number counts as 0: neither of two
+    // such settings shows in the sum, and both were values all the same.
+    let numbers = is_number(&ours.base) && is_number(&theirs.base);
+    let differ = (!numbers && ours.base != theirs.base) || ours.joined(theirs, !take_set).value() != both.value();
+    if relation == Relation::Concurrent && differ {
         (discarded.ours, discarded.theirs) = (take_set, !take_set);
     }
     // Whoever knew the setting has recorded it when it came to count as 0.

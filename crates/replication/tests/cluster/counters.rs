@@ -314,3 +314,19 @@ fn an_insert_begins_anew_and_counts_that_it_did_not_know_are_on_top() {
         assert!(replicas.iter().any(|replica| replica.decided.iter().any(lost)), "the insert is in no record; {shown}");
     });
 }
+
+#[test]
+fn of_two_values_that_are_no_numbers_the_one_that_does_not_stand_is_recorded_whoever_counted_in_between() {
+    for granularity in [Granularity::Column, Granularity::Row] {
+        let rules = counting(granularity);
+        let mut replicas = knowing(3, Value::Integer(100), &rules);
+        replicas[0].set((0, COUNTER), Value::from("first"), 1_000, granularity);
+        replicas[1].set((0, COUNTER), Value::from("second"), 1_001, granularity);
+        replicas[2].count(0, COUNTER, 1, 1_002);
+        let batch = replicas[2].read(&replicas[1].have, usize::MAX);
+        replicas[1].apply(&batch, 2_000, &rules);
+        let merged = replicas[1].merge_from(&replicas[0], 0, &rules).unwrap();
+        let Some(decided) = merged.conflict else { panic!("{granularity:?}: nothing is recorded") };
+        assert_eq!((decided.decision, decided.columns), (Decision::LocalKept, vec![COUNTER]), "{granularity:?}");
+    }
+}
