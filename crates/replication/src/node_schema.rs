@@ -25,7 +25,8 @@ const MAX_COLUMNS: usize = 65_535;
 pub struct NodeSchema {
     /// Rises with each change of the tables.
     pub version: u64,
-    /// The synced tables. None: their names are too many or too long to be told, and they may be any.
+    /// The tables that are synced, or could be if the node chose so. None: their names are too many or too long to be told, and
+    /// they may be any.
     pub tables: Option<Arc<Vec<TableShape>>>,
 }
 

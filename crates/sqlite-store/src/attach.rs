@@ -24,6 +24,7 @@ use crate::error::StoreError;
 use crate::key_ranges;
 use crate::lift::BeforeLift;
 use crate::node_schemas;
+use crate::parked;
 use crate::replica::{DatabaseRules, wall_millis};
 use crate::reselect;
 use crate::schema::introspection::{Found, read_tables};
@@ -128,7 +129,7 @@ pub(crate) fn attach_within(
 ) -> Result<Attached, StoreError> {
     let created = bookkeeping::ensure(conn)?;
     let origin = bookkeeping::own_origin(conn, created, new_origin, node)?;
-    let before = selecting::stored(conn)?;
+    let (before, names) = (selecting::stored(conn)?, WireNames::in_use(conn, None)?);
     let selection = rules.selection.as_ref().unwrap_or(&before);
     if *selection != before {
         if !created {
@@ -139,7 +140,12 @@ pub(crate) fn attach_within(
         }
         selecting::store(conn, selection)?;
     }
-    install(conn, (origin, node, created), (&before, selection), merge, rules)
+    let attached = install(conn, (origin, node, created), (&before, selection), merge, rules)?;
+    let wire_selection = &attached.schema.wire_selection;
+    if names.selection(&before) != *wire_selection {
+        parked::reclassify(conn, wire_selection)?;
+    }
+    Ok(attached)
 }
 
 /// Puts right what is in the file for a selection, and for the one before it.

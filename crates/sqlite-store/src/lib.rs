@@ -27,6 +27,7 @@ mod conflicts;
 mod counting;
 mod database;
 mod identifier;
+mod meta;
 mod migration;
 mod node_schemas;
 mod observer;

@@ -215,25 +215,15 @@ fn bury_rowless(conn: &Connection, replica: &mut Replica, number: i64) -> Result
 /// when; the stamp is the next one after the row's, so that no write that was seen loses against it. Rows without an
 /// entry need none: they are sent as they stand when they get one. Returns the keys that were looked at.
 fn issue_rows(conn: &Connection, replica: &mut Replica, rewritten: &Rewritten) -> Result<Vec<Vec<Value>>, StoreError> {
-    let Some(index) = replica.table_by_number(rewritten.table) else { return Ok(Vec::new()) };
-    let table = &replica.tables[index];
-    let keys = next_keys(conn, table, [&table.sql.clocked, &table.sql.clocked_after], rewritten.after.as_deref())?;
-    for key in &keys {
-        issue_row(conn, replica, index, key)?;
-    }
-    Ok(keys)
+    each(conn, replica, rewritten, Which::Clocked, issue_row)
 }
 
 /// Notes what counters hold that have become counters since their rows got a clock. Returns the keys that were looked at.
 fn note_counters(conn: &Connection, replica: &mut Replica, counted: &Rewritten) -> Result<Vec<Vec<Value>>, StoreError> {
-    let Some(index) = replica.table_by_number(counted.table) else { return Ok(Vec::new()) };
-    let table = &replica.tables[index];
-    let keys = next_keys(conn, table, [&table.sql.clocked, &table.sql.clocked_after], counted.after.as_deref())?;
-    for key in &keys {
+    each(conn, replica, counted, Which::Clocked, |conn, replica, index, key| {
         let known = counting::settings(conn, replica, index, key)?;
-        counting::note_as_it_stands(conn, replica, (index, key), &known)?;
-    }
-    Ok(keys)
+        counting::note_as_it_stands(conn, replica, (index, key), &known)
+    })
 }
 
 /// Makes new changes of a renamed table's deletions: peers that renamed theirs before have no place for those under the old
@@ -243,28 +233,53 @@ fn issue_deletions(
     replica: &mut Replica,
     renamed: &Rewritten,
 ) -> Result<Vec<Vec<Value>>, StoreError> {
-    let Some(index) = replica.table_by_number(renamed.table) else { return Ok(Vec::new()) };
-    let table = &replica.tables[index];
-    let keys = next_keys(conn, table, [&table.sql.buried, &table.sql.buried_after], renamed.after.as_deref())?;
-    for key in &keys {
-        let Some(clock) = read_clock(conn, replica, &replica.tables[index], key)? else { continue };
+    each(conn, replica, renamed, Which::Buried, |conn, replica, index, key| {
+        let Some(clock) = read_clock(conn, replica, &replica.tables[index], key)? else { return Ok(()) };
         let entry = next_after(clock.newest(), replica, clock.row.flags);
         counting::write_whole(conn, replica, (index, key), entry, counting::Written::Deleted)?;
         drop_column_entries(conn, &replica.tables[index], key)?;
-        put_entry(conn, replica, index, key, 0, &entry)?;
-    }
+        put_entry(conn, replica, index, key, 0, &entry)
+    })
+}
+
+/// Which of a table's rows are looked at.
+#[derive(Debug, Clone, Copy)]
+enum Which {
+    /// Those that stand in the table and have a clock.
+    Clocked,
+    /// Those that were deleted.
+    Buried,
+}
+
+/// Looks at the next rows of a table, if it is there; returns their keys.
+fn each(
+    conn: &Connection,
+    replica: &mut Replica,
+    rewritten: &Rewritten,
+    which: Which,
+    look: impl Fn(&Connection, &mut Replica, usize, &[Value]) -> Result<(), StoreError>,
+) -> Result<Vec<Vec<Value>>, StoreError> {
+    let Some(index) = replica.table_by_number(rewritten.table) else { return Ok(Vec::new()) };
+    let keys = next_keys(conn, &replica.tables[index], which, rewritten.after.as_deref())?;
+    keys.iter().try_for_each(|key| look(conn, replica, index, key))?;
     Ok(keys)
 }
 
-/// The next keys that one of two statements names: the first from the start, the other after a key.
+/// The next keys of a table after one, or from the start.
 fn next_keys(
     conn: &Connection,
     table: &ReplicaTable,
-    [first, next]: [&str; 2],
+    which: Which,
     after: Option<&[Value]>,
 ) -> Result<Vec<Vec<Value>>, StoreError> {
     let after = after.unwrap_or_default();
-    let mut statement = conn.prepare_cached(if after.is_empty() { first } else { next })?;
+    let sql = match (which, after.is_empty()) {
+        (Which::Clocked, true) => &table.sql.clocked,
+        (Which::Clocked, false) => &table.sql.clocked_after,
+        (Which::Buried, true) => &table.sql.buried,
+        (Which::Buried, false) => &table.sql.buried_after,
+    };
+    let mut statement = conn.prepare_cached(sql)?;
     bind_from(&mut statement, 1, after)?;
     statement.raw_bind_parameter(after.len() + 1, i64::try_from(STEP_ROWS).unwrap_or(i64::MAX))?;
     collect_keys(&mut statement, table.table.key.len())
@@ -306,7 +321,7 @@ fn issue_written(
         return Ok(Vec::new());
     };
     let keys = if unwatched.renamed {
-        next_keys(conn, table, [&table.sql.clocked, &table.sql.clocked_after], unwatched.after.as_deref())?
+        next_keys(conn, table, Which::Clocked, unwatched.after.as_deref())?
     } else {
         let after = unwatched.after.as_deref().unwrap_or_default();
         let mut statement = conn.prepare(&table.sql.written(&table.table.columns[place], after.len()))?;
@@ -322,11 +337,11 @@ fn issue_written(
         if unwatched.included && clock.columns.iter().any(|(known, _)| *known == column) {
             continue;
         }
-        if unwatched.renamed && replica.waiting.rows > 0 {
-            let shape = &replica.tables[index].wire;
-            if parked::lacks_cell(conn, shape, (key, &clock), column)? {
-                continue;
-            }
+        if unwatched.renamed
+            && replica.waiting.rows > 0
+            && parked::lacks_cell(conn, &replica.tables[index], (key, &clock), column)?
+        {
+            continue;
         }
         let written = if whole { clock.newest() } else { clock.effective(column) };
         let entry = next_after(written, replica, EntryFlags::empty());

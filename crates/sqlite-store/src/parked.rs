@@ -21,7 +21,8 @@ pub(crate) use later::{Progress, Unwritten, merge_next, pass_over};
 pub(crate) use selected::{keep, reason_of_columns, reclassify};
 
 use crate::error::StoreError;
-use crate::replica::Replica;
+use crate::replica::{Replica, ReplicaTable};
+use crate::row_clock::read_row;
 
 /// Why a row waits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -176,8 +177,13 @@ pub(crate) fn park(
 ) -> Result<Option<ParkedNote>, StoreError> {
     let news = !replica.waiting.told.contains(&(parking.shape.name.clone(), parking.reason.clone()));
     let Parking { shape, row, context, missing, limited, kind, .. } = parking;
+    let speaks = match (missing.is_empty(), limited) {
+        (false, _) => Speaks::ForColumns,
+        (true, true) => Speaks::ForPartOfRow,
+        (true, false) => Speaks::ForRow,
+    };
     // What waited is in the row that is to wait in its place.
-    let _ = supersede(conn, replica, shape, row, context, limited)?;
+    let _ = supersede(conn, replica, (shape, row), context, speaks)?;
     if missing.is_empty() && !replica.places().has_table(shape) {
         // It was dropped everywhere while this was on its way.
         return Ok(None);
@@ -240,28 +246,40 @@ fn put(conn: &Connection, replica: &mut Replica, parking: &Parking<'_>, now: i64
     Ok(())
 }
 
-/// Forgets rows that a newer state of the row has taken into account. A state without the columns that wait has not, nor,
-/// where these are those of the row as a whole, one of a node that leaves some out on purpose, which `limited` says.
-/// Returns the changes that waited as whole rows: the vector covers them, and they are in no table.
+/// What a newer state of a row speaks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Speaks {
+    /// Single columns of it, which are to wait. The rest of it is still to be merged.
+    ForColumns,
+    /// The row.
+    ForRow,
+    /// The row without the columns that its node leaves out on purpose.
+    ForPartOfRow,
+}
+
+/// Forgets rows that a newer state of the row has taken into account. A state without the columns that wait has not, nor one of
+/// a node that leaves out some of the columns of a row that waits as a whole. Returns the changes that waited as whole rows:
+/// the vector covers them, and they are in no table.
 pub(crate) fn supersede(
     conn: &Connection,
     replica: &mut Replica,
-    shape: &TableShape,
-    row: &RowImage,
+    (shape, row): (&TableShape, &RowImage),
     context: &VersionVector,
-    limited: bool,
+    speaks: Speaks,
 ) -> Result<Vec<Dot>, StoreError> {
     if replica.waiting.rows == 0 {
         return Ok(Vec::new());
     }
-    let speaks_for = |column: &String| shape.columns.iter().any(|known| known.eq_ignore_ascii_case(column));
+    let has = |column: &String| shape.columns.iter().any(|known| known.eq_ignore_ascii_case(column));
+    let is_spoken_for = |parked: &Parked| match (parked.missing.is_empty(), speaks) {
+        (true, Speaks::ForColumns) => false,
+        (true, Speaks::ForPartOfRow) => parked.shape.columns.iter().all(has),
+        (true, Speaks::ForRow) => true,
+        (false, _) => parked.missing.iter().all(has),
+    };
     let older: Vec<Parked> = of_key(conn, &shape.name, place(shape, row)?)?
         .into_iter()
-        .filter(|parked| {
-            let whole = limited && parked.missing.is_empty();
-            let columns = if whole { &parked.shape.columns } else { &parked.missing };
-            row.clock.is_deleted() || columns.iter().all(speaks_for)
-        })
+        .filter(|parked| row.clock.is_deleted() || is_spoken_for(parked))
         .filter(|parked| parked.row.clock.entries().all(|entry| context.covers(entry.dot)))
         .collect();
     older.iter().try_for_each(|parked| remove(conn, replica, parked))?;
@@ -289,23 +307,26 @@ pub(crate) fn forget_columns(
     known.iter().try_for_each(|parked| remove(conn, replica, parked))
 }
 
-/// Whether the row here is one that came without a cell, which waits: nobody wrote that cell here. `clock` is the row's,
-/// `column` the cell's column on the wire.
+/// Whether the row here is one that came without a cell, which waits, and nobody wrote the cell here: it holds its default.
+/// `clock` is the row's.
 pub(crate) fn lacks_cell(
     conn: &Connection,
-    shape: &TableShape,
+    table: &ReplicaTable,
     (key, clock): (&[Value], &RowClock),
     column: u16,
 ) -> Result<bool, StoreError> {
+    let place = usize::from(column);
     if clock.columns.iter().any(|(known, _)| *known == column) {
         return Ok(false);
     }
-    let Some(name) = shape.columns.get(usize::from(column)) else { return Ok(false) };
     let is_cell = |parked: &Parked| {
-        let named = |missing: &String| missing.eq_ignore_ascii_case(name);
+        let named = |missing: &String| missing.eq_ignore_ascii_case(&table.wire.columns[place]);
         parked.row.clock.row.dot == clock.row.dot && parked.missing.iter().any(named)
     };
-    Ok(under_key(conn, shape, key, clock.row)?.iter().any(is_cell))
+    if !under_key(conn, &table.wire, key, clock.row)?.iter().any(is_cell) {
+        return Ok(false);
+    }
+    Ok(read_row(conn, table, key)?.is_some_and(|values| values[place] == table.defaults[place]))
 }
 
 /// What waits of the row of this key. `entry` is any of the row's.

@@ -48,9 +48,10 @@ impl MergeRules {
             Granularity::Column => "column",
             Granularity::Row => "row",
         };
-        let mut text = format!("{granularity}: {}", self.policy.describe(named));
+        let policy = self.policy.describe(named);
+        let mut text = format!("{granularity}: {policy}");
         let rules = self.columns.iter().map(|(name, rule)| (named(name), rule.describe(named)));
-        for (name, rule) in rules.collect::<BTreeMap<_, _>>() {
+        for (name, rule) in rules.filter(|(_, rule)| *rule != policy).collect::<BTreeMap<_, _>>() {
             text.push_str(&format!("; {name}: {rule}"));
         }
         (text != "column: last-write-wins").then_some(text)

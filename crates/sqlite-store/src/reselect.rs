@@ -49,7 +49,6 @@ pub(crate) fn set_aside(
             set_columns_aside(conn, &mut replica, index, &columns, &by_wire_names, now)?;
         }
     }
-    parked::reclassify(conn, &by_wire_names)?;
     replica.save(conn, &before)?;
     // Whoever else has the file open reads it again.
     let sql = "INSERT INTO main._sync_meta (key, value) VALUES ('generation', 1) \

@@ -5,7 +5,7 @@ use replication::{EntryFlags, RowImage, TableShape, VersionVector};
 use super::Work;
 use super::columns::{ColumnOrder, Fit};
 use crate::error::StoreError;
-use crate::parked::{self, ParkedKind, Parking};
+use crate::parked::{self, ParkedKind, Parking, Speaks};
 
 /// Where rows of a peer's table belong.
 pub(super) enum Place {
@@ -76,7 +76,8 @@ impl Work<'_> {
             missing.iter().filter(|column| places.has_column(&shape.name, column)).cloned().collect();
         if missing.is_empty() {
             // They were dropped everywhere while this was on its way.
-            return parked::supersede(self.conn, self.replica, shape, row, context, limited).map(|_| ());
+            let superseded = parked::supersede(self.conn, self.replica, (shape, row), context, Speaks::ForColumns);
+            return superseded.map(|_| ());
         }
         let table = self.replica.tables[index].named();
         let (kind, reason) = parked::reason_of_columns(&self.replica.wire_selection, (&shape.name, &table), &missing);

@@ -17,7 +17,7 @@ use crate::conflict_record::{forget_conflict, record_conflict};
 use crate::counting;
 use crate::error::StoreError;
 use crate::observer::{IncomingRow, RowOperation, RowVerdict};
-use crate::parked::{self, ParkedKind};
+use crate::parked::{self, ParkedKind, Speaks};
 use crate::replica::Replica;
 use crate::row_clock::{put_clock, read_clock_and_settings, read_row};
 use crate::row_write::{RowWrite, write_row};
@@ -96,8 +96,9 @@ impl<'a> Work<'a> {
         let mut lowered = None;
         if self.replica.waiting.rows > 0 {
             let (shape, row) = without_absent(&self.replica.tables[index].wire, &remote);
-            let waited = parked::supersede(self.conn, self.replica, &shape, &row, context, false)?;
-            // A change that only waited until now is known from nowhere else: what is left of it in this row is news.
+            let waited = parked::supersede(self.conn, self.replica, (&shape, &row), context, Speaks::ForRow)?;
+            // A change that only waited until now is known from nowhere else: what is left of it in this row is news. What its
+            // origin did after it to the row was in no other state of the row than those that waited.
             let left = remote.clock.entries().map(|entry| entry.dot).filter(|dot| waited.contains(dot));
             for dot in left {
                 lowered.get_or_insert_with(|| own.clone()).lower(dot.origin, dot.sequence.saturating_sub(1));

@@ -3,11 +3,15 @@
 
 use std::collections::BTreeSet;
 
-use rusqlite::{Connection, OptionalExtension};
+use rusqlite::Connection;
 
 use crate::error::StoreError;
+use crate::meta;
 use crate::replica::DatabaseRules;
 use crate::schema::Table;
+
+/// The key in `_sync_meta`.
+const COUNTERS: &str = "counters";
 
 /// Counter columns by folded names of table and column.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -16,10 +20,7 @@ pub(super) struct Counted(BTreeSet<(String, String)>);
 impl Counted {
     /// What the file remembers.
     pub(super) fn load(conn: &Connection) -> Result<Self, StoreError> {
-        let sql = "SELECT value FROM main._sync_meta WHERE key = 'counters'";
-        let text: Option<String> = conn.query_row(sql, [], |row| row.get(0)).optional()?;
-        let counted = text.and_then(|text| serde_json::from_str(&text).ok());
-        Ok(Self(counted.unwrap_or_default()))
+        Ok(Self(meta::read(conn, COUNTERS)?.unwrap_or_default()))
     }
 
     /// The columns of these tables that are counters by the rules; the file remembers them.
@@ -35,10 +36,7 @@ impl Counted {
         }
         let counted = Self(counted);
         if counted != Self::load(conn)? {
-            let text = serde_json::to_string(&counted.0)
-                .map_err(|error| StoreError::Encoding { reason: error.to_string() })?;
-            let sql = "INSERT OR REPLACE INTO main._sync_meta (key, value) VALUES ('counters', ?1)";
-            conn.execute(sql, [text])?;
+            meta::write(conn, COUNTERS, &counted.0)?;
         }
         Ok(counted)
     }

@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, HashMap};
 
 use replication::Selection;
-use rusqlite::{Connection, OptionalExtension};
+use rusqlite::Connection;
 use serde::{Deserialize, Serialize};
 
 use super::marks::{
@@ -15,6 +15,7 @@ use super::marks::{
 };
 use super::registry::Registry;
 use crate::error::StoreError;
+use crate::meta;
 use crate::nearest::nearest;
 use crate::schema::introspection::Found;
 use crate::schema::{Table, Unsynced};
@@ -78,10 +79,10 @@ impl WireNames {
 
     /// The names in use: those that are said now, which the file remembers, or else those that it remembers.
     pub(crate) fn in_use(conn: &Connection, now: Option<&Self>) -> Result<Self, StoreError> {
-        let remembered: Option<Self> = read(conn, NAMES)?;
+        let remembered: Option<Self> = meta::read(conn, NAMES)?;
         let Some(now) = now else { return Ok(remembered.unwrap_or_default()) };
         if *now != remembered.unwrap_or_default() {
-            write(conn, NAMES, now)?;
+            meta::write(conn, NAMES, now)?;
         }
         Ok(now.clone())
     }
@@ -231,7 +232,7 @@ impl Said {
             Some((number, CalledTable { name: registry.name(number)?, columns }))
         });
         let here: Called = tables.collect();
-        Ok(Self { told: read(conn, SAID)?.unwrap_or_else(|| here.clone()), here })
+        Ok(Self { told: meta::read(conn, SAID)?.unwrap_or_else(|| here.clone()), here })
     }
 
     /// The name of a table that peers were told.
@@ -266,8 +267,8 @@ impl Said {
                 }
             }
         }
-        if read::<Called>(conn, SAID)?.as_ref() != Some(&self.told) {
-            write(conn, SAID, &self.told)?;
+        if meta::read::<Called>(conn, SAID)?.as_ref() != Some(&self.told) {
+            meta::write(conn, SAID, &self.told)?;
         }
         Ok(())
     }
@@ -278,19 +279,6 @@ const NAMES: &str = "names";
 
 /// What peers were told.
 const SAID: &str = "said";
-
-fn read<T: for<'a> Deserialize<'a>>(conn: &Connection, key: &str) -> Result<Option<T>, StoreError> {
-    let sql = "SELECT value FROM main._sync_meta WHERE key = ?1";
-    let text: Option<String> = conn.query_row(sql, [key], |row| row.get(0)).optional()?;
-    let damaged = |error| StoreError::Damaged { what: format!("{key} in _sync_meta: {error}") };
-    text.map(|text| serde_json::from_str(&text).map_err(damaged)).transpose()
-}
-
-fn write<T: Serialize>(conn: &Connection, key: &str, value: &T) -> Result<(), StoreError> {
-    let text = serde_json::to_string(value).map_err(|error| StoreError::Encoding { reason: error.to_string() })?;
-    conn.execute("INSERT OR REPLACE INTO main._sync_meta (key, value) VALUES (?1, ?2)", [key, text.as_str()])?;
-    Ok(())
-}
 
 #[cfg(test)]
 mod tests {

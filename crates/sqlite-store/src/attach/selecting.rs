@@ -2,25 +2,23 @@
 //! that a change is noticed.
 
 use replication::Selection;
-use rusqlite::{Connection, OptionalExtension};
+use rusqlite::Connection;
 
 use super::registry::Registry;
 use crate::error::StoreError;
+use crate::meta;
+
+/// The key in `_sync_meta`.
+const SELECTION: &str = "selection";
 
 /// What the file remembers; everything where it remembers nothing.
 pub(crate) fn stored(conn: &Connection) -> Result<Selection, StoreError> {
-    let sql = "SELECT value FROM main._sync_meta WHERE key = 'selection'";
-    let text: Option<String> = conn.query_row(sql, [], |row| row.get(0)).optional()?;
-    let Some(text) = text else { return Ok(Selection::default()) };
-    serde_json::from_str(&text)
-        .map_err(|error| StoreError::Damaged { what: format!("the selection of tables: {error}") })
+    Ok(meta::read(conn, SELECTION)?.unwrap_or_default())
 }
 
 /// Has the file remember what is chosen.
 pub(super) fn store(conn: &Connection, selection: &Selection) -> Result<(), StoreError> {
-    let text = serde_json::to_string(selection).map_err(|error| StoreError::Encoding { reason: error.to_string() })?;
-    conn.execute("INSERT OR REPLACE INTO main._sync_meta (key, value) VALUES ('selection', ?1)", [text])?;
-    Ok(())
+    meta::write(conn, SELECTION, selection)
 }
 
 /// The choice before this one, without tables and columns that are not known yet and are not to be: what bears a name for the

@@ -10,7 +10,6 @@ use crate::database::{DatabaseEvent, DatabaseOptions};
 use crate::error::StoreError;
 use crate::node_schemas;
 use crate::replica::wall_millis;
-use crate::schema::Table;
 use crate::state::{FileIdentity, Remembered, StateDatabase};
 
 /// What the state folder knows of one database.
@@ -60,7 +59,7 @@ impl Memory {
         };
         let event = match reason {
             Some(reason) => {
-                attached.origin = rotate_origin(conn, node, &attached.schema.tables)?;
+                attached.origin = rotate_origin(conn, node, attached.origin)?;
                 Some(DatabaseEvent::NewOrigin { origin: attached.origin, reason: reason.to_owned() })
             }
             None => None,
@@ -101,7 +100,7 @@ pub fn new_origin() -> Origin {
 }
 
 /// Gives the database a new origin; what it issued under the old one stays that one's.
-fn rotate_origin(conn: &Connection, node: &str, tables: &[Table]) -> Result<Origin, StoreError> {
+fn rotate_origin(conn: &Connection, node: &str, before: Origin) -> Result<Origin, StoreError> {
     let origin = new_origin();
     let transaction = conn.unchecked_transaction()?;
     transaction.execute(
@@ -117,7 +116,7 @@ fn rotate_origin(conn: &Connection, node: &str, tables: &[Table]) -> Result<Orig
         "INSERT INTO main._sync_meta (key, value) VALUES ('generation', 1) ON CONFLICT DO UPDATE SET value = value + 1",
         [],
     )?;
-    node_schemas::announce(&transaction, (origin, node), tables, wall_millis())?;
+    node_schemas::succeed(&transaction, before, (origin, node), wall_millis())?;
     transaction.commit()?;
     Ok(origin)
 }

@@ -32,6 +32,9 @@ impl Attachment {
             self.events.extend(looked.events);
             self.check_not_migrating(&[])?;
         }
+        if !self.migrated.is_done() {
+            return Err(StoreError::Migrating);
+        }
         // Somebody writes all the time: keep them out for one batch. Not a smaller one: a batch that is not complete has to be
         // staged, and the next would be no nearer to the end.
         let schema = self.replica.schema_version;

@@ -33,7 +33,7 @@ impl Attachment {
         }
         let numbers = std::mem::take(&mut self.replica.touched);
         let touched = numbers.into_iter().filter_map(|number| self.replica.table_by_number(number));
-        let touched: Vec<String> = touched.map(|index| self.replica.tables[index].shape.name.clone()).collect();
+        let touched: Vec<String> = touched.map(|index| self.replica.tables[index].wire.name.clone()).collect();
         if !touched.is_empty() && self.replica.waiting.undecided > 0 {
             self.retry = Some(Progress::over_undecided(touched));
         }

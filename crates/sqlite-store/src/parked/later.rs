@@ -23,7 +23,8 @@ pub(crate) struct Progress {
     after: i64,
     /// The last row of the pass: what is parked again goes to the end.
     until: Option<i64>,
-    /// The tables of which rows are looked at that no schema stands in the way of; none: all rows are.
+    /// The tables, by their names on the wire, of which rows are looked at that no schema stands in the way of; none: all rows
+    /// are.
     tables: Option<Vec<String>>,
     /// Up to this row each is merged in a transaction of its own, because one of them is refused in the end.
     single: i64,
@@ -150,7 +151,8 @@ pub(crate) fn pass_over(
         reason
     ])?;
     replica.waiting = Waiting::load(conn)?;
-    let note = ParkedNote { table: told.0, kind, reason: told.1, remedy: remedy(kind) };
+    let table = local_name(replica, &told.0).to_owned();
+    let note = ParkedNote { table, kind, reason: told.1, remedy: remedy(kind) };
     Ok((Some(Progress { after: last.id, until: Some(until), ..progress }), news.then_some(note)))
 }
 
@@ -161,8 +163,9 @@ fn until(conn: &Connection, progress: &Progress) -> Result<i64, StoreError> {
 
 fn page(conn: &Connection, progress: &Progress, until: i64) -> Result<Vec<Parked>, StoreError> {
     let sql = format!(
-        "SELECT {COLUMNS} FROM main._sync_parked WHERE id > ?1 AND id <= ?2 AND \
-         kind <> 'excluded' AND (?3 IS NULL OR (kind <> 'schema_mismatch' AND tbl COLLATE NOCASE IN (SELECT value FROM json_each(?3)))) ORDER BY id LIMIT ?4"
+        "SELECT {COLUMNS} FROM main._sync_parked WHERE id > ?1 AND id <= ?2 AND kind <> 'excluded' AND \
+         (?3 IS NULL OR (kind <> 'schema_mismatch' AND tbl COLLATE NOCASE IN (SELECT value FROM json_each(?3)))) \
+         ORDER BY id LIMIT ?4"
     );
     let tables = progress.tables.as_ref().map(text).transpose()?;
     let limit = i64::try_from(progress.step()).unwrap_or(i64::MAX);

@@ -220,6 +220,23 @@ async fn a_cell_that_a_row_came_without_is_not_said_anew_under_another_name() {
     }
 }
 
+/// What a migration itself writes into such a cell is written: it meets what waits as a conflict.
+#[tokio::test]
+async fn a_cell_that_a_row_came_without_and_a_migration_fills_in_is_not_lost_without_a_record() {
+    let folder = TempDir::new().unwrap();
+    let nodes = line(&folder, 2).await;
+    let rename = "ALTER TABLE t RENAME COLUMN b TO c";
+    migrate(&nodes[0], rename).await;
+    nodes[0].write("INSERT INTO t VALUES (1, 'a', 'b')");
+    pull(&nodes[1], &nodes[0], 100).await;
+    migrate(&nodes[1], &format!("{rename}; UPDATE t SET c = 'filled in'")).await;
+    settle(&nodes, "filled in").await;
+    assert_eq!(nodes[0].dump(), nodes[1].dump());
+    let kept = "SELECT (SELECT c FROM t) || coalesce((SELECT group_concat(record) FROM _sync_conflict), '')";
+    let kept: String = nodes.iter().map(|node| node.text(kept)).collect();
+    assert!(kept.contains("filled in") && kept.contains("\"b\""), "{kept}");
+}
+
 /// The node in between lacks a column of the row, and has one that the row's writer lacks: both rest on one change.
 #[tokio::test]
 async fn a_value_that_is_passed_on_arrives_beside_the_row_that_was_passed_on_without_it() {

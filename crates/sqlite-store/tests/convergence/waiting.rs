@@ -118,3 +118,25 @@ async fn a_row_that_is_refused_in_the_end_holds_up_no_other() {
     }
     assert_eq!(told, ["schema_mismatch", "constraint"]);
 }
+
+/// The row that is corrected has a column that is not here, and another that was written together with what could not be decided.
+#[tokio::test]
+async fn what_waited_with_a_row_is_merged_when_that_is_corrected_also_where_a_column_of_it_waits() {
+    let folder = TempDir::new().unwrap();
+    let schemas = ["CREATE TABLE t (k INTEGER PRIMARY KEY, n, m, c)", "CREATE TABLE t (k INTEGER PRIMARY KEY, n, m)"];
+    let nodes = replicas(&folder, &schemas.map(|schema| Setup { rules: numbers_only, ..Setup::of(schema) })).await;
+    nodes[0].write("INSERT INTO t VALUES (1, 1, 1, 'c')");
+    settle(&nodes, || 100).await;
+    nodes[1].write("UPDATE t SET n = 'two' WHERE k = 1");
+    nodes[1].until(|state| state.backlog == 0).await;
+    nodes[0].write("UPDATE t SET n = 'uno', m = 5 WHERE k = 1");
+    settle(&nodes, || 100).await;
+    assert_eq!((parked(&nodes[0]), parked(&nodes[1])), (1, 2), "the rows, and the column of one");
+    nodes[0].write("UPDATE t SET n = 7 WHERE k = 1");
+    settle(&nodes, || 100).await;
+    nodes[0].until(|state| state.parked == 0).await;
+    settle(&nodes, || 100).await;
+    for node in &nodes {
+        assert_eq!(node.text("SELECT group_concat(n || ' ' || m) FROM t"), "7 5");
+    }
+}

@@ -93,9 +93,16 @@ pub(crate) fn tell(events: &EventSink, node: &str, event: SessionEvent, names: &
 /// The database that an event is about, if it may name one of its tables.
 pub(crate) fn database_of(event: &SessionEvent) -> Option<&str> {
     match event {
-        SessionEvent::SchemaDiffers { database, .. } | SessionEvent::Held { database, .. } => Some(database),
+        SessionEvent::SchemaDiffers { database, .. }
+        | SessionEvent::SchemaAgrees { database, .. }
+        | SessionEvent::PoliciesDiffer { database, .. }
+        | SessionEvent::Held { database, .. } => Some(database),
         SessionEvent::PeerProblem(problem) => problem.database.as_deref(),
-        _ => None,
+        SessionEvent::Opened { .. }
+        | SessionEvent::Databases { .. }
+        | SessionEvent::CatchUpStarted { .. }
+        | SessionEvent::CatchUpComplete { .. }
+        | SessionEvent::Refused(_) => None,
     }
 }
 
