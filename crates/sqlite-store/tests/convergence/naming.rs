@@ -9,6 +9,7 @@ use sqlite_store::{ConflictAction, ConflictQuery, DatabaseEvent, DatabaseRules, 
 use tempfile::TempDir;
 
 use crate::replica::{Replica, Setup};
+use crate::schemas::numbers_only;
 use crate::{Random, settle};
 
 /// What a node calls its tables and columns.
@@ -328,4 +329,32 @@ async fn under_another_name_rows_are_said_anew() {
     );
     // The newer row by its own time stands, the other is on record.
     assert_eq!(nodes[0].1.conflicts() + nodes[1].1.conflicts(), 1);
+}
+
+#[tokio::test]
+async fn a_correction_here_decides_what_waits_under_the_name_on_the_wire() {
+    let folder = TempDir::new().unwrap();
+    let plain = Setup { rules: numbers_only, ..Setup::of("CREATE TABLE t (k INTEGER PRIMARY KEY, n)") };
+    let mapped = Setup {
+        rules: numbers_only,
+        names: || {
+            let mut names = WireNames::default();
+            names.name_table("u", "t");
+            names
+        },
+        ..Setup::of("CREATE TABLE u (k INTEGER PRIMARY KEY, n)")
+    };
+    let nodes =
+        vec![Replica::create(folder.path(), "a", plain).await, Replica::create(folder.path(), "b", mapped).await];
+    nodes[0].write("INSERT INTO t VALUES (1, 1)");
+    settle(&nodes, || 100).await;
+    nodes[0].write("UPDATE t SET n = 'uno'");
+    nodes[0].until(|state| state.backlog == 0).await;
+    nodes[1].write("UPDATE u SET n = 'two'");
+    settle(&nodes, || 100).await;
+    nodes[1].until(|state| state.parked == 1).await;
+    nodes[1].write("UPDATE u SET n = 7");
+    nodes[1].until(|state| state.parked == 0).await;
+    settle(&nodes, || 100).await;
+    assert_eq!(nodes[0].text("SELECT n || '' FROM t"), "7");
 }
