@@ -178,9 +178,9 @@ pub(crate) fn park(
     let news = !replica.waiting.told.contains(&(parking.shape.name.clone(), parking.reason.clone()));
     let Parking { shape, row, context, missing, limited, kind, .. } = parking;
     let speaks = match (missing.is_empty(), limited) {
-        (false, _) => Speaks::ForColumns,
-        (true, true) => Speaks::ForPartOfRow,
-        (true, false) => Speaks::ForRow,
+        (false, _) => Speaks::Columns,
+        (true, true) => Speaks::PartOfRow,
+        (true, false) => Speaks::Row,
     };
     // What waited is in the row that is to wait in its place.
     let _ = supersede(conn, replica, (shape, row), context, speaks)?;
@@ -250,11 +250,11 @@ fn put(conn: &Connection, replica: &mut Replica, parking: &Parking<'_>, now: i64
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Speaks {
     /// Single columns of it, which are to wait. The rest of it is still to be merged.
-    ForColumns,
+    Columns,
     /// The row.
-    ForRow,
+    Row,
     /// The row without the columns that its node leaves out on purpose.
-    ForPartOfRow,
+    PartOfRow,
 }
 
 /// Forgets rows that a newer state of the row has taken into account. A state without the columns that wait has not, nor one of
@@ -272,9 +272,9 @@ pub(crate) fn supersede(
     }
     let has = |column: &String| shape.columns.iter().any(|known| known.eq_ignore_ascii_case(column));
     let is_spoken_for = |parked: &Parked| match (parked.missing.is_empty(), speaks) {
-        (true, Speaks::ForColumns) => false,
-        (true, Speaks::ForPartOfRow) => parked.shape.columns.iter().all(has),
-        (true, Speaks::ForRow) => true,
+        (true, Speaks::Columns) => false,
+        (true, Speaks::PartOfRow) => parked.shape.columns.iter().all(has),
+        (true, Speaks::Row) => true,
         (false, _) => parked.missing.iter().all(has),
     };
     let older: Vec<Parked> = of_key(conn, &shape.name, place(shape, row)?)?

@@ -76,7 +76,7 @@ impl Work<'_> {
             missing.iter().filter(|column| places.has_column(&shape.name, column)).cloned().collect();
         if missing.is_empty() {
             // They were dropped everywhere while this was on its way.
-            let superseded = parked::supersede(self.conn, self.replica, (shape, row), context, Speaks::ForColumns);
+            let superseded = parked::supersede(self.conn, self.replica, (shape, row), context, Speaks::Columns);
             return superseded.map(|_| ());
         }
         let table = self.replica.tables[index].named();

@@ -96,7 +96,7 @@ impl<'a> Work<'a> {
         let mut lowered = None;
         if self.replica.waiting.rows > 0 {
             let (shape, row) = without_absent(&self.replica.tables[index].wire, &remote);
-            let waited = parked::supersede(self.conn, self.replica, (&shape, &row), context, Speaks::ForRow)?;
+            let waited = parked::supersede(self.conn, self.replica, (&shape, &row), context, Speaks::Row)?;
             // A change that only waited until now is known from nowhere else: what is left of it in this row is news. What its
             // origin did after it to the row was in no other state of the row than those that waited.
             let left = remote.clock.entries().map(|entry| entry.dot).filter(|dot| waited.contains(dot));
