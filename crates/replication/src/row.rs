@@ -28,6 +28,17 @@ impl Entry {
         Self { timestamp, dot, flags, authored: None }
     }
 
+    /// The entry of a cell that nobody has written: the row came from a writer whose table does not have the column. Whatever
+    /// anybody writes there is newer, and its dot is one that everybody knows.
+    pub const fn never(node: Origin) -> Self {
+        Self::new(Timestamp::BASELINE, Dot { origin: node, sequence: 0 }, EntryFlags::empty())
+    }
+
+    /// Whether it is that of a cell that nobody has written.
+    pub const fn is_never(&self) -> bool {
+        self.dot.sequence == 0
+    }
+
     /// What the plain comparison compares: (timestamp, origin). Two different changes of one row never compare equal.
     pub fn order(&self) -> (Timestamp, Origin) {
         (self.timestamp, self.dot.origin)
@@ -57,6 +68,14 @@ impl EntryFlags {
     /// column entries, until the row is merged.
     pub const ABSENT: Self = Self(16);
 
+    /// The cell is not part of the write that the row entry stands for, in a table that is merged by rows: that writer's table
+    /// has no such column. Such a cell is merged for itself. Only on column entries.
+    pub const APART: Self = Self(32);
+
+    /// The row had been deleted before it was inserted: cells that the image does not speak for hold their default since. Only on
+    /// row entries.
+    pub const REINSERTED: Self = Self(64);
+
     /// No mark.
     pub const fn empty() -> Self {
         Self(0)
@@ -75,6 +94,12 @@ impl EntryFlags {
     /// Whether all marks of `other` are set.
     pub const fn contains(self, other: Self) -> bool {
         self.0 & other.0 == other.0
+    }
+
+    /// These marks without those of `other`.
+    #[must_use]
+    pub const fn without(self, other: Self) -> Self {
+        Self(self.0 & !other.0)
     }
 
     /// These marks and those of `other`.

@@ -178,8 +178,7 @@ fn install(
     let Classified { triggers: app_triggers, problems } = app_triggers::classify(conn, &schema, &rules.triggers)?;
     let clashes = schema.tables.iter().filter_map(|table| key_clash(table, rules.key_ranges.is_some()));
     let key_ranges = key_ranges::settle_schema(conn, &schema, rules.key_ranges)?;
-    let unmet = warning::unmet_selection(&schema).into_iter().chain(misnamed);
-    let warnings = clashes.chain(key_ranges).chain(problems).chain(unmet).collect();
+    let warnings = clashes.chain(key_ranges).chain(problems).chain(warning::unmet(&schema, merge, misnamed)).collect();
     let Marks { rebuilt, rewritten, unwatched, renamed, renamed_columns, counted, misnamed, included } = marks;
     Ok(Attached {
         schema,

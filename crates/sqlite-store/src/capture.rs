@@ -13,7 +13,7 @@ use crate::counting::{self, Before, Counting, Written};
 use crate::error::StoreError;
 use crate::parked;
 use crate::replica::{Replica, ReplicaTable};
-use crate::row_clock::{Counters, drop_column_entries, put_entry, read_clock};
+use crate::row_clock::{Counters, drop_column_entries, put_entry, read_clock, read_flags};
 use crate::schema::Collation;
 use crate::triggers::{before, mask_bit, op};
 
@@ -37,6 +37,9 @@ struct Touched {
     table: usize,
     key: Vec<Value>,
     inserted: bool,
+    deleted: bool,
+    /// A deletion was logged, and an insert after it.
+    again: bool,
     /// Something other than an update of single columns, or a mere candidate, was logged.
     whole: bool,
     /// Only the guards named the row.
@@ -143,6 +146,8 @@ impl LogReader {
                 table: index,
                 key: Vec::new(),
                 inserted: false,
+                deleted: false,
+                again: false,
                 whole: false,
                 candidate: true,
                 mask: 0,
@@ -156,9 +161,9 @@ impl LogReader {
         match said.op {
             op::UPDATE => row.mask |= said.mask,
             op::CANDIDATE => return row,
-            op::INSERT => (row.inserted, row.whole) = (true, true),
+            op::INSERT => (row.again, row.inserted, row.whole) = (row.again || row.deleted, true, true),
             // A deletion: the row itself tells whether it is still gone.
-            _ => row.whole = true,
+            _ => (row.deleted, row.whole) = (true, true),
         }
         row.candidate = false;
         row
@@ -208,7 +213,8 @@ fn write_update(
     let table = &replica.tables[row.table];
     let (every, whole) = (all_columns(table), table.rules.granularity == Granularity::Row);
     let counts = table.table.counters().next().is_some();
-    if !counts && row.mask & every == every {
+    // A row entry would take the place of one that tells more of columns that are left out.
+    if !counts && row.mask & every == every && (whole || !table.is_limited()) {
         return write_whole(conn, replica, row, EntryFlags::empty(), &[], now).map(drop);
     }
     let clock = match read_clock(conn, replica, table, &row.key)? {
@@ -227,7 +233,7 @@ fn write_update(
     if written.is_empty() {
         return Ok(());
     }
-    if whole || row.mask & every == every {
+    if whole || row.mask & every == every && !replica.tables[row.table].is_limited() {
         let kept = if whole { untouched_unique(replica, row, &clock) } else { Vec::new() };
         return put_whole(conn, replica, row, entry, &kept);
     }
@@ -241,7 +247,11 @@ fn untouched_unique(replica: &Replica, row: &Touched, clock: &RowClock) -> Vec<(
     let deciding: BTreeSet<usize> =
         table.unique.iter().filter_map(|index| table.deciding_columns(index)).flatten().collect();
     let untouched = deciding.into_iter().filter(|index| row.mask & mask_bit(table.columns[*index].number) == 0);
-    let entry = |index: usize| *clock.effective(u16::try_from(index).unwrap_or(u16::MAX));
+    // The writer's table has all columns: the row is one again.
+    let entry = |index: usize| {
+        let entry = clock.effective(u16::try_from(index).unwrap_or(u16::MAX));
+        Entry { flags: entry.flags.without(EntryFlags::APART), ..*entry }
+    };
     untouched.map(|index| (table.columns[index].number, entry(index))).collect()
 }
 
@@ -275,12 +285,26 @@ fn put_whole(
     };
     if !matches!(written, Written::Updated) && replica.waiting.rows > 0 {
         let shape = replica.tables[row.table].wire.clone();
-        parked::forget_columns(conn, replica, &shape, key, entry)?;
+        parked::forget_columns(conn, replica, &shape, key)?;
+    }
+    let mut entry = entry;
+    if !matches!(written, Written::Deleted) && is_anew(conn, replica, row)? {
+        entry.flags = entry.flags.with(EntryFlags::REINSERTED);
     }
     counting::write_whole(conn, replica, (row.table, key), entry, written)?;
     drop_column_entries(conn, &replica.tables[row.table], key)?;
     put_entry(conn, replica, row.table, key, 0, &entry)?;
     kept.iter().try_for_each(|(column, entry)| put_entry(conn, replica, row.table, key, *column, entry))
+}
+
+/// Whether a row that was written as a whole has nothing of a row of this key that was deleted: it was inserted after the
+/// deletion, or nobody who has more columns has written it since.
+fn is_anew(conn: &Connection, replica: &Replica, row: &Touched) -> Result<bool, StoreError> {
+    let flags = read_flags(conn, &replica.tables[row.table], &row.key)?;
+    if row.again || flags.contains(EntryFlags::DELETED) {
+        return Ok(true);
+    }
+    Ok(flags.contains(EntryFlags::REINSERTED) && !parked::parts_wait(conn, replica, row.table, &row.key)?)
 }
 
 /// Gives a baseline row its row entry: a dot, so that it can travel, and the stamp 0, so that every change since attach

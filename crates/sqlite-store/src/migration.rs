@@ -290,7 +290,10 @@ fn next_keys(
 fn issue_row(conn: &Connection, replica: &mut Replica, index: usize, key: &[Value]) -> Result<(), StoreError> {
     let found = read_clock_and_settings(conn, replica, &replica.tables[index], key)?;
     let Some((clock, settings)) = found else { return Ok(()) };
-    let flags = if clock.is_deleted() { EntryFlags::INSERTED } else { EntryFlags::empty() };
+    let flags = match clock.is_deleted() {
+        true => EntryFlags::INSERTED.with(EntryFlags::REINSERTED),
+        false => EntryFlags::empty(),
+    };
     let entry = next_after(clock.newest_written(), replica, flags);
     let counted = next_after(clock.newest(), replica, EntryFlags::empty());
     let rewritten = RewrittenRow { index, key, clock: &clock, settings: &settings };
@@ -334,7 +337,7 @@ fn issue_written(
     for key in &keys {
         // A row without an entry is sent as it stands when it gets one.
         let Some(clock) = read_clock(conn, replica, &replica.tables[index], key)? else { continue };
-        if unwatched.included && clock.columns.iter().any(|(known, _)| *known == column) {
+        if unwatched.included && clock.columns.iter().any(|(known, entry)| *known == column && !entry.is_never()) {
             continue;
         }
         if unwatched.renamed

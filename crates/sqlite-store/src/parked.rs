@@ -13,7 +13,7 @@ mod selected;
 use std::collections::BTreeSet;
 
 use replication::codec::{decode_row, encode_row, encode_values};
-use replication::{Dot, Entry, EntryFlags, RowClock, RowImage, TableShape, Value, VersionVector};
+use replication::{Dot, EntryFlags, RowClock, RowImage, TableShape, Value, VersionVector};
 use rusqlite::{Connection, Row, params};
 
 pub(crate) use gone::{Places, forget_gone};
@@ -294,9 +294,8 @@ pub(crate) fn forget_columns(
     replica: &mut Replica,
     shape: &TableShape,
     key: &[Value],
-    entry: Entry,
 ) -> Result<(), StoreError> {
-    let waiting = under_key(conn, shape, key, entry)?;
+    let waiting = under_key(conn, shape, key)?;
     if waiting.iter().any(|parked| parked.missing.is_empty()) {
         return Ok(());
     }
@@ -305,6 +304,20 @@ pub(crate) fn forget_columns(
         .filter(|parked| parked.row.clock.entries().all(|entry| replica.have.covers(entry.dot)))
         .collect();
     known.iter().try_for_each(|parked| remove(conn, replica, parked))
+}
+
+/// Whether single columns of a row wait.
+pub(crate) fn parts_wait(
+    conn: &Connection,
+    replica: &Replica,
+    index: usize,
+    key: &[Value],
+) -> Result<bool, StoreError> {
+    let waiting = match replica.waiting.rows {
+        0 => Vec::new(),
+        _ => under_key(conn, &replica.tables[index].wire, key)?,
+    };
+    Ok(waiting.iter().any(|parked| !parked.missing.is_empty()))
 }
 
 /// Whether the row here is one that came without a cell, which waits, and nobody wrote the cell here: it holds its default.
@@ -316,24 +329,22 @@ pub(crate) fn lacks_cell(
     column: u16,
 ) -> Result<bool, StoreError> {
     let place = usize::from(column);
-    if clock.columns.iter().any(|(known, _)| *known == column) {
+    if clock.columns.iter().any(|(known, entry)| *known == column && !entry.is_never()) {
         return Ok(false);
     }
     let is_cell = |parked: &Parked| {
         let named = |missing: &String| missing.eq_ignore_ascii_case(&table.wire.columns[place]);
         parked.row.clock.row.dot == clock.row.dot && parked.missing.iter().any(named)
     };
-    if !under_key(conn, &table.wire, key, clock.row)?.iter().any(is_cell) {
+    if !under_key(conn, &table.wire, key)?.iter().any(is_cell) {
         return Ok(false);
     }
     Ok(read_row(conn, table, key)?.is_some_and(|values| values[place] == table.defaults[place]))
 }
 
-/// What waits of the row of this key. `entry` is any of the row's.
-fn under_key(conn: &Connection, shape: &TableShape, key: &[Value], entry: Entry) -> Result<Vec<Parked>, StoreError> {
-    let deletion = Entry { flags: EntryFlags::DELETED, ..entry };
-    let row = RowImage { values: key.to_vec(), clock: RowClock::whole(deletion) };
-    of_key(conn, &shape.name, place(shape, &row)?)
+/// What waits of the row of this key.
+fn under_key(conn: &Connection, shape: &TableShape, key: &[Value]) -> Result<Vec<Parked>, StoreError> {
+    of_key(conn, &shape.name, place_of_key(shape, key.iter())?)
 }
 
 /// What waits of a row.
@@ -349,7 +360,8 @@ fn of_key(conn: &Connection, table: &str, key: Vec<u8>) -> Result<Vec<Parked>, S
 }
 
 /// What this database's state of a row has taken into account, if another state of it waits here: not that one. Where single
-/// columns wait and the table here has others in their stead, these may be the same by other names.
+/// columns wait and the table here has others in their stead, these may be the same by other names; and where the row here was
+/// inserted anew, they are not what it was inserted with.
 pub(crate) fn context_beside(
     conn: &Connection,
     replica: &Replica,
@@ -368,7 +380,10 @@ pub(crate) fn context_beside(
         let known = |name: &String| parked.shape.columns.iter().any(|other| other.eq_ignore_ascii_case(name));
         !shape.columns.iter().all(known)
     };
-    for parked in waiting.iter().filter(|parked| parked.missing.is_empty() || renamed(parked)) {
+    let anew = row.clock.row.flags.contains(EntryFlags::REINSERTED);
+    let beside_anew = |parked: &Parked| anew && parked.row.clock.row.dot != row.clock.row.dot;
+    let speaks_for_them = |parked: &Parked| parked.missing.is_empty() || renamed(parked) || beside_anew(parked);
+    for parked in waiting.iter().filter(|parked| speaks_for_them(parked)) {
         let context = context.get_or_insert_with(|| replica.have.clone());
         let news = parked.row.clock.entries().filter(|entry| !parked.own.covers(entry.dot));
         news.for_each(|entry| context.lower(entry.dot.origin, entry.dot.sequence - 1));
@@ -409,8 +424,12 @@ fn remove(conn: &Connection, replica: &mut Replica, parked: &Parked) -> Result<(
 
 /// A row's key in bytes, whatever the order of the key's columns on either side.
 fn place(shape: &TableShape, row: &RowImage) -> Result<Vec<u8>, StoreError> {
+    place_of_key(shape, row.key(shape).into_iter())
+}
+
+fn place_of_key<'a>(shape: &TableShape, key: impl Iterator<Item = &'a Value>) -> Result<Vec<u8>, StoreError> {
     let names = shape.key.iter().map(|index| shape.columns[usize::from(*index)].to_ascii_lowercase());
-    let mut key: Vec<(String, Value)> = names.zip(row.key(shape).into_iter().cloned()).collect();
+    let mut key: Vec<(String, Value)> = names.zip(key.cloned()).collect();
     key.sort_unstable();
     let values: Vec<Value> = key.into_iter().map(|(_, value)| value).collect();
     encode_values(&values).map_err(unusable)

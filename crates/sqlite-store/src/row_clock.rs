@@ -100,6 +100,15 @@ pub(crate) fn read_image(
     Ok(read_row(conn, table, key)?.map(|values| RowImage { values, clock }))
 }
 
+/// The marks of a key's row entry; none if it has none.
+pub(crate) fn read_flags(conn: &Connection, table: &ReplicaTable, key: &[Value]) -> Result<EntryFlags, StoreError> {
+    let mut statement = conn.prepare_cached(&table.sql.clock_flags)?;
+    bind_from(&mut statement, 1, key)?;
+    let mut rows = statement.raw_query();
+    let bits = rows.next()?.map(|row| row.get(0)).transpose()?;
+    Ok(bits.map_or(EntryFlags::empty(), EntryFlags::from_bits))
+}
+
 /// Writes one entry of a key; `column` 0 is the row, else a column number of the registry.
 pub(crate) fn put_entry(
     conn: &Connection,

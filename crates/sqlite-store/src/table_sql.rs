@@ -15,6 +15,8 @@ pub(crate) struct TableSql {
     pub(crate) clock_entries: String,
     /// Writes one entry: the key, then col, ts, origin, seq, flags.
     pub(crate) clock_put: String,
+    /// The marks of a key's row entry.
+    pub(crate) clock_flags: String,
     /// Deletes all entries of a key.
     pub(crate) clock_drop: String,
     /// Removes a key's column entries.
@@ -142,6 +144,7 @@ impl TableSql {
                  flags = excluded.flags, more = excluded.more",
                 parameters(1, width + 6)
             ),
+            clock_flags: format!("SELECT flags FROM {clock} WHERE {clock_match} AND col = 0"),
             clock_drop: format!("DELETE FROM {clock} WHERE {clock_match}"),
             clock_drop_columns: format!("DELETE FROM {clock} WHERE {clock_match} AND col > 0"),
             clock_clear: format!("DELETE FROM {clock}"),

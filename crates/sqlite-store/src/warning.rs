@@ -1,8 +1,13 @@
 //! What people should know of a database although it is in sync.
 
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
 use replication::selection::matches;
 
 use crate::nearest::nearest;
+use crate::replica::{DatabaseRules, MergeRules};
 use crate::schema::{Schema, Table};
 
 /// One thing that they should know.
@@ -29,7 +34,7 @@ pub enum WarningKind {
     TriggerRule,
     /// No trigger is meant by a rule.
     UnknownTrigger,
-    /// No table or column is meant by a remote name, or by a name or pattern in the choice of what is synced.
+    /// No table or column is meant by a rule, a remote name, or a name or pattern in the choice of what is synced.
     UnknownName,
 }
 
@@ -69,11 +74,24 @@ pub(crate) fn key_clash(table: &Table, key_ranges: bool) -> Option<Warning> {
     })
 }
 
+/// What in the configuration of a database means nothing that is there; `misnamed` is what of its remote names does not.
+pub(crate) fn unmet(schema: &Schema, rules: Option<&DatabaseRules>, misnamed: Vec<Warning>) -> Vec<Warning> {
+    let mut unmet = unmet_selection(schema);
+    unmet.extend(misnamed);
+    if let Some(rules) = rules {
+        let named = |warning: &Warning, name: &str| {
+            warning.table.as_ref().is_some_and(|table| table.eq_ignore_ascii_case(name))
+        };
+        let told: Vec<Warning> = unmet.clone();
+        unmet.extend(unmet_rules(schema, rules, &|name| told.iter().any(|warning| named(warning, name))));
+    }
+    unmet
+}
+
 /// What in the choice of tables and columns means nothing that is there.
-pub(crate) fn unmet_selection(schema: &Schema) -> Vec<Warning> {
+fn unmet_selection(schema: &Schema) -> Vec<Warning> {
     let selection = &schema.selection;
-    let synced = schema.tables.iter().map(|table| &table.name);
-    let names: Vec<String> = synced.chain(schema.unsynced.iter().map(|table| &table.table)).cloned().collect();
+    let names = names_of_all(schema);
     let mut unmet = Vec::new();
     for pattern in selection.patterns() {
         if pattern != "*" && !names.iter().any(|name| matches(pattern, name)) {
@@ -83,8 +101,9 @@ pub(crate) fn unmet_selection(schema: &Schema) -> Vec<Warning> {
     }
     for (table, columns) in selection.columns() {
         if !names.iter().any(|name| name.eq_ignore_ascii_case(table)) {
-            let near = nearest(names.iter().map(String::as_str), table);
-            unmet.push(unknown(None, format!("columns of a table {table:?} are excluded, which is not there"), near));
+            let near = nearest(names.iter().copied(), table);
+            let reason = format!("columns of a table {table:?} are excluded, which is not there");
+            unmet.push(unknown(Some(table.to_owned()), reason, near));
         }
         let Some(known) = schema.tables.iter().find(|known| known.name.eq_ignore_ascii_case(table)) else { continue };
         for column in
@@ -98,13 +117,98 @@ pub(crate) fn unmet_selection(schema: &Schema) -> Vec<Warning> {
     unmet
 }
 
+/// What in the rules of merging means nothing that is there. Tables that are told of otherwise are in `told`.
+fn unmet_rules(schema: &Schema, rules: &DatabaseRules, told: &dyn Fn(&str) -> bool) -> Vec<Warning> {
+    let names = names_of_all(schema);
+    let mut unmet = Vec::new();
+    for (name, rules_of_table) in rules.tables.iter().collect::<BTreeMap<_, _>>() {
+        if let Some(table) = schema.tables.iter().find(|table| table.name.eq_ignore_ascii_case(name)) {
+            unmet.extend(unmet_columns(table, rules_of_table, &rules.default));
+        } else if !names.iter().any(|known| known.eq_ignore_ascii_case(name)) && !told(name) {
+            let near = nearest(names.iter().copied(), name);
+            let reason = format!("rules are given for a table {name:?}, which is not there");
+            unmet.push(unknown(Some(name.clone()), reason, near));
+        }
+    }
+    let policy = &rules.default.policy;
+    let used = schema.tables.iter().filter(|table| Arc::ptr_eq(&rules.of(&table.name).policy, policy));
+    let used: Vec<&Table> = used.collect();
+    for column in columns_named(&rules.default) {
+        if !used.is_empty() && !used.iter().any(|table| has_column(table, &column)) {
+            let columns = used.iter().flat_map(|table| &table.columns);
+            let near = nearest(columns.map(|column| column.name.as_str()), &column);
+            let policy = policy.name();
+            unmet.push(unknown(
+                None,
+                format!("the {policy} of the database names a column {column:?}, which no table that goes by it has"),
+                near,
+            ));
+        }
+    }
+    unmet
+}
+
+/// What in the rules of a table means no column of it.
+fn unmet_columns(table: &Table, rules: &MergeRules, of_database: &MergeRules) -> Vec<Warning> {
+    let mut unmet: Vec<(String, String)> = Vec::new();
+    for (column, rule) in rules.columns.iter().collect::<BTreeMap<_, _>>() {
+        unmet.push((column.clone(), format!("the policy {} is given to column {column:?}", rule.name())));
+        let named = gathered(&|named| drop(rule.describe(named)));
+        unmet.extend(named.into_iter().map(|name| {
+            let reason = format!("the {} of column {column:?} names a column {name:?}", rule.name());
+            (name, reason)
+        }));
+    }
+    if !Arc::ptr_eq(&rules.policy, &of_database.policy) {
+        let policy = rules.policy.name();
+        unmet.extend(columns_named(rules).into_iter().map(|name| {
+            let reason = format!("the {policy} of the table names a column {name:?}");
+            (name, reason)
+        }));
+    }
+    unmet.retain(|(column, _)| !has_column(table, column));
+    let warning = |(column, said): (String, String)| {
+        let near = nearest(table.columns.iter().map(|known| known.name.as_str()), &column);
+        unknown(Some(table.name.clone()), format!("{said}, and table {:?} has no such column", table.name), near)
+    };
+    unmet.into_iter().map(warning).collect()
+}
+
+/// The columns that a table's policy looks at.
+fn columns_named(rules: &MergeRules) -> Vec<String> {
+    gathered(&|named| drop(rules.policy.describe(named)))
+}
+
+/// The names that a description is asked about.
+fn gathered(describe: &dyn Fn(&dyn Fn(&str) -> String)) -> Vec<String> {
+    let names = RefCell::new(Vec::new());
+    describe(&|name| {
+        let mut names = names.borrow_mut();
+        if !names.iter().any(|known| known == name) {
+            names.push(name.to_owned());
+        }
+        name.to_owned()
+    });
+    names.into_inner()
+}
+
+fn has_column(table: &Table, name: &str) -> bool {
+    table.columns.iter().any(|column| column.name.eq_ignore_ascii_case(name))
+}
+
+/// The tables of the file, synced or not.
+fn names_of_all(schema: &Schema) -> Vec<&str> {
+    let synced = schema.tables.iter().map(|table| table.name.as_str());
+    synced.chain(schema.unsynced.iter().map(|table| table.table.as_str())).collect()
+}
+
 fn unknown(table: Option<String>, reason: String, near: Option<&str>) -> Warning {
     let remedy = near.map_or("correct or remove it".to_owned(), |near| format!("did you mean {near:?}?"));
     Warning { kind: WarningKind::UnknownName, table, reason, remedy }
 }
 
 /// The name that is nearest to what a pattern says, where it begins or ends with that.
-fn nearest_to_pattern<'a>(names: &'a [String], pattern: &str) -> Option<&'a str> {
+fn nearest_to_pattern<'a>(names: &[&'a str], pattern: &str) -> Option<&'a str> {
     let said = pattern.trim_matches(['*', '?']);
     let length = said.chars().count();
     let start = |name: &str| name.chars().take(length).collect::<String>();
@@ -113,7 +217,7 @@ fn nearest_to_pattern<'a>(names: &'a [String], pattern: &str) -> Option<&'a str>
         let parts = [start(name), end(name), name.to_string()];
         nearest(parts.iter().map(String::as_str), said).is_some()
     });
-    close.next().map(String::as_str)
+    close.next().copied()
 }
 
 #[cfg(test)]
@@ -122,7 +226,7 @@ mod tests {
 
     #[test]
     fn a_pattern_means_what_is_a_few_slips_away_from_what_it_says() {
-        let names = ["stock".to_owned(), "session_data".to_owned(), "page_cache".to_owned()];
+        let names = ["stock", "session_data", "page_cache"];
         assert_eq!(nearest_to_pattern(&names, "sesion_*"), Some("session_data"));
         assert_eq!(nearest_to_pattern(&names, "*_chache"), Some("page_cache"));
         assert_eq!(nearest_to_pattern(&names, "stok"), Some("stock"));

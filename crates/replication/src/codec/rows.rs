@@ -174,8 +174,12 @@ pub(super) fn read_origin(reader: &mut Reader<'_>, origins: &[Origin]) -> Result
 }
 
 pub(super) fn read_sequence(reader: &mut Reader<'_>) -> Result<u64, CodecError> {
+    read_sequence_from(reader, 1)
+}
+
+fn read_sequence_from(reader: &mut Reader<'_>, first: u64) -> Result<u64, CodecError> {
     match reader.unsigned()? {
-        sequence @ 1..=MAX_SEQUENCE => Ok(sequence),
+        sequence if (first..=MAX_SEQUENCE).contains(&sequence) => Ok(sequence),
         _ => Err(CodecError::Invalid("a sequence is 0 or larger than sequences can be")),
     }
 }
@@ -185,7 +189,7 @@ pub(super) fn read_row(
     shape: &TableShape,
     origins: &[Origin],
 ) -> Result<RowImage, CodecError> {
-    let mut clock = RowClock::whole(read_entry(reader, origins)?);
+    let mut clock = RowClock::whole(read_entry(reader, origins, 1)?);
     let deleted = clock.is_deleted();
     for _ in 0..reader.count::<(u16, Entry)>(5)? {
         let column = u16::try_from(reader.unsigned()?).unwrap_or(u16::MAX);
@@ -193,7 +197,7 @@ pub(super) fn read_row(
         if usize::from(column) >= shape.columns.len() || !ascending || deleted {
             return Err(CodecError::Invalid("a column entry is out of place"));
         }
-        let entry = read_entry(reader, origins)?;
+        let entry = read_entry(reader, origins, 0)?;
         if entry.flags.contains(EntryFlags::DELETED) {
             return Err(CodecError::Invalid("a column is marked as deleted"));
         }
@@ -220,12 +224,13 @@ pub(super) fn read_row(
     Ok(image)
 }
 
-fn read_entry(reader: &mut Reader<'_>, origins: &[Origin]) -> Result<Entry, CodecError> {
+/// `first` is the lowest sequence that makes sense: that of a cell that nobody has written is 0.
+fn read_entry(reader: &mut Reader<'_>, origins: &[Origin], first: u64) -> Result<Entry, CodecError> {
     let marks = reader.unsigned()?;
     let flags = u8::try_from(marks & !AUTHORED).map_err(|_| CodecError::Invalid("an entry's marks are too many"))?;
     let timestamp = read_timestamp(reader)?;
     let origin = read_origin(reader, origins)?;
-    let sequence = read_sequence(reader)?;
+    let sequence = read_sequence_from(reader, first)?;
     let authored = match marks & AUTHORED {
         0 => None,
         _ => Some((read_timestamp(reader)?, read_origin(reader, origins)?)),
@@ -239,10 +244,10 @@ fn read_timestamp(reader: &mut Reader<'_>) -> Result<Timestamp, CodecError> {
 }
 
 fn read_counter(reader: &mut Reader<'_>, origins: &[Origin]) -> Result<Counter, CodecError> {
-    let mut counter = Counter::new(read_entry(reader, origins)?, read_value(reader)?);
+    let mut counter = Counter::new(read_entry(reader, origins, 0)?, read_value(reader)?);
     for _ in 0..reader.count::<Tally>(6)? {
         let tally =
-            Tally { entry: read_entry(reader, origins)?, sum: read_value(reader)?, absorbed: read_value(reader)? };
+            Tally { entry: read_entry(reader, origins, 1)?, sum: read_value(reader)?, absorbed: read_value(reader)? };
         if !is_finite(&tally.sum) || !is_finite(&tally.absorbed) {
             return Err(CodecError::Invalid("a counter's sum is no finite number"));
         }

@@ -1,4 +1,5 @@
-//! Column by column, both sides alive.
+//! Column by column, both sides alive. In a table that is merged by rows these are the cells that one side's row was written
+//! without, and all others together.
 
 use std::collections::BTreeMap;
 
@@ -9,7 +10,7 @@ use super::{
 };
 use crate::hybrid_clock::Timestamp;
 use crate::origin::Origin;
-use crate::policy::{ConflictPolicy, Resolution, Scope};
+use crate::policy::{ConflictPolicy, Granularity, Resolution, Scope};
 use crate::row::{Entry, EntryFlags, RowClock, RowImage};
 use crate::value::Value;
 
@@ -21,23 +22,24 @@ pub(super) fn merge_columns(local: &RowImage, remote: &RowImage, cx: &MergeConte
             Relation::Concurrent => {}
         }
     }
+    let groups = Groups::of(local, remote, cx);
     let mut from_remote = vec![false; remote.values.len()];
     let mut conflicting = Vec::new();
     for (index, take) in from_remote.iter_mut().enumerate() {
         let column = column_number(index);
-        let (ours, theirs) = (local.clock.effective(column), remote.clock.effective(column));
-        *take = match cx.relation(ours, theirs) {
+        let (relation, newer) = groups.compared(column);
+        *take = match relation {
             Relation::Same | Relation::Known => false,
             Relation::Overwrite => true,
             Relation::Concurrent => {
                 if local.values[index] != remote.values[index] && !is_counted(column, local, remote) {
                     conflicting.push(column);
                 }
-                theirs.order() > ours.order()
+                newer
             }
         };
     }
-    let plain = combine(local, remote, &from_remote, cx);
+    let plain = combine(local, remote, &from_remote, &groups);
     if conflicting.is_empty() {
         return Ok(Merged::quiet(outcome_of(plain, local, remote)));
     }
@@ -70,28 +72,88 @@ pub(super) fn merge_columns(local: &RowImage, remote: &RowImage, cx: &MergeConte
     Ok(Merged { outcome, conflict: Some(Decided { kind, decision, columns: conflicting, policy }) })
 }
 
-/// The image whose columns come from the side that `from_remote` says.
-fn combine(local: &RowImage, remote: &RowImage, from_remote: &[bool], cx: &MergeContext<'_>) -> RowImage {
-    let (ours, theirs) = (&local.clock.row, &remote.clock.row);
-    let row = match cx.relation(ours, theirs) {
-        Relation::Same | Relation::Known => ours,
-        Relation::Overwrite => theirs,
-        Relation::Concurrent => {
-            if theirs.order() > ours.order() {
-                theirs
-            } else {
-                ours
-            }
+/// What is compared as one.
+struct Groups<'a> {
+    local: &'a RowImage,
+    remote: &'a RowImage,
+    cx: &'a MergeContext<'a>,
+    /// How the rows stand to each other, without the cells that one was written without, and whether the remote one is newer;
+    /// none where every cell is compared for itself.
+    rows: Option<(Relation, bool)>,
+}
+
+impl<'a> Groups<'a> {
+    fn of(local: &'a RowImage, remote: &'a RowImage, cx: &'a MergeContext<'a>) -> Self {
+        let mut groups = Self { local, remote, cx, rows: None };
+        if cx.granularity == Granularity::Row {
+            groups.rows = Some(groups.compared_rows());
         }
-    };
-    let mut clock = RowClock::whole(*row);
+        groups
+    }
+
+    fn compared_rows(&self) -> (Relation, bool) {
+        let (ours, theirs) = (self.of_row(self.local), self.of_row(self.remote));
+        let within = |side: &[&Entry], other: &[&Entry], covers: &dyn Fn(&Entry) -> bool| {
+            side.iter().all(|entry| covers(entry) || other.iter().any(|same| same.dot == entry.dot))
+        };
+        let newest = |side: &[&Entry]| side.iter().map(|entry| entry.order()).max();
+        let relation = if within(&theirs, &ours, &|entry| self.cx.own.covers(entry.dot)) {
+            Relation::Known
+        } else if within(&ours, &theirs, &|entry| self.cx.context.covers(entry.dot)) {
+            Relation::Overwrite
+        } else {
+            Relation::Concurrent
+        };
+        (relation, newest(&theirs) > newest(&ours))
+    }
+
+    /// The entries of what a row was written with.
+    fn of_row<'b>(&self, side: &'b RowImage) -> Vec<&'b Entry> {
+        let columns = side.clock.columns.iter().filter(|(column, _)| !self.is_apart(*column)).map(|(_, entry)| entry);
+        std::iter::once(&side.clock.row).chain(columns).collect()
+    }
+
+    fn is_apart(&self, column: u16) -> bool {
+        let flagged = |side: &RowImage| side.clock.effective(column).flags.contains(EntryFlags::APART);
+        flagged(self.local) || flagged(self.remote)
+    }
+
+    /// How the sides stand to each other in a column, and whether the remote one is newer.
+    fn compared(&self, column: u16) -> (Relation, bool) {
+        match self.rows.filter(|_| !self.is_apart(column)) {
+            Some(rows) => rows,
+            None => self.compared_entries(self.local.clock.effective(column), self.remote.clock.effective(column)),
+        }
+    }
+
+    /// Whether the row entry is the remote one.
+    fn row_from_remote(&self) -> bool {
+        let compared = || self.compared_entries(&self.local.clock.row, &self.remote.clock.row);
+        match self.rows.unwrap_or_else(compared) {
+            (Relation::Same | Relation::Known, _) => false,
+            (Relation::Overwrite, _) => true,
+            (Relation::Concurrent, newer) => newer,
+        }
+    }
+
+    fn compared_entries(&self, ours: &Entry, theirs: &Entry) -> (Relation, bool) {
+        (self.cx.relation(ours, theirs), theirs.order() > ours.order())
+    }
+}
+
+/// The image whose columns come from the side that `from_remote` says.
+fn combine(local: &RowImage, remote: &RowImage, from_remote: &[bool], groups: &Groups<'_>) -> RowImage {
+    let row = if groups.row_from_remote() { remote.clock.row } else { local.clock.row };
+    let mut clock = RowClock::whole(row);
     let mut values = Vec::with_capacity(from_remote.len());
     for (index, take) in from_remote.iter().enumerate() {
         let column = column_number(index);
         let side = if *take { remote } else { local };
-        let entry = side.clock.effective(column);
+        let entry = *side.clock.effective(column);
         if entry.dot != row.dot {
-            clock.columns.push((column, *entry));
+            let apart = groups.rows.is_some() && groups.is_apart(column);
+            let flags = if apart { entry.flags.with(EntryFlags::APART) } else { entry.flags };
+            clock.columns.push((column, Entry { flags, ..entry }));
         }
         values.push(side.values[index].clone());
     }

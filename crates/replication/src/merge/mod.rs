@@ -7,8 +7,8 @@
 //! Under the plain comparison, (timestamp, origin), the merge is a join: any order, repetition or grouping of the same
 //! states gives the same result. Everything else is issued as a new change of the deciding node, which has taken both
 //! sides into account: what a policy decides otherwise, column by column or for the row as a whole; and the revival of a
-//! deleted row by a newer change of some of its columns, because the deleted side has dropped cells that its vector
-//! claims.
+//! deleted row by a newer change of some of its columns, or by a row that came without some of them, because the deleted
+//! side has dropped cells that its vector claims.
 
 mod columns;
 mod counters;
@@ -41,6 +41,8 @@ pub struct MergeContext<'a> {
     pub columns: &'a [Option<ColumnRule>],
     /// The names of the nodes that origins belong to, as far as they are known.
     pub nodes: &'a BTreeMap<Origin, String>,
+    /// Whether the incoming row came without some of the columns, which have been filled in here.
+    pub filled_in: bool,
 }
 
 /// What becomes of the row.
@@ -239,10 +241,20 @@ pub fn merge(local: Option<&RowImage>, remote: &RowImage, cx: &MergeContext<'_>)
     };
     let merged = match (local.clock.is_deleted(), remote.clock.is_deleted()) {
         (true, true) => whole::merge_tombstones(local, remote, cx),
-        (false, false) if cx.granularity == Granularity::Column => columns::merge_columns(local, remote, cx)?,
+        (false, false) if cx.granularity == Granularity::Column || has_cells_apart(local, remote) => {
+            columns::merge_columns(local, remote, cx)?
+        }
         _ => whole::merge_whole(local, remote, cx)?,
     };
     Ok(counters::join_into(merged, local, remote, cx))
+}
+
+/// Whether a side has cells that its row was written without: in a table that is merged by rows, the rest of it is merged as
+/// one then.
+fn has_cells_apart(local: &RowImage, remote: &RowImage) -> bool {
+    [local, remote]
+        .iter()
+        .any(|side| side.clock.columns.iter().any(|(_, entry)| entry.flags.contains(EntryFlags::APART)))
 }
 
 fn kind_of(local: &RowImage, remote: &RowImage) -> ConflictKind {

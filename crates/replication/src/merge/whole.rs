@@ -2,8 +2,8 @@
 
 use super::counters::is_counted;
 use super::{
-    Decided, Decision, MergeContext, Merged, Outcome, Relation, Undecided, content, differing, image_of, issue_row,
-    kind_of,
+    Decided, Decision, MergeContext, Merged, Outcome, Relation, Undecided, content, differing, has_cells_apart,
+    image_of, issue_row, kind_of,
 };
 use crate::hybrid_clock::Timestamp;
 use crate::origin::Origin;
@@ -28,7 +28,8 @@ pub(super) fn merge_whole(local: &RowImage, remote: &RowImage, cx: &MergeContext
         return Ok(Merged::quiet(Outcome::Keep));
     }
     if ours.iter().all(|entry| cx.context.covers(entry.dot) || theirs.iter().any(|their| their.dot == entry.dot)) {
-        return Ok(Merged::quiet(Outcome::TakeRemote));
+        let in_part = revived_in_part(local, remote, cx);
+        return Ok(Merged::quiet(if in_part { revived(remote, cx) } else { Outcome::TakeRemote }));
     }
     let plain = plain(local, remote, cx);
     let columns = match (content(local), content(remote)) {
@@ -66,12 +67,29 @@ fn plain(local: &RowImage, remote: &RowImage, cx: &MergeContext<'_>) -> Outcome 
         // The row rests on an insert or rewrite that the deletion is older than: it carries every column itself.
         let rests_on_newer = alive.clock.row.order() > deletion;
         let counted = !alive.clock.counters.is_empty();
-        let in_parts = cx.granularity == Granularity::Column || counted;
-        if in_parts && newest(alive, tombstone) > Some(deletion) && !rests_on_newer {
-            return issue_row(alive, Some(alive.values.clone()), None, cx);
+        let in_parts = cx.granularity == Granularity::Column || counted || has_cells_apart(local, remote);
+        let lacks_cells = in_parts && !rests_on_newer || revived_in_part(local, remote, cx);
+        if lacks_cells && newest(alive, tombstone) > Some(deletion) {
+            return revived(alive, cx);
         }
     }
     if newest(remote, local) > newest(local, remote) { Outcome::TakeRemote } else { Outcome::Keep }
+}
+
+/// Whether an incoming row that stands against a deletion here says nothing of some columns. Nodes that have not seen the
+/// deletion still hold what the row had in them; here they hold what a new row has. Not where the row itself tells that.
+fn revived_in_part(local: &RowImage, remote: &RowImage, cx: &MergeContext<'_>) -> bool {
+    cx.filled_in && local.clock.is_deleted() && !remote.clock.row.flags.contains(EntryFlags::REINSERTED)
+}
+
+/// A row that comes back, as a new change: all nodes then hold the same in all of its columns. Those that this node lacks
+/// hold what they hold in a row that is inserted.
+fn revived(alive: &RowImage, cx: &MergeContext<'_>) -> Outcome {
+    let mut outcome = issue_row(alive, Some(alive.values.clone()), None, cx);
+    if let Outcome::Issue { image, .. } = &mut outcome {
+        image.clock.row.flags = image.clock.row.flags.with(EntryFlags::REINSERTED);
+    }
+    outcome
 }
 
 /// Asks the policies and compares their answer with the plain outcome.

@@ -202,6 +202,7 @@ impl Replica {
             policy: rules.policy,
             columns: rules.columns,
             nodes: rules.nodes,
+            filled_in: false,
         };
         merge(self.rows.get(&key), &other.rows[&key], &cx)
     }
@@ -286,6 +287,7 @@ impl Replica {
                 policy: rules.policy,
                 columns: rules.columns,
                 nodes: rules.nodes,
+                filled_in: false,
             };
             let merged = merge(self.rows.get(&key), remote, &cx).expect("the policies decide");
             self.decided.extend(merged.conflict);

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use replication::{Entry, EntryFlags, MergeContext, RowImage, TableShape, Value};
+use replication::{Entry, EntryFlags, Granularity, Origin, RowImage, TableShape, Value};
 
 use crate::schema::{Affinity, Column};
 
@@ -89,30 +89,39 @@ impl ColumnOrder {
 }
 
 /// Gives the cells that the sender does not have what they hold here, with the entries that they have: the row entry of a
-/// sender with fewer columns speaks for those alone. In a row that is new here, or inserted anew, they hold their defaults.
-pub(super) fn fill(remote: &mut RowImage, local: Option<&RowImage>, defaults: &[Value], cx: &MergeContext<'_>) {
+/// sender with fewer columns speaks for those alone. In a row that is new here they hold their defaults, which nobody wrote;
+/// in one that was inserted anew, those that it was inserted with. `node` is this database's origin.
+pub(super) fn fill(
+    remote: &mut RowImage,
+    local: Option<&RowImage>,
+    defaults: &[Value],
+    granularity: Granularity,
+    node: Origin,
+) {
     let absent = |(_, entry): &&(u16, Entry)| entry.flags.contains(EntryFlags::ABSENT);
     let absent: Vec<u16> = remote.clock.columns.iter().filter(absent).map(|(column, _)| *column).collect();
     if absent.is_empty() {
         return;
     }
     let row = remote.clock.row;
-    let anew = |local: &RowImage| {
-        row.flags.contains(EntryFlags::INSERTED)
-            && local.clock.row.dot != row.dot
-            && cx.context.covers(local.clock.row.dot)
-            && !cx.own.covers(row.dot)
-    };
-    let local = local.filter(|local| !local.clock.is_deleted() && !anew(local));
+    let anew = row.flags.contains(EntryFlags::REINSERTED);
+    let same = |local: &RowImage| local.clock.row.dot == row.dot;
+    let local = local.filter(|local| !local.clock.is_deleted() && (!anew || same(local)));
     remote.clock.columns.retain(|(column, _)| !absent.contains(column));
+    let apart = if granularity == Granularity::Row { EntryFlags::APART } else { EntryFlags::empty() };
     for column in absent {
         let place = usize::from(column);
         let Some(local) = local else {
             remote.values[place] = defaults.get(place).cloned().unwrap_or(Value::Null);
+            if !anew {
+                let never = Entry::never(node);
+                remote.clock.columns.push((column, Entry { flags: apart, ..never }));
+            }
             continue;
         };
         remote.values[place] = local.values[place].clone();
-        remote.clock.columns.push((column, *local.clock.effective(column)));
+        let entry = local.clock.effective(column);
+        remote.clock.columns.push((column, Entry { flags: entry.flags.with(apart), ..*entry }));
         remote.clock.counters.extend(local.clock.counter(column).map(|counter| (column, counter.clone())));
     }
     remote.clock.columns.sort_unstable_by_key(|(column, _)| *column);

@@ -3,8 +3,8 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use replication::{
-    ConflictKind, ConflictPolicy as _, Decided, Decision, Dot, Entry, EntryFlags, LastWriteWins, MergeContext, Origin,
-    Outcome, RowClock, RowImage, Timestamp, Value, VersionVector, merge,
+    ConflictKind, ConflictPolicy as _, Decided, Decision, Dot, Entry, EntryFlags, Fresh, LastWriteWins, MergeContext,
+    Origin, Outcome, RowClock, RowImage, Timestamp, Value, VersionVector, merge,
 };
 use rusqlite::Connection;
 
@@ -110,7 +110,7 @@ impl<'a> Work<'a> {
         // What is filled in is this database's own, and not to wait with the row.
         let is_absent = |(_, entry): &(u16, Entry)| entry.flags.contains(EntryFlags::ABSENT);
         let as_it_came = remote.clock.columns.iter().any(is_absent).then(|| remote.clone());
-        fill(&mut remote, local.as_ref(), &table.defaults, &merge_context(self.replica, index, context, own));
+        fill(&mut remote, local.as_ref(), &table.defaults, table.rules.granularity, self.replica.own);
         self.merge_images(index, &key, local, (remote, as_it_came), (context, own))
     }
 
@@ -126,7 +126,8 @@ impl<'a> Work<'a> {
     ) -> Result<(), Stop> {
         let (context, own) = vectors;
         let came = as_it_came.as_ref().unwrap_or(&remote);
-        let merged = match merge(local.as_ref(), &remote, &merge_context(self.replica, index, context, own)) {
+        let cx = merge_context(self.replica, index, context, own, as_it_came.is_some());
+        let merged = match merge(local.as_ref(), &remote, &cx) {
             Ok(merged) => merged,
             Err(undecided) if self.local_stands => {
                 return self.keep_local(index, key, local.as_ref(), &remote, undecided.policy);
@@ -146,7 +147,12 @@ impl<'a> Work<'a> {
             Outcome::Keep => return Ok(()),
             Outcome::TakeRemote => Self::decision_of(remote.clone()),
             Outcome::Store(image) => Self::decision_of(image),
-            Outcome::Issue { image, fresh } => {
+            Outcome::Issue { mut image, fresh } => {
+                let flags = &mut image.clock.row.flags;
+                if fresh == Fresh::Row && flags.contains(EntryFlags::REINSERTED) && self.parts_wait(index, key)? {
+                    // Nodes that have these columns keep what came in them.
+                    *flags = flags.without(EntryFlags::REINSERTED);
+                }
                 let (timestamp, dot) = self.next_change();
                 Self::decision_of(image.issued(&fresh, timestamp, dot))
             }
@@ -167,6 +173,11 @@ impl<'a> Work<'a> {
             return self.keep_local(index, key, local.as_ref(), &remote, LastWriteWins.name().to_owned());
         }
         Ok(self.park_row(index, came, vectors, ParkedKind::Constraint, reason)?)
+    }
+
+    /// Whether values of a row wait in columns that are not here.
+    fn parts_wait(&self, index: usize, key: &[Value]) -> Result<bool, StoreError> {
+        parked::parts_wait(self.conn, self.replica, index, key)
     }
 
     /// Records that the row here stands against one that waited, and makes it a new change that has taken that one into
@@ -358,6 +369,7 @@ fn merge_context<'a>(
     index: usize,
     context: &'a VersionVector,
     own: &'a VersionVector,
+    filled_in: bool,
 ) -> MergeContext<'a> {
     let table = &replica.tables[index];
     MergeContext {
@@ -368,6 +380,7 @@ fn merge_context<'a>(
         policy: table.rules.policy.as_ref(),
         columns: &table.columns,
         nodes: replica.names(),
+        filled_in,
     }
 }
 

@@ -17,6 +17,7 @@ use crate::conflicts::{ConflictSide, RESTORED, StoredConflict};
 use crate::counting;
 use crate::error::StoreError;
 use crate::json::{key_json, value_from_json};
+use crate::parked;
 use crate::replica::{Replica, ReplicaTable};
 use crate::row_clock::{put_clock, put_counter, put_entry, read_image, read_row};
 use crate::row_write::{delete, is_constraint, is_unique_violation, try_write};
@@ -234,13 +235,24 @@ impl Restoring<'_> {
     /// Gives the row one entry as a whole.
     fn stamp_row(&mut self, new: &[Value]) -> Result<(), Denied> {
         let columns = self.kept_entries(new);
-        let flags = if self.living().is_some() { EntryFlags::empty() } else { EntryFlags::INSERTED };
+        let flags = self.flags()?;
         let entry = self.entry(flags);
         let mut counters = self.counters();
         counters.iter_mut().for_each(|(column, counter)| counter.set_to(entry, new[usize::from(*column)].clone()));
         let clock = RowClock { row: entry, columns, counters };
         put_clock(self.conn, self.replica, self.index, &self.key, &clock, true)?;
         Ok(())
+    }
+
+    /// What a change of the row as a whole is.
+    fn flags(&self) -> Result<EntryFlags, Denied> {
+        let Some(present) = &self.present else { return Ok(EntryFlags::INSERTED) };
+        if present.clock.is_deleted() {
+            return Ok(EntryFlags::INSERTED.with(EntryFlags::REINSERTED));
+        }
+        let anew = present.clock.row.flags.contains(EntryFlags::REINSERTED)
+            && !parked::parts_wait(self.conn, self.replica, self.index, &self.key)?;
+        Ok(if anew { EntryFlags::REINSERTED } else { EntryFlags::empty() })
     }
 
     /// Where rows are merged as wholes, columns that decide over unique values and do not change keep their entries: who
@@ -254,7 +266,11 @@ impl Restoring<'_> {
         let deciding: BTreeSet<usize> = deciding.flatten().collect();
         let unchanged = deciding.into_iter().filter(|place| image.values[*place] == new[*place]);
         let columns = unchanged.filter_map(|place| u16::try_from(place).ok());
-        columns.map(|column| (column, *image.clock.effective(column))).collect()
+        let entry = |column| {
+            let entry = image.clock.effective(column);
+            Entry { flags: entry.flags.without(EntryFlags::APART), ..*entry }
+        };
+        columns.map(|column| (column, entry(column))).collect()
     }
 
     /// A fresh entry of this node.

@@ -1,6 +1,6 @@
 //! Merging rows that waited.
 
-use replication::{Dot, Entry, EntryFlags, RowClock, RowImage, Timestamp, Value, VersionVector};
+use replication::{Entry, EntryFlags, Granularity, RowClock, RowImage, Value, VersionVector};
 use rusqlite::{Connection, params};
 
 use super::{
@@ -291,6 +291,8 @@ fn merge_columns(
     };
     let (mut remote, own) = (local.clone(), work.replica.own);
     let mut context = parked.context.clone();
+    let granularity = work.replica.tables[index].rules.granularity;
+    let apart = if granularity == Granularity::Row { EntryFlags::APART } else { EntryFlags::empty() };
     for column in columns {
         let place = usize::from(column);
         let table = &work.replica.tables[index].table;
@@ -301,7 +303,7 @@ fn merge_columns(
             let known = local.clock.columns.iter().find(|(known, _)| *known == column);
             known.into_iter().for_each(|(_, entry)| without(&mut context, entry));
         }
-        if !local.clock.columns.iter().any(|(known, _)| *known == column) {
+        if !local.clock.columns.iter().any(|(known, entry)| *known == column && !entry.is_never()) {
             let table = &work.replica.tables[index];
             let number = (table.table.number, table.table.columns[place].number);
             let differs = local.values[place] != table.defaults[place];
@@ -314,16 +316,16 @@ fn merge_columns(
             }
             // Whoever wrote the row here spoke of the columns that there were: this one was never written. Or it was written
             // while it was excluded: then it is older than everything, and unknown to all others.
-            let never = Entry::new(Timestamp::BASELINE, Dot { origin: own, sequence: 0 }, EntryFlags::empty());
             let written = differs && included;
             let entry = match speaks_for(work.conn, &local, &table.wire.columns[place], parked)? {
                 Some(row) => row,
                 None if written => unknown_entry(EntryFlags::empty()),
-                None => never,
+                None => Entry::never(own),
             };
-            set_entry(&mut local, column, entry);
+            set_entry(&mut local, column, Entry { flags: entry.flags.with(apart), ..entry });
         }
-        set_entry(&mut remote, column, *row.clock.effective(column));
+        let entry = row.clock.effective(column);
+        set_entry(&mut remote, column, Entry { flags: entry.flags.with(apart), ..*entry });
         remote.values[place] = row.values[place].clone();
         if let Some(counter) = row.clock.counter(column) {
             remote.clock.counters.retain(|(known, _)| *known != column);
@@ -335,12 +337,12 @@ fn merge_columns(
     Ok(true)
 }
 
-/// The entry of a row that was inserted by a node without this column, where the one that waits did not know of it: such a row
-/// has the column's default, and that was written with the row. Not where the row's own value waits as well.
+/// The entry of a row that was inserted anew by a node without this column, where the one that waits did not know of it: such a
+/// row has the column's default, and that was written with the row. Not where the row's own value waits as well.
 /// `column` is its name on the wire.
 fn speaks_for(conn: &Connection, local: &RowImage, column: &str, parked: &Parked) -> Result<Option<Entry>, StoreError> {
     let row = local.clock.row;
-    if !row.flags.contains(EntryFlags::INSERTED) || parked.context.covers(row.dot) {
+    if !row.flags.contains(EntryFlags::REINSERTED) || parked.context.covers(row.dot) {
         return Ok(None);
     }
     let has_value = |other: &Parked| {

@@ -13,4 +13,5 @@ mod replace;
 mod selection;
 mod support;
 mod tables;
+mod unknown_names;
 mod writers;

@@ -9,7 +9,7 @@ use rusqlite::Connection;
 use rusqlite::types::ValueRef;
 use sqlite_store::attach::{AttachRules, Attached, attach_with, introspect};
 use sqlite_store::schema::{Schema, Table};
-use sqlite_store::{connection, detach};
+use sqlite_store::{DatabaseRules, connection, detach};
 use tempfile::TempDir;
 
 /// A program that writes the file with the machine's SQLite.
@@ -97,6 +97,11 @@ impl Sample {
 
     pub(crate) fn attach_under(&mut self, rules: &AttachRules) -> Attached {
         attach_with(&mut self.conn, Origin::from_bytes([7; 16]), "here", None, rules).unwrap()
+    }
+
+    pub(crate) fn attach_by(&mut self, merge: &DatabaseRules) -> Attached {
+        let origin = Origin::from_bytes([7; 16]);
+        attach_with(&mut self.conn, origin, "here", Some(merge), &AttachRules::default()).unwrap()
     }
 
     pub(crate) fn detach(&mut self) -> detach::Detached {

@@ -8,7 +8,7 @@ use tempfile::TempDir;
 
 use crate::capture::later;
 use crate::replica::{Replica, Setup};
-use crate::{Random, settle};
+use crate::{Random, seeds, settle};
 
 const SCHEMA: &str = "CREATE TABLE t (id INTEGER PRIMARY KEY, n, note TEXT)";
 
@@ -98,11 +98,7 @@ async fn a_rebuild_that_changes_what_counters_hold_counts_the_difference() {
 /// Random counts, seen and unseen, with rebuilds while the daemon runs and while it does not.
 #[tokio::test(flavor = "multi_thread")]
 async fn counters_add_up_exactly_whoever_rebuilds_the_table_when() {
-    let (first, count) = match std::env::var("SEED") {
-        Ok(seed) => (seed.parse().unwrap(), 1),
-        Err(_) => (1, std::env::var("SEEDS").map_or(6, |count| count.parse().unwrap())),
-    };
-    for seed in first..first + count {
+    for seed in seeds(6) {
         let folder = TempDir::new().unwrap();
         let mut random = Random(seed);
         let granularity = if seed % 2 == 0 { Granularity::Column } else { Granularity::Row };

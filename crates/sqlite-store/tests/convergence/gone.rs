@@ -3,8 +3,8 @@
 
 use tempfile::TempDir;
 
-use crate::Random;
 use crate::replica::{Replica, Setup};
+use crate::{Random, seeds};
 
 const SCHEMA: &str = "CREATE TABLE t (k INTEGER PRIMARY KEY, a TEXT, b TEXT); \
                       CREATE TABLE w (k INTEGER PRIMARY KEY, v TEXT); CREATE TABLE d (k INTEGER PRIMARY KEY, v TEXT)";
@@ -90,11 +90,7 @@ fn write(replica: &Replica, random: &mut Random, step: u32) {
 /// Lines of three and four migrate, each node when and in the order it likes, while all write.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nothing_waits_once_every_node_has_dropped_or_renamed_it() {
-    let (first, count) = match std::env::var("SEED") {
-        Ok(seed) => (seed.parse().unwrap(), 1),
-        Err(_) => (1, std::env::var("SEEDS").map_or(8, |count| count.parse().unwrap())),
-    };
-    for seed in first..first + count {
+    for seed in seeds(8) {
         let folder = TempDir::new().unwrap();
         let mut random = Random(seed);
         let nodes = line(&folder, if seed % 2 == 0 { 3 } else { 4 }).await;

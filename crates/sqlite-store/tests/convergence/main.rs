@@ -20,6 +20,8 @@ mod selection_changes;
 mod unique;
 mod waiting;
 
+use std::ops::Range;
+
 use replication::{Granularity, VersionVector};
 use rusqlite::Connection;
 use sqlite_store::DatabaseEvent;
@@ -51,6 +53,15 @@ impl Random {
 
     fn below(&mut self, bound: u64) -> u64 {
         self.next() % bound
+    }
+}
+
+/// The seeds to try: that in `SEED`, or as many as `SEEDS` says, or so many.
+fn seeds(otherwise: u64) -> Range<u64> {
+    let number = |name| std::env::var(name).ok().map(|text: String| text.parse::<u64>().unwrap());
+    match number("SEED") {
+        Some(seed) => seed..seed + 1,
+        None => 1..1 + number("SEEDS").unwrap_or(otherwise),
     }
 }
 
@@ -151,11 +162,7 @@ async fn converge(seed: u64) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn replicas_converge_whatever_applications_write() {
-    let (first, count) = match std::env::var("SEED") {
-        Ok(seed) => (seed.parse().unwrap(), 1),
-        Err(_) => (1, std::env::var("SEEDS").map_or(40, |count| count.parse().unwrap())),
-    };
-    for seed in first..first + count {
+    for seed in seeds(40) {
         converge(seed).await;
     }
 }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use tempfile::TempDir;
 
 use crate::replica::{Replica, Setup};
-use crate::{Random, settle};
+use crate::{Random, seeds, settle};
 
 const OLD: &str = "CREATE TABLE stock (sku TEXT PRIMARY KEY, qty INTEGER); CREATE TABLE other (k PRIMARY KEY, v)";
 const NEW: &str = "CREATE TABLE stock (sku TEXT PRIMARY KEY, place TEXT DEFAULT 'yard', qty INTEGER); \
@@ -237,11 +237,7 @@ fn write(replica: &Replica, random: &mut Random, step: u32) {
 /// Four nodes in a line migrate one after the other, in any order and by any way, while all write.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_rolling_migration_under_load_loses_nothing() {
-    let (first, count) = match std::env::var("SEED") {
-        Ok(seed) => (seed.parse().unwrap(), 1),
-        Err(_) => (1, std::env::var("SEEDS").map_or(8, |count| count.parse().unwrap())),
-    };
-    for seed in first..first + count {
+    for seed in seeds(8) {
         let folder = TempDir::new().unwrap();
         let nodes = replicas(&folder, [OLD; 4]).await;
         let mut random = Random(seed);

@@ -5,7 +5,7 @@ use tempfile::TempDir;
 
 use crate::replica::{Replica, Setup};
 use crate::selection::{kept, line, settle_line, without_notes, without_sessions, write};
-use crate::{Random, settle};
+use crate::{Random, seeds, settle};
 
 const SCHEMA: &str = "CREATE TABLE stock (sku TEXT PRIMARY KEY, qty INTEGER, note TEXT DEFAULT 'none', ean); \
     CREATE TABLE session_data (id INTEGER PRIMARY KEY, v)";
@@ -188,11 +188,7 @@ async fn converge(seed: u64) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nodes_that_choose_now_this_and_now_that_end_equal_in_what_all_include() {
-    let (first, count) = match std::env::var("SEED") {
-        Ok(seed) => (seed.parse().unwrap(), 1),
-        Err(_) => (1, std::env::var("SEEDS").map_or(15, |count| count.parse().unwrap())),
-    };
-    for seed in first..first + count {
+    for seed in seeds(15) {
         converge(seed).await;
     }
 }

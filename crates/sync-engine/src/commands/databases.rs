@@ -8,6 +8,7 @@ use serde_json::{Value as Json, json};
 use sqlite_store::attach::{AttachRules, Attached};
 use sqlite_store::detach::Detached;
 use sqlite_store::{StoreError, TableNames, attach, connection, detach};
+use sync_engine::Database;
 use sync_engine::config::{self, Overrides, Settings};
 use sync_engine::status::{RemoteNames, TriggerStatus, WarningStatus};
 
@@ -56,7 +57,8 @@ fn attach_one(path: &Path, settings: &Settings) -> anyhow::Result<Attached> {
         names: Some(database.wire_names()),
         selection: Some(database.selection.clone()),
     });
-    attach::attach_with(&mut conn, sqlite_store::new_origin(), &settings.node, None, &rules)
+    let merge = described.map(|database| Database::configured(database).rules());
+    attach::attach_with(&mut conn, sqlite_store::new_origin(), &settings.node, merge.as_ref(), &rules)
         .map_err(OneShot)
         .with_context(|| format!("cannot attach {}", path.display()))
 }

@@ -252,7 +252,8 @@ impl Database {
         })
     }
 
-    pub(super) fn rules(&self) -> DatabaseRules {
+    /// How each table is merged.
+    pub fn rules(&self) -> DatabaseRules {
         let tables = self.tables.iter().map(|(name, rules)| {
             let rules = MergeRules {
                 granularity: rules.granularity.unwrap_or(self.granularity),

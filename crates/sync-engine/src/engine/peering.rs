@@ -18,8 +18,9 @@ use crate::status::PeerStatus;
 const FIRST_RETRY: Duration = Duration::from_millis(200);
 const LONGEST_RETRY: Duration = Duration::from_secs(30);
 
-/// A session that lasted this long was a success: the next try comes quickly again.
-const LASTING: Duration = Duration::from_secs(10);
+/// A session that lasted this long was a success: the next try comes quickly again. Long enough that a peer which takes the
+/// link and drops it again is not asked without a pause.
+const LASTING: Duration = Duration::from_secs(1);
 
 /// Keeps a session with the peer at `url` until the engine stops.
 pub(crate) async fn keep_dialing(shared: Arc<Shared>, url: String, callback: Option<Arc<ApplyCallback>>, seed: u64) {
