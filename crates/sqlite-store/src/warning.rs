@@ -153,7 +153,7 @@ fn unmet_columns(table: &Table, rules: &MergeRules, of_database: &MergeRules) ->
     let mut unmet: Vec<(String, String)> = Vec::new();
     for (column, rule) in rules.columns.iter().collect::<BTreeMap<_, _>>() {
         unmet.push((column.clone(), format!("the policy {} is given to column {column:?}", rule.name())));
-        let named = gathered(&|named| drop(rule.describe(named)));
+        let named = gathered(|named| drop(rule.describe(named)));
         unmet.extend(named.into_iter().map(|name| {
             let reason = format!("the {} of column {column:?} names a column {name:?}", rule.name());
             (name, reason)
@@ -176,11 +176,11 @@ fn unmet_columns(table: &Table, rules: &MergeRules, of_database: &MergeRules) ->
 
 /// The columns that a table's policy looks at.
 fn columns_named(rules: &MergeRules) -> Vec<String> {
-    gathered(&|named| drop(rules.policy.describe(named)))
+    gathered(|named| drop(rules.policy.describe(named)))
 }
 
 /// The names that a description is asked about.
-fn gathered(describe: &dyn Fn(&dyn Fn(&str) -> String)) -> Vec<String> {
+fn gathered(describe: impl FnOnce(&dyn Fn(&str) -> String)) -> Vec<String> {
     let names = RefCell::new(Vec::new());
     describe(&|name| {
         let mut names = names.borrow_mut();

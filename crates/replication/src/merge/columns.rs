@@ -150,7 +150,8 @@ fn combine(local: &RowImage, remote: &RowImage, from_remote: &[bool], groups: &G
         let column = column_number(index);
         let side = if *take { remote } else { local };
         let entry = *side.clock.effective(column);
-        if entry.dot != row.dot {
+        let explicit = side.clock.columns.iter().any(|(known, _)| *known == column);
+        if explicit || entry.dot != row.dot {
             let apart = groups.rows.is_some() && groups.is_apart(column);
             let flags = if apart { entry.flags.with(EntryFlags::APART) } else { entry.flags };
             clock.columns.push((column, Entry { flags, ..entry }));

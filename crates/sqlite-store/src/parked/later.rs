@@ -11,7 +11,7 @@ use crate::apply::{Applied, ApplyRules, Stop, Work, unknown_entry};
 use crate::attach::Misnamed;
 use crate::error::StoreError;
 use crate::replica::Replica;
-use crate::row_clock::{read_image, read_row};
+use crate::row_clock::{put_entry, read_image, read_row};
 
 /// Rows looked at in one transaction.
 const STEP_ROWS: usize = 1_000;
@@ -293,7 +293,7 @@ fn merge_columns(
     let mut context = parked.context.clone();
     let granularity = work.replica.tables[index].rules.granularity;
     let apart = if granularity == Granularity::Row { EntryFlags::APART } else { EntryFlags::empty() };
-    for column in columns {
+    for column in columns.iter().copied() {
         let place = usize::from(column);
         let table = &work.replica.tables[index].table;
         let misnamed = &progress.misnamed;
@@ -334,7 +334,29 @@ fn merge_columns(
         }
     }
     work.merge_images(index, &key, Some(local), (remote, None), (&context, &VersionVector::new()))?;
+    columns.into_iter().try_for_each(|column| own_entry(work, (index, &key), column, row))?;
     Ok(true)
+}
+
+/// Gives a cell that holds what waited an entry of its own, where the row entry is that of its write: of a cell without one it
+/// is not known who wrote it, and more may wait.
+fn own_entry(
+    work: &mut Work<'_>,
+    (index, key): (usize, &[Value]),
+    column: u16,
+    waited: &RowImage,
+) -> Result<(), StoreError> {
+    let (table, place) = (&work.replica.tables[index], usize::from(column));
+    let entry = *waited.clock.effective(column);
+    let Some(image) = read_image(work.conn, work.replica, table, key)? else { return Ok(()) };
+    let stands = !image.clock.is_deleted()
+        && image.clock.effective(column).dot == entry.dot
+        && image.values[place] == waited.values[place];
+    if !stands || image.clock.columns.iter().any(|(known, _)| *known == column) {
+        return Ok(());
+    }
+    let number = table.table.columns[place].number;
+    put_entry(work.conn, work.replica, index, key, number, &entry)
 }
 
 /// The entry of a row that was inserted anew by a node without this column, where the one that waits did not know of it: such a
