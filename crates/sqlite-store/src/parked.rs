@@ -361,7 +361,7 @@ fn of_key(conn: &Connection, table: &str, key: Vec<u8>) -> Result<Vec<Parked>, S
 
 /// What this database's state of a row has taken into account, if another state of it waits here: not that one. Where single
 /// columns wait and the table here has others in their stead, these may be the same by other names; and where the row here was
-/// inserted anew, they are not what it was inserted with.
+/// deleted, or inserted anew, that was done without knowing them.
 pub(crate) fn context_beside(
     conn: &Connection,
     replica: &Replica,
@@ -380,7 +380,7 @@ pub(crate) fn context_beside(
         let known = |name: &String| parked.shape.columns.iter().any(|other| other.eq_ignore_ascii_case(name));
         !shape.columns.iter().all(known)
     };
-    let anew = row.clock.row.flags.contains(EntryFlags::REINSERTED);
+    let anew = row.clock.is_deleted() || row.clock.row.flags.contains(EntryFlags::REINSERTED);
     let beside_anew = |parked: &Parked| anew && parked.row.clock.row.dot != row.clock.row.dot;
     let speaks_for_them = |parked: &Parked| parked.missing.is_empty() || renamed(parked) || beside_anew(parked);
     for parked in waiting.iter().filter(|parked| speaks_for_them(parked)) {
