@@ -87,7 +87,14 @@ impl StateDatabase {
             .create_if_missing(true)
             .journal_mode(SqliteJournalMode::Wal)
             .synchronous(SqliteSynchronous::Full);
-        let pool = SqlitePoolOptions::new().max_connections(1).connect_with(options).await?;
+        // Nothing is gained by opening it anew; and the task that a pool has for that can come to spin
+        // for ever, because the count of idle connections falls below 0 for a moment (sqlx 0.9.0).
+        let pool = SqlitePoolOptions::new()
+            .max_connections(1)
+            .idle_timeout(None)
+            .max_lifetime(None)
+            .connect_with(options)
+            .await?;
         sqlx::migrate!("./migrations").run(&pool).await?;
         let state = Self { folder: folder.to_owned(), pool, machine };
         state.take_over(node).await?;

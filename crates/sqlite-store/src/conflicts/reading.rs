@@ -5,21 +5,17 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use sqlx::sqlite::{SqliteConnectOptions, SqlitePool, SqlitePoolOptions, SqliteRow};
-use sqlx::{QueryBuilder, Row as _, Sqlite};
-use tokio::sync::Mutex;
+use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection, SqliteRow};
+use sqlx::{ConnectOptions as _, Connection as _, QueryBuilder, Row as _, Sqlite};
+use tokio::sync::{Semaphore, SemaphorePermit};
 
 use crate::conflicts::StoredConflict;
 use crate::error::StoreError;
-use crate::state::FileIdentity;
 
 /// Connections to one file that read at once.
-const CONNECTIONS: u32 = 2;
+const CONNECTIONS: usize = 2;
 
-/// How long a connection is kept that nobody uses.
-const IDLE: Duration = Duration::from_secs(30);
-
-/// How long to wait for a connection or a lock.
+/// How long to wait for a turn, and for a lock.
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// The columns of a record, in the order in which [`record`] takes them.
@@ -48,18 +44,23 @@ pub struct ConflictQuery {
 #[derive(Debug, Clone)]
 pub(crate) struct ConflictReader {
     path: PathBuf,
-    /// The connections, and the file that they have open: one that takes its place is another.
-    open: Arc<Mutex<Option<(FileIdentity, SqlitePool)>>>,
+    turns: Arc<Semaphore>,
+}
+
+/// A connection for one answer: a thread and a cache are not kept for questions that may never come, and a file that takes
+/// the place of another is not missed.
+struct Reading<'a> {
+    conn: SqliteConnection,
+    _turn: SemaphorePermit<'a>,
 }
 
 impl ConflictReader {
     pub(crate) fn new(path: &Path) -> Self {
-        Self { path: path.to_owned(), open: Arc::default() }
+        Self { path: path.to_owned(), turns: Arc::new(Semaphore::new(CONNECTIONS)) }
     }
 
     /// Records, the newest first.
     pub(crate) async fn list(&self, query: &ConflictQuery) -> Result<Vec<StoredConflict>, StoreError> {
-        let pool = self.pool().await?;
         let mut sql = QueryBuilder::<Sqlite>::new(SELECT);
         if let Some(table) = &query.table {
             sql.push(" AND tbl = ").push_bind(table).push(" COLLATE NOCASE");
@@ -81,50 +82,50 @@ impl ConflictReader {
             sql.push(" AND (at, id) < (").push_bind(at).push(", ").push_bind(number).push(")");
         }
         sql.push(" ORDER BY at DESC, id DESC LIMIT ").push_bind(query.limit);
-        let rows = sql.build().fetch_all(&pool).await.map_err(|error| self.failed(error))?;
-        rows.iter().map(|row| record(row).map_err(|error| self.failed(error))).collect()
+        self.read(sql).await
     }
 
     /// The record of this number.
     pub(crate) async fn get(&self, number: i64) -> Result<Option<StoredConflict>, StoreError> {
-        let pool = self.pool().await?;
         let mut sql = QueryBuilder::<Sqlite>::new(SELECT);
         sql.push(" AND id = ").push_bind(number);
-        let row = sql.build().fetch_optional(&pool).await.map_err(|error| self.failed(error))?;
-        row.map(|row| record(&row).map_err(|error| self.failed(error))).transpose()
+        Ok(self.read(sql).await?.pop())
     }
 
-    /// Connections to the file that is at the path now; none where that is not attached.
-    async fn pool(&self) -> Result<SqlitePool, StoreError> {
-        let missing = |source| StoreError::Absent { path: self.path.clone(), source };
-        let now = FileIdentity::of(&self.path).map_err(missing)?;
-        let mut open = self.open.lock().await;
-        if let Some((file, pool)) = open.as_ref()
-            && *file == now
-        {
-            return Ok(pool.clone());
-        }
-        if let Some((_, old)) = open.take() {
-            old.close().await;
+    /// The records that a query asks for.
+    async fn read(&self, mut sql: QueryBuilder<Sqlite>) -> Result<Vec<StoredConflict>, StoreError> {
+        let mut reading = self.begin().await?;
+        let rows = sql.build().fetch_all(&mut reading.conn).await;
+        let Reading { conn, _turn } = reading;
+        let closed = conn.close().await;
+        let rows = rows.and_then(|rows| closed.map(|()| rows)).map_err(|error| self.failed(error))?;
+        rows.iter().map(|row| record(row).map_err(|error| self.failed(error))).collect()
+    }
+
+    /// Opens the file that is at the path now, when it is this reader's turn.
+    async fn begin(&self) -> Result<Reading<'_>, StoreError> {
+        let turn = tokio::time::timeout(PATIENCE, self.turns.acquire()).await;
+        let turn = turn.map_err(|_| self.failed(sqlx::Error::PoolTimedOut))?;
+        let turn = turn.map_err(|_| self.failed(sqlx::Error::PoolClosed))?;
+        if let Err(source) = tokio::fs::metadata(&self.path).await {
+            return Err(StoreError::Absent { path: self.path.clone(), source });
         }
         let options = SqliteConnectOptions::new()
             .filename(&self.path)
             .create_if_missing(false)
             .read_only(true)
             .busy_timeout(PATIENCE);
-        let pool = SqlitePoolOptions::new()
-            .max_connections(CONNECTIONS)
-            .idle_timeout(IDLE)
-            .acquire_timeout(PATIENCE)
-            .connect_lazy_with(options);
-        *open = Some((now, pool.clone()));
-        Ok(pool)
+        let conn = options.connect().await.map_err(|error| self.failed(error))?;
+        Ok(Reading { conn, _turn: turn })
     }
 
-    /// Closes the connections, before the database's own one: the last to go folds the write-ahead log into the file.
+    /// Waits for those who read, and lets nobody else: the last connection that goes folds the write-ahead log into the file, and
+    /// that is to be the database's own one.
     pub(crate) async fn close(&self) {
-        if let Some((_, pool)) = self.open.lock().await.take() {
-            pool.close().await;
+        let all = u32::try_from(CONNECTIONS).unwrap_or(u32::MAX);
+        // Who waits for a turn is told that there will be none.
+        if let Ok(_turns) = self.turns.acquire_many(all).await {
+            self.turns.close();
         }
     }
 
