@@ -28,8 +28,8 @@ impl Entry {
         Self { timestamp, dot, flags, authored: None }
     }
 
-    /// The entry of a cell that nobody has written: the row came from a writer whose table does not have the column. Whatever
-    /// anybody writes there is newer, and its dot is one that everybody knows.
+    /// The entry of a cell that nobody has written: the row came from a writer whose table does not have the column, or leaves it
+    /// out. Whatever anybody writes there is newer, and its dot is one that everybody knows.
     pub const fn never(node: Origin) -> Self {
         Self::new(Timestamp::BASELINE, Dot { origin: node, sequence: 0 }, EntryFlags::empty())
     }
@@ -71,10 +71,6 @@ impl EntryFlags {
     /// The cell is not part of the write that the row entry stands for, in a table that is merged by rows: that writer's table
     /// has no such column. Such a cell is merged for itself. Only on column entries.
     pub const APART: Self = Self(32);
-
-    /// The row had been deleted before it was inserted: cells that the image does not speak for hold their default since. Only on
-    /// row entries.
-    pub const REINSERTED: Self = Self(64);
 
     /// No mark.
     pub const fn empty() -> Self {
@@ -121,12 +117,15 @@ pub struct RowClock {
     /// The counters that were counted since their column was set, ordered by column. A tombstone has them too: what was
     /// counted before does not count in a row that comes after it.
     pub counters: Vec<(u16, Counter)>,
+    /// What speaks for columns that this node does not have, where the row took the place of one that was deleted: all that was
+    /// written there before has gone with that. A tombstone has none.
+    pub rest: Option<Entry>,
 }
 
 impl RowClock {
     /// The clock of a row that one change wrote as a whole.
     pub const fn whole(row: Entry) -> Self {
-        Self { row, columns: Vec::new(), counters: Vec::new() }
+        Self { row, columns: Vec::new(), counters: Vec::new(), rest: None }
     }
 
     /// Whether the row is deleted.

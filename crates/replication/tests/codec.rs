@@ -102,15 +102,17 @@ fn row(shape: &TableShape) -> impl Strategy<Value = RowImage> + use<> {
             let row = Entry { flags: entry.flags.with(EntryFlags::DELETED), ..entry };
             RowImage { values, clock: RowClock { counters, ..RowClock::whole(row) } }
         });
-    let entries = btree_map(0..width, entry(0b1100), 0..=columns.min(3));
-    let alive = (vec(value(), columns), entry(0b1101), entries, counters(width)).prop_map(
-        move |(mut values, row, columns, counters)| {
+    let never = origin().prop_map(Entry::never);
+    let entries = btree_map(0..width, prop_oneof![4 => entry(0b1100), 1 => never], 0..=columns.min(3));
+    let rest = proptest::option::weighted(0.2, entry(0b1101));
+    let alive = (vec(value(), columns), entry(0b1101), entries, counters(width), rest).prop_map(
+        move |(mut values, row, columns, counters, rest)| {
             for index in &key {
                 if values[*index].is_null() {
                     values[*index] = Value::Integer(0);
                 }
             }
-            RowImage { values, clock: RowClock { row, columns: columns.into_iter().collect(), counters } }
+            RowImage { values, clock: RowClock { row, columns: columns.into_iter().collect(), counters, rest } }
         },
     );
     prop_oneof![3 => alive, 1 => deleted]

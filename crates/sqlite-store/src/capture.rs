@@ -13,7 +13,7 @@ use crate::counting::{self, Before, Counting, Written};
 use crate::error::StoreError;
 use crate::parked;
 use crate::replica::{Replica, ReplicaTable};
-use crate::row_clock::{Counters, drop_column_entries, put_entry, read_clock, read_flags};
+use crate::row_clock::{Counters, drop_column_entries, has_entry, put_entry, put_rest, read_clock};
 use crate::schema::Collation;
 use crate::triggers::{before, mask_bit, op};
 
@@ -213,8 +213,7 @@ fn write_update(
     let table = &replica.tables[row.table];
     let (every, whole) = (all_columns(table), table.rules.granularity == Granularity::Row);
     let counts = table.table.counters().next().is_some();
-    // A row entry would take the place of one that tells more of columns that are left out.
-    if !counts && row.mask & every == every && (whole || !table.is_limited()) {
+    if !counts && row.mask & every == every {
         return write_whole(conn, replica, row, EntryFlags::empty(), &[], now).map(drop);
     }
     let clock = match read_clock(conn, replica, table, &row.key)? {
@@ -233,7 +232,7 @@ fn write_update(
     if written.is_empty() {
         return Ok(());
     }
-    if whole || row.mask & every == every && !replica.tables[row.table].is_limited() {
+    if whole || row.mask & every == every {
         let kept = if whole { untouched_unique(replica, row, &clock) } else { Vec::new() };
         return put_whole(conn, replica, row, entry, &kept);
     }
@@ -287,24 +286,14 @@ fn put_whole(
         let shape = replica.tables[row.table].wire.clone();
         parked::forget_columns(conn, replica, &shape, key)?;
     }
-    let mut entry = entry;
-    if !matches!(written, Written::Deleted) && is_anew(conn, replica, row)? {
-        entry.flags = entry.flags.with(EntryFlags::REINSERTED);
+    if matches!(written, Written::Inserted) && (row.again || has_entry(conn, &replica.tables[row.table], key)?) {
+        // What the row had before that it takes the place of has gone, here and in columns that others have.
+        put_rest(conn, replica, row.table, key, &entry)?;
     }
     counting::write_whole(conn, replica, (row.table, key), entry, written)?;
     drop_column_entries(conn, &replica.tables[row.table], key)?;
     put_entry(conn, replica, row.table, key, 0, &entry)?;
     kept.iter().try_for_each(|(column, entry)| put_entry(conn, replica, row.table, key, *column, entry))
-}
-
-/// Whether a row that was written as a whole has nothing of a row of this key that was deleted: it was inserted after the
-/// deletion, or nobody who has more columns has written it since.
-fn is_anew(conn: &Connection, replica: &Replica, row: &Touched) -> Result<bool, StoreError> {
-    let flags = read_flags(conn, &replica.tables[row.table], &row.key)?;
-    if row.again || flags.contains(EntryFlags::DELETED) {
-        return Ok(true);
-    }
-    Ok(flags.contains(EntryFlags::REINSERTED) && !parked::parts_wait(conn, replica, row.table, &row.key)?)
 }
 
 /// Gives a baseline row its row entry: a dot, so that it can travel, and the stamp 0, so that every change since attach

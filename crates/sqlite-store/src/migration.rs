@@ -10,7 +10,7 @@ use crate::counting::{self, Rewritten as RewrittenRow};
 use crate::error::StoreError;
 use crate::parked::{self, Unwritten};
 use crate::replica::{Replica, ReplicaTable, wall_millis};
-use crate::row_clock::{collect_keys, drop_column_entries, put_entry, read_clock, read_clock_and_settings};
+use crate::row_clock::{collect_keys, drop_column_entries, put_entry, put_rest, read_clock, read_clock_and_settings};
 
 /// Rows in one transaction.
 const STEP_ROWS: usize = 5_000;
@@ -290,16 +290,16 @@ fn next_keys(
 fn issue_row(conn: &Connection, replica: &mut Replica, index: usize, key: &[Value]) -> Result<(), StoreError> {
     let found = read_clock_and_settings(conn, replica, &replica.tables[index], key)?;
     let Some((clock, settings)) = found else { return Ok(()) };
-    let flags = match clock.is_deleted() {
-        true => EntryFlags::INSERTED.with(EntryFlags::REINSERTED),
-        false => EntryFlags::empty(),
-    };
+    let flags = if clock.is_deleted() { EntryFlags::INSERTED } else { EntryFlags::empty() };
     let entry = next_after(clock.newest_written(), replica, flags);
     let counted = next_after(clock.newest(), replica, EntryFlags::empty());
     let rewritten = RewrittenRow { index, key, clock: &clock, settings: &settings };
     counting::rewrite(conn, replica, &rewritten, (entry, counted))?;
     drop_column_entries(conn, &replica.tables[index], key)?;
     put_entry(conn, replica, index, key, 0, &entry)?;
+    if clock.is_deleted() {
+        put_rest(conn, replica, index, key, &entry)?;
+    }
     counting::note_as_it_stands(conn, replica, (index, key), &Vec::new())
 }
 

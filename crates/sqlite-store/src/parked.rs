@@ -13,7 +13,7 @@ mod selected;
 use std::collections::BTreeSet;
 
 use replication::codec::{decode_row, encode_row, encode_values};
-use replication::{Dot, EntryFlags, RowClock, RowImage, TableShape, Value, VersionVector};
+use replication::{Dot, Entry, RowClock, RowImage, TableShape, Value, VersionVector};
 use rusqlite::{Connection, Row, params};
 
 pub(crate) use gone::{Places, forget_gone};
@@ -166,6 +166,18 @@ impl Parked {
             reason: row.get(7)?,
         })
     }
+
+    /// The entries of the columns that are not here.
+    fn entries_of_missing(&self) -> impl Iterator<Item = &Entry> {
+        let missing = |name: &String| self.missing.iter().any(|missing| missing.eq_ignore_ascii_case(name));
+        let columns = (0..).zip(&self.shape.columns).filter(move |(_, name)| missing(name));
+        columns.map(|(column, _)| self.row.clock.effective(column))
+    }
+
+    /// Whether a column that is not here was written after a deletion of the row, or with the row that took its place.
+    fn outlives(&self, deletion: &Entry) -> bool {
+        !self.row.clock.is_deleted() && self.entries_of_missing().any(|entry| entry.order() >= deletion.order())
+    }
 }
 
 /// Lets a row wait, in place of what it supersedes. The note is of a reason that was not told before.
@@ -275,7 +287,7 @@ pub(crate) fn supersede(
         (true, Speaks::Columns) => false,
         (true, Speaks::PartOfRow) => parked.shape.columns.iter().all(has),
         (true, Speaks::Row) => true,
-        (false, _) => parked.missing.iter().all(has),
+        (false, _) => parked.missing.iter().all(has) || row.clock.rest.is_some_and(|rest| !parked.outlives(&rest)),
     };
     let older: Vec<Parked> = of_key(conn, &shape.name, place(shape, row)?)?
         .into_iter()
@@ -288,7 +300,7 @@ pub(crate) fn supersede(
 }
 
 /// Forgets what waits for columns of a row that an application deleted, or inserted anew: it belongs to the row that went.
-/// Not where the rest of that row waits as well, for then it did not know of it. `entry` is of what was written.
+/// Not where the rest of that row waits as well, for then it did not know of it.
 pub(crate) fn forget_columns(
     conn: &Connection,
     replica: &mut Replica,
@@ -304,20 +316,6 @@ pub(crate) fn forget_columns(
         .filter(|parked| parked.row.clock.entries().all(|entry| replica.have.covers(entry.dot)))
         .collect();
     known.iter().try_for_each(|parked| remove(conn, replica, parked))
-}
-
-/// Whether single columns of a row wait.
-pub(crate) fn parts_wait(
-    conn: &Connection,
-    replica: &Replica,
-    index: usize,
-    key: &[Value],
-) -> Result<bool, StoreError> {
-    let waiting = match replica.waiting.rows {
-        0 => Vec::new(),
-        _ => under_key(conn, &replica.tables[index].wire, key)?,
-    };
-    Ok(waiting.iter().any(|parked| !parked.missing.is_empty()))
 }
 
 /// Whether the row here is one that came without a cell, which waits, and nobody wrote the cell here: it holds its default.
@@ -380,13 +378,16 @@ pub(crate) fn context_beside(
         let known = |name: &String| parked.shape.columns.iter().any(|other| other.eq_ignore_ascii_case(name));
         !shape.columns.iter().all(known)
     };
-    let anew = row.clock.is_deleted() || row.clock.row.flags.contains(EntryFlags::REINSERTED);
-    let beside_anew = |parked: &Parked| anew && parked.row.clock.row.dot != row.clock.row.dot;
-    let speaks_for_them = |parked: &Parked| parked.missing.is_empty() || renamed(parked) || beside_anew(parked);
-    for parked in waiting.iter().filter(|parked| speaks_for_them(parked)) {
+    let gone = if row.clock.is_deleted() { Some(row.clock.row) } else { row.clock.rest };
+    for parked in &waiting {
+        let whole = parked.missing.is_empty() || renamed(parked);
+        let unknown: Vec<&Entry> = match gone {
+            _ if whole => parked.row.clock.entries().filter(|entry| !parked.own.covers(entry.dot)).collect(),
+            Some(gone) if parked.outlives(&gone) => parked.entries_of_missing().collect(),
+            _ => continue,
+        };
         let context = context.get_or_insert_with(|| replica.have.clone());
-        let news = parked.row.clock.entries().filter(|entry| !parked.own.covers(entry.dot));
-        news.for_each(|entry| context.lower(entry.dot.origin, entry.dot.sequence - 1));
+        unknown.into_iter().for_each(|entry| context.lower(entry.dot.origin, entry.dot.sequence.saturating_sub(1)));
     }
     Ok(context)
 }

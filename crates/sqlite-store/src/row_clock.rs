@@ -5,6 +5,7 @@ mod stored;
 use replication::{Counter, Dot, Entry, EntryFlags, RowClock, RowImage, Tally, Timestamp, Value};
 use rusqlite::Connection;
 
+pub(crate) use stored::REST_PLACE;
 pub(crate) use stored::{Counters, counter_places};
 use stored::{StoredCounters, authored_bytes, authored_from, encoded, set_place, tally_place};
 
@@ -34,7 +35,7 @@ pub(crate) fn read_clock_and_settings(
     bind_from(&mut statement, 1, key)?;
     let mut rows = statement.raw_query();
     let mut clock: Option<RowClock> = None;
-    let mut counters = StoredCounters::default();
+    let (mut counters, mut rest) = (StoredCounters::default(), None);
     while let Some(row) = rows.next()? {
         let column: i64 = row.get(0)?;
         let mut entry = Entry::new(
@@ -43,6 +44,10 @@ pub(crate) fn read_clock_and_settings(
             EntryFlags::from_bits(row.get(4)?),
         );
         let more = row.get_ref(5)?.as_blob_or_null().map_err(rusqlite::Error::from)?;
+        if column == REST_PLACE {
+            rest = Some(entry);
+            continue;
+        }
         if column < 0 {
             counters.note(column, entry, more.unwrap_or_default())?;
             continue;
@@ -59,6 +64,7 @@ pub(crate) fn read_clock_and_settings(
     clock.columns.sort_unstable_by_key(|(index, _)| *index);
     let (counted, mut settings) = counters.finish(|number| place_of(table, number));
     clock.counters = counted;
+    clock.rest = rest.filter(|_| !clock.is_deleted());
     settings.retain(|(column, counter)| !clock.is_deleted() && counter.set.dot == clock.effective(*column).dot);
     Ok(Some((clock, settings)))
 }
@@ -100,13 +106,22 @@ pub(crate) fn read_image(
     Ok(read_row(conn, table, key)?.map(|values| RowImage { values, clock }))
 }
 
-/// The marks of a key's row entry; none if it has none.
-pub(crate) fn read_flags(conn: &Connection, table: &ReplicaTable, key: &[Value]) -> Result<EntryFlags, StoreError> {
-    let mut statement = conn.prepare_cached(&table.sql.clock_flags)?;
+/// Whether a key has a row entry: its row is there, or was deleted.
+pub(crate) fn has_entry(conn: &Connection, table: &ReplicaTable, key: &[Value]) -> Result<bool, StoreError> {
+    let mut statement = conn.prepare_cached(&table.sql.clock_exists)?;
     bind_from(&mut statement, 1, key)?;
-    let mut rows = statement.raw_query();
-    let bits = rows.next()?.map(|row| row.get(0)).transpose()?;
-    Ok(bits.map_or(EntryFlags::empty(), EntryFlags::from_bits))
+    Ok(statement.raw_query().next()?.is_some())
+}
+
+/// Writes what speaks for columns that are not here.
+pub(crate) fn put_rest(
+    conn: &Connection,
+    replica: &mut Replica,
+    index: usize,
+    key: &[Value],
+    entry: &Entry,
+) -> Result<(), StoreError> {
+    put(conn, replica, index, key, (REST_PLACE, None), entry)
 }
 
 /// Writes one entry of a key; `column` 0 is the row, else a column number of the registry.
@@ -173,7 +188,7 @@ pub(crate) fn drop_column_entries(conn: &Connection, table: &ReplicaTable, key: 
     Ok(())
 }
 
-/// Replaces the whole clock of a key. `had_columns` says whether column entries may exist.
+/// Replaces the whole clock of a key. `had_columns` says whether entries of columns may exist, or of all that are not here.
 pub(crate) fn put_clock(
     conn: &Connection,
     replica: &mut Replica,
@@ -183,9 +198,14 @@ pub(crate) fn put_clock(
     had_columns: bool,
 ) -> Result<(), StoreError> {
     if had_columns {
-        drop_column_entries(conn, &replica.tables[index], key)?;
+        let mut statement = conn.prepare_cached(&replica.tables[index].sql.clock_drop_parts)?;
+        bind_from(&mut statement, 1, key)?;
+        statement.raw_execute()?;
     }
     put_entry(conn, replica, index, key, 0, &clock.row)?;
+    if let Some(rest) = &clock.rest {
+        put_rest(conn, replica, index, key, rest)?;
+    }
     for (column, entry) in &clock.columns {
         let number = replica.tables[index].table.columns[usize::from(*column)].number;
         put_entry(conn, replica, index, key, number, entry)?;

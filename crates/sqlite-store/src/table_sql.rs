@@ -5,6 +5,7 @@
 use replication::EntryFlags;
 
 use crate::identifier::quote;
+use crate::row_clock::REST_PLACE;
 use crate::schema::{Affinity, Column, IndexPart, Table, UniqueIndex};
 use crate::triggers::default_value;
 
@@ -15,12 +16,14 @@ pub(crate) struct TableSql {
     pub(crate) clock_entries: String,
     /// Writes one entry: the key, then col, ts, origin, seq, flags.
     pub(crate) clock_put: String,
-    /// The marks of a key's row entry.
-    pub(crate) clock_flags: String,
+    /// One line if a key has a row entry.
+    pub(crate) clock_exists: String,
     /// Deletes all entries of a key.
     pub(crate) clock_drop: String,
     /// Removes a key's column entries.
     pub(crate) clock_drop_columns: String,
+    /// The same, and what speaks for all other columns.
+    pub(crate) clock_drop_parts: String,
     /// Removes all entries.
     pub(crate) clock_clear: String,
     /// Removes the entries of column number `?1`, and those of its counters from `?2` to `?3`.
@@ -144,9 +147,10 @@ impl TableSql {
                  flags = excluded.flags, more = excluded.more",
                 parameters(1, width + 6)
             ),
-            clock_flags: format!("SELECT flags FROM {clock} WHERE {clock_match} AND col = 0"),
+            clock_exists: format!("SELECT 1 FROM {clock} WHERE {clock_match} AND col = 0"),
             clock_drop: format!("DELETE FROM {clock} WHERE {clock_match}"),
             clock_drop_columns: format!("DELETE FROM {clock} WHERE {clock_match} AND col > 0"),
+            clock_drop_parts: format!("DELETE FROM {clock} WHERE {clock_match} AND (col > 0 OR col = {REST_PLACE})"),
             clock_clear: format!("DELETE FROM {clock}"),
             clock_drop_column: format!("DELETE FROM {clock} WHERE col = ?1 OR col BETWEEN ?2 AND ?3"),
             clock_keys: format!("SELECT {clock_list} FROM {clock} WHERE col = 0"),

@@ -269,7 +269,9 @@ fn claim(table: &ReplicaTable, values: &[Value], other: &[Value], clock: &RowClo
     let deciding: Option<Vec<Vec<usize>>> =
         shared.into_iter().map(|index| table.table.deciding_columns(index)).collect();
     let columns: BTreeSet<usize> = deciding.into_iter().flatten().flatten().collect();
-    let entries = columns.into_iter().map(|index| clock.effective(u16::try_from(index).unwrap_or(u16::MAX)));
+    // A default that nobody wrote came with the row.
+    let entry = |index| Some(clock.effective(u16::try_from(index).ok()?)).filter(|entry| !entry.is_never());
+    let entries = columns.into_iter().map(|index| entry(index).unwrap_or(&clock.row));
     let entry = entries.max_by_key(|entry| entry.order()).unwrap_or_else(|| clock.newest());
     (!entry.flags.contains(EntryFlags::RESOLUTION), entry.timestamp, entry.dot.origin)
 }

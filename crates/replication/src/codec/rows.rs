@@ -16,6 +16,9 @@ use crate::value::Value;
 /// Set beside an entry's marks where the order of another change follows: see [`Entry::authored`].
 const AUTHORED: u64 = 1 << 8;
 
+/// Set beside a row entry's marks where the entry of columns that the sender does not have follows: see [`RowClock::rest`].
+const REST: u64 = 1 << 9;
+
 /// The extension type of TEXT that is not UTF-8.
 const RAW_TEXT: i8 = 1;
 
@@ -83,7 +86,7 @@ impl Origins {
     }
 
     pub(super) fn add_row(&mut self, row: &RowImage) {
-        for entry in row.clock.entries() {
+        for entry in row.clock.entries().chain(&row.clock.rest) {
             self.add(entry.dot.origin);
             if let Some((_, origin)) = entry.authored {
                 self.add(origin);
@@ -103,7 +106,10 @@ impl Origins {
 }
 
 pub(super) fn write_row(out: &mut Vec<u8>, row: &RowImage, origins: &Origins) -> Written {
-    write_entry(out, &row.clock.row, origins)?;
+    write_marked(out, &row.clock.row, origins, if row.clock.rest.is_some() { REST } else { 0 })?;
+    if let Some(rest) = &row.clock.rest {
+        write_entry(out, rest, origins)?;
+    }
     mp::write_uint(out, row.clock.columns.len() as u64)?;
     for (column, entry) in &row.clock.columns {
         mp::write_uint(out, u64::from(*column))?;
@@ -118,8 +124,12 @@ pub(super) fn write_row(out: &mut Vec<u8>, row: &RowImage, origins: &Origins) ->
 }
 
 fn write_entry(out: &mut Vec<u8>, entry: &Entry, origins: &Origins) -> Written {
+    write_marked(out, entry, origins, 0)
+}
+
+fn write_marked(out: &mut Vec<u8>, entry: &Entry, origins: &Origins, marks: u64) -> Written {
     let authored = if entry.authored.is_some() { AUTHORED } else { 0 };
-    mp::write_uint(out, u64::from(entry.flags.bits()) | authored)?;
+    mp::write_uint(out, u64::from(entry.flags.bits()) | authored | marks)?;
     mp::write_uint(out, entry.timestamp.raw().cast_unsigned())?;
     mp::write_uint(out, origins.number(entry.dot.origin))?;
     mp::write_uint(out, entry.dot.sequence)?;
@@ -189,15 +199,22 @@ pub(super) fn read_row(
     shape: &TableShape,
     origins: &[Origin],
 ) -> Result<RowImage, CodecError> {
-    let mut clock = RowClock::whole(read_entry(reader, origins, 1)?);
+    let (row, marks) = read_marked(reader, origins)?;
+    if row.is_never() {
+        return Err(CodecError::Invalid("a row was written by nobody"));
+    }
+    let mut clock = RowClock::whole(row);
     let deleted = clock.is_deleted();
+    if marks & REST != 0 {
+        clock.rest = Some(read_entry(reader, origins)?).filter(|_| !deleted);
+    }
     for _ in 0..reader.count::<(u16, Entry)>(5)? {
         let column = u16::try_from(reader.unsigned()?).unwrap_or(u16::MAX);
         let ascending = clock.columns.last().is_none_or(|(before, _)| *before < column);
         if usize::from(column) >= shape.columns.len() || !ascending || deleted {
             return Err(CodecError::Invalid("a column entry is out of place"));
         }
-        let entry = read_entry(reader, origins, 0)?;
+        let entry = read_entry(reader, origins)?;
         if entry.flags.contains(EntryFlags::DELETED) {
             return Err(CodecError::Invalid("a column is marked as deleted"));
         }
@@ -224,18 +241,30 @@ pub(super) fn read_row(
     Ok(image)
 }
 
-/// `first` is the lowest sequence that makes sense: that of a cell that nobody has written is 0.
-fn read_entry(reader: &mut Reader<'_>, origins: &[Origin], first: u64) -> Result<Entry, CodecError> {
+fn read_entry(reader: &mut Reader<'_>, origins: &[Origin]) -> Result<Entry, CodecError> {
+    match read_marked(reader, origins)? {
+        (entry, 0) => Ok(entry),
+        _ => Err(CodecError::Invalid("an entry's marks are too many")),
+    }
+}
+
+/// An entry, and what else its marks say.
+fn read_marked(reader: &mut Reader<'_>, origins: &[Origin]) -> Result<(Entry, u64), CodecError> {
     let marks = reader.unsigned()?;
-    let flags = u8::try_from(marks & !AUTHORED).map_err(|_| CodecError::Invalid("an entry's marks are too many"))?;
+    let (said, more) = (marks & !(AUTHORED | REST), marks & REST);
+    let flags = u8::try_from(said).map_err(|_| CodecError::Invalid("an entry's marks are too many"))?;
     let timestamp = read_timestamp(reader)?;
     let origin = read_origin(reader, origins)?;
-    let sequence = read_sequence_from(reader, first)?;
+    let sequence = read_sequence_from(reader, 0)?;
     let authored = match marks & AUTHORED {
         0 => None,
         _ => Some((read_timestamp(reader)?, read_origin(reader, origins)?)),
     };
-    Ok(Entry { authored, ..Entry::new(timestamp, Dot { origin, sequence }, EntryFlags::from_bits(flags)) })
+    let entry = Entry { authored, ..Entry::new(timestamp, Dot { origin, sequence }, EntryFlags::from_bits(flags)) };
+    if entry.is_never() && (timestamp != Timestamp::BASELINE || authored.is_some()) {
+        return Err(CodecError::Invalid("what nobody has written was written at some time"));
+    }
+    Ok((entry, more))
 }
 
 fn read_timestamp(reader: &mut Reader<'_>) -> Result<Timestamp, CodecError> {
@@ -244,10 +273,13 @@ fn read_timestamp(reader: &mut Reader<'_>) -> Result<Timestamp, CodecError> {
 }
 
 fn read_counter(reader: &mut Reader<'_>, origins: &[Origin]) -> Result<Counter, CodecError> {
-    let mut counter = Counter::new(read_entry(reader, origins, 0)?, read_value(reader)?);
+    let mut counter = Counter::new(read_entry(reader, origins)?, read_value(reader)?);
     for _ in 0..reader.count::<Tally>(6)? {
         let tally =
-            Tally { entry: read_entry(reader, origins, 1)?, sum: read_value(reader)?, absorbed: read_value(reader)? };
+            Tally { entry: read_entry(reader, origins)?, sum: read_value(reader)?, absorbed: read_value(reader)? };
+        if tally.entry.is_never() {
+            return Err(CodecError::Invalid("something was counted by nobody"));
+        }
         if !is_finite(&tally.sum) || !is_finite(&tally.absorbed) {
             return Err(CodecError::Invalid("a counter's sum is no finite number"));
         }

@@ -53,7 +53,7 @@ pub(super) fn merge_columns(local: &RowImage, remote: &RowImage, cx: &MergeConte
         return Ok(Merged { outcome: issue_row(local, None, None, cx), conflict: Some(decided) });
     }
     let changed = decider.changed;
-    let image = with_changes(plain, &changed);
+    let image = with_changes(plain, &changed, &groups);
     let stands = |side: &RowImage| {
         conflicting.iter().all(|column| image.values[usize::from(*column)] == side.values[usize::from(*column)])
     };
@@ -166,10 +166,12 @@ fn combine(local: &RowImage, remote: &RowImage, from_remote: &[bool], groups: &G
 type Change = (Value, Option<(Timestamp, Origin)>);
 
 /// The image with these columns as parts of a new change.
-fn with_changes(mut image: RowImage, changed: &BTreeMap<u16, Change>) -> RowImage {
+fn with_changes(mut image: RowImage, changed: &BTreeMap<u16, Change>, groups: &Groups<'_>) -> RowImage {
     for (column, (value, authored)) in changed {
         image.values[usize::from(*column)] = value.clone();
-        let entry = Entry { flags: EntryFlags::RESOLUTION, authored: *authored, ..image.clock.row };
+        let apart =
+            if groups.rows.is_some() && groups.is_apart(*column) { EntryFlags::APART } else { EntryFlags::empty() };
+        let entry = Entry { flags: EntryFlags::RESOLUTION.with(apart), authored: *authored, ..image.clock.row };
         match image.clock.columns.binary_search_by_key(column, |(index, _)| *index) {
             Ok(found) => image.clock.columns[found].1 = entry,
             Err(place) => image.clock.columns.insert(place, (*column, entry)),

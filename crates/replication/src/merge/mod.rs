@@ -12,6 +12,7 @@
 
 mod columns;
 mod counters;
+mod rest;
 mod whole;
 
 use std::collections::BTreeMap;
@@ -81,6 +82,9 @@ impl RowImage {
             Fresh::Row => {
                 (self.clock.row.timestamp, self.clock.row.dot) = (timestamp, dot);
                 self.clock.columns.clear();
+                // The same change brings the row back, and says when what it does not have went.
+                self.clock.rest =
+                    self.clock.rest.map(|rest| if rest.is_never() { Entry { dot, ..rest } } else { rest });
                 // Two nodes that issue the row each know what the other's counters were set to: it must be told anew.
                 let row = self.clock.row;
                 self.clock.counters.iter_mut().for_each(|(_, counter)| counter.confirm(row));
@@ -246,7 +250,7 @@ pub fn merge(local: Option<&RowImage>, remote: &RowImage, cx: &MergeContext<'_>)
         }
         _ => whole::merge_whole(local, remote, cx)?,
     };
-    Ok(counters::join_into(merged, local, remote, cx))
+    Ok(rest::join_into(counters::join_into(merged, local, remote, cx), local, remote, cx))
 }
 
 /// Whether a side has cells that its row was written without: in a table that is merged by rows, the rest of it is merged as

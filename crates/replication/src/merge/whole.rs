@@ -29,7 +29,7 @@ pub(super) fn merge_whole(local: &RowImage, remote: &RowImage, cx: &MergeContext
     }
     if ours.iter().all(|entry| cx.context.covers(entry.dot) || theirs.iter().any(|their| their.dot == entry.dot)) {
         let in_part = revived_in_part(local, remote, cx);
-        return Ok(Merged::quiet(if in_part { revived(remote, cx) } else { Outcome::TakeRemote }));
+        return Ok(Merged::quiet(if in_part { revived(remote, local, cx) } else { Outcome::TakeRemote }));
     }
     let plain = plain(local, remote, cx);
     let columns = match (content(local), content(remote)) {
@@ -70,7 +70,7 @@ fn plain(local: &RowImage, remote: &RowImage, cx: &MergeContext<'_>) -> Outcome 
         let in_parts = cx.granularity == Granularity::Column || counted || has_cells_apart(local, remote);
         let lacks_cells = in_parts && !rests_on_newer || revived_in_part(local, remote, cx);
         if lacks_cells && newest(alive, tombstone) > Some(deletion) {
-            return revived(alive, cx);
+            return revived(alive, tombstone, cx);
         }
     }
     if newest(remote, local) > newest(local, remote) { Outcome::TakeRemote } else { Outcome::Keep }
@@ -79,15 +79,18 @@ fn plain(local: &RowImage, remote: &RowImage, cx: &MergeContext<'_>) -> Outcome 
 /// Whether an incoming row that stands against a deletion here says nothing of some columns. Nodes that have not seen the
 /// deletion still hold what the row had in them; here they hold what a new row has. Not where the row itself tells that.
 fn revived_in_part(local: &RowImage, remote: &RowImage, cx: &MergeContext<'_>) -> bool {
-    cx.filled_in && local.clock.is_deleted() && !remote.clock.row.flags.contains(EntryFlags::REINSERTED)
+    let deletion = local.clock.row.order();
+    cx.filled_in && local.clock.is_deleted() && remote.clock.rest.is_none_or(|rest| rest.order() < deletion)
 }
 
-/// A row that comes back, as a new change: all nodes then hold the same in all of its columns. Those that this node lacks
-/// hold what they hold in a row that is inserted.
-fn revived(alive: &RowImage, cx: &MergeContext<'_>) -> Outcome {
+/// A row that comes back, as a new change: all nodes then hold the same in all of its columns. In those that this node lacks
+/// it leaves nothing that is older than the deletion.
+fn revived(alive: &RowImage, tombstone: &RowImage, cx: &MergeContext<'_>) -> Outcome {
+    let deletion = tombstone.clock.row;
     let mut outcome = issue_row(alive, Some(alive.values.clone()), None, cx);
     if let Outcome::Issue { image, .. } = &mut outcome {
-        image.clock.row.flags = image.clock.row.flags.with(EntryFlags::REINSERTED);
+        let gone = Entry { timestamp: deletion.timestamp, ..Entry::never(deletion.dot.origin) };
+        image.clock.rest = alive.clock.rest.filter(|rest| rest.order() > deletion.order()).or(Some(gone));
     }
     outcome
 }

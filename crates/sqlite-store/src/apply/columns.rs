@@ -103,26 +103,26 @@ pub(super) fn fill(
     if absent.is_empty() {
         return;
     }
-    let row = remote.clock.row;
-    let anew = row.flags.contains(EntryFlags::REINSERTED);
-    let same = |local: &RowImage| local.clock.row.dot == row.dot;
-    let local = local.filter(|local| !local.clock.is_deleted() && (!anew || same(local)));
+    let local = local.filter(|local| !local.clock.is_deleted());
+    // Where both rows came after the same deletion, what is here did too.
+    let known = local.and_then(|local| local.clock.rest).map(|rest| rest.dot);
+    let anew = remote.clock.rest.filter(|rest| known != Some(rest.dot));
     remote.clock.columns.retain(|(column, _)| !absent.contains(column));
     let apart = if granularity == Granularity::Row { EntryFlags::APART } else { EntryFlags::empty() };
     for column in absent {
         let place = usize::from(column);
-        let Some(local) = local else {
-            remote.values[place] = defaults.get(place).cloned().unwrap_or(Value::Null);
-            if !anew {
-                let never = Entry::never(node);
-                remote.clock.columns.push((column, Entry { flags: apart, ..never }));
+        let (value, entry) = match (local, anew) {
+            (Some(local), None) => (local.values[place].clone(), *local.clock.effective(column)),
+            (_, anew) => {
+                (defaults.get(place).cloned().unwrap_or(Value::Null), anew.unwrap_or_else(|| Entry::never(node)))
             }
-            continue;
         };
-        remote.values[place] = local.values[place].clone();
-        let entry = local.clock.effective(column);
-        remote.clock.columns.push((column, Entry { flags: entry.flags.with(apart), ..*entry }));
-        remote.clock.counters.extend(local.clock.counter(column).map(|counter| (column, counter.clone())));
+        remote.values[place] = value;
+        remote.clock.columns.push((column, Entry { flags: entry.flags.with(apart), ..entry }));
+        if let (Some(local), None) = (local, anew) {
+            let counter = local.clock.counter(column);
+            remote.clock.counters.extend(counter.map(|counter| (column, counter.clone())));
+        }
     }
     remote.clock.columns.sort_unstable_by_key(|(column, _)| *column);
     remote.clock.counters.sort_unstable_by_key(|(column, _)| *column);

@@ -54,7 +54,10 @@ impl Work<'_> {
                 (ParkedKind::Schema, format!("{table} has another key on the peer"))
             }
         };
-        self.park(Parking { shape, row: &row, context, own, missing: &[], limited, kind, reason })?;
+        // What is known already waits already, or is in the table.
+        if !row.clock.entries().all(|entry| own.covers(entry.dot)) {
+            self.park(Parking { shape, row: &row, context, own, missing: &[], limited, kind, reason })?;
+        }
         Ok(None)
     }
 

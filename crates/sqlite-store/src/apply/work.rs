@@ -3,8 +3,8 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use replication::{
-    ConflictKind, ConflictPolicy as _, Decided, Decision, Dot, Entry, EntryFlags, Fresh, LastWriteWins, MergeContext,
-    Origin, Outcome, RowClock, RowImage, Timestamp, Value, VersionVector, merge,
+    ConflictKind, ConflictPolicy as _, Decided, Decision, Dot, Entry, EntryFlags, LastWriteWins, MergeContext, Origin,
+    Outcome, RowClock, RowImage, Timestamp, Value, VersionVector, merge,
 };
 use rusqlite::Connection;
 
@@ -147,12 +147,7 @@ impl<'a> Work<'a> {
             Outcome::Keep => return Ok(()),
             Outcome::TakeRemote => Self::decision_of(remote.clone()),
             Outcome::Store(image) => Self::decision_of(image),
-            Outcome::Issue { mut image, fresh } => {
-                let flags = &mut image.clock.row.flags;
-                if fresh == Fresh::Row && flags.contains(EntryFlags::REINSERTED) && self.parts_wait(index, key)? {
-                    // Nodes that have these columns keep what came in them.
-                    *flags = flags.without(EntryFlags::REINSERTED);
-                }
+            Outcome::Issue { image, fresh } => {
                 let (timestamp, dot) = self.next_change();
                 Self::decision_of(image.issued(&fresh, timestamp, dot))
             }
@@ -173,11 +168,6 @@ impl<'a> Work<'a> {
             return self.keep_local(index, key, local.as_ref(), &remote, LastWriteWins.name().to_owned());
         }
         Ok(self.park_row(index, came, vectors, ParkedKind::Constraint, reason)?)
-    }
-
-    /// Whether values of a row wait in columns that are not here.
-    fn parts_wait(&self, index: usize, key: &[Value]) -> Result<bool, StoreError> {
-        parked::parts_wait(self.conn, self.replica, index, key)
     }
 
     /// Records that the row here stands against one that waited, and makes it a new change that has taken that one into
@@ -207,7 +197,8 @@ impl<'a> Work<'a> {
         let old = local.filter(|image| !image.clock.is_deleted()).map(|image| image.values.clone());
         let decision = self.consult(index, key, old.as_deref(), decision)?;
         // A row that was written twice has the column entries of the first time.
-        let had_columns = local.is_some_and(|image| !image.clock.columns.is_empty()) || decision.again;
+        let parts = |clock: &RowClock| !clock.columns.is_empty() || clock.rest.is_some() || clock.is_deleted();
+        let had_columns = local.is_some_and(|image| parts(&image.clock)) || decision.again;
         put_clock(self.conn, self.replica, index, key, &decision.clock, had_columns)?;
         if let Some(values) = &decision.values {
             counting::note(self.conn, self.replica, (index, key), &decision.clock, values)?;
@@ -269,7 +260,8 @@ impl<'a> Work<'a> {
                 None => counter.bury(entry),
             }
         }
-        RowPlan { clock: RowClock { counters, ..RowClock::whole(entry) }, values, again: false }
+        let rest = clock.rest.filter(|_| values.is_some());
+        RowPlan { clock: RowClock { counters, rest, ..RowClock::whole(entry) }, values, again: false }
     }
 
     /// This node's state of the row. A baseline row is given its row entry first.

@@ -17,7 +17,6 @@ use crate::conflicts::{ConflictSide, RESTORED, StoredConflict};
 use crate::counting;
 use crate::error::StoreError;
 use crate::json::{key_json, value_from_json};
-use crate::parked;
 use crate::replica::{Replica, ReplicaTable};
 use crate::row_clock::{put_clock, put_counter, put_entry, read_image, read_row};
 use crate::row_write::{delete, is_constraint, is_unique_violation, try_write};
@@ -235,24 +234,15 @@ impl Restoring<'_> {
     /// Gives the row one entry as a whole.
     fn stamp_row(&mut self, new: &[Value]) -> Result<(), Denied> {
         let columns = self.kept_entries(new);
-        let flags = self.flags()?;
+        let flags = if self.living().is_some() { EntryFlags::empty() } else { EntryFlags::INSERTED };
         let entry = self.entry(flags);
         let mut counters = self.counters();
         counters.iter_mut().for_each(|(column, counter)| counter.set_to(entry, new[usize::from(*column)].clone()));
-        let clock = RowClock { row: entry, columns, counters };
+        let gone = |image: &RowImage| if image.clock.is_deleted() { Some(entry) } else { image.clock.rest };
+        let rest = self.present.as_ref().and_then(gone);
+        let clock = RowClock { row: entry, columns, counters, rest };
         put_clock(self.conn, self.replica, self.index, &self.key, &clock, true)?;
         Ok(())
-    }
-
-    /// What a change of the row as a whole is.
-    fn flags(&self) -> Result<EntryFlags, Denied> {
-        let Some(present) = &self.present else { return Ok(EntryFlags::INSERTED) };
-        if present.clock.is_deleted() {
-            return Ok(EntryFlags::INSERTED.with(EntryFlags::REINSERTED));
-        }
-        let anew = present.clock.row.flags.contains(EntryFlags::REINSERTED)
-            && !parked::parts_wait(self.conn, self.replica, self.index, &self.key)?;
-        Ok(if anew { EntryFlags::REINSERTED } else { EntryFlags::empty() })
     }
 
     /// Where rows are merged as wholes, columns that decide over unique values and do not change keep their entries: who

@@ -318,7 +318,7 @@ fn merge_columns(
             // while it was excluded: then it is older than everything, and unknown to all others.
             let written = differs && included;
             let entry = match speaks_for(work.conn, &local, &table.wire.columns[place], parked)? {
-                Some(row) => row,
+                Some(rest) => rest,
                 None if written => unknown_entry(EntryFlags::empty()),
                 None => Entry::never(own),
             };
@@ -359,21 +359,18 @@ fn own_entry(
     put_entry(work.conn, work.replica, index, key, number, &entry)
 }
 
-/// The entry of a row that was inserted anew by a node without this column, where the one that waits did not know of it: such a
-/// row has the column's default, and that was written with the row. Not where the row's own value waits as well.
+/// What speaks for a column that is not in the row here, where the one that waits did not know of it: the row took the place of
+/// one that was deleted, and has the column's default since. Not where a value of that very row waits as well.
 /// `column` is its name on the wire.
 fn speaks_for(conn: &Connection, local: &RowImage, column: &str, parked: &Parked) -> Result<Option<Entry>, StoreError> {
-    let row = local.clock.row;
-    if !row.flags.contains(EntryFlags::REINSERTED) || parked.context.covers(row.dot) {
-        return Ok(None);
-    }
+    let Some(rest) = local.clock.rest.filter(|rest| !parked.context.covers(rest.dot)) else { return Ok(None) };
     let has_value = |other: &Parked| {
         let place = other.shape.columns.iter().position(|name| name.eq_ignore_ascii_case(column));
         let place = place.and_then(|place| u16::try_from(place).ok());
-        !other.row.clock.is_deleted() && place.is_some_and(|place| other.row.clock.effective(place).dot == row.dot)
+        !other.row.clock.is_deleted() && place.is_some_and(|place| other.row.clock.effective(place).dot == rest.dot)
     };
     let waiting = of_key(conn, &parked.shape.name, key_bytes(&parked.shape, &parked.row)?)?;
-    Ok((!waiting.iter().any(has_value)).then_some(row))
+    Ok((!waiting.iter().any(has_value)).then_some(rest))
 }
 
 fn set_entry(image: &mut RowImage, column: u16, entry: Entry) {

@@ -16,6 +16,9 @@ use crate::error::StoreError;
 /// Bits of `col` for the number of an origin.
 const ORIGIN_BITS: u32 = 32;
 
+/// The `col` of what speaks for columns that are not here: no column has the number 0, of which this would be a counter.
+pub(crate) const REST_PLACE: i64 = -1;
+
 /// The `col` of what a counter was set to.
 pub(super) fn set_place(column: u16) -> i64 {
     -(i64::from(column) << ORIGIN_BITS)

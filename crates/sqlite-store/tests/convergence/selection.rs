@@ -274,12 +274,13 @@ async fn converge(seed: u64) {
         Replica::create(folder.path(), "b", Setup { selection: without_notes, ..full }).await,
         Replica::create(folder.path(), "c", Setup { selection: without_sessions, ..full }).await,
         Replica::create(folder.path(), "d", full).await,
+        Replica::create(folder.path(), "e", Setup { selection: without_notes, ..full }).await,
     ];
     for node in &nodes {
         node.database.publish().await;
     }
     for _ in 0..15 {
-        let pick = |random: &mut Random| usize::try_from(random.below(4)).unwrap();
+        let pick = |random: &mut Random| usize::try_from(random.below(5)).unwrap();
         let conn = nodes[pick(&mut random)].application();
         (0..1 + random.below(5)).for_each(|_| write(&conn, &mut random));
         let (to, from) = (pick(&mut random), pick(&mut random));
@@ -294,10 +295,10 @@ async fn converge(seed: u64) {
     for node in &nodes[1..] {
         assert_eq!(shared(node), shared(&nodes[0]), "seed {seed}: {}", node.path.display());
     }
-    for node in &nodes[2..] {
+    for node in &nodes[2..4] {
         assert_eq!(node.text(STOCK), nodes[0].text(STOCK), "seed {seed}: {}", node.path.display());
     }
-    for node in [&nodes[1], &nodes[3]] {
+    for node in [&nodes[1], &nodes[3], &nodes[4]] {
         assert_eq!(node.text(SESSIONS), nodes[0].text(SESSIONS), "seed {seed}: {}", node.path.display());
     }
     assert!(nodes.iter().all(|node| kept(node).0 == 0), "seed {seed}: nothing waits");
@@ -305,14 +306,15 @@ async fn converge(seed: u64) {
 
 pub(crate) fn write(conn: &rusqlite::Connection, random: &mut Random) {
     let (key, number) = (random.below(6), random.below(9));
-    let sql = match random.below(9) {
+    let sql = match random.below(10) {
         0 | 1 => format!("INSERT OR IGNORE INTO stock VALUES ('k{key}', {number}, 'n{number}', NULL)"),
         2 => format!("UPDATE stock SET qty = {number} WHERE sku = 'k{key}'"),
         3 => format!("UPDATE stock SET note = 'u{number}' WHERE sku = 'k{key}'"),
         4 => format!("UPDATE stock SET note = 'w{number}', qty = qty + 1 WHERE sku = 'k{key}'"),
         5 => format!("DELETE FROM stock WHERE sku = 'k{key}'"),
-        6 => format!("INSERT OR REPLACE INTO session_data VALUES ({key}, 's{number}')"),
-        7 => format!("UPDATE session_data SET v = 'v{number}' WHERE id = {key}"),
+        6 => format!("INSERT OR REPLACE INTO stock (sku, qty, note) VALUES ('k{key}', {number}, 'r{number}')"),
+        7 => format!("INSERT OR REPLACE INTO session_data VALUES ({key}, 's{number}')"),
+        8 => format!("UPDATE session_data SET v = 'v{number}' WHERE id = {key}"),
         _ => format!("DELETE FROM session_data WHERE id = {key}"),
     };
     conn.execute_batch(&sql).unwrap_or_else(|error| panic!("{sql}: {error}"));
