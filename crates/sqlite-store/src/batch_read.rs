@@ -207,11 +207,10 @@ fn gather(conn: &Connection, replica: &Replica, entry: &Lacking, gathered: &mut 
         gathered.rows += 1;
         gathered.bytes += image.wire_size();
         let (shape, limited) = (&replica.tables[table].wire, replica.tables[table].is_limited());
-        let beside = match replica.waiting.rows {
-            0 => None,
-            _ => parked::context_beside(conn, replica, shape, &image)?,
-        };
-        match beside {
+        let beside = parked::beside(conn, replica, shape, &image)?;
+        // What waits comes first: without it the row seems to say that there is no more of it.
+        beside.waiting.into_iter().try_for_each(|waiting| gather_parked(conn, waiting, gathered))?;
+        match beside.context {
             Some(context) => {
                 let (shape, context) = (shape.clone(), Some(context));
                 gathered.beside.push(TableRows { shape, rows: vec![image], context, limited });

@@ -357,15 +357,27 @@ fn of_key(conn: &Connection, table: &str, key: Vec<u8>) -> Result<Vec<Parked>, S
     Ok(found)
 }
 
+/// What of a row waits beside the state of it that is here.
+#[derive(Default)]
+pub(crate) struct Beside {
+    /// The numbers of what waits.
+    pub(crate) waiting: Vec<i64>,
+    /// What the state here has taken into account, where that is not all that this database knows.
+    pub(crate) context: Option<VersionVector>,
+}
+
 /// What this database's state of a row has taken into account, if another state of it waits here: not that one. Where single
 /// columns wait and the table here has others in their stead, these may be the same by other names; and where the row here was
 /// deleted, or inserted anew, that was done without knowing them.
-pub(crate) fn context_beside(
+pub(crate) fn beside(
     conn: &Connection,
     replica: &Replica,
     shape: &TableShape,
     row: &RowImage,
-) -> Result<Option<VersionVector>, StoreError> {
+) -> Result<Beside, StoreError> {
+    if replica.waiting.rows == 0 {
+        return Ok(Beside::default());
+    }
     let mut waiting = of_key(conn, &shape.name, place(shape, row)?)?;
     // The table may be one that waits for its old name.
     let tables: BTreeSet<&String> = replica.waiting.told.iter().map(|(table, _)| table).collect();
@@ -389,7 +401,7 @@ pub(crate) fn context_beside(
         let context = context.get_or_insert_with(|| replica.have.clone());
         unknown.into_iter().for_each(|entry| context.lower(entry.dot.origin, entry.dot.sequence.saturating_sub(1)));
     }
-    Ok(context)
+    Ok(Beside { waiting: waiting.iter().map(|parked| parked.id).collect(), context })
 }
 
 /// What rows look like that wait because of the schema.

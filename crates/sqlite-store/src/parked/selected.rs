@@ -3,7 +3,7 @@
 use replication::{RowImage, Selection, TableShape, VersionVector};
 use rusqlite::{Connection, params};
 
-use super::{ParkedKind, Parking, context_beside, from_text, put};
+use super::{ParkedKind, Parking, beside, from_text, put};
 use crate::error::StoreError;
 use crate::replica::Replica;
 
@@ -18,7 +18,7 @@ pub(crate) fn keep(
     now: i64,
 ) -> Result<(), StoreError> {
     let have = replica.have.clone();
-    let context = context_beside(conn, replica, shape, row)?.unwrap_or_else(|| have.clone());
+    let context = beside(conn, replica, shape, row)?.context.unwrap_or_else(|| have.clone());
     let own = if columns.is_empty() { VersionVector::new() } else { have };
     let kind = ParkedKind::Excluded;
     let parking = Parking { shape, row, context: &context, own: &own, missing: columns, limited: false, kind, reason };
