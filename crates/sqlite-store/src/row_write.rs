@@ -1,7 +1,7 @@
 //! Writing single rows: UPDATE, INSERT and DELETE only, never REPLACE, under which external-content full-text indexes
 //! keep stale entries.
 
-use replication::{RowClock, Value};
+use replication::{RowClock, RowImage, Value};
 use rusqlite::{Connection, ErrorCode, ffi};
 
 use crate::apply::{HeldKind, Stop};
@@ -16,6 +16,13 @@ pub(crate) struct RowWrite {
     pub(crate) old: Option<Vec<Value>>,
     pub(crate) new: Option<Vec<Value>>,
     pub(crate) clock: RowClock,
+}
+
+impl RowWrite {
+    /// The row as it is to be.
+    pub(crate) fn image(&self) -> RowImage {
+        RowImage { values: self.new.clone().unwrap_or_else(|| self.key.clone()), clock: self.clock.clone() }
+    }
 }
 
 /// Writes the row's content. False if a unique index refuses it; nothing is changed then.

@@ -1,5 +1,6 @@
 //! Merging rows one by one: what becomes of each is decided, shown to the observer, recorded and written.
 
+use std::collections::HashSet;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use replication::{
@@ -12,7 +13,7 @@ use super::columns::{converted, fill};
 use super::placing::without_absent;
 use super::{Applied, ApplyOutcome, ApplyRules, Stop};
 use crate::bind::bind_from;
-use crate::capture::give_row_entry;
+use crate::capture::{canonical_key, give_row_entry};
 use crate::conflict_record::{forget_conflict, record_conflict};
 use crate::counting;
 use crate::error::StoreError;
@@ -38,6 +39,8 @@ pub(crate) struct Work<'a> {
     pub(crate) local_stands: bool,
     /// Rows that a unique index refused.
     pub(crate) deferred: Vec<RowWrite>,
+    /// The tables and keys of all that were refused so far.
+    refused: HashSet<(usize, Vec<Value>)>,
 }
 
 /// What a row is to become.
@@ -65,6 +68,7 @@ impl<'a> Work<'a> {
             applied: Applied::default(),
             local_stands: false,
             deferred: Vec::new(),
+            refused: HashSet::new(),
         }
     }
 
@@ -105,7 +109,10 @@ impl<'a> Work<'a> {
             }
         }
         let own = lowered.as_ref().unwrap_or(own);
-        let local = local(self, index, &key)?;
+        let local = match self.refused(index, &key) {
+            Some(place) => Some(self.deferred[place].image()),
+            None => local(self, index, &key)?,
+        };
         let table = &self.replica.tables[index];
         // What is filled in is this database's own, and not to wait with the row.
         let is_absent = |(_, entry): &(u16, Entry)| entry.flags.contains(EntryFlags::ABSENT);
@@ -203,15 +210,44 @@ impl<'a> Work<'a> {
         if let Some(values) = &decision.values {
             counting::note(self.conn, self.replica, (index, key), &decision.clock, values)?;
         }
-        if old != decision.values {
-            let write = RowWrite { table: index, key: key.to_vec(), old, new: decision.values, clock: decision.clock };
-            if !write_row(self.conn, &self.replica.tables[index], &write)? {
+        let refused = self.refused(index, key);
+        if old == decision.values && refused.is_none() {
+            return Ok(());
+        }
+        let mut write = RowWrite { table: index, key: key.to_vec(), old, new: decision.values, clock: decision.clock };
+        if let Some(place) = refused {
+            // What is in the table is older than what this row was merged with.
+            write.old.clone_from(&self.deferred[place].old);
+        }
+        let written = write_row(self.conn, &self.replica.tables[index], &write)?;
+        if written {
+            write.old.clone_from(&write.new);
+        }
+        match refused {
+            Some(place) => self.deferred[place] = write,
+            None if !written => {
+                self.refused.insert((index, canonical_key(&self.replica.tables[index], key)));
                 self.deferred.push(write);
             }
-            self.applied.rows += 1;
-            self.replica.touched.insert(self.replica.tables[index].table.number);
+            None => {}
         }
+        self.applied.rows += 1;
+        self.replica.touched.insert(self.replica.tables[index].table.number);
         Ok(())
+    }
+
+    /// The place of a row among those that a unique index refused: the table does not hold what it was merged to.
+    fn refused(&self, index: usize, key: &[Value]) -> Option<usize> {
+        if self.deferred.is_empty() {
+            return None;
+        }
+        let table = &self.replica.tables[index];
+        let canonical = (index, canonical_key(table, key));
+        if !self.refused.contains(&canonical) {
+            return None;
+        }
+        let same = |write: &RowWrite| write.table == index && canonical_key(table, &write.key) == canonical.1;
+        self.deferred.iter().position(same)
     }
 
     /// Takes the newer of two rows as a whole, as a new change that all nodes receive: their columns do not go together.
@@ -266,6 +302,9 @@ impl<'a> Work<'a> {
 
     /// This node's state of the row. A baseline row is given its row entry first.
     pub(crate) fn local(&mut self, index: usize, key: &[Value]) -> Result<Option<RowImage>, StoreError> {
+        if let Some(place) = self.refused(index, key) {
+            return Ok(Some(self.deferred[place].image()));
+        }
         let clock = read_clock_and_settings(self.conn, self.replica, &self.replica.tables[index], key)?;
         if let Some((clock, _)) = clock.as_ref().filter(|(clock, _)| clock.is_deleted()) {
             return Ok(Some(RowImage { values: key.to_vec(), clock: clock.clone() }));

@@ -232,6 +232,29 @@ async fn rows_that_make_way_for_each_other_keep_what_is_excluded() {
     assert_eq!(nodes[2].text("SELECT group_concat(ean || note, ' ') FROM (SELECT * FROM stock ORDER BY sku)"), "2a 1b");
 }
 
+/// A row comes twice from a node that leaves out a column, and another row holds its unique value until later in the batch.
+#[tokio::test]
+async fn a_row_that_comes_in_two_parts_waits_for_its_unique_value_as_one() {
+    for granularity in [Granularity::Column, Granularity::Row] {
+        let folder = TempDir::new().unwrap();
+        let nodes = line(&folder, without_notes, Setup { granularity, ..Setup::of(SCHEMA) }).await;
+        nodes[0].write("INSERT INTO stock VALUES ('A', 1, 'a', 2), ('B', 1, 'b', 1), ('C', 1, 'c', 4)");
+        settle_line(&nodes).await;
+        nodes[0].write(
+            "BEGIN; UPDATE stock SET ean = 3 WHERE sku = 'A'; UPDATE stock SET ean = 2, note = 'new' WHERE sku = 'B'; \
+             INSERT INTO stock VALUES ('D', 1, 'd', 1); UPDATE stock SET note = 'old' WHERE sku = 'A'; COMMIT",
+        );
+        nodes[1].pull(&nodes[0], 100).await;
+        nodes[1].write("UPDATE stock SET qty = 2");
+        settle_line(&nodes).await;
+        const ALL: &str = "SELECT group_concat(sku || qty || note || ean, ' ') FROM (SELECT * FROM stock ORDER BY sku)";
+        for node in [&nodes[0], &nodes[2]] {
+            assert_eq!(node.text(ALL), "A2old3 B2new2 C2c4 D2d1", "{granularity:?}");
+            assert_eq!(node.conflicts(), 0);
+        }
+    }
+}
+
 #[tokio::test]
 async fn what_a_node_leaves_out_is_not_taken_for_dropped() {
     let folder = TempDir::new().unwrap();
