@@ -352,7 +352,11 @@ fn issue_written(
             counting::write_whole(conn, replica, (index, key), entry, counting::Written::Updated)?;
             drop_column_entries(conn, &replica.tables[index], key)?;
         }
-        put_entry(conn, replica, index, key, if whole { 0 } else { unwatched.column }, &entry)?;
+        if whole {
+            put_entry(conn, replica, index, key, 0, &entry)?;
+        }
+        // Also where the row is one: of a cell without an entry it is not known that somebody wrote it, if a value of it waits.
+        put_entry(conn, replica, index, key, unwatched.column, &entry)?;
         counting::note_as_it_stands(conn, replica, (index, key), &Vec::new())?;
     }
     Ok(keys)
