@@ -31,10 +31,10 @@ use crate::schema::introspection::{Found, read_tables};
 use crate::schema::{Schema, Table, Unsynced};
 use crate::warning::{self, Warning, key_clash};
 use crate::write_lock;
-pub(crate) use marks::is_rewritten;
 pub use marks::{
     Misnamed, settle_counted, settle_included, settle_rebuilt, settle_renamed, settle_rewritten, settle_unwatched,
 };
+pub(crate) use marks::{born_key, is_rewritten};
 
 use counted::Counted;
 use installing::{Installation, Installed};

@@ -346,7 +346,8 @@ fn issue_written(
         {
             continue;
         }
-        let written = if whole { clock.newest() } else { clock.effective(column) };
+        let effective = Some(clock.effective(column)).filter(|entry| !entry.is_never());
+        let written = if whole { clock.newest() } else { effective.unwrap_or(&clock.row) };
         let entry = next_after(written, replica, EntryFlags::empty());
         if whole {
             counting::write_whole(conn, replica, (index, key), entry, counting::Written::Updated)?;

@@ -13,9 +13,11 @@ use replication::{
 };
 use rusqlite::{Connection, OptionalExtension, params};
 
+use crate::attach::born_key;
 use crate::bind::value_at;
 use crate::error::StoreError;
 use crate::foreign_keys;
+use crate::meta;
 use crate::node_schemas;
 use crate::parked::{Places, Waiting};
 use crate::schema::{Column, Schema, Table};
@@ -109,6 +111,9 @@ pub(crate) struct ReplicaTable {
     pub(crate) defaults: Vec<Value>,
     /// The rules of the columns, in the table's order.
     pub(crate) columns: Vec<Option<ColumnRule>>,
+    /// Columns that came later than the table, by their places, and what this database knew then: of rows that were written
+    /// before, nobody here has written them.
+    pub(crate) born: Vec<(u16, VersionVector)>,
     /// For each origin, at least the highest sequence among the table's entries: tables that a peer lacks nothing of are
     /// passed over without a query.
     pub(crate) high: VersionVector,
@@ -223,8 +228,9 @@ impl Replica {
             let rules = rules.of(&table.name).clone();
             let columns = table.columns.iter().map(|column| rules.column(&column.name).cloned()).collect();
             let defaults = table.columns.iter().map(|column| default_of(conn, column)).collect();
+            let born = born(conn, table)?;
             let (shape, wire, table) = (table.shape(), table.wire_shape(), table.clone());
-            replica.tables.push(ReplicaTable { table, sql, shape, wire, rules, defaults, columns, high });
+            replica.tables.push(ReplicaTable { table, sql, shape, wire, rules, defaults, columns, born, high });
         }
         replica.waiting = Waiting::load(conn)?;
         Ok(replica)
@@ -360,6 +366,15 @@ impl Replica {
     pub(crate) fn table_by_wire_name(&self, name: &str) -> Option<usize> {
         self.tables.iter().position(|table| table.wire.name.eq_ignore_ascii_case(name))
     }
+}
+
+/// The columns of a table that came later than itself, by their places, and what was known then.
+fn born(conn: &Connection, table: &Table) -> Result<Vec<(u16, VersionVector)>, StoreError> {
+    let mut born = Vec::new();
+    for (place, column) in (0..).zip(&table.columns) {
+        born.extend(meta::read(conn, &born_key(table.number, column.number))?.map(|known| (place, known)));
+    }
+    Ok(born)
 }
 
 /// What a column holds where nothing is said. One that says what cannot be evaluated here holds nothing.

@@ -2,7 +2,7 @@
 
 mod stored;
 
-use replication::{Counter, Dot, Entry, EntryFlags, RowClock, RowImage, Tally, Timestamp, Value};
+use replication::{Counter, Dot, Entry, EntryFlags, Granularity, RowClock, RowImage, Tally, Timestamp, Value};
 use rusqlite::Connection;
 
 pub(crate) use stored::REST_PLACE;
@@ -65,8 +65,20 @@ pub(crate) fn read_clock_and_settings(
     let (counted, mut settings) = counters.finish(|number| place_of(table, number));
     clock.counters = counted;
     clock.rest = rest.filter(|_| !clock.is_deleted());
+    for column in unspoken(table, &clock) {
+        let flags = if table.rules.granularity == Granularity::Row { EntryFlags::APART } else { EntryFlags::empty() };
+        clock.columns.push((column, Entry { flags, ..Entry::never(replica.own) }));
+    }
+    clock.columns.sort_unstable_by_key(|(index, _)| *index);
     settings.retain(|(column, counter)| !clock.is_deleted() && counter.set.dot == clock.effective(*column).dot);
     Ok(Some((clock, settings)))
+}
+
+/// The columns that a clock as stored does not speak for: they came later than the row entry, and have none of their own.
+fn unspoken(table: &ReplicaTable, clock: &RowClock) -> Vec<u16> {
+    let older = table.born.iter().filter(|(_, born)| !clock.is_deleted() && born.covers(clock.row.dot));
+    let own = |column: u16| clock.columns.iter().any(|(known, _)| *known == column);
+    older.map(|(column, _)| *column).filter(|column| !own(*column)).collect()
 }
 
 /// The place in the shape of the column with a number of the registry.
@@ -206,7 +218,10 @@ pub(crate) fn put_clock(
     if let Some(rest) = &clock.rest {
         put_rest(conn, replica, index, key, rest)?;
     }
-    for (column, entry) in &clock.columns {
+    // Here the row entry speaks for all columns that have none of their own.
+    let spoken: Vec<(u16, Entry)> =
+        unspoken(&replica.tables[index], clock).into_iter().map(|column| (column, clock.row)).collect();
+    for (column, entry) in clock.columns.iter().chain(&spoken) {
         let number = replica.tables[index].table.columns[usize::from(*column)].number;
         put_entry(conn, replica, index, key, number, entry)?;
     }

@@ -2,17 +2,18 @@
 
 use std::collections::BTreeSet;
 
-use replication::Selection;
+use replication::{Origin, Selection, VersionVector};
 use rusqlite::Connection;
 
 use super::counted::Counted;
-use super::marks::{counted_key, included_key, mark, rebuilt_key, rewritten_key, unwatched_key};
+use super::marks::{born_key, counted_key, included_key, mark, rebuilt_key, rewritten_key, unwatched_key};
 use super::naming::{Said, WireNames};
 use super::registry::{Registry, StoredTrigger, stored_triggers};
 use super::{bookkeeping, clock_table, sort, sorted_out, statement_check};
 use crate::error::StoreError;
 use crate::identifier::quote;
 use crate::lift::BeforeLift;
+use crate::meta;
 use crate::schema::introspection::Found;
 use crate::schema::{Table, Unsynced};
 use crate::triggers::{self, Trigger};
@@ -102,6 +103,7 @@ impl<'a> Installation<'a> {
             for column in self.unwatched(&table, &added) {
                 let key = if self.was_excluded(&table, column) { included_key } else { unwatched_key };
                 mark(self.conn, key(table.number, column))?;
+                meta::write(self.conn, &born_key(table.number, column), &known_now(self.conn)?)?;
             }
         }
         self.put_triggers(&table, &triggers)?;
@@ -195,4 +197,15 @@ impl<'a> Installation<'a> {
     fn drop_trigger(&self, name: &str) -> Result<(), StoreError> {
         Ok(self.conn.execute_batch(&format!("DROP TRIGGER IF EXISTS main.{}", quote(name)))?)
     }
+}
+
+/// What this database knows now.
+fn known_now(conn: &Connection) -> Result<VersionVector, StoreError> {
+    let mut statement = conn.prepare("SELECT origin, seq FROM main._sync_origin")?;
+    let mut rows = statement.query([])?;
+    let mut known = VersionVector::new();
+    while let Some(row) = rows.next()? {
+        known.raise(Origin::from_bytes(row.get(0)?), row.get::<_, i64>(1)?.cast_unsigned());
+    }
+    Ok(known)
 }

@@ -89,6 +89,11 @@ pub(super) fn counted_key(number: i64) -> String {
     format!("counted_{number}")
 }
 
+/// What this database knew when a column came to be synced.
+pub(crate) fn born_key(number: i64, column: u16) -> String {
+    format!("born_{number}_{column}")
+}
+
 pub(super) fn unwatched_key(number: i64, column: u16) -> String {
     format!("unwatched_{number}_{column}")
 }

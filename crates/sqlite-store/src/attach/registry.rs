@@ -280,7 +280,8 @@ impl Registry {
             "DELETE FROM main._sync_meta WHERE key IN (?1, ?2, ?3, ?4)",
             [rebuilt_key, rewritten_key, misnamed_key, renamed_key].map(|key| key(number)),
         )?;
-        for columns in ["unwatched", "included", "misnamed", "renamed"].map(|mark| format!("{mark}_{number}_*")) {
+        for columns in ["born", "unwatched", "included", "misnamed", "renamed"].map(|mark| format!("{mark}_{number}_*"))
+        {
             conn.execute("DELETE FROM main._sync_meta WHERE key GLOB ?1", [columns])?;
         }
         Ok(())

@@ -113,6 +113,27 @@ async fn rows_of_a_node_with_fewer_columns_leave_the_other_columns_alone() {
     }
 }
 
+/// Two nodes insert a row, one of them before it has a column and later than the other.
+#[tokio::test]
+async fn a_row_of_before_a_migration_says_nothing_of_the_new_column() {
+    for granularity in [Granularity::Column, Granularity::Row] {
+        let folder = TempDir::new().unwrap();
+        let nodes = replicas_merged(&folder, granularity, [NEW, OLD, NEW]).await;
+        nodes[0].write("INSERT INTO stock VALUES ('cup', 'shelf', 1)");
+        nodes[0].until(|state| state.backlog == 0).await;
+        nodes[1].write("INSERT INTO stock VALUES ('cup', 2)");
+        nodes[1].until(|state| state.backlog == 0).await;
+        nodes[2].pull(&nodes[1], 100).await;
+        nodes[2].pull(&nodes[0], 100).await;
+        nodes[1].write("ALTER TABLE stock ADD COLUMN place TEXT DEFAULT 'yard'");
+        nodes[1].write("INSERT INTO stock (sku, place, qty) VALUES ('pot', 'attic', 3)");
+        settle(&nodes, || 100).await;
+        for node in &nodes {
+            assert_eq!(node.text(STOCK), "cup:shelf:2 pot:attic:3", "{granularity:?} {}", node.path.display());
+        }
+    }
+}
+
 /// A migration fills the new column of a row for which a value of a peer waits.
 #[tokio::test]
 async fn what_a_migration_fills_in_is_later_than_what_waited() {
