@@ -192,7 +192,8 @@ impl RowImage {
     pub fn wire_size(&self) -> usize {
         let values: usize = self.values.iter().map(Value::wire_size).sum();
         let counters: usize = self.clock.counters.iter().map(|(_, counter)| counter.wire_size()).sum();
-        values + 40 + 32 * self.clock.columns.len() + counters
+        let entries = 1 + self.clock.columns.len() + usize::from(self.clock.rest.is_some());
+        values + 8 + 32 * entries + counters
     }
 }
 

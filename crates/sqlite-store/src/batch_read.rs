@@ -9,7 +9,7 @@ use rusqlite::Connection;
 
 use crate::bind::values_from;
 use crate::error::StoreError;
-use crate::parked;
+use crate::parked::{self, Parked};
 use crate::replica::Replica;
 use crate::row_clock::read_image;
 
@@ -42,7 +42,9 @@ enum Place {
 }
 
 /// Rows gathered so far.
-struct Gathered {
+struct Gathered<'a> {
+    /// What the peer has been sent.
+    from: &'a VersionVector,
     tables: Vec<Vec<RowImage>>,
     /// Rows that are passed on as they came.
     passed_on: Vec<TableRows>,
@@ -63,6 +65,7 @@ pub(crate) fn read_batch(
     limits: BatchLimits,
 ) -> Result<Batch, StoreError> {
     let mut gathered = Gathered {
+        from,
         tables: (0..replica.tables.len()).map(|_| Vec::new()).collect(),
         passed_on: Vec::new(),
         beside: Vec::new(),
@@ -97,7 +100,7 @@ fn read_origin(
     origin: Origin,
     (after, until): (u64, u64),
     limits: BatchLimits,
-    gathered: &mut Gathered,
+    gathered: &mut Gathered<'_>,
 ) -> Result<u64, StoreError> {
     let Some(id) = replica.known_id(origin) else { return Ok(until) };
     if after >= until {
@@ -194,10 +197,18 @@ fn lacking_parked(
     Ok(if count == limit { last } else { until })
 }
 
-fn gather(conn: &Connection, replica: &Replica, entry: &Lacking, gathered: &mut Gathered) -> Result<(), StoreError> {
+fn gather(
+    conn: &Connection,
+    replica: &Replica,
+    entry: &Lacking,
+    gathered: &mut Gathered<'_>,
+) -> Result<(), StoreError> {
     let (table, key) = match &entry.row {
         Place::Table(table, key) => (*table, key),
-        Place::Parked(id) => return gather_parked(conn, *id, gathered),
+        Place::Parked(id) => {
+            parked::read(conn, *id)?.into_iter().for_each(|parked| pass_on(parked, gathered));
+            return Ok(());
+        }
     };
     // Clock tables hold a key in one spelling, so its bytes tell rows apart.
     if !gathered.seen.insert((table, key.clone())) {
@@ -208,8 +219,10 @@ fn gather(conn: &Connection, replica: &Replica, entry: &Lacking, gathered: &mut 
         gathered.bytes += image.wire_size();
         let (shape, limited) = (&replica.tables[table].wire, replica.tables[table].is_limited());
         let beside = parked::beside(conn, replica, shape, &image)?;
-        // What waits comes first: without it the row seems to say that there is no more of it.
-        beside.waiting.into_iter().try_for_each(|waiting| gather_parked(conn, waiting, gathered))?;
+        // What waits comes first, where the peer does not have it yet: without it the row seems to say that there is no more.
+        let from = gathered.from;
+        let has = |parked: &Parked| parked.row.clock.entries().all(|entry| from.covers(entry.dot));
+        beside.waiting.into_iter().filter(|parked| !has(parked)).for_each(|parked| pass_on(parked, gathered));
         match beside.context {
             Some(context) => {
                 let (shape, context) = (shape.clone(), Some(context));
@@ -221,21 +234,19 @@ fn gather(conn: &Connection, replica: &Replica, entry: &Lacking, gathered: &mut 
     Ok(())
 }
 
-fn gather_parked(conn: &Connection, id: i64, gathered: &mut Gathered) -> Result<(), StoreError> {
-    if !gathered.seen_parked.insert(id) {
-        return Ok(());
+/// Adds a row that waits as it came.
+fn pass_on(parked: Parked, gathered: &mut Gathered<'_>) {
+    if !gathered.seen_parked.insert(parked.id) {
+        return;
     }
-    if let Some(parked) = parked::read(conn, id)? {
-        gathered.rows += 1;
-        gathered.bytes += parked.row.wire_size();
-        let context = Some(parked.context);
-        match gathered.passed_on.last_mut() {
-            Some(last) if last.shape == parked.shape && last.context == context => last.rows.push(parked.row),
-            _ => {
-                let rows = vec![parked.row];
-                gathered.passed_on.push(TableRows { shape: parked.shape, rows, context, limited: false });
-            }
+    gathered.rows += 1;
+    gathered.bytes += parked.row.wire_size();
+    let context = Some(parked.context);
+    match gathered.passed_on.last_mut() {
+        Some(last) if last.shape == parked.shape && last.context == context => last.rows.push(parked.row),
+        _ => {
+            let rows = vec![parked.row];
+            gathered.passed_on.push(TableRows { shape: parked.shape, rows, context, limited: false });
         }
     }
-    Ok(())
 }

@@ -360,8 +360,8 @@ fn of_key(conn: &Connection, table: &str, key: Vec<u8>) -> Result<Vec<Parked>, S
 /// What of a row waits beside the state of it that is here.
 #[derive(Default)]
 pub(crate) struct Beside {
-    /// The numbers of what waits.
-    pub(crate) waiting: Vec<i64>,
+    /// What waits.
+    pub(crate) waiting: Vec<Parked>,
     /// What the state here has taken into account, where that is not all that this database knows.
     pub(crate) context: Option<VersionVector>,
 }
@@ -401,7 +401,7 @@ pub(crate) fn beside(
         let context = context.get_or_insert_with(|| replica.have.clone());
         unknown.into_iter().for_each(|entry| context.lower(entry.dot.origin, entry.dot.sequence.saturating_sub(1)));
     }
-    Ok(Beside { waiting: waiting.iter().map(|parked| parked.id).collect(), context })
+    Ok(Beside { waiting, context })
 }
 
 /// What rows look like that wait because of the schema.

@@ -61,15 +61,14 @@ pub(crate) fn read_clock_and_settings(
         }
     }
     let Some(mut clock) = clock else { return Ok(None) };
-    clock.columns.sort_unstable_by_key(|(index, _)| *index);
-    let (counted, mut settings) = counters.finish(|number| place_of(table, number));
-    clock.counters = counted;
-    clock.rest = rest.filter(|_| !clock.is_deleted());
     for column in unspoken(table, &clock) {
         let flags = if table.rules.granularity == Granularity::Row { EntryFlags::APART } else { EntryFlags::empty() };
         clock.columns.push((column, Entry { flags, ..Entry::never(replica.own) }));
     }
     clock.columns.sort_unstable_by_key(|(index, _)| *index);
+    let (counted, mut settings) = counters.finish(|number| place_of(table, number));
+    clock.counters = counted;
+    clock.rest = rest.filter(|_| !clock.is_deleted());
     settings.retain(|(column, counter)| !clock.is_deleted() && counter.set.dot == clock.effective(*column).dot);
     Ok(Some((clock, settings)))
 }

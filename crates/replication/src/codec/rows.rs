@@ -206,7 +206,11 @@ pub(super) fn read_row(
     let mut clock = RowClock::whole(row);
     let deleted = clock.is_deleted();
     if marks & REST != 0 {
-        clock.rest = Some(read_entry(reader, origins)?).filter(|_| !deleted);
+        let rest = read_entry(reader, origins)?;
+        if deleted || rest.is_never() {
+            return Err(CodecError::Invalid("what speaks for other columns is out of place"));
+        }
+        clock.rest = Some(rest);
     }
     for _ in 0..reader.count::<(u16, Entry)>(5)? {
         let column = u16::try_from(reader.unsigned()?).unwrap_or(u16::MAX);

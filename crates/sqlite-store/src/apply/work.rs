@@ -220,11 +220,13 @@ impl<'a> Work<'a> {
             write.old.clone_from(&self.deferred[place].old);
         }
         let written = write_row(self.conn, &self.replica.tables[index], &write)?;
-        if written {
-            write.old.clone_from(&write.new);
-        }
         match refused {
-            Some(place) => self.deferred[place] = write,
+            Some(place) => {
+                if written {
+                    write.old.clone_from(&write.new);
+                }
+                self.deferred[place] = write;
+            }
             None if !written => {
                 self.refused.insert((index, canonical_key(&self.replica.tables[index], key)));
                 self.deferred.push(write);

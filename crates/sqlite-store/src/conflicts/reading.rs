@@ -15,7 +15,7 @@ use crate::error::StoreError;
 /// Connections to one file that read at once.
 const CONNECTIONS: usize = 2;
 
-/// How long to wait for a turn, and for a lock.
+/// How long to wait for a lock.
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// The columns of a record, in the order in which [`record`] takes them.
@@ -104,9 +104,7 @@ impl ConflictReader {
 
     /// Opens the file that is at the path now, when it is this reader's turn.
     async fn begin(&self) -> Result<Reading<'_>, StoreError> {
-        let turn = tokio::time::timeout(PATIENCE, self.turns.acquire()).await;
-        let turn = turn.map_err(|_| self.failed(sqlx::Error::PoolTimedOut))?;
-        let turn = turn.map_err(|_| self.failed(sqlx::Error::PoolClosed))?;
+        let Ok(turn) = self.turns.acquire().await else { return Err(StoreError::Closed) };
         if let Err(source) = tokio::fs::metadata(&self.path).await {
             return Err(StoreError::Absent { path: self.path.clone(), source });
         }
