@@ -64,8 +64,8 @@ impl EntryFlags {
     pub const RESOLUTION: Self = Self(4);
     /// The deletion took the row out because another row took its unique value. Only on tombstones.
     pub const DISPLACED: Self = Self(8);
-    /// The cell is not in the image, because the sender's table has no such column: the image does not speak for it. Only on
-    /// column entries, until the row is merged.
+    /// The cell is not in the image, because the sender's table has no such column: the image does not speak for it. On a
+    /// tombstone, that there are such columns. Only until the row is merged.
     pub const ABSENT: Self = Self(16);
 
     /// The cell is not part of the write that the row entry stands for, in a table that is merged by rows: that writer's table

@@ -68,6 +68,9 @@ impl ColumnOrder {
         if row.clock.is_deleted() {
             let values = self.key.iter().map(|place| row.values[*place].clone()).collect();
             row.clock.counters.clear();
+            if !self.fills_all() {
+                row.clock.row.flags = row.clock.row.flags.with(EntryFlags::ABSENT);
+            }
             return RowImage { values, clock: row.clock };
         }
         let (values, mut clock) = (row.values, row.clock);

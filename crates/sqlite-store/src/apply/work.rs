@@ -113,12 +113,37 @@ impl<'a> Work<'a> {
             Some(place) => Some(self.deferred[place].image()),
             None => local(self, index, &key)?,
         };
+        let flags = remote.clock.row.flags;
+        remote.clock.row.flags = flags.without(EntryFlags::ABSENT);
+        if flags.contains(EntryFlags::ABSENT.with(EntryFlags::DISPLACED)) {
+            self.record_unseen(index, &key, local.as_ref(), &remote, own)?;
+        }
         let table = &self.replica.tables[index];
         // What is filled in is this database's own, and not to wait with the row.
         let is_absent = |(_, entry): &(u16, Entry)| entry.flags.contains(EntryFlags::ABSENT);
         let as_it_came = remote.clock.columns.iter().any(is_absent).then(|| remote.clone());
         fill(&mut remote, local.as_ref(), &table.defaults, table.rules.granularity, self.replica.own);
         self.merge_images(index, &key, local, (remote, as_it_came), (context, own))
+    }
+
+    /// Records a row that lost its unique value at a node which does not have all of its columns: nobody else knows what was in
+    /// them and went with it.
+    fn record_unseen(
+        &mut self,
+        index: usize,
+        key: &[Value],
+        local: Option<&RowImage>,
+        deletion: &RowImage,
+        own: &VersionVector,
+    ) -> Result<(), StoreError> {
+        let Some(local) = local.filter(|image| !image.clock.is_deleted()) else { return Ok(()) };
+        let newer = local.clock.newest().order() > deletion.clock.row.order();
+        if newer || own.covers(deletion.clock.row.dot) {
+            return Ok(());
+        }
+        let (kind, policy) = (ConflictKind::UniqueExists, LastWriteWins.name().to_owned());
+        let decided = Decided { kind, decision: Decision::RemoteApplied, columns: Vec::new(), policy };
+        self.record(index, key, Some(local), deletion, &decided)
     }
 
     /// Merges two states of a row; writes what becomes of it, or parks the one that came if that cannot be done: as it was

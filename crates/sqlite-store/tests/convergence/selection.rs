@@ -255,6 +255,38 @@ async fn a_row_that_comes_in_two_parts_waits_for_its_unique_value_as_one() {
     }
 }
 
+/// A row loses its unique value at nodes that leave a column of it out.
+#[tokio::test]
+async fn what_a_displaced_row_held_in_a_column_that_others_leave_out_is_recorded() {
+    for granularity in [Granularity::Column, Granularity::Row] {
+        let folder = TempDir::new().unwrap();
+        let full = Setup { granularity, ..Setup::of(SCHEMA) };
+        let limited = Setup { selection: without_notes, ..full };
+        let nodes = [
+            Replica::create(folder.path(), "a", full).await,
+            Replica::create(folder.path(), "b", limited).await,
+            Replica::create(folder.path(), "c", limited).await,
+        ];
+        for node in &nodes {
+            node.database.publish().await;
+        }
+        nodes[0].write("INSERT INTO stock VALUES ('A', 1, 'only here', 1)");
+        nodes[0].until(|state| state.backlog == 0).await;
+        nodes[2].write("INSERT INTO stock (sku, qty, ean) VALUES ('C', 2, 1)");
+        settle_line(&nodes).await;
+        for node in &nodes {
+            assert_eq!(node.text("SELECT group_concat(sku) FROM stock"), "C", "{granularity:?}");
+        }
+        let record = nodes[0].text("SELECT coalesce(group_concat(kind || record), '') FROM _sync_conflict");
+        assert!(record.starts_with("unique_exists") && record.contains("only here"), "{granularity:?}: {record}");
+        nodes[2].write("DELETE FROM stock");
+        settle_line(&nodes).await;
+        nodes[0].database.act(1, ConflictAction::Restore).await.unwrap().unwrap();
+        settle_line(&nodes).await;
+        assert_eq!(nodes[0].text(STOCK), "A:1:only here");
+    }
+}
+
 #[tokio::test]
 async fn what_a_node_leaves_out_is_not_taken_for_dropped() {
     let folder = TempDir::new().unwrap();
