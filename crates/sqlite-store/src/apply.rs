@@ -2,6 +2,7 @@
 
 pub(crate) mod columns;
 mod placing;
+mod storing;
 mod work;
 
 use replication::{Admission, Batch, Origin, TableRows, VersionVector, admit};

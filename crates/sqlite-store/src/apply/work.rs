@@ -1,7 +1,6 @@
 //! Merging rows one by one: what becomes of each is decided, shown to the observer, recorded and written.
 
 use std::collections::HashSet;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use replication::{
     ConflictKind, ConflictPolicy as _, Decided, Decision, Dot, Entry, EntryFlags, LastWriteWins, MergeContext, Origin,
@@ -11,17 +10,16 @@ use rusqlite::Connection;
 
 use super::columns::{converted, fill};
 use super::placing::without_absent;
-use super::{Applied, ApplyOutcome, ApplyRules, Stop};
-use crate::bind::bind_from;
-use crate::capture::{canonical_key, give_row_entry};
+use super::storing::put_back;
+use super::{Applied, ApplyRules, Stop};
+use crate::capture::give_row_entry;
 use crate::conflict_record::{forget_conflict, record_conflict};
 use crate::counting;
 use crate::error::StoreError;
-use crate::observer::{IncomingRow, RowOperation, RowVerdict};
 use crate::parked::{self, ParkedKind, Speaks};
 use crate::replica::Replica;
-use crate::row_clock::{put_clock, read_clock_and_settings, read_row};
-use crate::row_write::{RowWrite, write_row};
+use crate::row_clock::{read_clock_and_settings, read_row};
+use crate::row_write::RowWrite;
 use crate::staging::Stage;
 use crate::unique;
 
@@ -40,15 +38,15 @@ pub(crate) struct Work<'a> {
     /// Rows that a unique index refused.
     pub(crate) deferred: Vec<RowWrite>,
     /// The tables and keys of all that were refused so far.
-    refused: HashSet<(usize, Vec<Value>)>,
+    pub(super) refused_keys: HashSet<(usize, Vec<Value>)>,
 }
 
 /// What a row is to become.
-struct RowPlan {
-    clock: RowClock,
-    values: Option<Vec<Value>>,
+pub(super) struct RowPlan {
+    pub(super) clock: RowClock,
+    pub(super) values: Option<Vec<Value>>,
     /// Whether another decision was written before and is given up.
-    again: bool,
+    pub(super) again: bool,
 }
 
 impl<'a> Work<'a> {
@@ -68,7 +66,7 @@ impl<'a> Work<'a> {
             applied: Applied::default(),
             local_stands: false,
             deferred: Vec::new(),
-            refused: HashSet::new(),
+            refused_keys: HashSet::new(),
         }
     }
 
@@ -224,59 +222,6 @@ impl<'a> Work<'a> {
         self.store(index, key, Some(local), decision)
     }
 
-    /// Writes what was decided, with the observer's consent.
-    fn store(&mut self, index: usize, key: &[Value], local: Option<&RowImage>, decision: RowPlan) -> Result<(), Stop> {
-        let old = local.filter(|image| !image.clock.is_deleted()).map(|image| image.values.clone());
-        let decision = self.consult(index, key, old.as_deref(), decision)?;
-        // A row that was written twice has the column entries of the first time.
-        let parts = |clock: &RowClock| !clock.columns.is_empty() || clock.rest.is_some() || clock.is_deleted();
-        let had_columns = local.is_some_and(|image| parts(&image.clock)) || decision.again;
-        put_clock(self.conn, self.replica, index, key, &decision.clock, had_columns)?;
-        if let Some(values) = &decision.values {
-            counting::note(self.conn, self.replica, (index, key), &decision.clock, values)?;
-        }
-        let refused = self.refused(index, key);
-        if old == decision.values && refused.is_none() {
-            return Ok(());
-        }
-        let mut write = RowWrite { table: index, key: key.to_vec(), old, new: decision.values, clock: decision.clock };
-        if let Some(place) = refused {
-            // What is in the table is older than what this row was merged with.
-            write.old.clone_from(&self.deferred[place].old);
-        }
-        let written = write_row(self.conn, &self.replica.tables[index], &write)?;
-        match refused {
-            Some(place) => {
-                if written {
-                    write.old.clone_from(&write.new);
-                }
-                self.deferred[place] = write;
-            }
-            None if !written => {
-                self.refused.insert((index, canonical_key(&self.replica.tables[index], key)));
-                self.deferred.push(write);
-            }
-            None => {}
-        }
-        self.applied.rows += 1;
-        self.replica.touched.insert(self.replica.tables[index].table.number);
-        Ok(())
-    }
-
-    /// The place of a row among those that a unique index refused: the table does not hold what it was merged to.
-    fn refused(&self, index: usize, key: &[Value]) -> Option<usize> {
-        if self.deferred.is_empty() {
-            return None;
-        }
-        let table = &self.replica.tables[index];
-        let canonical = (index, canonical_key(table, key));
-        if !self.refused.contains(&canonical) {
-            return None;
-        }
-        let same = |write: &RowWrite| write.table == index && canonical_key(table, &write.key) == canonical.1;
-        self.deferred.iter().position(same)
-    }
-
     /// Takes the newer of two rows as a whole, as a new change that all nodes receive: their columns do not go together.
     fn take_newer(
         &mut self,
@@ -312,7 +257,7 @@ impl<'a> Work<'a> {
 
     /// A row with these values, or its deletion, as a new change in place of a row with this clock. What its counters hold by
     /// it is what they are set to.
-    fn reissue(&mut self, values: Option<Vec<Value>>, clock: &RowClock) -> RowPlan {
+    pub(super) fn reissue(&mut self, values: Option<Vec<Value>>, clock: &RowClock) -> RowPlan {
         let deleted = if values.is_none() { EntryFlags::DELETED } else { EntryFlags::empty() };
         let (timestamp, dot) = self.next_change();
         let entry = Entry::new(timestamp, dot, EntryFlags::RESOLUTION.with(deleted));
@@ -346,47 +291,6 @@ impl<'a> Work<'a> {
         Ok(Some(RowImage { values, clock }))
     }
 
-    /// Shows the row to the observer and follows its verdict.
-    fn consult(
-        &mut self,
-        index: usize,
-        key: &[Value],
-        old: Option<&[Value]>,
-        decision: RowPlan,
-    ) -> Result<RowPlan, Stop> {
-        let new = decision.values.as_deref();
-        let operation = match (old, new) {
-            (None, Some(_)) => RowOperation::Insert,
-            (Some(_), None) => RowOperation::Delete,
-            (Some(before), Some(after)) if before != after => RowOperation::Update,
-            _ => return Ok(decision),
-        };
-        let Some(observer) = self.rules.observer else { return Ok(decision) };
-        let newest = decision.clock.newest();
-        let node = self.replica.node_name(newest.dot.origin);
-        let shape = &self.replica.tables[index].shape;
-        let row =
-            IncomingRow { shape, operation, key, old, new, dot: newest.dot, timestamp: newest.timestamp, node: &node };
-        let verdict = catch_unwind(AssertUnwindSafe(|| observer.observe(&row)))
-            .unwrap_or_else(|_| RowVerdict::Fail("the apply callback panicked".to_owned()));
-        let values = match verdict {
-            RowVerdict::Apply => return Ok(decision),
-            RowVerdict::Skip => old.map(<[Value]>::to_vec),
-            RowVerdict::Replace(values) if values.len() == shape.columns.len() => Some(values),
-            RowVerdict::Replace(values) => {
-                let reason = format!(
-                    "the apply callback replaced a row of table {:?} with {} values where it has {} columns",
-                    shape.name,
-                    values.len(),
-                    shape.columns.len()
-                );
-                return Err(Stop::Outcome(Box::new(ApplyOutcome::Failed { reason })));
-            }
-            RowVerdict::Fail(reason) => return Err(Stop::Outcome(Box::new(ApplyOutcome::Failed { reason }))),
-        };
-        Ok(self.reissue(values, &decision.clock))
-    }
-
     fn record(
         &mut self,
         index: usize,
@@ -404,7 +308,7 @@ impl<'a> Work<'a> {
 }
 
 /// Whom entries name that stand for what has no clock.
-const NOBODY: Origin = Origin::from_bytes([0; 16]);
+pub(super) const NOBODY: Origin = Origin::from_bytes([0; 16]);
 
 /// The entry of what this node holds and has never said: it is older than everything, and nobody has taken it into account.
 /// Not a dot of this node: a node knows what it said before, and this is not what it said since. It is stored nowhere.
@@ -440,23 +344,4 @@ fn merge_context<'a>(
         nodes: replica.names(),
         filled_in,
     }
-}
-
-/// Gives a key the clock that it had before a row that could not be written.
-fn put_back(
-    conn: &Connection,
-    replica: &mut Replica,
-    index: usize,
-    key: &[Value],
-    local: Option<&RowImage>,
-) -> Result<(), StoreError> {
-    let mut statement = conn.prepare_cached(&replica.tables[index].sql.clock_drop)?;
-    bind_from(&mut statement, 1, key)?;
-    statement.raw_execute()?;
-    drop(statement);
-    let Some(local) = local.filter(|local| local.clock.row.dot.origin != NOBODY) else { return Ok(()) };
-    let mut clock = local.clock.clone();
-    clock.columns.retain(|(_, entry)| entry.dot.origin != NOBODY);
-    put_clock(conn, replica, index, key, &clock, false)?;
-    counting::note(conn, replica, (index, key), &clock, &local.values)
 }

@@ -289,7 +289,7 @@ fn merge_columns(
         Some(local) if local.clock.is_deleted() => return Ok(true),
         Some(local) => local,
     };
-    let (mut remote, own) = (local.clone(), work.replica.own);
+    let mut remote = local.clone();
     let mut context = parked.context.clone();
     let granularity = work.replica.tables[index].rules.granularity;
     let apart = if granularity == Granularity::Row { EntryFlags::APART } else { EntryFlags::empty() };
@@ -304,23 +304,9 @@ fn merge_columns(
             known.into_iter().for_each(|(_, entry)| without(&mut context, entry));
         }
         if !local.clock.columns.iter().any(|(known, entry)| *known == column && !entry.is_never()) {
-            let table = &work.replica.tables[index];
-            let number = (table.table.number, table.table.columns[place].number);
-            let differs = local.values[place] != table.defaults[place];
-            let included = progress.included.contains(&number);
-            // The row here is the very one that waits, without this cell: nobody wrote that here, under any name.
-            let lacks = row.clock.row.dot == local.clock.row.dot && !differs;
-            if !lacks && !progress.unwritten.contains(number, !differs) && !included {
+            let Some(entry) = unwritten_entry(work, index, &local, (column, row), parked, progress)? else {
                 // Somebody wrote the new column; that becomes a change first.
                 return Ok(false);
-            }
-            // Whoever wrote the row here spoke of the columns that there were: this one was never written. Or it was written
-            // while it was excluded: then it is older than everything, and unknown to all others.
-            let written = differs && included;
-            let entry = match speaks_for(work.conn, &local, &table.wire.columns[place], parked)? {
-                Some(rest) => rest,
-                None if written => unknown_entry(EntryFlags::empty()),
-                None => Entry::never(own),
             };
             set_entry(&mut local, column, Entry { flags: entry.flags.with(apart), ..entry });
         }
@@ -336,6 +322,34 @@ fn merge_columns(
     work.merge_images(index, &key, Some(local), (remote, None), (&context, &VersionVector::new()))?;
     columns.into_iter().try_for_each(|column| own_entry(work, (index, &key), column, row))?;
     Ok(true)
+}
+
+/// The entry of a cell here for which a value waits, and of which no change is known. None if somebody wrote it, which is to
+/// become a change first.
+fn unwritten_entry(
+    work: &Work<'_>,
+    index: usize,
+    local: &RowImage,
+    (column, waited): (u16, &RowImage),
+    parked: &Parked,
+    progress: &Progress,
+) -> Result<Option<Entry>, StoreError> {
+    let (table, place) = (&work.replica.tables[index], usize::from(column));
+    let number = (table.table.number, table.table.columns[place].number);
+    let differs = local.values[place] != table.defaults[place];
+    let included = progress.included.contains(&number);
+    // The row here is the very one that waits, without this cell: nobody wrote that here, under any name.
+    let lacks = waited.clock.row.dot == local.clock.row.dot && !differs;
+    if !lacks && !progress.unwritten.contains(number, !differs) && !included {
+        return Ok(None);
+    }
+    // Whoever wrote the row here spoke of the columns that there were: this one was never written. Or it was written while it
+    // was excluded: then it is older than everything, and unknown to all others.
+    Ok(Some(match speaks_for(work.conn, local, &table.wire.columns[place], parked)? {
+        Some(rest) => rest,
+        None if differs && included => unknown_entry(EntryFlags::empty()),
+        None => Entry::never(work.replica.own),
+    }))
 }
 
 /// Gives a cell that holds what waited an entry of its own, where the row entry is that of its write: of a cell without one it
