@@ -33,7 +33,7 @@
 //! migration that changes what a counter holds (`n * 2`) counts as what a program counts: run on two nodes, twice.
 
 use crate::origin::Origin;
-use crate::row::Entry;
+use crate::row::{Entry, EntryFlags};
 use crate::value::Value;
 
 /// One counter column of one row.
@@ -59,7 +59,8 @@ pub struct Tally {
 }
 
 impl Tally {
-    fn origin(&self) -> Origin {
+    /// Who counted.
+    pub fn origin(&self) -> Origin {
         self.entry.dot.origin
     }
 }
@@ -161,6 +162,10 @@ impl Counter {
     pub fn joined(&self, other: &Self, take_set: bool) -> Self {
         let (winner, loser) = if take_set { (other, self) } else { (self, other) };
         let mut tallies = winner.tallies.clone();
+        // What several nodes say in the name of one change: each knows of it what it was told.
+        let in_one_name = |entry: &Entry| entry.flags.contains(EntryFlags::RESOLUTION);
+        let one_setting = winner.set.dot == loser.set.dot
+            || (winner.set.timestamp == loser.set.timestamp && in_one_name(&winner.set) && in_one_name(&loser.set));
         for theirs in &loser.tallies {
             match tallies.binary_search_by_key(&theirs.origin(), Tally::origin) {
                 Ok(found) => {
@@ -168,11 +173,13 @@ impl Counter {
                     if theirs.entry.dot.sequence > tally.entry.dot.sequence {
                         (tally.entry, tally.sum) = (theirs.entry, theirs.sum.clone());
                     }
+                    if one_setting && further(&theirs.absorbed, &tally.absorbed) {
+                        tally.absorbed = theirs.absorbed.clone();
+                    }
                 }
                 // What set the counter did not know of it.
                 Err(place) => {
-                    let absorbed =
-                        if winner.set.dot == loser.set.dot { theirs.absorbed.clone() } else { Value::Integer(0) };
+                    let absorbed = if one_setting { theirs.absorbed.clone() } else { Value::Integer(0) };
                     tallies.insert(place, Tally { absorbed, ..theirs.clone() });
                 }
             }
@@ -231,6 +238,16 @@ fn real(value: &Value) -> f64 {
 #[allow(clippy::cast_precision_loss, reason = "it does not fit an integer")]
 fn number(total: i128) -> Value {
     i64::try_from(total).map_or(Value::Real(total as f64), Value::Integer)
+}
+
+/// Which of two amounts is further from nothing: an order that any nodes agree on.
+fn further(a: &Value, b: &Value) -> bool {
+    let size = |value: &Value| match value {
+        Value::Integer(n) => (real(value).abs(), n.unsigned_abs()),
+        other => (real(other).abs(), 0),
+    };
+    let (of_a, of_b) = (size(a), size(b));
+    of_a.0.total_cmp(&of_b.0).then(of_a.1.cmp(&of_b.1)).then_with(|| a.cmp(b)).is_gt()
 }
 
 fn negated(value: &Value) -> Value {

@@ -141,6 +141,11 @@ impl RowClock {
         }
     }
 
+    /// The columns that are [absent](EntryFlags::ABSENT).
+    pub fn absent(&self) -> impl Iterator<Item = u16> {
+        self.columns.iter().filter(|(_, entry)| entry.flags.contains(EntryFlags::ABSENT)).map(|(column, _)| *column)
+    }
+
     /// The counter of `column`, if anything was counted.
     pub fn counter(&self, column: u16) -> Option<&Counter> {
         let found = self.counters.binary_search_by_key(&column, |(index, _)| *index).ok()?;

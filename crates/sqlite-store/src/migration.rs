@@ -10,7 +10,9 @@ use crate::counting::{self, Rewritten as RewrittenRow};
 use crate::error::StoreError;
 use crate::parked::{self, Unwritten};
 use crate::replica::{Replica, ReplicaTable, wall_millis};
-use crate::row_clock::{collect_keys, drop_column_entries, put_entry, put_rest, read_clock, read_clock_and_settings};
+use crate::row_clock::{
+    collect_keys, drop_column_entries, has_column_entry, put_entry, put_rest, read_clock, read_clock_and_settings,
+};
 
 /// Rows in one transaction.
 const STEP_ROWS: usize = 5_000;
@@ -337,7 +339,8 @@ fn issue_written(
     for key in &keys {
         // A row without an entry is sent as it stands when it gets one.
         let Some(clock) = read_clock(conn, replica, &replica.tables[index], key)? else { continue };
-        if unwatched.included && clock.columns.iter().any(|(known, entry)| *known == column && !entry.is_never()) {
+        let has_own = has_column_entry(conn, &replica.tables[index], key, unwatched.column)?;
+        if unwatched.included && has_own {
             continue;
         }
         if unwatched.renamed
@@ -346,8 +349,11 @@ fn issue_written(
         {
             continue;
         }
-        let effective = Some(clock.effective(column)).filter(|entry| !entry.is_never());
-        let written = if whole { clock.newest() } else { effective.unwrap_or(&clock.row) };
+        let written = match whole {
+            true => clock.newest(),
+            false if has_own => clock.effective(column),
+            false => &clock.row,
+        };
         let entry = next_after(written, replica, EntryFlags::empty());
         if whole {
             counting::write_whole(conn, replica, (index, key), entry, counting::Written::Updated)?;

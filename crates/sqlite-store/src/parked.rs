@@ -14,10 +14,10 @@ mod selected;
 use std::collections::BTreeSet;
 
 use replication::codec::{decode_row, encode_row, encode_values};
-use replication::{Entry, RowImage, TableShape, Value, VersionVector};
+use replication::{Counter, Entry, RowImage, TableShape, Value, VersionVector};
 use rusqlite::{Connection, Row, params};
 
-pub(crate) use beside::{Speaks, beside, forget_columns, lacks_cell, supersede};
+pub(crate) use beside::{Speaks, beside, forget_columns, has_cell, lacks_cell, supersede};
 pub(crate) use gone::{Places, forget_gone};
 pub(crate) use later::{Progress, Unwritten, merge_next, pass_over};
 pub(crate) use selected::{keep, reason_of_columns, reclassify};
@@ -168,11 +168,14 @@ impl Parked {
         })
     }
 
-    /// The entries of the columns that are not here.
+    /// The entries of the columns that are not here, with those of what was counted in them.
     fn entries_of_missing(&self) -> impl Iterator<Item = &Entry> {
         let missing = |name: &String| self.missing.iter().any(|missing| missing.eq_ignore_ascii_case(name));
         let columns = (0..).zip(&self.shape.columns).filter(move |(_, name)| missing(name));
-        columns.map(|(column, _)| self.row.clock.effective(column))
+        columns.flat_map(|(column, _)| {
+            let counted = self.row.clock.counter(column).into_iter().flat_map(Counter::entries);
+            std::iter::once(self.row.clock.effective(column)).chain(counted)
+        })
     }
 
     /// Whether a column that is not here was written after a deletion of the row, or with the row that took its place.

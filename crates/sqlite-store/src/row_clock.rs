@@ -11,6 +11,7 @@ use stored::{StoredCounters, authored_bytes, authored_from, encoded, set_place, 
 
 use crate::bind::{bind_from, values_from};
 use crate::error::StoreError;
+use crate::parked;
 use crate::replica::{Replica, ReplicaTable};
 
 /// A row's clock as stored: column entries carry column numbers of the registry there, and indices into the shape here.
@@ -61,14 +62,19 @@ pub(crate) fn read_clock_and_settings(
         }
     }
     let Some(mut clock) = clock else { return Ok(None) };
+    clock.rest = rest.filter(|_| !clock.is_deleted());
     for column in unspoken(table, &clock) {
-        let flags = if table.rules.granularity == Granularity::Row { EntryFlags::APART } else { EntryFlags::empty() };
-        clock.columns.push((column, Entry { flags, ..Entry::never(replica.own) }));
+        let apart = if table.rules.granularity == Granularity::Row { EntryFlags::APART } else { EntryFlags::empty() };
+        let entry = match clock.rest {
+            // The row took the place of a deleted one when the column was not here: it speaks for that as it does elsewhere.
+            Some(rest) if !parked::has_cell(conn, replica, &table.wire, (key, column))? => rest,
+            _ => Entry::never(replica.own),
+        };
+        clock.columns.push((column, Entry { flags: entry.flags.with(apart), ..entry }));
     }
     clock.columns.sort_unstable_by_key(|(index, _)| *index);
     let (counted, mut settings) = counters.finish(|number| place_of(table, number));
     clock.counters = counted;
-    clock.rest = rest.filter(|_| !clock.is_deleted());
     settings.retain(|(column, counter)| !clock.is_deleted() && counter.set.dot == clock.effective(*column).dot);
     Ok(Some((clock, settings)))
 }
@@ -122,6 +128,24 @@ pub(crate) fn has_entry(conn: &Connection, table: &ReplicaTable, key: &[Value]) 
     let mut statement = conn.prepare_cached(&table.sql.clock_exists)?;
     bind_from(&mut statement, 1, key)?;
     Ok(statement.raw_query().next()?.is_some())
+}
+
+/// Whether a column, by its number in the registry, has an entry of its own in the row of a key, and somebody wrote it.
+pub(crate) fn has_column_entry(
+    conn: &Connection,
+    table: &ReplicaTable,
+    key: &[Value],
+    column: u16,
+) -> Result<bool, StoreError> {
+    let mut statement = conn.prepare_cached(&table.sql.clock_entries)?;
+    bind_from(&mut statement, 1, key)?;
+    let mut rows = statement.raw_query();
+    while let Some(row) = rows.next()? {
+        if row.get::<_, i64>(0)? == i64::from(column) && row.get::<_, i64>(3)? > 0 {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 /// Writes what speaks for columns that are not here.

@@ -67,7 +67,7 @@ pub(super) fn merge_columns(local: &RowImage, remote: &RowImage, cx: &MergeConte
     let outcome = if changed.is_empty() {
         outcome_of(image, local, remote)
     } else {
-        Outcome::Issue { image, fresh: Fresh::Columns(changed.into_keys().collect()) }
+        Outcome::Issue { image, fresh: Fresh::Parts { columns: changed.into_keys().collect(), counters: Vec::new() } }
     };
     Ok(Merged { outcome, conflict: Some(Decided { kind, decision, columns: conflicting, policy }) })
 }

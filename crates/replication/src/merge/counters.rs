@@ -5,11 +5,13 @@
 //! by the order of the settings, and records it.
 
 use super::{
-    Decided, Decision, MergeContext, Merged, Outcome, Relation, column_number, content, image_of, kind_of, outcome_of,
+    Decided, Decision, Fresh, MergeContext, Merged, Outcome, Relation, column_number, content, image_of, kind_of,
+    outcome_of,
 };
-use crate::counter::{Counter, is_number};
+use crate::counter::{Counter, Tally, is_number};
+use crate::origin::Origin;
 use crate::policy::ConflictKind;
-use crate::row::RowImage;
+use crate::row::{Entry, EntryFlags, RowImage};
 use crate::value::Value;
 
 /// The policy's name in records.
@@ -36,19 +38,25 @@ pub(super) fn join_into(merged: Merged, local: &RowImage, remote: &RowImage, cx:
     let Merged { outcome, mut conflict } = merged;
     let mut image = image_of(&outcome, local, remote).clone();
     image.clock.counters.clear();
+    let mut issued = Vec::new();
     for column in (0..cx.shape.columns.len()).map(column_number) {
-        let Some(Joined { mut counter, value, discarded }) = joined(column, local, remote, cx) else { continue };
+        let Some(Joined { mut counter, value, discarded, anew }) = joined(column, local, remote, cx) else { continue };
         if image.clock.is_deleted() {
             counter.bury(image.clock.row);
         } else {
             image.values[usize::from(column)] = value;
+            issued.extend(anew.then_some(column));
         }
         image.clock.counters.push((column, counter));
         conflict = with_discarded(conflict, column, discarded, kind_of(local, remote));
     }
     let outcome = match outcome {
-        Outcome::Issue { fresh, .. } => Outcome::Issue { image, fresh },
-        _ => outcome_of(image, local, remote),
+        Outcome::Issue { fresh: Fresh::Parts { columns, .. }, .. } => {
+            Outcome::Issue { image, fresh: Fresh::Parts { columns, counters: issued } }
+        }
+        Outcome::Issue { fresh: Fresh::Row, .. } => Outcome::Issue { image, fresh: Fresh::Row },
+        _ if issued.is_empty() => outcome_of(image, local, remote),
+        _ => Outcome::Issue { image, fresh: Fresh::Parts { columns: Vec::new(), counters: issued } },
     };
     Merged { outcome, conflict }
 }
@@ -82,6 +90,8 @@ struct Joined {
     /// What the column holds.
     value: Value,
     discarded: Discarded,
+    /// Whether that is a new change.
+    anew: bool,
 }
 
 /// The counter of a column that was counted in.
@@ -96,7 +106,7 @@ fn joined(column: u16, local: &RowImage, remote: &RowImage, cx: &MergeContext<'_
         (Some(ours), Some(theirs)) => (ours, theirs),
         (ours, theirs) => {
             let counter = ours.or(theirs)?;
-            return Some(Joined { value: counter.value(), counter, discarded: Discarded::default() });
+            return Some(Joined { value: counter.value(), counter, discarded: Discarded::default(), anew: false });
         }
     };
     let alive = !local.clock.is_deleted() && !remote.clock.is_deleted();
@@ -109,6 +119,13 @@ fn joined(column: u16, local: &RowImage, remote: &RowImage, cx: &MergeContext<'_
         Relation::Overwrite => true,
         Relation::Concurrent => theirs.set.order() > ours.set.order(),
     };
+    if take_set {
+        let filled_in = remote.clock.counter(column).is_none() && cx.filled_in.contains(&column);
+        let untold = untold(&ours, &theirs, filled_in, cx);
+        if !untold.is_empty() {
+            return Some(taken_over(&ours, &theirs, &untold, (alive, relation), cx));
+        }
+    }
     let both = ours.joined(&theirs, take_set);
     let discarded =
         if alive { discarded((&ours, &theirs), &both, (relation, take_set), cx) } else { Discarded::default() };
@@ -121,7 +138,36 @@ fn joined(column: u16, local: &RowImage, remote: &RowImage, cx: &MergeContext<'_
         None
     };
     let value = own.unwrap_or_else(|| both.value());
-    Some(Joined { counter: both, value, discarded })
+    Some(Joined { counter: both, value, discarded, anew: false })
+}
+
+/// The places of our tallies that `theirs`, which sets the counter anew, should have told of: it comes from a node that cannot, or
+/// from one that had it from such a node and has taken them into account.
+fn untold(ours: &Counter, theirs: &Counter, filled_in: bool, cx: &MergeContext<'_>) -> Vec<Origin> {
+    let is_told = |tally: &Tally| theirs.tallies.iter().any(|other| other.origin() == tally.origin());
+    let tallies = ours.tallies.iter().filter(|tally| !is_told(tally));
+    tallies.filter(|tally| filled_in || cx.context.covers(tally.entry.dot)).map(Tally::origin).collect()
+}
+
+/// What becomes of a counter when its row makes way for one that was written without the column: that sets the counter to what a
+/// new row holds, but its writer cannot say what was counted until then. This node says it in that one's name: a change of its own,
+/// next after it, so that whatever is newer than the row stays newer, and those of several nodes are one.
+fn taken_over(
+    ours: &Counter,
+    theirs: &Counter,
+    untold: &[Origin],
+    (alive, relation): (bool, Relation),
+    cx: &MergeContext<'_>,
+) -> Joined {
+    let mut counter = ours.joined(theirs, true);
+    let unknown = |tally: &Tally| tally.sum != tally.absorbed && !cx.context.covers(tally.entry.dot);
+    let told_of = |tally: &&mut Tally| untold.contains(&tally.origin());
+    counter.tallies.iter_mut().filter(told_of).for_each(|tally| tally.absorbed = tally.sum.clone());
+    counter.set = Entry { timestamp: theirs.set.timestamp.next(), flags: EntryFlags::RESOLUTION, ..theirs.set };
+    let lost = alive && (relation == Relation::Concurrent || ours.tallies.iter().any(unknown));
+    let value = counter.value();
+    let discarded = Discarded { ours: lost && ours.value() != value, theirs: false };
+    Joined { counter, value, discarded, anew: true }
 }
 
 /// What of two living sides' settings is to be seen no more in what they make together.

@@ -42,8 +42,8 @@ pub struct MergeContext<'a> {
     pub columns: &'a [Option<ColumnRule>],
     /// The names of the nodes that origins belong to, as far as they are known.
     pub nodes: &'a BTreeMap<Origin, String>,
-    /// Whether the incoming row came without some of the columns, which have been filled in here.
-    pub filled_in: bool,
+    /// The columns that the incoming row came without, which have been filled in here.
+    pub filled_in: &'a [u16],
 }
 
 /// What becomes of the row.
@@ -70,15 +70,20 @@ pub enum Outcome {
 pub enum Fresh {
     /// The row as a whole.
     Row,
-    /// These columns, as indices into the shape; each has an entry of its own.
-    Columns(Vec<u16>),
+    /// Parts of it, as indices into the shape.
+    Parts {
+        /// Columns; each has an entry of its own.
+        columns: Vec<u16>,
+        /// What these counters are set to. Their stamp is given: they are set in the name of a change that could not say so.
+        counters: Vec<u16>,
+    },
 }
 
 impl RowImage {
     /// The image with the dot and stamp of the change that its fresh parts are.
     #[must_use]
     pub fn issued(mut self, fresh: &Fresh, timestamp: Timestamp, dot: Dot) -> Self {
-        let columns = match fresh {
+        let (columns, counters) = match fresh {
             Fresh::Row => {
                 (self.clock.row.timestamp, self.clock.row.dot) = (timestamp, dot);
                 self.clock.columns.clear();
@@ -90,8 +95,11 @@ impl RowImage {
                 self.clock.counters.iter_mut().for_each(|(_, counter)| counter.confirm(row));
                 return self;
             }
-            Fresh::Columns(columns) => columns,
+            Fresh::Parts { columns, counters } => (columns, counters),
         };
+        for (_, counter) in self.clock.counters.iter_mut().filter(|(column, _)| counters.contains(column)) {
+            counter.set.dot = dot;
+        }
         for (_, entry) in self.clock.columns.iter_mut().filter(|(column, _)| columns.contains(column)) {
             (entry.timestamp, entry.dot) = (timestamp, dot);
         }

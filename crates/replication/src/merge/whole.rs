@@ -80,7 +80,7 @@ fn plain(local: &RowImage, remote: &RowImage, cx: &MergeContext<'_>) -> Outcome 
 /// deletion still hold what the row had in them; here they hold what a new row has. Not where the row itself tells that.
 fn revived_in_part(local: &RowImage, remote: &RowImage, cx: &MergeContext<'_>) -> bool {
     let deletion = local.clock.row.order();
-    cx.filled_in && local.clock.is_deleted() && remote.clock.rest.is_none_or(|rest| rest.order() < deletion)
+    !cx.filled_in.is_empty() && local.clock.is_deleted() && remote.clock.rest.is_none_or(|rest| rest.order() < deletion)
 }
 
 /// A row that comes back, as a new change: all nodes then hold the same in all of its columns. In those that this node lacks

@@ -202,7 +202,7 @@ impl Replica {
             policy: rules.policy,
             columns: rules.columns,
             nodes: rules.nodes,
-            filled_in: false,
+            filled_in: &[],
         };
         merge(self.rows.get(&key), &other.rows[&key], &cx)
     }
@@ -287,7 +287,7 @@ impl Replica {
                 policy: rules.policy,
                 columns: rules.columns,
                 nodes: rules.nodes,
-                filled_in: false,
+                filled_in: &[],
             };
             let merged = merge(self.rows.get(&key), remote, &cx).expect("the policies decide");
             self.decided.extend(merged.conflict);

@@ -101,8 +101,7 @@ pub(super) fn fill(
     granularity: Granularity,
     node: Origin,
 ) {
-    let absent = |(_, entry): &&(u16, Entry)| entry.flags.contains(EntryFlags::ABSENT);
-    let absent: Vec<u16> = remote.clock.columns.iter().filter(absent).map(|(column, _)| *column).collect();
+    let absent: Vec<u16> = remote.clock.absent().collect();
     if absent.is_empty() {
         return;
     }

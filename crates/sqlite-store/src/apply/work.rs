@@ -118,8 +118,7 @@ impl<'a> Work<'a> {
         }
         let table = &self.replica.tables[index];
         // What is filled in is this database's own, and not to wait with the row.
-        let is_absent = |(_, entry): &(u16, Entry)| entry.flags.contains(EntryFlags::ABSENT);
-        let as_it_came = remote.clock.columns.iter().any(is_absent).then(|| remote.clone());
+        let as_it_came = remote.clock.absent().next().is_some().then(|| remote.clone());
         fill(&mut remote, local.as_ref(), &table.defaults, table.rules.granularity, self.replica.own);
         self.merge_images(index, &key, local, (remote, as_it_came), (context, own))
     }
@@ -156,7 +155,8 @@ impl<'a> Work<'a> {
     ) -> Result<(), Stop> {
         let (context, own) = vectors;
         let came = as_it_came.as_ref().unwrap_or(&remote);
-        let cx = merge_context(self.replica, index, context, own, as_it_came.is_some());
+        let filled_in: Vec<u16> = as_it_came.iter().flat_map(|image| image.clock.absent()).collect();
+        let cx = merge_context(self.replica, index, context, own, &filled_in);
         let merged = match merge(local.as_ref(), &remote, &cx) {
             Ok(merged) => merged,
             Err(undecided) if self.local_stands => {
@@ -331,7 +331,7 @@ fn merge_context<'a>(
     index: usize,
     context: &'a VersionVector,
     own: &'a VersionVector,
-    filled_in: bool,
+    filled_in: &'a [u16],
 ) -> MergeContext<'a> {
     let table = &replica.tables[index];
     MergeContext {

@@ -70,6 +70,21 @@ pub(crate) fn forget_columns(
     known.iter().try_for_each(|parked| remove(conn, replica, parked))
 }
 
+/// Whether a value of a column waits for the row of this key.
+pub(crate) fn has_cell(
+    conn: &Connection,
+    replica: &Replica,
+    shape: &TableShape,
+    (key, column): (&[Value], u16),
+) -> Result<bool, StoreError> {
+    if replica.waiting.rows == 0 {
+        return Ok(false);
+    }
+    let column = &shape.columns[usize::from(column)];
+    let is_cell = |parked: &Parked| parked.missing.iter().any(|missing| missing.eq_ignore_ascii_case(column));
+    Ok(under_key(conn, shape, key)?.iter().any(is_cell))
+}
+
 /// Whether the row here is one that came without a cell, which waits, and nobody wrote the cell here: it holds its default.
 /// `clock` is the row's.
 pub(crate) fn lacks_cell(
@@ -130,7 +145,7 @@ pub(crate) fn beside(
         let whole = parked.missing.is_empty() || renamed(parked);
         let unknown: Vec<&Entry> = match gone {
             _ if whole => parked.row.clock.entries().filter(|entry| !parked.own.covers(entry.dot)).collect(),
-            Some(gone) if parked.outlives(&gone) => parked.entries_of_missing().collect(),
+            Some(gone) if !parked.context.covers(gone.dot) => parked.entries_of_missing().collect(),
             _ => continue,
         };
         let context = context.get_or_insert_with(|| replica.have.clone());

@@ -5,6 +5,7 @@ mod capture;
 mod catch_up;
 mod constraints;
 mod counters;
+mod counters_apart;
 mod foreign_keys;
 mod gone;
 mod identity;

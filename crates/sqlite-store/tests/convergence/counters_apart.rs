@@ -1,0 +1,177 @@
+//! Counters in a column that some nodes do not have: they delete rows and put others in their place without a word on it.
+
+use std::collections::HashMap;
+
+use replication::{ColumnRule, Granularity, Selection};
+use sqlite_store::{DatabaseRules, MergeRules};
+use tempfile::TempDir;
+
+use crate::replica::{Replica, Setup};
+use crate::selection::{line, settle_line};
+use crate::{Random, seeds, settle};
+
+const SCHEMA: &str = "CREATE TABLE stock (sku TEXT PRIMARY KEY, qty INTEGER, n INTEGER DEFAULT 100, ean UNIQUE)";
+const COUNTS: &str = "SELECT coalesce(group_concat(sku || qty || ':' || coalesce(n, '-'), ' '), '') FROM \
+    (SELECT * FROM stock ORDER BY sku)";
+const SHARED: &str = "SELECT coalesce(group_concat(sku || quote(qty) || quote(ean), ' '), '') FROM \
+    (SELECT * FROM stock ORDER BY sku)";
+const GRANULARITIES: [Granularity; 2] = [Granularity::Column, Granularity::Row];
+
+fn counting() -> DatabaseRules {
+    let columns = HashMap::from([("n".to_owned(), ColumnRule::Counter)]);
+    let stock = MergeRules { columns, ..MergeRules::default() };
+    DatabaseRules { tables: HashMap::from([("stock".to_owned(), stock)]), ..DatabaseRules::default() }
+}
+
+fn without_counter() -> Selection {
+    let mut selection = Selection::default();
+    selection.set_excluded_columns("stock", ["n".to_owned()]);
+    selection
+}
+
+fn setup(granularity: Granularity) -> Setup {
+    Setup { granularity, rules: counting, ..Setup::of(SCHEMA) }
+}
+
+/// A node without the counter between two that have counted in it.
+async fn counted(folder: &TempDir, granularity: Granularity) -> [Replica; 3] {
+    let nodes = line(folder, without_counter, setup(granularity)).await;
+    nodes[0].write("INSERT INTO stock VALUES ('A', 1, 0, 1)");
+    settle_line(&nodes).await;
+    nodes[0].write("UPDATE stock SET n = n + 5");
+    nodes[2].write("UPDATE stock SET n = n + 3");
+    settle_line(&nodes).await;
+    assert_eq!(ends(&nodes), "A1:8");
+    nodes
+}
+
+/// What the nodes with the counter hold.
+fn ends(nodes: &[Replica; 3]) -> String {
+    let ends = nodes[0].text(COUNTS);
+    assert_eq!(nodes[2].text(COUNTS), ends);
+    ends
+}
+
+#[tokio::test]
+async fn a_row_in_the_place_of_another_has_nothing_of_what_was_counted_there() {
+    for granularity in GRANULARITIES {
+        for steps in [
+            vec!["INSERT OR REPLACE INTO stock (sku, qty) VALUES ('A', 2)"],
+            vec!["DELETE FROM stock", "INSERT INTO stock (sku, qty) VALUES ('A', 2)"],
+            vec!["DELETE FROM stock; INSERT INTO stock (sku, qty) VALUES ('A', 2)"],
+        ] {
+            let folder = TempDir::new().unwrap();
+            let nodes = counted(&folder, granularity).await;
+            for step in &steps {
+                nodes[1].write(step);
+                settle_line(&nodes).await;
+            }
+            assert_eq!(ends(&nodes), "A2:100", "{granularity:?} {steps:?}");
+            nodes[0].write("UPDATE stock SET n = n + 1");
+            nodes[2].write("UPDATE stock SET n = n - 2");
+            settle_line(&nodes).await;
+            assert_eq!(ends(&nodes), "A2:99", "{granularity:?} {steps:?}");
+            for node in &nodes {
+                assert_eq!(node.conflicts(), 0, "{granularity:?} {steps:?}");
+            }
+        }
+    }
+}
+
+/// What is counted while a row takes the place of the one that it is counted in goes with that one, or stays; it is the same
+/// everywhere, and what goes is recorded.
+#[tokio::test]
+async fn what_is_counted_in_a_row_that_makes_way_meanwhile_is_recorded() {
+    for granularity in GRANULARITIES {
+        for replaced_first in [true, false] {
+            let folder = TempDir::new().unwrap();
+            let nodes = counted(&folder, granularity).await;
+            let mut steps =
+                [(1, "INSERT OR REPLACE INTO stock (sku, qty) VALUES ('A', 2)"), (0, "UPDATE stock SET n = n + 7")];
+            if !replaced_first {
+                steps.reverse();
+            }
+            for (node, sql) in steps {
+                nodes[node].write(sql);
+                nodes[node].until(|state| state.backlog == 0).await;
+            }
+            settle_line(&nodes).await;
+            let ends = ends(&nodes);
+            let records =
+                [0, 2].map(|node| nodes[node].text("SELECT coalesce(group_concat(record), '') FROM _sync_conflict"));
+            let recorded = records.iter().any(|record| record.contains("15"));
+            assert!(
+                ends == "A2:107" || ends == "A2:100" && recorded,
+                "{granularity:?} {replaced_first}: {ends} {records:?}"
+            );
+        }
+    }
+}
+
+/// Applications count, set, delete and replace at random; of the nodes some leave the counter out, and some get it late.
+async fn converge(seed: u64) {
+    let folder = TempDir::new().unwrap();
+    let mut random = Random(seed);
+    let full = Setup { max_rows: 5, ..setup(GRANULARITIES[usize::from(seed.is_multiple_of(3))]) };
+    let limited = Setup { selection: without_counter, ..full };
+    let late = Setup { schema: "CREATE TABLE stock (sku TEXT PRIMARY KEY, qty INTEGER, ean UNIQUE)", ..full };
+    let nodes = [
+        Replica::create(folder.path(), "a", full).await,
+        Replica::create(folder.path(), "b", limited).await,
+        Replica::create(folder.path(), "c", full).await,
+        Replica::create(folder.path(), "d", late).await,
+        Replica::create(folder.path(), "e", limited).await,
+    ];
+    for node in &nodes {
+        node.database.publish().await;
+    }
+    let steps = 15;
+    let comes = random.below(steps + 1);
+    for step in 0..=steps {
+        if step == comes {
+            nodes[3].write("ALTER TABLE stock ADD COLUMN n INTEGER DEFAULT 100");
+        }
+        let pick = |random: &mut Random| usize::try_from(random.below(5)).unwrap();
+        let writer = pick(&mut random);
+        let conn = nodes[writer].application();
+        let has_counter = writer != 3 || step >= comes;
+        (0..1 + random.below(4)).for_each(|_| write(&conn, has_counter, &mut random));
+        let (to, from) = (pick(&mut random), pick(&mut random));
+        if to != from {
+            nodes[to].pull(&nodes[from], 1 + usize::try_from(random.below(20)).unwrap()).await;
+        }
+    }
+    settle(&nodes, || 1 + usize::try_from(random.below(30)).unwrap()).await;
+    for node in &nodes[1..] {
+        assert_eq!(node.text(SHARED), nodes[0].text(SHARED), "seed {seed}: {}", node.path.display());
+    }
+    for node in &nodes[2..4] {
+        assert_eq!(node.text(COUNTS), nodes[0].text(COUNTS), "seed {seed}: {}", node.path.display());
+    }
+}
+
+fn write(conn: &rusqlite::Connection, has_counter: bool, random: &mut Random) {
+    let (key, number) = (random.below(4), random.below(9));
+    let sql = match random.below(if has_counter { 11 } else { 6 }) {
+        0 => format!("INSERT OR IGNORE INTO stock (sku, qty) VALUES ('k{key}', {number})"),
+        1 => format!("UPDATE stock SET qty = {number} WHERE sku = 'k{key}'"),
+        2 => format!("DELETE FROM stock WHERE sku = 'k{key}'"),
+        3 => format!("INSERT OR REPLACE INTO stock (sku, qty) VALUES ('k{key}', {number})"),
+        4 => {
+            format!("DELETE FROM stock WHERE sku = 'k{key}'; INSERT INTO stock (sku, qty) VALUES ('k{key}', {number})")
+        }
+        5 => format!("UPDATE OR IGNORE stock SET ean = {number} WHERE sku = 'k{key}'"),
+        6 => format!("INSERT OR REPLACE INTO stock (sku, qty, n) VALUES ('k{key}', {number}, {number})"),
+        7 => format!("UPDATE stock SET n = n + {number}, qty = qty + 1 WHERE sku = 'k{key}'"),
+        8 => format!("UPDATE stock SET n = NULL WHERE sku = 'k{key}' AND {number} = 0"),
+        _ => format!("UPDATE stock SET n = n + {number} WHERE sku = 'k{key}'"),
+    };
+    conn.execute_batch(&sql).unwrap_or_else(|error| panic!("{sql}: {error}"));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nodes_end_equal_in_counters_that_others_do_not_have() {
+    for seed in seeds(15) {
+        converge(seed).await;
+    }
+}
