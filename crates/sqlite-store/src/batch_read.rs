@@ -221,7 +221,9 @@ fn gather(
         let beside = parked::beside(conn, replica, shape, &image)?;
         // What waits comes first, where the peer does not have it yet: without it the row seems to say that there is no more.
         let from = gathered.from;
-        let has = |parked: &Parked| parked.row.clock.entries().all(|entry| from.covers(entry.dot));
+        let has = |Parked { row, .. }: &Parked| {
+            row.clock.entries().chain(&row.clock.rest).all(|entry| from.covers(entry.dot))
+        };
         beside.waiting.into_iter().filter(|parked| !has(parked)).for_each(|parked| pass_on(parked, gathered));
         match beside.context {
             Some(context) => {

@@ -178,6 +178,11 @@ impl Parked {
         })
     }
 
+    /// Whether it is a state of the row that took the place of one which went with this deletion.
+    fn tells_of(&self, deletion: &Entry) -> bool {
+        self.row.clock.rest.is_some_and(|rest| rest.dot == deletion.dot)
+    }
+
     /// Whether a column that is not here was written after a deletion of the row, or with the row that took its place.
     fn outlives(&self, deletion: &Entry) -> bool {
         !self.row.clock.is_deleted() && self.entries_of_missing().any(|entry| entry.order() >= deletion.order())

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use replication::{Entry, EntryFlags, Granularity, Origin, RowImage, TableShape, Value};
+use replication::{Counter, Entry, EntryFlags, Granularity, Origin, RowClock, RowImage, TableShape, Value};
 
 use crate::schema::{Affinity, Column};
 
@@ -67,27 +67,36 @@ impl ColumnOrder {
         }
         if row.clock.is_deleted() {
             let values = self.key.iter().map(|place| row.values[*place].clone()).collect();
-            row.clock.counters.clear();
+            row.clock.counters = self.counters(&row.clock);
             if !self.fills_all() {
                 row.clock.row.flags = row.clock.row.flags.with(EntryFlags::ABSENT);
             }
             return RowImage { values, clock: row.clock };
         }
         let (values, mut clock) = (row.values, row.clock);
-        let (mut columns, mut counters) = (Vec::new(), Vec::new());
-        for (local, place) in self.columns.iter().enumerate() {
-            let local = u16::try_from(local).unwrap_or(u16::MAX);
-            let Some(place) = place.and_then(|place| u16::try_from(place).ok()) else {
+        let mut columns = Vec::new();
+        for (local, place) in self.places() {
+            let Some(place) = place else {
                 columns.push((local, Entry { flags: EntryFlags::ABSENT, ..clock.row }));
                 continue;
             };
             let own = clock.columns.iter().find(|(column, _)| *column == place);
             columns.extend(own.map(|(_, entry)| (local, *entry)));
-            counters.extend(clock.counter(place).map(|counter| (local, counter.clone())));
         }
-        (clock.columns, clock.counters) = (columns, counters);
+        (clock.columns, clock.counters) = (columns, self.counters(&clock));
         let value = |place: &Option<usize>| place.map_or(Value::Null, |place| values[place].clone());
         RowImage { values: self.columns.iter().map(value).collect(), clock }
+    }
+
+    /// For each of this database's columns, the sender's.
+    fn places(&self) -> impl Iterator<Item = (u16, Option<u16>)> {
+        (0..).zip(self.columns.iter().map(|place| place.and_then(|place| u16::try_from(place).ok())))
+    }
+
+    /// The counters of columns that are here, a deleted row's too: what was counted before the deletion.
+    fn counters(&self, clock: &RowClock) -> Vec<(u16, Counter)> {
+        let counters = self.places().filter_map(|(local, place)| Some((local, clock.counter(place?)?.clone())));
+        counters.collect()
     }
 }
 

@@ -145,7 +145,7 @@ pub(crate) fn beside(
         let whole = parked.missing.is_empty() || renamed(parked);
         let unknown: Vec<&Entry> = match gone {
             _ if whole => parked.row.clock.entries().filter(|entry| !parked.own.covers(entry.dot)).collect(),
-            Some(gone) if !parked.context.covers(gone.dot) => parked.entries_of_missing().collect(),
+            Some(gone) if !parked.tells_of(&gone) => parked.entries_of_missing().collect(),
             _ => continue,
         };
         let context = context.get_or_insert_with(|| replica.have.clone());

@@ -10,15 +10,16 @@ use crate::replica::{Replica, Setup};
 use crate::selection::{line, settle_line};
 use crate::{Random, seeds, settle};
 
-const SCHEMA: &str = "CREATE TABLE stock (sku TEXT PRIMARY KEY, qty INTEGER, n INTEGER DEFAULT 100, ean UNIQUE)";
+const SCHEMA: &str = "CREATE TABLE stock (sku TEXT PRIMARY KEY, qty INTEGER, n INTEGER DEFAULT 100, ean UNIQUE, \
+    m INTEGER DEFAULT 0)";
 const COUNTS: &str = "SELECT coalesce(group_concat(sku || qty || ':' || coalesce(n, '-'), ' '), '') FROM \
     (SELECT * FROM stock ORDER BY sku)";
-const SHARED: &str = "SELECT coalesce(group_concat(sku || quote(qty) || quote(ean), ' '), '') FROM \
+const SHARED: &str = "SELECT coalesce(group_concat(sku || quote(qty) || quote(ean) || quote(m), ' '), '') FROM \
     (SELECT * FROM stock ORDER BY sku)";
 const GRANULARITIES: [Granularity; 2] = [Granularity::Column, Granularity::Row];
 
 fn counting() -> DatabaseRules {
-    let columns = HashMap::from([("n".to_owned(), ColumnRule::Counter)]);
+    let columns: HashMap<String, ColumnRule> = ["n", "m"].map(|name| (name.to_owned(), ColumnRule::Counter)).into();
     let stock = MergeRules { columns, ..MergeRules::default() };
     DatabaseRules { tables: HashMap::from([("stock".to_owned(), stock)]), ..DatabaseRules::default() }
 }
@@ -36,7 +37,7 @@ fn setup(granularity: Granularity) -> Setup {
 /// A node without the counter between two that have counted in it.
 async fn counted(folder: &TempDir, granularity: Granularity) -> [Replica; 3] {
     let nodes = line(folder, without_counter, setup(granularity)).await;
-    nodes[0].write("INSERT INTO stock VALUES ('A', 1, 0, 1)");
+    nodes[0].write("INSERT INTO stock VALUES ('A', 1, 0, 1, 0)");
     settle_line(&nodes).await;
     nodes[0].write("UPDATE stock SET n = n + 5");
     nodes[2].write("UPDATE stock SET n = n + 3");
@@ -114,7 +115,10 @@ async fn converge(seed: u64) {
     let mut random = Random(seed);
     let full = Setup { max_rows: 5, ..setup(GRANULARITIES[usize::from(seed.is_multiple_of(3))]) };
     let limited = Setup { selection: without_counter, ..full };
-    let late = Setup { schema: "CREATE TABLE stock (sku TEXT PRIMARY KEY, qty INTEGER, ean UNIQUE)", ..full };
+    let late = Setup {
+        schema: "CREATE TABLE stock (sku TEXT PRIMARY KEY, qty INTEGER, ean UNIQUE, m INTEGER DEFAULT 0)",
+        ..full
+    };
     let nodes = [
         Replica::create(folder.path(), "a", full).await,
         Replica::create(folder.path(), "b", limited).await,
@@ -152,7 +156,7 @@ async fn converge(seed: u64) {
 
 fn write(conn: &rusqlite::Connection, has_counter: bool, random: &mut Random) {
     let (key, number) = (random.below(4), random.below(9));
-    let sql = match random.below(if has_counter { 11 } else { 6 }) {
+    let sql = match random.below(if has_counter { 13 } else { 8 }) {
         0 => format!("INSERT OR IGNORE INTO stock (sku, qty) VALUES ('k{key}', {number})"),
         1 => format!("UPDATE stock SET qty = {number} WHERE sku = 'k{key}'"),
         2 => format!("DELETE FROM stock WHERE sku = 'k{key}'"),
@@ -161,9 +165,10 @@ fn write(conn: &rusqlite::Connection, has_counter: bool, random: &mut Random) {
             format!("DELETE FROM stock WHERE sku = 'k{key}'; INSERT INTO stock (sku, qty) VALUES ('k{key}', {number})")
         }
         5 => format!("UPDATE OR IGNORE stock SET ean = {number} WHERE sku = 'k{key}'"),
-        6 => format!("INSERT OR REPLACE INTO stock (sku, qty, n) VALUES ('k{key}', {number}, {number})"),
-        7 => format!("UPDATE stock SET n = n + {number}, qty = qty + 1 WHERE sku = 'k{key}'"),
-        8 => format!("UPDATE stock SET n = NULL WHERE sku = 'k{key}' AND {number} = 0"),
+        6 | 7 => format!("UPDATE stock SET m = m + {number} WHERE sku = 'k{key}'"),
+        8 => format!("INSERT OR REPLACE INTO stock (sku, qty, n) VALUES ('k{key}', {number}, {number})"),
+        9 => format!("UPDATE stock SET n = n + {number}, qty = qty + 1 WHERE sku = 'k{key}'"),
+        10 => format!("UPDATE stock SET n = NULL WHERE sku = 'k{key}' AND {number} = 0"),
         _ => format!("UPDATE stock SET n = n + {number} WHERE sku = 'k{key}'"),
     };
     conn.execute_batch(&sql).unwrap_or_else(|error| panic!("{sql}: {error}"));
