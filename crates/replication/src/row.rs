@@ -72,6 +72,10 @@ impl EntryFlags {
     /// has no such column. Such a cell is merged for itself. Only on column entries.
     pub const APART: Self = Self(32);
 
+    /// Of an absent cell: the image says nothing of it even where its row took the place of another one, because whoever sends the
+    /// image says that himself.
+    pub const SILENT: Self = Self(64);
+
     /// No mark.
     pub const fn empty() -> Self {
         Self(0)

@@ -206,7 +206,7 @@ fn gather(
     let (table, key) = match &entry.row {
         Place::Table(table, key) => (*table, key),
         Place::Parked(id) => {
-            parked::read(conn, *id)?.into_iter().for_each(|parked| pass_on(parked, gathered));
+            parked::read(conn, *id)?.into_iter().for_each(|parked| pass_on(replica, parked, gathered));
             return Ok(());
         }
     };
@@ -224,7 +224,7 @@ fn gather(
         let has = |Parked { row, .. }: &Parked| {
             row.clock.entries().chain(&row.clock.rest).all(|entry| from.covers(entry.dot))
         };
-        beside.waiting.into_iter().filter(|parked| !has(parked)).for_each(|parked| pass_on(parked, gathered));
+        beside.waiting.into_iter().filter(|parked| !has(parked)).for_each(|parked| pass_on(replica, parked, gathered));
         match beside.context {
             Some(context) => {
                 let (shape, context) = (shape.clone(), Some(context));
@@ -237,10 +237,11 @@ fn gather(
 }
 
 /// Adds a row that waits as it came.
-fn pass_on(parked: Parked, gathered: &mut Gathered<'_>) {
+fn pass_on(replica: &Replica, parked: Parked, gathered: &mut Gathered<'_>) {
     if !gathered.seen_parked.insert(parked.id) {
         return;
     }
+    let parked = parked.beside_own(replica);
     gathered.rows += 1;
     gathered.bytes += parked.row.wire_size();
     let context = Some(parked.context);

@@ -14,7 +14,7 @@ mod selected;
 use std::collections::BTreeSet;
 
 use replication::codec::{decode_row, encode_row, encode_values};
-use replication::{Counter, Entry, RowImage, TableShape, Value, VersionVector};
+use replication::{Counter, Entry, EntryFlags, RowImage, TableShape, Value, VersionVector};
 use rusqlite::{Connection, Row, params};
 
 pub(crate) use beside::{Speaks, beside, forget_columns, has_cell, lacks_cell, supersede};
@@ -176,6 +176,23 @@ impl Parked {
             let counted = self.row.clock.counter(column).into_iter().flat_map(Counter::entries);
             std::iter::once(self.row.clock.effective(column)).chain(counted)
         })
+    }
+
+    /// As it is sent beside the row that is here: of the columns that it came without and that are here, that one tells.
+    pub(crate) fn beside_own(mut self, replica: &Replica) -> Self {
+        let own = replica.table_by_wire_name(&self.shape.name).map(|index| &replica.tables[index].wire.columns);
+        let Some(own) = own.filter(|_| !self.missing.is_empty() && !self.row.clock.is_deleted()) else { return self };
+        for name in own {
+            let Ok(place) = u16::try_from(self.shape.columns.len()) else { break };
+            if self.shape.columns.iter().any(|known| known.eq_ignore_ascii_case(name)) {
+                continue;
+            }
+            let entry = Entry { flags: EntryFlags::ABSENT.with(EntryFlags::SILENT), ..self.row.clock.row };
+            self.shape.columns.push(name.clone());
+            self.row.clock.columns.push((place, Entry { authored: None, ..entry }));
+            self.row.values.push(Value::Null);
+        }
+        self
     }
 
     /// Whether it is a state of the row that took the place of one which went with this deletion.

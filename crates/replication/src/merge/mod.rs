@@ -86,7 +86,7 @@ impl RowImage {
         let (columns, counters) = match fresh {
             Fresh::Row => {
                 (self.clock.row.timestamp, self.clock.row.dot) = (timestamp, dot);
-                self.clock.columns.clear();
+                self.clock.columns.retain(|(_, entry)| entry.flags.contains(EntryFlags::SILENT));
                 // The same change brings the row back, and says when what it does not have went.
                 self.clock.rest =
                     self.clock.rest.map(|rest| if rest.is_never() { Entry { dot, ..rest } } else { rest });

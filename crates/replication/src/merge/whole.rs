@@ -90,6 +90,9 @@ fn revived(alive: &RowImage, tombstone: &RowImage, cx: &MergeContext<'_>) -> Out
     let mut outcome = issue_row(alive, Some(alive.values.clone()), None, cx);
     if let Outcome::Issue { image, .. } = &mut outcome {
         let gone = Entry { timestamp: deletion.timestamp, ..Entry::never(deletion.dot.origin) };
+        // Whoever sends the row is going to say what is in these.
+        let unsaid = |(_, entry): &&(u16, Entry)| entry.flags.contains(EntryFlags::SILENT);
+        image.clock.columns = alive.clock.columns.iter().filter(unsaid).copied().collect();
         image.clock.rest = alive.clock.rest.filter(|rest| rest.order() > deletion.order()).or(Some(gone));
     }
     outcome

@@ -110,7 +110,9 @@ pub(super) fn fill(
     granularity: Granularity,
     node: Origin,
 ) {
-    let absent: Vec<u16> = remote.clock.absent().collect();
+    let (absent, told): (Vec<_>, Vec<_>) =
+        remote.clock.columns.drain(..).partition(|(_, entry)| entry.flags.contains(EntryFlags::ABSENT));
+    remote.clock.columns = told;
     if absent.is_empty() {
         return;
     }
@@ -118,15 +120,14 @@ pub(super) fn fill(
     // Where both rows came after the same deletion, what is here did too.
     let known = local.and_then(|local| local.clock.rest).map(|rest| rest.dot);
     let anew = remote.clock.rest.filter(|rest| known != Some(rest.dot));
-    remote.clock.columns.retain(|(column, _)| !absent.contains(column));
     let apart = if granularity == Granularity::Row { EntryFlags::APART } else { EntryFlags::empty() };
-    for column in absent {
+    for (column, Entry { flags: said, .. }) in absent {
         let place = usize::from(column);
+        let anew = anew.filter(|_| !said.contains(EntryFlags::SILENT));
+        let never = Entry { flags: said.without(EntryFlags::ABSENT), ..Entry::never(node) };
         let (value, entry) = match (local, anew) {
             (Some(local), None) => (local.values[place].clone(), *local.clock.effective(column)),
-            (_, anew) => {
-                (defaults.get(place).cloned().unwrap_or(Value::Null), anew.unwrap_or_else(|| Entry::never(node)))
-            }
+            (_, anew) => (defaults.get(place).cloned().unwrap_or(Value::Null), anew.unwrap_or(never)),
         };
         remote.values[place] = value;
         remote.clock.columns.push((column, Entry { flags: entry.flags.with(apart), ..entry }));

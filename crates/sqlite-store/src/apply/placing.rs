@@ -40,8 +40,9 @@ impl Work<'_> {
         let own = self.own;
         let (kind, reason) = match place {
             Place::Table(index, order, missing) => {
+                let missing = told_of(shape, &row, missing);
                 if !missing.is_empty() && !row.clock.is_deleted() {
-                    self.park_columns((*index, shape), &row, (context, own), missing, limited)?;
+                    self.park_columns((*index, shape), &row, (context, own), &missing, limited)?;
                 }
                 return Ok(Some((*index, order.arrange(row))));
             }
@@ -115,6 +116,12 @@ impl Work<'_> {
         let (shape, row) = without_absent(&self.replica.tables[index].wire, row);
         self.park(Parking { shape: &shape, row: &row, context, own, missing: &[], limited: false, kind, reason })
     }
+}
+
+/// Those of some columns of a shape of which a row of it tells.
+fn told_of(shape: &TableShape, row: &RowImage, columns: &[String]) -> Vec<String> {
+    let silent: Vec<&String> = row.clock.absent().map(|column| &shape.columns[usize::from(column)]).collect();
+    columns.iter().filter(|column| !silent.contains(column)).cloned().collect()
 }
 
 /// A row as a sender without the absent columns would have it.
