@@ -117,9 +117,9 @@ pub(super) fn fill(
         return;
     }
     let local = local.filter(|local| !local.clock.is_deleted());
-    // Where both rows came after the same deletion, what is here did too.
-    let known = local.and_then(|local| local.clock.rest).map(|rest| rest.dot);
-    let anew = remote.clock.rest.filter(|rest| known != Some(rest.dot));
+    // Where the row here came after the same deletion, or a later one, what is in it did too.
+    let known = local.and_then(|local| local.clock.rest).map(|rest| rest.order());
+    let anew = remote.clock.rest.filter(|rest| known.is_none_or(|known| rest.order() > known));
     let apart = if granularity == Granularity::Row { EntryFlags::APART } else { EntryFlags::empty() };
     for (column, Entry { flags: said, .. }) in absent {
         let place = usize::from(column);
