@@ -72,8 +72,8 @@ impl EntryFlags {
     /// has no such column. Such a cell is merged for itself. Only on column entries.
     pub const APART: Self = Self(32);
 
-    /// Of an absent cell: the image says nothing of it even where its row took the place of another one, because whoever sends the
-    /// image says that himself.
+    /// Of an absent cell: the image says nothing of it even where its row took the place of another one. Another image of the row
+    /// does, which its sender sends as well.
     pub const SILENT: Self = Self(64);
 
     /// No mark.
@@ -150,6 +150,14 @@ impl RowClock {
         self.columns.iter().filter(|(_, entry)| entry.flags.contains(EntryFlags::ABSENT)).map(|(column, _)| *column)
     }
 
+    /// Gives a column an entry of its own.
+    pub fn set_entry(&mut self, column: u16, entry: Entry) {
+        match self.columns.binary_search_by_key(&column, |(index, _)| *index) {
+            Ok(found) => self.columns[found].1 = entry,
+            Err(place) => self.columns.insert(place, (column, entry)),
+        }
+    }
+
     /// The counter of `column`, if anything was counted.
     pub fn counter(&self, column: u16) -> Option<&Counter> {
         let found = self.counters.binary_search_by_key(&column, |(index, _)| *index).ok()?;
@@ -197,6 +205,18 @@ impl RowImage {
         }
     }
 
+    /// Takes a cell of another image of the row, with all that is known of it. `more` are marks that its entry gets.
+    pub fn take_cell(&mut self, column: u16, other: &Self, more: EntryFlags) {
+        let entry = other.clock.effective(column);
+        self.clock.set_entry(column, Entry { flags: entry.flags.with(more), ..*entry });
+        self.values[usize::from(column)] = other.values[usize::from(column)].clone();
+        if let Some(counter) = other.clock.counter(column) {
+            self.clock.counters.retain(|(known, _)| *known != column);
+            self.clock.counters.push((column, counter.clone()));
+            self.clock.counters.sort_unstable_by_key(|(known, _)| *known);
+        }
+    }
+
     /// The number of bytes that this row takes on the wire, to within some ten bytes an entry.
     pub fn wire_size(&self) -> usize {
         let values: usize = self.values.iter().map(Value::wire_size).sum();
@@ -225,16 +245,20 @@ pub struct TableRows {
     /// The rows, no key twice.
     pub rows: Vec<RowImage>,
     /// What the rows have taken into account, where that is not the batch's context: rows that the sender could not take in and
-    /// passes on as it got them, and its own rows beside which such a row waits. They come before all others.
+    /// passes on as it got them, and its own rows beside which such a row waits. Where they are not [parts](Self::parts), they
+    /// come before all others.
     pub context: Option<VersionVector>,
     /// Whether the sender leaves out columns of the table on purpose: what the shape lacks is not gone there.
     pub limited: bool,
+    /// Where the rows are sent for single columns that the sender does not have: these. They come after its own state of the rows,
+    /// which tells all the rest.
+    pub parts: Vec<String>,
 }
 
 impl TableRows {
     /// Rows as the sender has them.
     pub const fn new(shape: TableShape, rows: Vec<RowImage>) -> Self {
-        Self { shape, rows, context: None, limited: false }
+        Self { shape, rows, context: None, limited: false, parts: Vec::new() }
     }
 }
 

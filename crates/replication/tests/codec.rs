@@ -127,8 +127,15 @@ fn table() -> impl Strategy<Value = TableRows> {
                 key: key.into_iter().rev().collect(),
             });
         shape.prop_flat_map(move |shape| {
-            (vec(row(&shape), 0..6), option::weighted(0.2, vector()), any::<bool>())
-                .prop_map(move |(rows, context, limited)| TableRows { shape: shape.clone(), rows, context, limited })
+            (vec(row(&shape), 0..6), option::weighted(0.2, vector()), any::<bool>(), vec("[a-z]{1,3}", 0..3)).prop_map(
+                move |(rows, context, limited, parts)| TableRows {
+                    shape: shape.clone(),
+                    rows,
+                    context,
+                    limited,
+                    parts,
+                },
+            )
         })
     })
 }

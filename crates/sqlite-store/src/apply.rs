@@ -1,6 +1,7 @@
 //! Apply: a batch of a peer becomes rows, clocks, conflict records and version vector, in one write transaction.
 
 pub(crate) mod columns;
+mod parts;
 mod placing;
 mod storing;
 mod work;
@@ -15,7 +16,7 @@ use crate::error::StoreError;
 use crate::observer::RowObserver;
 use crate::parked::ParkedNote;
 use crate::replica::Replica;
-use crate::staging::{self, Stage};
+use crate::staging::{self, Stage, Staged, Turn};
 
 /// Rows merged in one transaction where there are more than fit one.
 const STEP_ROWS: usize = 5_000;
@@ -178,12 +179,14 @@ fn apply_whole(
     let own = replica.have.clone();
     let Batch { context, tables, .. } = batch;
     let mut work = Work::new(conn, replica, rules, &own, None);
-    for TableRows { shape, rows, context: passed_on, limited } in in_order(tables) {
+    for TableRows { shape, rows, context: passed_on, limited, parts } in in_order(tables) {
         let context = passed_on.as_ref().unwrap_or(&context);
         let place = work.place(&shape);
         for row in rows {
-            if let Some((index, row)) = work.fitting(&place, &shape, row, context, limited)? {
-                work.row(index, row, context)?;
+            match work.fitting(&place, (&shape, &parts), row, context, limited)? {
+                Some((index, row)) if parts.is_empty() => work.row(index, row, context)?,
+                Some((index, row)) => work.part(index, &row, context)?,
+                None => {}
             }
         }
     }
@@ -194,10 +197,19 @@ fn apply_whole(
     Ok(applied)
 }
 
-/// Rows that are passed on as they came go first: the sender's own state of them may have taken a part of them in.
+/// Rows that are passed on as they came go first: the sender's own state of them may have taken a part of them in. Single columns
+/// of rows go last: into these rows.
 fn in_order(mut tables: Vec<TableRows>) -> Vec<TableRows> {
-    tables.sort_by_key(|table| table.context.is_none());
+    tables.sort_by_key(turn);
     tables
+}
+
+fn turn(table: &TableRows) -> Turn {
+    match &table.context {
+        _ if !table.parts.is_empty() => Turn::Parts,
+        Some(_) => Turn::PassedOn,
+        None => Turn::Own,
+    }
 }
 
 /// Stages a batch of a catch-up that takes several.
@@ -210,18 +222,18 @@ fn stage(conn: &Connection, replica: &mut Replica, batch: Batch, rules: &ApplyRu
         // An old message: it ends a catch-up that went on since.
         return Err(Stop::Outcome(Box::new(ApplyOutcome::Gap)));
     }
-    let (passed_on, rest): (Vec<TableRows>, Vec<TableRows>) =
+    let (with_own_context, rest): (Vec<TableRows>, Vec<TableRows>) =
         tables.into_iter().partition(|table| table.context.is_some());
     let mut work = Work::new(conn, replica, rules, &own, None);
     let mut staged = 0;
-    for table in passed_on {
+    for table in with_own_context {
         let number = stage.begin(conn, table.context.as_ref().unwrap_or(&context))?;
-        staged += put_rows(&stage, &mut work, (number, true), table, &context)?;
+        staged += put_rows(&stage, &mut work, number, table, &context)?;
     }
     // The batch that begins last tells what is known in the end.
     let number = stage.begin(conn, &context)?;
     for table in rest {
-        staged += put_rows(&stage, &mut work, (number, false), table, &context)?;
+        staged += put_rows(&stage, &mut work, number, table, &context)?;
     }
     let applied = Applied { staged, ..work.finish()? };
     stage.advance(conn, replica, &to, complete)?;
@@ -233,18 +245,19 @@ fn stage(conn: &Connection, replica: &mut Replica, batch: Batch, rules: &ApplyRu
 fn put_rows(
     stage: &Stage,
     work: &mut Work<'_>,
-    batch: (i64, bool),
+    batch: i64,
     table: TableRows,
     context: &VersionVector,
 ) -> Result<usize, Stop> {
-    let TableRows { shape, rows, context: passed_on, limited } = table;
+    let turn = turn(&table);
+    let TableRows { shape, rows, context: passed_on, limited, parts } = table;
     let context = passed_on.as_ref().unwrap_or(context);
     let place = work.place(&shape);
     let mut staged = 0;
     for row in rows {
-        if let Some((index, row)) = work.fitting(&place, &shape, row, context, limited)? {
+        if let Some((index, row)) = work.fitting(&place, (&shape, &parts), row, context, limited)? {
             staged += 1;
-            stage.put(work.conn, batch, &work.replica.tables[index], &row)?;
+            stage.put(work.conn, (batch, turn), &work.replica.tables[index], &row)?;
         }
     }
     Ok(staged)
@@ -279,8 +292,11 @@ fn merge_next(
             break;
         }
         left -= page.len().min(left);
-        for staged in page {
-            work.row(staged.table, staged.row, &staged.context)?;
+        for Staged { table, row, context, turn } in page {
+            match turn {
+                Turn::PassedOn | Turn::Own => work.row(table, row, &context)?,
+                Turn::Parts => work.part(table, &row, &context)?,
+            }
         }
     }
     let applied = work.finish()?;

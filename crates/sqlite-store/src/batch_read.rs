@@ -9,7 +9,7 @@ use rusqlite::Connection;
 
 use crate::bind::values_from;
 use crate::error::StoreError;
-use crate::parked::{self, Parked};
+use crate::parked::{self, Beside, Parked};
 use crate::replica::Replica;
 use crate::row_clock::read_image;
 
@@ -48,8 +48,7 @@ struct Gathered<'a> {
     tables: Vec<Vec<RowImage>>,
     /// Rows that are passed on as they came.
     passed_on: Vec<TableRows>,
-    /// Rows here that have not taken those into account. They come after them: where both rest on one change, these may be
-    /// without some of its cells.
+    /// Rows here beside which such rows wait: they have not taken those into account, or say nothing of their columns.
     beside: Vec<TableRows>,
     seen: HashSet<(usize, Vec<Value>)>,
     seen_parked: HashSet<i64>,
@@ -206,7 +205,7 @@ fn gather(
     let (table, key) = match &entry.row {
         Place::Table(table, key) => (*table, key),
         Place::Parked(id) => {
-            parked::read(conn, *id)?.into_iter().for_each(|parked| pass_on(replica, parked, gathered));
+            parked::read(conn, *id)?.into_iter().for_each(|parked| pass_on(parked, gathered));
             return Ok(());
         }
     };
@@ -218,38 +217,38 @@ fn gather(
         gathered.rows += 1;
         gathered.bytes += image.wire_size();
         let (shape, limited) = (&replica.tables[table].wire, replica.tables[table].is_limited());
-        let beside = parked::beside(conn, replica, shape, &image)?;
-        // What waits comes first, where the peer does not have it yet: without it the row seems to say that there is no more.
+        let Beside { waiting, context, told } = parked::beside(conn, replica, shape, &image)?;
         let from = gathered.from;
         let has = |Parked { row, .. }: &Parked| {
             row.clock.entries().chain(&row.clock.rest).all(|entry| from.covers(entry.dot))
         };
-        beside.waiting.into_iter().filter(|parked| !has(parked)).for_each(|parked| pass_on(replica, parked, gathered));
-        match beside.context {
-            Some(context) => {
-                let (shape, context) = (shape.clone(), Some(context));
-                gathered.beside.push(TableRows { shape, rows: vec![image], context, limited });
-            }
-            None => gathered.tables[table].push(image),
+        waiting.into_iter().filter(|parked| !has(parked)).for_each(|parked| pass_on(parked, gathered));
+        if context.is_none() && told.is_empty() {
+            gathered.tables[table].push(image);
+            return Ok(());
+        }
+        let (mut shape, mut image) = (shape.clone(), image);
+        parked::keep_silent_of(&told, &mut shape, &mut image);
+        let alike = |rows: &&mut TableRows| rows.shape == shape && rows.context == context;
+        match gathered.beside.last_mut().filter(alike) {
+            Some(last) => last.rows.push(image),
+            None => gathered.beside.push(TableRows { context, limited, ..TableRows::new(shape, vec![image]) }),
         }
     }
     Ok(())
 }
 
 /// Adds a row that waits as it came.
-fn pass_on(replica: &Replica, parked: Parked, gathered: &mut Gathered<'_>) {
+fn pass_on(parked: Parked, gathered: &mut Gathered<'_>) {
     if !gathered.seen_parked.insert(parked.id) {
         return;
     }
-    let parked = parked.beside_own(replica);
     gathered.rows += 1;
     gathered.bytes += parked.row.wire_size();
-    let context = Some(parked.context);
+    let Parked { shape, row, context, missing: parts, .. } = parked;
+    let context = Some(context);
     match gathered.passed_on.last_mut() {
-        Some(last) if last.shape == parked.shape && last.context == context => last.rows.push(parked.row),
-        _ => {
-            let rows = vec![parked.row];
-            gathered.passed_on.push(TableRows { shape: parked.shape, rows, context, limited: false });
-        }
+        Some(last) if last.shape == shape && last.context == context && last.parts == parts => last.rows.push(row),
+        _ => gathered.passed_on.push(TableRows { context, parts, ..TableRows::new(shape, vec![row]) }),
     }
 }

@@ -14,10 +14,12 @@ mod selected;
 use std::collections::BTreeSet;
 
 use replication::codec::{decode_row, encode_row, encode_values};
-use replication::{Counter, Entry, EntryFlags, RowImage, TableShape, Value, VersionVector};
+use replication::{Counter, Entry, RowImage, TableShape, Value, VersionVector};
 use rusqlite::{Connection, Row, params};
 
-pub(crate) use beside::{Speaks, beside, forget_columns, has_cell, lacks_cell, supersede};
+pub(crate) use beside::{
+    Beside, Speaks, beside, forget_columns, has_cell, keep_silent_of, lacks_cell, supersede, without_absent,
+};
 pub(crate) use gone::{Places, forget_gone};
 pub(crate) use later::{Progress, Unwritten, merge_next, pass_over};
 pub(crate) use selected::{keep, reason_of_columns, reclassify};
@@ -122,6 +124,7 @@ impl Waiting {
 }
 
 /// A row that is to wait.
+#[derive(Clone)]
 pub(crate) struct Parking<'a> {
     pub(crate) shape: &'a TableShape,
     pub(crate) row: &'a RowImage,
@@ -145,7 +148,8 @@ pub(crate) struct Parked {
     pub(crate) row: RowImage,
     pub(crate) context: VersionVector,
     own: VersionVector,
-    missing: Vec<String>,
+    /// The columns that wait; none: the row as a whole.
+    pub(crate) missing: Vec<String>,
     kind: ParkedKind,
     reason: String,
 }
@@ -168,31 +172,18 @@ impl Parked {
         })
     }
 
+    /// The columns that are not here.
+    fn places_of_missing(&self) -> impl Iterator<Item = u16> {
+        let missing = |name: &String| self.missing.iter().any(|missing| missing.eq_ignore_ascii_case(name));
+        (0..).zip(&self.shape.columns).filter(move |(_, name)| missing(name)).map(|(column, _)| column)
+    }
+
     /// The entries of the columns that are not here, with those of what was counted in them.
     fn entries_of_missing(&self) -> impl Iterator<Item = &Entry> {
-        let missing = |name: &String| self.missing.iter().any(|missing| missing.eq_ignore_ascii_case(name));
-        let columns = (0..).zip(&self.shape.columns).filter(move |(_, name)| missing(name));
-        columns.flat_map(|(column, _)| {
+        self.places_of_missing().flat_map(|column| {
             let counted = self.row.clock.counter(column).into_iter().flat_map(Counter::entries);
             std::iter::once(self.row.clock.effective(column)).chain(counted)
         })
-    }
-
-    /// As it is sent beside the row that is here: of the columns that it came without and that are here, that one tells.
-    pub(crate) fn beside_own(mut self, replica: &Replica) -> Self {
-        let own = replica.table_by_wire_name(&self.shape.name).map(|index| &replica.tables[index].wire.columns);
-        let Some(own) = own.filter(|_| !self.missing.is_empty() && !self.row.clock.is_deleted()) else { return self };
-        for name in own {
-            let Ok(place) = u16::try_from(self.shape.columns.len()) else { break };
-            if self.shape.columns.iter().any(|known| known.eq_ignore_ascii_case(name)) {
-                continue;
-            }
-            let entry = Entry { flags: EntryFlags::ABSENT.with(EntryFlags::SILENT), ..self.row.clock.row };
-            self.shape.columns.push(name.clone());
-            self.row.clock.columns.push((place, Entry { authored: None, ..entry }));
-            self.row.values.push(Value::Null);
-        }
-        self
     }
 
     /// Whether it is a state of the row that took the place of one which went with this deletion.
@@ -202,7 +193,9 @@ impl Parked {
 
     /// Whether a column that is not here was written after a deletion of the row, or with the row that took its place.
     fn outlives(&self, deletion: &Entry) -> bool {
-        !self.row.clock.is_deleted() && self.entries_of_missing().any(|entry| entry.order() >= deletion.order())
+        let set =
+            |column| self.row.clock.counter(column).map_or(self.row.clock.effective(column), |counter| &counter.set);
+        !self.row.clock.is_deleted() && self.places_of_missing().any(|column| set(column).order() >= deletion.order())
     }
 }
 
@@ -214,6 +207,8 @@ pub(crate) fn park(
     now: i64,
 ) -> Result<Option<ParkedNote>, StoreError> {
     let news = !replica.waiting.told.contains(&(parking.shape.name.clone(), parking.reason.clone()));
+    let (shape, row) = without_absent(parking.shape, parking.row);
+    let parking = Parking { shape: &shape, row: &row, ..parking };
     let Parking { shape, row, context, missing, limited, kind, .. } = parking;
     let speaks = match (missing.is_empty(), limited) {
         (false, _) => Speaks::Columns,

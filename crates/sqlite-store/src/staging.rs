@@ -26,6 +26,28 @@ use crate::capture::canonical_key;
 use crate::error::StoreError;
 use crate::replica::{Received, Replica, ReplicaTable};
 
+/// When rows of a catch-up are merged, whatever table they are of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Turn {
+    /// First, rows that the source could not take in.
+    PassedOn,
+    /// Its own state of rows.
+    Own,
+    /// Last, single columns of these.
+    Parts,
+}
+
+impl Turn {
+    /// The number under which rows of a table are staged. Numbers of tables are small.
+    fn place(self, table: i64) -> i64 {
+        match self {
+            Self::PassedOn => -table,
+            Self::Own => table,
+            Self::Parts => table + (1 << 32),
+        }
+    }
+}
+
 /// Rows fetched from the stage at a time: their memory is bounded however many a transaction merges.
 const PAGE: usize = 256;
 
@@ -85,6 +107,8 @@ pub(crate) struct Staged {
     /// What it has taken into account: the context of its own batch. A later one's would be wrong, for a row that changed
     /// since at the source is not sent again where the change came here from others.
     pub(crate) context: Arc<VersionVector>,
+    /// What it is.
+    pub(crate) turn: Turn,
 }
 
 /// The staged rows of one source.
@@ -121,21 +145,20 @@ impl Stage {
     }
 
     /// Stages a row of a batch, in place of an older state of it. `row` follows the table's own shape. One that the source passes
-    /// on as it came stands beside what the source has of it, and comes before it: under the table's negative number.
+    /// on as it came stands beside what the source has of it.
     pub(crate) fn put(
         &self,
         conn: &Connection,
-        (batch, passed_on): (i64, bool),
+        (batch, turn): (i64, Turn),
         table: &ReplicaTable,
         row: &RowImage,
     ) -> Result<(), StoreError> {
         let key: Vec<Value> = row.key(&table.shape).into_iter().cloned().collect();
         let (mut key, bytes) = (place(table, &key)?, encode_row(row).map_err(unusable)?);
-        let mut number = table.table.number;
-        if passed_on {
-            number = -number;
+        if turn != Turn::Own {
             key.extend(batch.to_be_bytes());
         }
+        let number = turn.place(table.table.number);
         conn.prepare_cached(
             "INSERT INTO _sync_spool._sync_staged (source, tbl, key, batch, row) VALUES (?1, ?2, ?3, ?4, ?5) \
              ON CONFLICT DO UPDATE SET batch = excluded.batch, row = excluded.row",
@@ -159,7 +182,7 @@ impl Stage {
         let mut statement = conn.prepare_cached(sql)?;
         let mut rows = statement.query(parameters)?;
         let staged = match rows.next()? {
-            Some(row) => Some(self.staged(replica, index, row.get(0)?, &row.get::<_, Vec<u8>>(1)?)?),
+            Some(row) => Some(self.staged(replica, (Turn::Own, index), row.get(0)?, &row.get::<_, Vec<u8>>(1)?)?),
             None => None,
         };
         // A statement that is not run to its end may not have done its work.
@@ -175,11 +198,11 @@ impl Stage {
         replica: &Replica,
         limit: usize,
     ) -> Result<Vec<Staged>, StoreError> {
-        // What is passed on as it came goes first, whatever table it is of.
-        let numbers = replica.parents_first.iter().map(|index| replica.tables[*index].table.number);
-        let order: Vec<i64> = numbers.clone().map(|number| -number).chain(numbers).collect();
-        while let Some(number) = order.get(self.emptied.get()) {
-            let taken = self.take_of(conn, replica, *number, limit)?;
+        let order = [Turn::PassedOn, Turn::Own, Turn::Parts];
+        let order: Vec<(Turn, usize)> =
+            order.iter().flat_map(|turn| replica.parents_first.iter().map(|index| (*turn, *index))).collect();
+        while let Some(place) = order.get(self.emptied.get()) {
+            let taken = self.take_of(conn, replica, *place, limit)?;
             if !taken.is_empty() {
                 return Ok(taken);
             }
@@ -188,15 +211,15 @@ impl Stage {
         Ok(Vec::new())
     }
 
-    /// The same of the rows under one number.
+    /// The same of the rows of one table whose turn it is.
     fn take_of(
         &self,
         conn: &Connection,
         replica: &Replica,
-        number: i64,
+        (turn, index): (Turn, usize),
         limit: usize,
     ) -> Result<Vec<Staged>, StoreError> {
-        let Some(index) = replica.table_by_number(number.abs()) else { return Ok(Vec::new()) };
+        let number = turn.place(replica.tables[index].table.number);
         let (source, limit) = (self.source.as_bytes(), i64::try_from(limit.min(PAGE)).unwrap_or(i64::MAX));
         let mut statement = conn.prepare_cached(
             "SELECT key, batch, row FROM _sync_spool._sync_staged WHERE source = ?1 AND tbl = ?2 ORDER BY key LIMIT ?3",
@@ -205,7 +228,7 @@ impl Stage {
         let mut taken = Vec::new();
         let mut last: Option<Vec<u8>> = None;
         while let Some(row) = rows.next()? {
-            taken.push(self.staged(replica, index, row.get(1)?, &row.get::<_, Vec<u8>>(2)?)?);
+            taken.push(self.staged(replica, (turn, index), row.get(1)?, &row.get::<_, Vec<u8>>(2)?)?);
             last = Some(row.get(0)?);
         }
         drop(rows);
@@ -216,11 +239,17 @@ impl Stage {
         Ok(taken)
     }
 
-    fn staged(&self, replica: &Replica, index: usize, batch: i64, bytes: &[u8]) -> Result<Staged, StoreError> {
+    fn staged(
+        &self,
+        replica: &Replica,
+        (turn, index): (Turn, usize),
+        batch: i64,
+        bytes: &[u8],
+    ) -> Result<Staged, StoreError> {
         let row = decode_row(bytes, &replica.tables[index].shape).map_err(unusable)?;
         let lost = || StoreError::Damaged { what: format!("batch {batch} of staged rows is not in _sync_batch") };
         let context = Arc::clone(self.contexts.get(&batch).ok_or_else(lost)?);
-        Ok(Staged { table: index, row, context })
+        Ok(Staged { table: index, row, context, turn })
     }
 
     /// What the database knows when everything that is staged is merged: the context of the last batch.

@@ -23,6 +23,9 @@ const CONTEXT: u64 = 1;
 /// The mark of a table of which the sender leaves out columns.
 const LIMITED: u64 = 2;
 
+/// The mark of a table whose rows are there for single columns.
+const PARTS: u64 = 4;
+
 /// Bodies below this are not worth compressing.
 const COMPRESS_FROM: usize = 4 << 10;
 
@@ -99,10 +102,14 @@ fn write_table(out: &mut Vec<u8>, table: &TableRows, origins: &Origins) -> Writt
     for index in &table.shape.key {
         mp::write_uint(out, u64::from(*index))?;
     }
-    let context = if table.context.is_some() { CONTEXT } else { 0 };
-    mp::write_uint(out, context | if table.limited { LIMITED } else { 0 })?;
+    let marks = [(table.context.is_some(), CONTEXT), (table.limited, LIMITED), (!table.parts.is_empty(), PARTS)];
+    mp::write_uint(out, marks.iter().filter(|(set, _)| *set).map(|(_, mark)| mark).sum())?;
     if let Some(context) = &table.context {
         write_vector(out, context, origins)?;
+    }
+    if !table.parts.is_empty() {
+        mp::write_uint(out, table.parts.len() as u64)?;
+        table.parts.iter().try_for_each(|column| mp::write_str(out, column))?;
     }
     mp::write_uint(out, table.rows.len() as u64)?;
     for row in &table.rows {
@@ -197,15 +204,24 @@ fn read_table(reader: &mut Reader<'_>, origins: &[Origin]) -> Result<TableRows, 
     }
     let shape = TableShape { name, columns, key };
     let marks = reader.unsigned()?;
-    if marks & !(CONTEXT | LIMITED) != 0 {
+    if marks & !(CONTEXT | LIMITED | PARTS) != 0 {
         return Err(CodecError::Invalid("a table bears a mark that is not known"));
     }
     let limited = marks & LIMITED != 0;
     let context = if marks & CONTEXT != 0 { Some(read_vector(reader, origins)?) } else { None };
+    let mut parts = Vec::new();
+    if marks & PARTS != 0 {
+        for _ in 0..reader.count::<String>(1)? {
+            parts.push(reader.name()?);
+        }
+        if parts.is_empty() {
+            return Err(CodecError::Invalid("a table's rows are sent for no column"));
+        }
+    }
     let mut rows = Vec::new();
     // Four for the row entry, one for the count of column entries, one for each key value.
     for _ in 0..reader.count::<RowImage>(5 + shape.key.len())? {
         rows.push(read_row(reader, &shape, origins)?);
     }
-    Ok(TableRows { shape, rows, context, limited })
+    Ok(TableRows { shape, rows, context, limited, parts })
 }

@@ -172,10 +172,7 @@ fn with_changes(mut image: RowImage, changed: &BTreeMap<u16, Change>, groups: &G
         let apart =
             if groups.rows.is_some() && groups.is_apart(*column) { EntryFlags::APART } else { EntryFlags::empty() };
         let entry = Entry { flags: EntryFlags::RESOLUTION.with(apart), authored: *authored, ..image.clock.row };
-        match image.clock.columns.binary_search_by_key(column, |(index, _)| *index) {
-            Ok(found) => image.clock.columns[found].1 = entry,
-            Err(place) => image.clock.columns.insert(place, (*column, entry)),
-        }
+        image.clock.set_entry(*column, entry);
     }
     image
 }

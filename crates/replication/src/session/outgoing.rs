@@ -143,6 +143,7 @@ fn split(batch: Batch, limit: usize) -> Vec<Batch> {
                     rows: full,
                     context: table.context.clone(),
                     limited: table.limited,
+                    parts: table.parts.clone(),
                 });
                 parts.push(part(std::mem::take(&mut current)));
                 bytes = 0;

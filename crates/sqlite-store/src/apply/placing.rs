@@ -1,6 +1,6 @@
 //! Where rows of peers belong, and what of them has no place here.
 
-use replication::{EntryFlags, RowImage, TableShape, VersionVector};
+use replication::{Entry, EntryFlags, RowImage, TableShape, VersionVector};
 
 use super::Work;
 use super::columns::{ColumnOrder, Fit};
@@ -32,7 +32,7 @@ impl Work<'_> {
     pub(super) fn fitting(
         &mut self,
         place: &Place,
-        shape: &TableShape,
+        (shape, parts): (&TableShape, &[String]),
         row: RowImage,
         context: &VersionVector,
         limited: bool,
@@ -40,11 +40,15 @@ impl Work<'_> {
         let own = self.own;
         let (kind, reason) = match place {
             Place::Table(index, order, missing) => {
-                let missing = told_of(shape, &row, missing);
+                let missing = told_of((shape, parts), &row, missing);
                 if !missing.is_empty() && !row.clock.is_deleted() {
                     self.park_columns((*index, shape), &row, (context, own), &missing, limited)?;
                 }
-                return Ok(Some((*index, order.arrange(row))));
+                let mut row = order.arrange(row);
+                if !parts.is_empty() {
+                    keep_only(parts, &self.replica.tables[*index].wire, &mut row);
+                }
+                return Ok(Some((*index, row)));
             }
             Place::Nowhere => match self.replica.wire_selection.exclusion(&shape.name) {
                 Some(exclusion) => (ParkedKind::Excluded, exclusion.to_string()),
@@ -57,7 +61,7 @@ impl Work<'_> {
         };
         // What is known already waits already, or is in the table.
         if !row.clock.entries().all(|entry| own.covers(entry.dot)) {
-            self.park(Parking { shape, row: &row, context, own, missing: &[], limited, kind, reason })?;
+            self.park(Parking { shape, row: &row, context, own, missing: parts, limited, kind, reason })?;
         }
         Ok(None)
     }
@@ -88,6 +92,18 @@ impl Work<'_> {
         self.park(Parking { shape, row, context, own, missing: &missing, limited, kind, reason })
     }
 
+    /// Parks columns that have their place and cannot be written there.
+    pub(super) fn park_part(
+        &mut self,
+        shape: &TableShape,
+        row: &RowImage,
+        (context, own): (&VersionVector, &VersionVector),
+        missing: &[String],
+        (kind, reason): (ParkedKind, String),
+    ) -> Result<(), StoreError> {
+        self.park(Parking { shape, row, context, own, missing, limited: false, kind, reason })
+    }
+
     /// Why rows of a table have no place.
     fn nowhere(&self, name: &str) -> String {
         match self.replica.table_by_name(name).map(|index| &self.replica.tables[index].wire.name) {
@@ -113,36 +129,30 @@ impl Work<'_> {
         kind: ParkedKind,
         reason: String,
     ) -> Result<(), StoreError> {
-        let (shape, row) = without_absent(&self.replica.tables[index].wire, row);
-        self.park(Parking { shape: &shape, row: &row, context, own, missing: &[], limited: false, kind, reason })
+        let shape = self.replica.tables[index].wire.clone();
+        self.park(Parking { shape: &shape, row, context, own, missing: &[], limited: false, kind, reason })
     }
 }
 
 /// Those of some columns of a shape of which a row of it tells.
-fn told_of(shape: &TableShape, row: &RowImage, columns: &[String]) -> Vec<String> {
+fn told_of((shape, parts): (&TableShape, &[String]), row: &RowImage, columns: &[String]) -> Vec<String> {
     let silent: Vec<&String> = row.clock.absent().map(|column| &shape.columns[usize::from(column)]).collect();
-    columns.iter().filter(|column| !silent.contains(column)).cloned().collect()
+    let is_told = |column: &&String| !silent.contains(column) && (parts.is_empty() || is_among(parts, column));
+    columns.iter().filter(is_told).cloned().collect()
 }
 
-/// A row as a sender without the absent columns would have it.
-pub(super) fn without_absent(shape: &TableShape, row: &RowImage) -> (TableShape, RowImage) {
-    let is_absent = |column: u16| {
-        row.clock.columns.iter().any(|(other, entry)| *other == column && entry.flags.contains(EntryFlags::ABSENT))
-    };
-    let kept: Vec<u16> = (0..).take(shape.columns.len()).filter(|column| !is_absent(*column)).collect();
-    if kept.len() == shape.columns.len() || row.clock.is_deleted() {
-        return (shape.clone(), row.clone());
+fn is_among(names: &[String], name: &str) -> bool {
+    names.iter().any(|known| known.eq_ignore_ascii_case(name))
+}
+
+/// Marks the cells of all other columns as absent.
+fn keep_only(parts: &[String], shape: &TableShape, row: &mut RowImage) {
+    if row.clock.is_deleted() {
+        return;
     }
-    let place = |column: u16| kept.iter().position(|kept| *kept == column).and_then(|place| u16::try_from(place).ok());
-    let moved = |column: u16| place(column).unwrap_or_default();
-    let mut clock = row.clock.clone();
-    clock.columns.retain(|(column, _)| !is_absent(*column));
-    clock.columns.iter_mut().for_each(|(column, _)| *column = moved(*column));
-    clock.counters.iter_mut().for_each(|(column, _)| *column = moved(*column));
-    let shape = TableShape {
-        name: shape.name.clone(),
-        columns: kept.iter().map(|column| shape.columns[usize::from(*column)].clone()).collect(),
-        key: shape.key.iter().map(|column| moved(*column)).collect(),
-    };
-    (shape, RowImage { values: kept.iter().map(|column| row.values[usize::from(*column)].clone()).collect(), clock })
+    for (column, _) in (0..).zip(&shape.columns).filter(|(_, name)| !is_among(parts, name)) {
+        row.clock.columns.retain(|(known, _)| *known != column);
+        row.clock.columns.push((column, Entry { flags: EntryFlags::ABSENT, authored: None, ..row.clock.row }));
+    }
+    row.clock.columns.sort_unstable_by_key(|(column, _)| *column);
 }

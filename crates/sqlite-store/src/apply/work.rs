@@ -9,7 +9,6 @@ use replication::{
 use rusqlite::Connection;
 
 use super::columns::{converted, fill};
-use super::placing::without_absent;
 use super::storing::put_back;
 use super::{Applied, ApplyRules, Stop};
 use crate::capture::give_row_entry;
@@ -39,6 +38,8 @@ pub(crate) struct Work<'a> {
     pub(crate) deferred: Vec<RowWrite>,
     /// The tables and keys of all that were refused so far.
     pub(super) refused_keys: HashSet<(usize, Vec<Value>)>,
+    /// The tables and keys of rows that came back and of which some cells are still to come.
+    pub(super) silent: HashSet<(usize, Vec<Value>)>,
 }
 
 /// What a row is to become.
@@ -67,12 +68,14 @@ impl<'a> Work<'a> {
             local_stands: false,
             deferred: Vec::new(),
             refused_keys: HashSet::new(),
+            silent: HashSet::new(),
         }
     }
 
     /// Settles the rows that unique indexes refused; tells what was done.
     pub(crate) fn finish(mut self) -> Result<Applied, Stop> {
         unique::settle(&mut self)?;
+        self.settle_silent()?;
         Ok(self.applied)
     }
 
@@ -97,7 +100,7 @@ impl<'a> Work<'a> {
         let key: Vec<Value> = remote.key(&table.shape).into_iter().cloned().collect();
         let mut lowered = None;
         if self.replica.waiting.rows > 0 {
-            let (shape, row) = without_absent(&self.replica.tables[index].wire, &remote);
+            let (shape, row) = parked::without_absent(&self.replica.tables[index].wire, &remote);
             let waited = parked::supersede(self.conn, self.replica, (&shape, &row), context, Speaks::Row)?;
             // A change that only waited until now is known from nowhere else: what is left of it in this row is news. What its
             // origin did after it to the row was in no other state of the row than those that waited.
@@ -178,6 +181,7 @@ impl<'a> Work<'a> {
             Outcome::TakeRemote => Self::decision_of(remote.clone()),
             Outcome::Store(image) => Self::decision_of(image),
             Outcome::Issue { image, fresh } => {
+                self.note_silent(index, key, &image);
                 let (timestamp, dot) = self.next_change();
                 Self::decision_of(image.issued(&fresh, timestamp, dot))
             }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use replication::{Dot, Entry, RowClock, RowImage, TableShape, Value, VersionVector};
+use replication::{Dot, Entry, EntryFlags, RowClock, RowImage, TableShape, Value, VersionVector};
 use rusqlite::Connection;
 
 use super::{Parked, of_key, place, remove, under_key};
@@ -107,6 +107,50 @@ pub(crate) fn lacks_cell(
     Ok(read_row(conn, table, key)?.is_some_and(|values| values[place] == table.defaults[place]))
 }
 
+/// Puts columns into an image and its shape of which another image tells that is sent as well, where it does not have them.
+pub(crate) fn keep_silent_of<'a>(
+    columns: impl IntoIterator<Item = &'a String>,
+    shape: &mut TableShape,
+    image: &mut RowImage,
+) {
+    if image.clock.is_deleted() {
+        return;
+    }
+    for name in columns {
+        let Ok(place) = u16::try_from(shape.columns.len()) else { break };
+        if shape.columns.iter().any(|known| known.eq_ignore_ascii_case(name)) {
+            continue;
+        }
+        let flags = EntryFlags::ABSENT.with(EntryFlags::SILENT);
+        shape.columns.push(name.clone());
+        image.clock.columns.push((place, Entry { flags, authored: None, ..image.clock.row }));
+        image.values.push(Value::Null);
+    }
+}
+
+/// A row as a sender without the absent columns would have it.
+pub(crate) fn without_absent(shape: &TableShape, row: &RowImage) -> (TableShape, RowImage) {
+    let is_absent = |column: u16| {
+        row.clock.columns.iter().any(|(other, entry)| *other == column && entry.flags.contains(EntryFlags::ABSENT))
+    };
+    let kept: Vec<u16> = (0..).take(shape.columns.len()).filter(|column| !is_absent(*column)).collect();
+    if kept.len() == shape.columns.len() || row.clock.is_deleted() {
+        return (shape.clone(), row.clone());
+    }
+    let place = |column: u16| kept.iter().position(|kept| *kept == column).and_then(|place| u16::try_from(place).ok());
+    let moved = |column: u16| place(column).unwrap_or_default();
+    let mut clock = row.clock.clone();
+    clock.columns.retain(|(column, _)| !is_absent(*column));
+    clock.columns.iter_mut().for_each(|(column, _)| *column = moved(*column));
+    clock.counters.iter_mut().for_each(|(column, _)| *column = moved(*column));
+    let shape = TableShape {
+        name: shape.name.clone(),
+        columns: kept.iter().map(|column| shape.columns[usize::from(*column)].clone()).collect(),
+        key: shape.key.iter().map(|column| moved(*column)).collect(),
+    };
+    (shape, RowImage { values: kept.iter().map(|column| row.values[usize::from(*column)].clone()).collect(), clock })
+}
+
 /// What of a row waits beside the state of it that is here.
 #[derive(Default)]
 pub(crate) struct Beside {
@@ -114,11 +158,13 @@ pub(crate) struct Beside {
     pub(crate) waiting: Vec<Parked>,
     /// What the state here has taken into account, where that is not all that this database knows.
     pub(crate) context: Option<VersionVector>,
+    /// The columns that are not here and of which what waits tells, with the deletion in mind that the row here came after.
+    pub(crate) told: BTreeSet<String>,
 }
 
 /// What this database's state of a row has taken into account, if another state of it waits here: not that one. Where single
 /// columns wait and the table here has others in their stead, these may be the same by other names; and where the row here was
-/// deleted, or inserted anew, that was done without knowing them.
+/// deleted, or inserted anew, that was done without knowing values that are older.
 pub(crate) fn beside(
     conn: &Connection,
     replica: &Replica,
@@ -135,21 +181,25 @@ pub(crate) fn beside(
         let alike = of_key(conn, table, place(shape, row)?)?;
         waiting.extend(alike.into_iter().filter(|parked| parked.shape.columns == shape.columns));
     }
-    let mut context = None;
+    let (mut context, mut told) = (None, BTreeSet::new());
     let renamed = |parked: &Parked| {
         let known = |name: &String| parked.shape.columns.iter().any(|other| other.eq_ignore_ascii_case(name));
         !shape.columns.iter().all(known)
     };
     let gone = if row.clock.is_deleted() { Some(row.clock.row) } else { row.clock.rest };
     for parked in &waiting {
-        let whole = parked.missing.is_empty() || renamed(parked);
-        let unknown: Vec<&Entry> = match gone {
-            _ if whole => parked.row.clock.entries().filter(|entry| !parked.own.covers(entry.dot)).collect(),
-            Some(gone) if !parked.tells_of(&gone) => parked.entries_of_missing().collect(),
-            _ => continue,
+        let outdated = |gone: &Entry| row.clock.is_deleted() || !(parked.tells_of(gone) || parked.outlives(gone));
+        let outdated = gone.as_ref().is_some_and(outdated);
+        if !outdated {
+            told.extend(parked.missing.iter().cloned());
+        }
+        let unknown: Vec<&Entry> = match !parked.missing.is_empty() && !renamed(parked) {
+            false => parked.row.clock.entries().filter(|entry| !parked.own.covers(entry.dot)).collect(),
+            true if outdated => parked.entries_of_missing().collect(),
+            true => continue,
         };
         let context = context.get_or_insert_with(|| replica.have.clone());
         unknown.into_iter().for_each(|entry| context.lower(entry.dot.origin, entry.dot.sequence.saturating_sub(1)));
     }
-    Ok(Beside { waiting, context })
+    Ok(Beside { waiting, context, told })
 }

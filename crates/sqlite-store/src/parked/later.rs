@@ -308,16 +308,9 @@ fn merge_columns(
                 // Somebody wrote the new column; that becomes a change first.
                 return Ok(false);
             };
-            set_entry(&mut local, column, Entry { flags: entry.flags.with(apart), ..entry });
+            local.clock.set_entry(column, Entry { flags: entry.flags.with(apart), ..entry });
         }
-        let entry = row.clock.effective(column);
-        set_entry(&mut remote, column, Entry { flags: entry.flags.with(apart), ..*entry });
-        remote.values[place] = row.values[place].clone();
-        if let Some(counter) = row.clock.counter(column) {
-            remote.clock.counters.retain(|(known, _)| *known != column);
-            remote.clock.counters.push((column, counter.clone()));
-            remote.clock.counters.sort_unstable_by_key(|(known, _)| *known);
-        }
+        remote.take_cell(column, row, apart);
     }
     work.merge_images(index, &key, Some(local), (remote, None), (&context, &VersionVector::new()))?;
     columns.into_iter().try_for_each(|column| own_entry(work, (index, &key), column, row))?;
@@ -385,12 +378,6 @@ fn speaks_for(conn: &Connection, local: &RowImage, column: &str, parked: &Parked
     };
     let waiting = of_key(conn, &parked.shape.name, key_bytes(&parked.shape, &parked.row)?)?;
     Ok((!waiting.iter().any(has_value)).then_some(rest))
-}
-
-fn set_entry(image: &mut RowImage, column: u16, entry: Entry) {
-    image.clock.columns.retain(|(known, _)| *known != column);
-    image.clock.columns.push((column, entry));
-    image.clock.columns.sort_unstable_by_key(|(known, _)| *known);
 }
 
 #[cfg(test)]
