@@ -4,6 +4,7 @@
 use replication::{EntryFlags, Granularity, RowImage, Value, VersionVector};
 
 use super::columns::converted;
+use super::work::RowPlan;
 use super::{Stop, Work};
 use crate::error::StoreError;
 use crate::parked::ParkedKind;
@@ -38,16 +39,40 @@ impl Work<'_> {
                 Ok(self.park_part(&shape, part, vectors, &missing, (kind, reason))?)
             }
             (None, Some(local)) if !local.clock.is_deleted() => {
+                let local = self.complete((index, &key), local, part, &told)?;
                 let mut remote = local.clone();
                 told.iter().for_each(|column| remote.take_cell(*column, part, apart));
-                // What a deletion took is known, and the row has come back.
-                let nothing = VersionVector::new();
-                let own = if told.iter().any(|column| is_silent(&local, *column)) { &nothing } else { self.own };
-                self.merge_images(index, &key, Some(local), (remote, None), (context, own))
+                self.merge_images(index, &key, Some(local), (remote, None), (context, self.own))
             }
             // It went with its columns.
             (None, _) => Ok(()),
         }
+    }
+
+    /// Puts cells into a row that came back without them: they are a part of the change that it is, for nobody has been told of that
+    /// yet. What they were before the deletion is known, and would be older than it.
+    fn complete(
+        &mut self,
+        (index, key): (usize, &[Value]),
+        local: RowImage,
+        part: &RowImage,
+        told: &[u16],
+    ) -> Result<RowImage, Stop> {
+        let silent: Vec<u16> = told.iter().copied().filter(|column| is_silent(&local, *column)).collect();
+        if silent.is_empty() || !self.silent.contains(&(index, key.to_vec())) {
+            return Ok(local);
+        }
+        let mut image = local.clone();
+        for column in &silent {
+            image.take_cell(*column, part, EntryFlags::empty());
+        }
+        image.clock.columns.retain(|(column, _)| !silent.contains(column));
+        let row = image.clock.row;
+        let counters = image.clock.counters.iter_mut().filter(|(column, _)| silent.contains(column));
+        counters.for_each(|(_, counter)| counter.confirm(row));
+        let plan = RowPlan { clock: image.clock.clone(), values: Some(image.values.clone()), again: true };
+        self.store(index, key, Some(&local), plan)?;
+        Ok(image)
     }
 
     /// Takes note of a row that is issued without some cells, because they are to come.
