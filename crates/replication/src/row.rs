@@ -210,8 +210,8 @@ impl RowImage {
         let entry = other.clock.effective(column);
         self.clock.set_entry(column, Entry { flags: entry.flags.with(more), ..*entry });
         self.values[usize::from(column)] = other.values[usize::from(column)].clone();
+        self.clock.counters.retain(|(known, _)| *known != column);
         if let Some(counter) = other.clock.counter(column) {
-            self.clock.counters.retain(|(known, _)| *known != column);
             self.clock.counters.push((column, counter.clone()));
             self.clock.counters.sort_unstable_by_key(|(known, _)| *known);
         }

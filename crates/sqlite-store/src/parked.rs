@@ -211,7 +211,7 @@ pub(crate) fn park(
     let parking = Parking { shape: &shape, row: &row, ..parking };
     let Parking { shape, row, context, missing, limited, kind, .. } = parking;
     let speaks = match (missing.is_empty(), limited) {
-        (false, _) => Speaks::Columns,
+        (false, _) => Speaks::Columns(missing),
         (true, true) => Speaks::PartOfRow,
         (true, false) => Speaks::Row,
     };

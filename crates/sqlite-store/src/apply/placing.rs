@@ -80,13 +80,14 @@ impl Work<'_> {
             return Ok(());
         }
         let places = self.replica.places();
-        let missing: Vec<String> =
+        let wait: Vec<String> =
             missing.iter().filter(|column| places.has_column(&shape.name, column)).cloned().collect();
-        if missing.is_empty() {
+        if wait.is_empty() {
             // They were dropped everywhere while this was on its way.
-            let superseded = parked::supersede(self.conn, self.replica, (shape, row), context, Speaks::Columns);
-            return superseded.map(|_| ());
+            let speaks = Speaks::Columns(missing);
+            return parked::supersede(self.conn, self.replica, (shape, row), context, speaks).map(|_| ());
         }
+        let missing = wait;
         let table = self.replica.tables[index].named();
         let (kind, reason) = parked::reason_of_columns(&self.replica.wire_selection, (&shape.name, &table), &missing);
         self.park(Parking { shape, row, context, own, missing: &missing, limited, kind, reason })

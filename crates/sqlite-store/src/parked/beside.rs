@@ -12,9 +12,9 @@ use crate::row_clock::read_row;
 
 /// What a newer state of a row speaks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Speaks {
-    /// Single columns of it, which are to wait. The rest of it is still to be merged.
-    Columns,
+pub(crate) enum Speaks<'a> {
+    /// These columns of it, which are to wait. The rest of it is still to be merged.
+    Columns(&'a [String]),
     /// The row.
     Row,
     /// The row without the columns that its node leaves out on purpose.
@@ -29,14 +29,18 @@ pub(crate) fn supersede(
     replica: &mut Replica,
     (shape, row): (&TableShape, &RowImage),
     context: &VersionVector,
-    speaks: Speaks,
+    speaks: Speaks<'_>,
 ) -> Result<Vec<Dot>, StoreError> {
     if replica.waiting.rows == 0 {
         return Ok(Vec::new());
     }
-    let has = |column: &String| shape.columns.iter().any(|known| known.eq_ignore_ascii_case(column));
+    let columns = match speaks {
+        Speaks::Columns(columns) => columns,
+        Speaks::Row | Speaks::PartOfRow => &shape.columns,
+    };
+    let has = |column: &String| columns.iter().any(|known| known.eq_ignore_ascii_case(column));
     let is_spoken_for = |parked: &Parked| match (parked.missing.is_empty(), speaks) {
-        (true, Speaks::Columns) => false,
+        (true, Speaks::Columns(_)) => false,
         (true, Speaks::PartOfRow) => parked.shape.columns.iter().all(has),
         (true, Speaks::Row) => true,
         (false, _) => parked.missing.iter().all(has) || row.clock.rest.is_some_and(|rest| !parked.outlives(&rest)),
