@@ -1,18 +1,17 @@
 //! What speaks for columns that a node does not have: joined whatever became of the rest of the row.
 
 use super::{MergeContext, Merged, Outcome, Relation, image_of, outcome_of};
-use crate::row::{Entry, RowImage};
+use crate::row::{Entry, EntryFlags, RowImage};
 
 /// Puts the newer of both sides' [`rest`](crate::RowClock::rest) into what became of the row.
 pub(super) fn join_into(merged: Merged, local: &RowImage, remote: &RowImage, cx: &MergeContext<'_>) -> Merged {
     let (ours, theirs) = (local.clock.rest, remote.clock.rest);
     let image = image_of(&merged.outcome, local, remote);
-    let is_issue = matches!(merged.outcome, Outcome::Issue { .. });
     let rest = match (local.clock.is_deleted(), remote.clock.is_deleted()) {
         _ if image.clock.is_deleted() => None,
         (false, false) => joined(ours, theirs, cx),
-        // A row that comes back tells of the deletion itself.
-        _ => image.clock.rest.or_else(|| ours.or(theirs).filter(|_| is_issue)),
+        (true, _) => newest([image.clock.rest, theirs, Some(deletion(local))]),
+        (_, true) => newest([image.clock.rest, ours, Some(deletion(remote))]),
     };
     if image.clock.rest == rest {
         return merged;
@@ -25,6 +24,17 @@ pub(super) fn join_into(merged: Merged, local: &RowImage, remote: &RowImage, cx:
         _ => outcome_of(image, local, remote),
     };
     Merged { outcome, conflict }
+}
+
+/// What a deletion says of the columns of a row that stands all the same: nothing older is in them. A node that never had the
+/// deleted row, and does not have all of its columns, is the only one to pass that on.
+fn deletion(tombstone: &RowImage) -> Entry {
+    Entry { flags: EntryFlags::empty(), authored: None, ..tombstone.clock.row }
+}
+
+/// The newest; of equal ones the first.
+fn newest(entries: [Option<Entry>; 3]) -> Option<Entry> {
+    entries.into_iter().flatten().reduce(|newest, entry| if entry.order() > newest.order() { entry } else { newest })
 }
 
 fn joined(ours: Option<Entry>, theirs: Option<Entry>, cx: &MergeContext<'_>) -> Option<Entry> {
