@@ -1,7 +1,10 @@
 //! Single columns that are sent for themselves: whoever sent them does not have them, and sends its own state of their row before
 //! them, which says nothing of them.
 
-use replication::{EntryFlags, Granularity, RowImage, Value, VersionVector};
+use replication::{
+    ConflictKind, ConflictPolicy as _, Decided, Decision, EntryFlags, Granularity, LastWriteWins, RowImage, Value,
+    VersionVector,
+};
 
 use super::columns::converted;
 use super::work::RowPlan;
@@ -44,9 +47,28 @@ impl Work<'_> {
                 told.iter().for_each(|column| remote.take_cell(*column, part, apart));
                 self.merge_images(index, &key, Some(local), (remote, None), (context, self.own))
             }
-            // It went with its columns.
-            (None, _) => Ok(()),
+            (None, Some(deletion)) => Ok(self.record_part((index, &key), &deletion, part, &told, context)?),
+            (None, None) => Ok(()),
         }
+    }
+
+    /// Records columns of a row that a deletion here took, which did not know of them: the row that came before them was without
+    /// them.
+    fn record_part(
+        &mut self,
+        (index, key): (usize, &[Value]),
+        deletion: &RowImage,
+        part: &RowImage,
+        told: &[u16],
+        context: &VersionVector,
+    ) -> Result<(), StoreError> {
+        let known = told.iter().all(|column| self.own.covers(part.clock.effective(*column).dot));
+        if known || context.covers(deletion.clock.row.dot) {
+            return Ok(());
+        }
+        let (kind, policy) = (ConflictKind::UpdateDeleted, LastWriteWins.name().to_owned());
+        let decided = Decided { kind, decision: Decision::LocalKept, columns: told.to_vec(), policy };
+        self.record(index, key, Some(deletion), part, &decided)
     }
 
     /// Puts cells into a row that came back without them: they are a part of the change that it is, for nobody has been told of that

@@ -295,7 +295,7 @@ impl<'a> Work<'a> {
         Ok(Some(RowImage { values, clock }))
     }
 
-    fn record(
+    pub(super) fn record(
         &mut self,
         index: usize,
         key: &[Value],

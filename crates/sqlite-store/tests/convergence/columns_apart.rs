@@ -34,6 +34,36 @@ async fn what_waits_of_a_row_says_nothing_of_columns_that_its_bearer_has() {
     }
 }
 
+/// A row is deleted on one node while another one updates it in a column that the node between them does not have.
+#[tokio::test]
+async fn what_a_deletion_takes_of_a_column_that_its_bearer_does_not_have_is_recorded() {
+    for granularity in [Granularity::Column, Granularity::Row] {
+        let folder = TempDir::new().unwrap();
+        let mut nodes = Vec::new();
+        for (name, columns) in [("a", "qty, x"), ("b", "qty"), ("c", "qty, x")] {
+            let schema = format!("CREATE TABLE t (k INTEGER PRIMARY KEY, {columns})").leak();
+            nodes.push(Replica::create(folder.path(), name, Setup { granularity, ..Setup::of(schema) }).await);
+            nodes.last().unwrap().database.publish().await;
+        }
+        nodes[0].write("INSERT INTO t VALUES (1, 1, 'old')");
+        settle(&nodes, || 100).await;
+        nodes[0].write("UPDATE t SET qty = 2, x = 'news'");
+        nodes[0].until(|state| state.backlog == 0).await;
+        nodes[2].write("DELETE FROM t");
+        nodes[1].pull(&nodes[0], 100).await;
+        nodes[2].pull(&nodes[1], 100).await;
+        nodes[1].pull(&nodes[2], 100).await;
+        nodes[0].pull(&nodes[1], 100).await;
+        settle(&nodes, || 100).await;
+        for node in &nodes {
+            assert_eq!(node.text("SELECT count(*) || '' FROM t"), "0", "{granularity:?}");
+        }
+        let records = "SELECT coalesce(group_concat(record, ' '), '') FROM _sync_conflict";
+        let records: Vec<String> = nodes.iter().map(|node| node.text(records)).collect();
+        assert!(records.iter().any(|records| records.contains("news")), "{granularity:?}: {records:?}");
+    }
+}
+
 const COLUMNS: [&str; 3] = ["x", "y", "z"];
 
 /// What one node makes of a column.
