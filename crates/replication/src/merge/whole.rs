@@ -64,8 +64,9 @@ fn plain(local: &RowImage, remote: &RowImage, cx: &MergeContext<'_>) -> Outcome 
     if local.clock.is_deleted() != remote.clock.is_deleted() {
         let (tombstone, alive) = if local.clock.is_deleted() { (local, remote) } else { (remote, local) };
         let deletion = tombstone.clock.row.order();
-        // The row rests on an insert or rewrite that the deletion is older than: it carries every column itself.
-        let rests_on_newer = alive.clock.row.order() > deletion;
+        // The row rests on an insert or rewrite that the deletion is older than, by a node that has all of its columns: it carries
+        // every column itself.
+        let rests_on_newer = alive.clock.registers().all(|entry| entry.order() >= deletion);
         let counted = !alive.clock.counters.is_empty();
         let in_parts = cx.granularity == Granularity::Column || counted || has_cells_apart(local, remote);
         let lacks_cells = in_parts && !rests_on_newer || revived_in_part(local, remote, cx);

@@ -64,6 +64,31 @@ async fn what_a_deletion_takes_of_a_column_that_its_bearer_does_not_have_is_reco
     }
 }
 
+/// A row is deleted while a node without one of its columns writes all the others, and a node that has them all hears of both.
+#[tokio::test]
+async fn what_a_row_that_outlives_its_deletion_holds_in_a_column_is_the_same_everywhere() {
+    for granularity in [Granularity::Column, Granularity::Row] {
+        let folder = TempDir::new().unwrap();
+        let mut nodes = Vec::new();
+        for (name, columns) in [("hears", "qty, x"), ("writes", "qty"), ("deletes", "qty, x")] {
+            let schema = format!("CREATE TABLE t (k INTEGER PRIMARY KEY, {columns})").leak();
+            nodes.push(Replica::create(folder.path(), name, Setup { granularity, ..Setup::of(schema) }).await);
+            nodes.last().unwrap().database.publish().await;
+        }
+        nodes[0].write("INSERT INTO t VALUES (1, 1, 'old')");
+        settle(&nodes, || 100).await;
+        nodes[2].write("DELETE FROM t");
+        nodes[2].until(|state| state.backlog == 0).await;
+        nodes[1].write("UPDATE t SET qty = 2");
+        for (to, from) in [(0, 1), (0, 2), (1, 2), (2, 1)] {
+            nodes[to].pull(&nodes[from], 100).await;
+        }
+        settle(&nodes, || 100).await;
+        let ends = [0, 2].map(|node| nodes[node].text("SELECT qty || ' ' || coalesce(x, '-') FROM t"));
+        assert_eq!(ends, ["2 old", "2 old"], "{granularity:?}");
+    }
+}
+
 const COLUMNS: [&str; 3] = ["x", "y", "z"];
 
 /// What one node makes of a column.
