@@ -9,6 +9,7 @@ mod work;
 use replication::{Admission, Batch, Origin, TableRows, VersionVector, admit};
 use rusqlite::Connection;
 
+pub(crate) use placing::told_of;
 pub(crate) use work::{Work, unknown_entry};
 
 use crate::conflict_record::ConflictNote;
@@ -185,7 +186,7 @@ fn apply_whole(
         for row in rows {
             match work.fitting(&place, (&shape, &parts), row, context, limited)? {
                 Some((index, row)) if parts.is_empty() => work.row(index, row, context)?,
-                Some((index, row)) => work.part(index, &row, context)?,
+                Some((index, row)) => work.part(index, row, context)?,
                 None => {}
             }
         }
@@ -294,8 +295,16 @@ fn merge_next(
         left -= page.len().min(left);
         for Staged { table, row, context, turn } in page {
             match turn {
-                Turn::PassedOn | Turn::Own => work.row(table, row, &context)?,
-                Turn::Parts => work.part(table, &row, &context)?,
+                Turn::PassedOn | Turn::Own => {
+                    work.row(table, row, &context)?;
+                    // A row that came back without some cells gets them before anybody is told of it.
+                    for (table, key) in std::mem::take(&mut work.came_back) {
+                        for part in stage.take_parts(conn, work.replica, table, &key)? {
+                            work.part(table, part.row, &part.context)?;
+                        }
+                    }
+                }
+                Turn::Parts => work.part(table, row, &context)?,
             }
         }
     }
@@ -323,7 +332,7 @@ fn outcome(result: Result<Applied, Stop>) -> Result<ApplyOutcome, StoreError> {
 /// Raises the clock by every stamp of a table's rows; refuses stamps from too far in the future.
 fn observe_stamps(replica: &mut Replica, rows: &TableRows, rules: &ApplyRules<'_>) -> Result<(), Stop> {
     let limit = rules.now.saturating_add(rules.max_skew);
-    for entry in rows.rows.iter().flat_map(|row| row.clock.entries()) {
+    for entry in rows.rows.iter().flat_map(|row| row.clock.entries().chain(&row.clock.rest)) {
         if entry.timestamp.millis() > limit {
             let ahead = entry.timestamp.millis() - rules.now;
             let reason = format!(

@@ -18,12 +18,13 @@ use replication::{Counter, Entry, RowImage, TableShape, Value, VersionVector};
 use rusqlite::{Connection, Row, params};
 
 pub(crate) use beside::{
-    Beside, Speaks, beside, forget_columns, has_cell, keep_silent_of, lacks_cell, supersede, without_absent,
+    Beside, Kept, Speaks, beside, forget_columns, has_cell, keep_silent_of, lacks_cell, supersede, without_absent,
 };
 pub(crate) use gone::{Places, forget_gone};
 pub(crate) use later::{Progress, Unwritten, merge_next, pass_over};
 pub(crate) use selected::{keep, reason_of_columns, reclassify};
 
+use crate::apply::columns::Fit;
 use crate::error::StoreError;
 use crate::replica::Replica;
 
@@ -147,7 +148,7 @@ pub(crate) struct Parked {
     pub(crate) shape: TableShape,
     pub(crate) row: RowImage,
     pub(crate) context: VersionVector,
-    own: VersionVector,
+    pub(crate) own: VersionVector,
     /// The columns that wait; none: the row as a whole.
     pub(crate) missing: Vec<String>,
     kind: ParkedKind,
@@ -170,6 +171,12 @@ impl Parked {
             kind: ParkedKind::named(&row.get::<_, String>(6)?),
             reason: row.get(7)?,
         })
+    }
+
+    /// The columns that the row tells of.
+    fn told(&self) -> impl Iterator<Item = &String> {
+        let absent: Vec<u16> = self.row.clock.absent().collect();
+        (0..).zip(&self.shape.columns).filter(move |(column, _)| !absent.contains(column)).map(|(_, name)| name)
     }
 
     /// The columns that are not here.
@@ -207,16 +214,18 @@ pub(crate) fn park(
     now: i64,
 ) -> Result<Option<ParkedNote>, StoreError> {
     let news = !replica.waiting.told.contains(&(parking.shape.name.clone(), parking.reason.clone()));
-    let (shape, row) = without_absent(parking.shape, parking.row);
+    let (shape, row) = without_absent(parking.shape, parking.row, Kept::AndSilent);
+    let in_part = parking.limited || parking.row.clock.absent().next().is_some();
     let parking = Parking { shape: &shape, row: &row, ..parking };
-    let Parking { shape, row, context, missing, limited, kind, .. } = parking;
-    let speaks = match (missing.is_empty(), limited) {
+    let Parking { shape, row, context, missing, kind, .. } = parking;
+    let speaks = match (missing.is_empty(), in_part) {
         (false, _) => Speaks::Columns(missing),
         (true, true) => Speaks::PartOfRow,
         (true, false) => Speaks::Row,
     };
     // What waited is in the row that is to wait in its place.
-    let _ = supersede(conn, replica, (shape, row), context, speaks)?;
+    let told = without_absent(shape, row, Kept::Told);
+    let _ = supersede(conn, replica, (&told.0, &told.1), context, speaks)?;
     if missing.is_empty() && !replica.places().has_table(shape) {
         // It was dropped everywhere while this was on its way.
         return Ok(None);
@@ -294,6 +303,19 @@ fn of_key(conn: &Connection, table: &str, key: Vec<u8>) -> Result<Vec<Parked>, S
         found.push(Parked::from_row(row)?);
     }
     Ok(found)
+}
+
+/// Takes what waits as a whole of the row of this key.
+pub(crate) fn take_whole(
+    conn: &Connection,
+    replica: &mut Replica,
+    shape: &TableShape,
+    key: &[Value],
+) -> Result<Vec<Parked>, StoreError> {
+    let mut waiting = under_key(conn, shape, key)?;
+    waiting.retain(|parked| parked.missing.is_empty() && !matches!(Fit::of(&parked.shape, shape), Fit::OtherKey));
+    waiting.iter().try_for_each(|parked| remove(conn, replica, parked))?;
+    Ok(waiting)
 }
 
 /// What rows look like that wait because of the schema.

@@ -190,6 +190,35 @@ impl Stage {
         Ok(staged)
     }
 
+    /// Takes the parts of a row that are staged.
+    pub(crate) fn take_parts(
+        &self,
+        conn: &Connection,
+        replica: &Replica,
+        index: usize,
+        key: &[Value],
+    ) -> Result<Vec<Staged>, StoreError> {
+        let table = &replica.tables[index];
+        let (number, first) = (Turn::Parts.place(table.table.number), place(table, key)?);
+        // The number of their batch follows the key.
+        let last = [first.as_slice(), &[u8::MAX; 9]].concat();
+        let mut statement = conn.prepare_cached(
+            "SELECT batch, row FROM _sync_spool._sync_staged WHERE source = ?1 AND tbl = ?2 AND key >= ?3 AND key <= ?4 \
+             AND length(key) = ?5 ORDER BY key",
+        )?;
+        let length = i64::try_from(first.len() + 8).unwrap_or(i64::MAX);
+        let mut rows = statement.query(params![self.source.as_bytes(), number, first, last, length])?;
+        let mut taken = Vec::new();
+        while let Some(row) = rows.next()? {
+            taken.push(self.staged(replica, (Turn::Parts, index), row.get(0)?, &row.get::<_, Vec<u8>>(1)?)?);
+        }
+        drop(rows);
+        let sql = "DELETE FROM _sync_spool._sync_staged WHERE source = ?1 AND tbl = ?2 AND key >= ?3 AND key <= ?4 \
+                   AND length(key) = ?5";
+        conn.prepare_cached(sql)?.execute(params![self.source.as_bytes(), number, first, last, length])?;
+        Ok(taken)
+    }
+
     /// Takes the next rows, at most a page of them and at most `limit`: parents come before their children, which would
     /// all be in doubt else.
     pub(crate) fn take_page(

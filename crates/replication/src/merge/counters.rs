@@ -120,7 +120,12 @@ fn joined(column: u16, local: &RowImage, remote: &RowImage, cx: &MergeContext<'_
         Relation::Concurrent => theirs.set.order() > ours.set.order(),
     };
     if take_set {
-        let filled_in = remote.clock.counter(column).is_none() && cx.filled_in.contains(&column);
+        // Here, or by who took the row from a node without the column and had counted nothing.
+        let by_rest = |(known, entry): &(u16, Entry)| {
+            *known == column && remote.clock.rest.is_some_and(|rest| rest.dot == entry.dot)
+        };
+        let filled_in = remote.clock.counter(column).is_none()
+            && (cx.filled_in.contains(&column) || remote.clock.columns.iter().any(by_rest));
         let untold = untold(&ours, &theirs, filled_in, cx);
         if !untold.is_empty() {
             return Some(taken_over(&ours, &theirs, &untold, (alive, relation), cx));
@@ -151,7 +156,7 @@ fn untold(ours: &Counter, theirs: &Counter, filled_in: bool, cx: &MergeContext<'
 
 /// What becomes of a counter when its row makes way for one that was written without the column: that sets the counter to what a
 /// new row holds, but its writer cannot say what was counted until then. This node says it in that one's name: a change of its own,
-/// next after it, so that whatever is newer than the row stays newer, and those of several nodes are one.
+/// next after it, so that what is newer than the row stays newer, and those of several nodes are one.
 fn taken_over(
     ours: &Counter,
     theirs: &Counter,

@@ -140,12 +140,16 @@ pub(super) fn fill(
     remote.clock.counters.sort_unstable_by_key(|(column, _)| *column);
 }
 
-/// The first column that would not keep what comes for it, because its type is another one than the sender's.
-pub(super) fn converted<'a>(columns: &'a [Column], row: &RowImage) -> Option<&'a Column> {
+/// The first of these columns that would not keep what comes for it, because its type is another one than the sender's.
+pub(crate) fn converted<'a>(columns: &'a [Column], row: &RowImage, looked_at: &[u16]) -> Option<&'a Column> {
     if row.clock.is_deleted() {
         return None;
     }
-    columns.iter().zip(&row.values).find(|(column, value)| !keeps(column.affinity, value)).map(|(column, _)| column)
+    let places = looked_at.iter().map(|column| usize::from(*column));
+    places
+        .map(|place| (&columns[place], &row.values[place]))
+        .find(|(column, value)| !keeps(column.affinity, value))
+        .map(|(column, _)| column)
 }
 
 /// Whether a column of this affinity stores a value as it is.

@@ -6,50 +6,93 @@ use replication::{
     VersionVector,
 };
 
-use super::columns::converted;
+use super::columns::{Fit, converted};
+use super::placing::told_of;
+use super::storing::put_back;
 use super::work::RowPlan;
 use super::{Stop, Work};
 use crate::error::StoreError;
-use crate::parked::ParkedKind;
+use crate::parked::{self, ParkedKind};
 use crate::row_clock::{put_clock, read_clock};
-use crate::schema::Column;
 
 impl Work<'_> {
-    /// Merges single columns of a row into the row that is here. All others are absent.
-    pub(crate) fn part(&mut self, index: usize, part: &RowImage, context: &VersionVector) -> Result<(), Stop> {
-        let table = &self.replica.tables[index];
-        let absent: Vec<u16> = part.clock.absent().collect();
-        let told = (0..).take(table.shape.columns.len()).filter(|column| !absent.contains(column));
-        let told: Vec<u16> = told.filter(|column| !table.shape.key.contains(column)).collect();
-        if told.is_empty() || part.clock.is_deleted() {
+    /// Merges single columns of a row into the row that is here. All others are marked as silent.
+    pub(crate) fn part(&mut self, index: usize, mut part: RowImage, context: &VersionVector) -> Result<(), Stop> {
+        if part.clock.is_deleted() {
             return Ok(());
         }
-        let key: Vec<Value> = part.key(&table.shape).into_iter().cloned().collect();
-        let apart = if table.rules.granularity == Granularity::Row { EntryFlags::APART } else { EntryFlags::empty() };
-        let of_type = |column: &Column| {
-            (ParkedKind::Schema, format!("column {:?} of {} has another type here", column.name, table.named()))
-        };
-        let waits = converted(&table.table.columns, part).map(of_type);
-        let local = self.local(index, &key)?;
         let table = &self.replica.tables[index];
-        // The row that it is a part of may wait.
-        let no_row = || (ParkedKind::Constraint, format!("a row of {} waits, and this column of it", table.named()));
-        match (waits.or_else(|| local.is_none().then(no_row)), local) {
-            (Some((kind, reason)), _) => {
-                let columns = &table.wire.columns;
-                let missing: Vec<String> = told.iter().map(|column| columns[usize::from(*column)].clone()).collect();
-                let (shape, vectors) = (table.wire.clone(), (context, self.own));
-                Ok(self.park_part(&shape, part, vectors, &missing, (kind, reason))?)
+        let unsaid = |column: u16| {
+            let flags = part.clock.effective(column).flags;
+            flags.contains(EntryFlags::SILENT)
+                || flags.contains(EntryFlags::ABSENT)
+                || table.shape.key.contains(&column)
+        };
+        let told: Vec<u16> = (0..).take(table.shape.columns.len()).filter(|column| !unsaid(*column)).collect();
+        let key: Vec<Value> = part.key(&table.shape).into_iter().cloned().collect();
+        // From here on it is what it was, the state of a row.
+        let marked = part.clock.columns.iter_mut().filter(|(_, entry)| !entry.flags.contains(EntryFlags::ABSENT));
+        marked.for_each(|(_, entry)| entry.flags = entry.flags.without(EntryFlags::SILENT));
+        let row = part.clock.row;
+        part.clock.columns.retain(|(_, entry)| *entry != row);
+        if told.is_empty() {
+            return Ok(());
+        }
+        if let Some(column) = converted(&table.table.columns, &part, &told) {
+            let reason = format!("column {:?} of {} has another type here", column.name, table.named());
+            let missing: Vec<String> =
+                told.iter().map(|column| table.wire.columns[usize::from(*column)].clone()).collect();
+            return Ok(self.park_part(index, &part, (context, self.own), &missing, (ParkedKind::Schema, reason))?);
+        }
+        match self.local(index, &key)? {
+            None => self.join_waiting((index, &key), &part, &told),
+            Some(local) if local.clock.is_deleted() => {
+                let deletion = local.clock.row.order();
+                let newer = |column: &u16| part.clock.effective(*column).order() > deletion;
+                if told.iter().any(newer) && !self.knows(&part, &told) {
+                    // The row that it is a state of lives on.
+                    return self.row_known(index, part, (context, self.own), Self::local);
+                }
+                Ok(self.record_part((index, &key), &local, &part, &told, context)?)
             }
-            (None, Some(local)) if !local.clock.is_deleted() => {
-                let local = self.complete((index, &key), local, part, &told)?;
+            Some(local) => {
+                let granularity = self.replica.tables[index].rules.granularity;
+                let apart = if granularity == Granularity::Row { EntryFlags::APART } else { EntryFlags::empty() };
+                let local = self.complete((index, &key), local, &part, &told)?;
                 let mut remote = local.clone();
-                told.iter().for_each(|column| remote.take_cell(*column, part, apart));
+                told.iter().for_each(|column| remote.take_cell(*column, &part, apart));
                 self.merge_images(index, &key, Some(local), (remote, None), (context, self.own))
             }
-            (None, Some(deletion)) => Ok(self.record_part((index, &key), &deletion, part, &told, context)?),
-            (None, None) => Ok(()),
         }
+    }
+
+    /// Whether the vector covers what a part tells.
+    fn knows(&self, part: &RowImage, told: &[u16]) -> bool {
+        told.iter().all(|column| self.own.covers(part.clock.effective(*column).dot))
+    }
+
+    /// Puts a part into rows that wait, perhaps for just that.
+    fn join_waiting(&mut self, (index, key): (usize, &[Value]), part: &RowImage, told: &[u16]) -> Result<(), Stop> {
+        let wire = self.replica.tables[index].wire.clone();
+        for waiting in parked::take_whole(self.conn, self.replica, &wire, key)? {
+            let (order, missing) = match Fit::of(&waiting.shape, &wire) {
+                Fit::Whole(order) => (order, Vec::new()),
+                Fit::Partly(order, missing) => (order, told_of((&waiting.shape, &[]), &waiting.row, &missing)),
+                Fit::OtherKey => continue,
+            };
+            if !missing.is_empty() && !waiting.row.clock.is_deleted() {
+                let vectors = (&waiting.context, &waiting.own);
+                self.park_columns((index, &waiting.shape), &waiting.row, vectors, &missing, false)?;
+            }
+            let mut row = order.arrange(waiting.row);
+            if !row.clock.is_deleted() {
+                let absent: Vec<u16> = row.clock.absent().collect();
+                let cells = told.iter().filter(|column| absent.contains(column));
+                cells.for_each(|column| row.take_cell(*column, part, EntryFlags::empty()));
+            }
+            self.row_known(index, row, (&waiting.context, &waiting.own), Self::local)?;
+        }
+        Ok(())
     }
 
     /// Records columns of a row that a deletion here took, which did not know of them: the row that came before them was without
@@ -62,8 +105,7 @@ impl Work<'_> {
         told: &[u16],
         context: &VersionVector,
     ) -> Result<(), StoreError> {
-        let known = told.iter().all(|column| self.own.covers(part.clock.effective(*column).dot));
-        if known || context.covers(deletion.clock.row.dot) {
+        if self.knows(part, told) || context.covers(deletion.clock.row.dot) {
             return Ok(());
         }
         let (kind, policy) = (ConflictKind::UpdateDeleted, LastWriteWins.name().to_owned());
@@ -93,14 +135,21 @@ impl Work<'_> {
         let counters = image.clock.counters.iter_mut().filter(|(column, _)| silent.contains(column));
         counters.for_each(|(_, counter)| counter.confirm(row));
         let plan = RowPlan { clock: image.clock.clone(), values: Some(image.values.clone()), again: true };
-        self.store(index, key, Some(&local), plan)?;
-        Ok(image)
+        match self.store(index, key, Some(&local), plan) {
+            // The row has to do without them.
+            Err(stop) if stop.is_constraint() => {
+                put_back(self.conn, self.replica, index, key, Some(&local))?;
+                Ok(local)
+            }
+            stored => stored.map(|()| image),
+        }
     }
 
     /// Takes note of a row that is issued without some cells, because they are to come.
     pub(super) fn note_silent(&mut self, index: usize, key: &[Value], image: &RowImage) {
         if image.clock.columns.iter().any(|(column, _)| is_silent(image, *column)) {
             self.silent.insert((index, key.to_vec()));
+            self.came_back.push((index, key.to_vec()));
         }
     }
 

@@ -38,6 +38,7 @@ impl Work<'_> {
         limited: bool,
     ) -> Result<Option<(usize, RowImage)>, StoreError> {
         let own = self.own;
+        let row = sound(shape, row);
         let (kind, reason) = match place {
             Place::Table(index, order, missing) => {
                 let missing = told_of((shape, parts), &row, missing);
@@ -46,7 +47,7 @@ impl Work<'_> {
                 }
                 let mut row = order.arrange(row);
                 if !parts.is_empty() {
-                    keep_only(parts, &self.replica.tables[*index].wire, &mut row);
+                    mark_others(parts, &self.replica.tables[*index].wire, &mut row);
                 }
                 return Ok(Some((*index, row)));
             }
@@ -96,12 +97,13 @@ impl Work<'_> {
     /// Parks columns that have their place and cannot be written there.
     pub(super) fn park_part(
         &mut self,
-        shape: &TableShape,
+        index: usize,
         row: &RowImage,
         (context, own): (&VersionVector, &VersionVector),
         missing: &[String],
         (kind, reason): (ParkedKind, String),
     ) -> Result<(), StoreError> {
+        let shape = &self.replica.tables[index].wire.clone();
         self.park(Parking { shape, row, context, own, missing, limited: false, kind, reason })
     }
 
@@ -136,7 +138,7 @@ impl Work<'_> {
 }
 
 /// Those of some columns of a shape of which a row of it tells.
-fn told_of((shape, parts): (&TableShape, &[String]), row: &RowImage, columns: &[String]) -> Vec<String> {
+pub(crate) fn told_of((shape, parts): (&TableShape, &[String]), row: &RowImage, columns: &[String]) -> Vec<String> {
     let silent: Vec<&String> = row.clock.absent().map(|column| &shape.columns[usize::from(column)]).collect();
     let is_told = |column: &&String| !silent.contains(column) && (parts.is_empty() || is_among(parts, column));
     columns.iter().filter(is_told).cloned().collect()
@@ -146,14 +148,29 @@ fn is_among(names: &[String], name: &str) -> bool {
     names.iter().any(|known| known.eq_ignore_ascii_case(name))
 }
 
-/// Marks the cells of all other columns as absent.
-fn keep_only(parts: &[String], shape: &TableShape, row: &mut RowImage) {
+/// Marks the cells of all other columns: the row is not sent for them.
+fn mark_others(parts: &[String], shape: &TableShape, row: &mut RowImage) {
     if row.clock.is_deleted() {
         return;
     }
     for (column, _) in (0..).zip(&shape.columns).filter(|(_, name)| !is_among(parts, name)) {
-        row.clock.columns.retain(|(known, _)| *known != column);
-        row.clock.columns.push((column, Entry { flags: EntryFlags::ABSENT, authored: None, ..row.clock.row }));
+        let entry = *row.clock.effective(column);
+        row.clock.set_entry(column, Entry { flags: entry.flags.with(EntryFlags::SILENT), ..entry });
     }
-    row.clock.columns.sort_unstable_by_key(|(column, _)| *column);
+}
+
+/// An image as it may have come: a key is always told, what is silent is absent, and what is absent was not counted in.
+fn sound(shape: &TableShape, mut row: RowImage) -> RowImage {
+    if row.clock.is_deleted() || row.clock.columns.is_empty() {
+        return row;
+    }
+    let unmarked = |column: u16, flags: EntryFlags| match flags.contains(EntryFlags::ABSENT) {
+        true if shape.key.contains(&column) => flags.without(EntryFlags::ABSENT.with(EntryFlags::SILENT)),
+        true => flags,
+        false => flags.without(EntryFlags::SILENT),
+    };
+    row.clock.columns.iter_mut().for_each(|(column, entry)| entry.flags = unmarked(*column, entry.flags));
+    let absent: Vec<u16> = row.clock.absent().collect();
+    row.clock.counters.retain(|(column, _)| !absent.contains(column));
+    row
 }

@@ -15,7 +15,7 @@ use crate::capture::give_row_entry;
 use crate::conflict_record::{forget_conflict, record_conflict};
 use crate::counting;
 use crate::error::StoreError;
-use crate::parked::{self, ParkedKind, Speaks};
+use crate::parked::{self, Kept, ParkedKind, Speaks};
 use crate::replica::Replica;
 use crate::row_clock::{read_clock_and_settings, read_row};
 use crate::row_write::RowWrite;
@@ -40,6 +40,8 @@ pub(crate) struct Work<'a> {
     pub(super) refused_keys: HashSet<(usize, Vec<Value>)>,
     /// The tables and keys of rows that came back and of which some cells are still to come.
     pub(super) silent: HashSet<(usize, Vec<Value>)>,
+    /// Those of them that were not looked at yet.
+    pub(super) came_back: Vec<(usize, Vec<Value>)>,
 }
 
 /// What a row is to become.
@@ -69,6 +71,7 @@ impl<'a> Work<'a> {
             deferred: Vec::new(),
             refused_keys: HashSet::new(),
             silent: HashSet::new(),
+            came_back: Vec::new(),
         }
     }
 
@@ -93,15 +96,18 @@ impl<'a> Work<'a> {
         local: impl FnOnce(&mut Self, usize, &[Value]) -> Result<Option<RowImage>, StoreError>,
     ) -> Result<(), Stop> {
         let table = &self.replica.tables[index];
-        if let Some(column) = converted(&table.table.columns, &remote) {
+        let every: Vec<u16> = (0..).take(table.shape.columns.len()).collect();
+        if let Some(column) = converted(&table.table.columns, &remote, &every) {
             let reason = format!("column {:?} of {} has another type here", column.name, table.named());
             return Ok(self.park_row(index, &remote, (context, own), ParkedKind::Schema, reason)?);
         }
         let key: Vec<Value> = remote.key(&table.shape).into_iter().cloned().collect();
         let mut lowered = None;
         if self.replica.waiting.rows > 0 {
-            let (shape, row) = parked::without_absent(&self.replica.tables[index].wire, &remote);
-            let waited = parked::supersede(self.conn, self.replica, (&shape, &row), context, Speaks::Row)?;
+            let (shape, row) = parked::without_absent(&self.replica.tables[index].wire, &remote, Kept::Told);
+            let in_part = remote.clock.absent().next().is_some();
+            let speaks = if in_part { Speaks::PartOfRow } else { Speaks::Row };
+            let waited = parked::supersede(self.conn, self.replica, (&shape, &row), context, speaks)?;
             // A change that only waited until now is known from nowhere else: what is left of it in this row is news. What its
             // origin did after it to the row was in no other state of the row than those that waited.
             let left = remote.clock.entries().map(|entry| entry.dot).filter(|dot| waited.contains(dot));

@@ -41,7 +41,7 @@ pub(crate) fn supersede(
     let has = |column: &String| columns.iter().any(|known| known.eq_ignore_ascii_case(column));
     let is_spoken_for = |parked: &Parked| match (parked.missing.is_empty(), speaks) {
         (true, Speaks::Columns(_)) => false,
-        (true, Speaks::PartOfRow) => parked.shape.columns.iter().all(has),
+        (true, Speaks::PartOfRow) => parked.told().all(has),
         (true, Speaks::Row) => true,
         (false, _) => parked.missing.iter().all(has) || row.clock.rest.is_some_and(|rest| !parked.outlives(&rest)),
     };
@@ -132,10 +132,12 @@ pub(crate) fn keep_silent_of<'a>(
     }
 }
 
-/// A row as a sender without the absent columns would have it.
-pub(crate) fn without_absent(shape: &TableShape, row: &RowImage) -> (TableShape, RowImage) {
+/// A row as a sender without the absent columns would have it; with those of which it says nothing, if these are to be `kept`.
+pub(crate) fn without_absent(shape: &TableShape, row: &RowImage, kept: Kept) -> (TableShape, RowImage) {
     let is_absent = |column: u16| {
-        row.clock.columns.iter().any(|(other, entry)| *other == column && entry.flags.contains(EntryFlags::ABSENT))
+        let flags = row.clock.columns.iter().find(|(other, _)| *other == column).map(|(_, entry)| entry.flags);
+        let flags = flags.filter(|flags| flags.contains(EntryFlags::ABSENT) && !shape.key.contains(&column));
+        flags.is_some_and(|flags| kept == Kept::Told || !flags.contains(EntryFlags::SILENT))
     };
     let kept: Vec<u16> = (0..).take(shape.columns.len()).filter(|column| !is_absent(*column)).collect();
     if kept.len() == shape.columns.len() || row.clock.is_deleted() {
@@ -146,6 +148,7 @@ pub(crate) fn without_absent(shape: &TableShape, row: &RowImage) -> (TableShape,
     let mut clock = row.clock.clone();
     clock.columns.retain(|(column, _)| !is_absent(*column));
     clock.columns.iter_mut().for_each(|(column, _)| *column = moved(*column));
+    clock.counters.retain(|(column, _)| !is_absent(*column));
     clock.counters.iter_mut().for_each(|(column, _)| *column = moved(*column));
     let shape = TableShape {
         name: shape.name.clone(),
@@ -153,6 +156,15 @@ pub(crate) fn without_absent(shape: &TableShape, row: &RowImage) -> (TableShape,
         key: shape.key.iter().map(|column| moved(*column)).collect(),
     };
     (shape, RowImage { values: kept.iter().map(|column| row.values[usize::from(*column)].clone()).collect(), clock })
+}
+
+/// Which cells of an image are looked at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kept {
+    /// Those that it tells of.
+    Told,
+    /// Those too of which another image tells.
+    AndSilent,
 }
 
 /// What of a row waits beside the state of it that is here.

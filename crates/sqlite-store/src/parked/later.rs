@@ -6,7 +6,8 @@ use rusqlite::{Connection, params};
 use super::{
     COLUMNS, Parked, ParkedKind, ParkedNote, Waiting, local_name, of_key, place as key_bytes, remedy, remove, text,
 };
-use crate::apply::columns::Fit;
+use crate::apply::columns::{Fit, converted};
+use crate::apply::told_of;
 use crate::apply::{Applied, ApplyRules, Stop, Work, unknown_entry};
 use crate::attach::Misnamed;
 use crate::error::StoreError;
@@ -194,6 +195,7 @@ fn retry(work: &mut Work<'_>, parked: &Parked, progress: &Progress) -> Result<bo
     let row = order.arrange(parked.row.clone());
     if parked.missing.is_empty() {
         remove(work.conn, work.replica, parked)?;
+        let missing = told_of((&parked.shape, &[]), &parked.row, &missing);
         if !missing.is_empty() && !parked.row.clock.is_deleted() {
             let vectors = (&parked.context, &parked.own);
             work.park_columns((index, &parked.shape), &parked.row, vectors, &missing, false)?;
@@ -289,6 +291,9 @@ fn merge_columns(
         Some(local) if local.clock.is_deleted() => return Ok(true),
         Some(local) => local,
     };
+    if converted(&work.replica.tables[index].table.columns, row, &columns).is_some() {
+        return Ok(false);
+    }
     let mut remote = local.clone();
     let mut context = parked.context.clone();
     let granularity = work.replica.tables[index].rules.granularity;
@@ -374,7 +379,9 @@ fn speaks_for(conn: &Connection, local: &RowImage, column: &str, parked: &Parked
     let has_value = |other: &Parked| {
         let place = other.shape.columns.iter().position(|name| name.eq_ignore_ascii_case(column));
         let place = place.and_then(|place| u16::try_from(place).ok());
-        !other.row.clock.is_deleted() && place.is_some_and(|place| other.row.clock.effective(place).dot == rest.dot)
+        let told = |place: &u16| other.row.clock.absent().all(|absent| absent != *place);
+        let place = place.filter(told).filter(|_| !other.row.clock.is_deleted());
+        place.is_some_and(|place| other.row.clock.effective(place).dot == rest.dot)
     };
     let waiting = of_key(conn, &parked.shape.name, key_bytes(&parked.shape, &parked.row)?)?;
     Ok((!waiting.iter().any(has_value)).then_some(rest))
