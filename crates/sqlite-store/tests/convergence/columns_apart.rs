@@ -89,6 +89,118 @@ async fn what_a_row_that_outlives_its_deletion_holds_in_a_column_is_the_same_eve
     }
 }
 
+/// A row that its bearer has without a column, and that cannot be without it where it goes.
+#[tokio::test]
+async fn a_row_that_waits_for_one_of_its_columns_gets_it() {
+    let folder = TempDir::new().unwrap();
+    let mut nodes = Vec::new();
+    for (name, x) in [("full", ", x TEXT NOT NULL"), ("bearer", ""), ("last", ", x TEXT NOT NULL")] {
+        let schema = format!("CREATE TABLE t (k INTEGER PRIMARY KEY, qty INTEGER{x})").leak();
+        nodes.push(Replica::create(folder.path(), name, Setup::of(schema)).await);
+        nodes.last().unwrap().database.publish().await;
+    }
+    nodes[0].write("INSERT INTO t VALUES (1, 1, 'v')");
+    for (to, from) in [(1, 0), (2, 1)] {
+        nodes[to].pull(&nodes[from], 100).await;
+    }
+    assert_eq!(nodes[2].text("SELECT k || ' ' || qty || ' ' || x FROM t"), "1 1 v");
+    assert_eq!(nodes[2].database.state().borrow().parked, 0);
+}
+
+/// A row comes back from its deletion, and the column that came for it is one that this node does not take.
+#[tokio::test]
+async fn a_column_that_a_constraint_refuses_holds_up_no_row_that_comes_back() {
+    let folder = TempDir::new().unwrap();
+    let mut nodes = Vec::new();
+    for (name, x) in [("full", ", x TEXT"), ("bearer", ""), ("strict", ", x TEXT NOT NULL DEFAULT ''")] {
+        let schema = format!("CREATE TABLE t (k INTEGER PRIMARY KEY, qty INTEGER{x})").leak();
+        nodes.push(Replica::create(folder.path(), name, Setup::of(schema)).await);
+        nodes.last().unwrap().database.publish().await;
+    }
+    nodes[0].write("INSERT INTO t VALUES (1, 1, 'v')");
+    settle(&nodes, || 100).await;
+    nodes[2].write("DELETE FROM t");
+    nodes[2].until(|state| state.backlog == 0).await;
+    nodes[0].write("UPDATE t SET x = NULL");
+    nodes[1].pull(&nodes[0], 100).await;
+    nodes[1].write("UPDATE t SET qty = 2");
+    nodes[2].pull(&nodes[1], 100).await;
+    assert_eq!(nodes[2].text("SELECT qty || '' FROM t"), "2");
+}
+
+/// A row and one of its columns come to a node that does not have the table yet, by way of one without the column.
+#[tokio::test]
+async fn a_column_whose_row_waits_for_its_table_is_merged_with_it() {
+    let folder = TempDir::new().unwrap();
+    let mut nodes = Vec::new();
+    for (name, x) in [("full", ", x TEXT DEFAULT 'none'"), ("bearer", "")] {
+        let schema = format!("CREATE TABLE t (k INTEGER PRIMARY KEY, qty INTEGER{x})").leak();
+        nodes.push(Replica::create(folder.path(), name, Setup::of(schema)).await);
+    }
+    nodes.push(Replica::create(folder.path(), "late", Setup::of("CREATE TABLE u (k INTEGER PRIMARY KEY)")).await);
+    for node in &nodes {
+        node.database.publish().await;
+    }
+    nodes[0].write("INSERT INTO t VALUES (1, 1, 'old')");
+    settle(&nodes, || 100).await;
+    nodes[0].write("INSERT OR REPLACE INTO t VALUES (1, 2, 'new')");
+    for (to, from) in [(1, 0), (2, 1)] {
+        nodes[to].pull(&nodes[from], 100).await;
+    }
+    nodes[2].write("CREATE TABLE t (k INTEGER PRIMARY KEY, qty INTEGER, x TEXT DEFAULT 'none')");
+    nodes[2].until(|state| state.parked == 0).await;
+    assert_eq!(nodes[2].text("SELECT qty || x FROM t"), "2new");
+}
+
+/// A row that a constraint refuses waits with all of its columns, and a later state of it comes from a node without one.
+#[tokio::test]
+async fn what_a_waiting_row_holds_in_a_column_outlives_a_state_without_it() {
+    let folder = TempDir::new().unwrap();
+    let mut nodes = Vec::new();
+    for (name, columns) in
+        [("full", "qty INTEGER, x"), ("bearer", "qty INTEGER"), ("strict", "qty INTEGER CHECK (qty < 100), x")]
+    {
+        let schema = format!("CREATE TABLE t (k INTEGER PRIMARY KEY, {columns})").leak();
+        nodes.push(Replica::create(folder.path(), name, Setup::of(schema)).await);
+        nodes.last().unwrap().database.publish().await;
+    }
+    nodes[0].write("INSERT INTO t VALUES (1, 500, 'v')");
+    for (to, from) in [(2, 0), (1, 0)] {
+        nodes[to].pull(&nodes[from], 100).await;
+    }
+    nodes[1].write("UPDATE t SET qty = 50");
+    nodes[2].pull(&nodes[1], 100).await;
+    nodes[2].until(|state| state.parked == 0).await;
+    settle(&nodes, || 100).await;
+    for node in [&nodes[0], &nodes[2]] {
+        assert_eq!(node.text("SELECT qty || coalesce(x, '-') FROM t"), "50v");
+    }
+}
+
+/// Of a deletion and a later update that come together the update stands, whichever way its column comes.
+#[tokio::test]
+async fn a_column_that_was_written_after_a_deletion_brings_its_row_back() {
+    let folder = TempDir::new().unwrap();
+    let mut nodes = Vec::new();
+    for (name, columns) in [("updates", "qty, x"), ("bearer", "qty"), ("deletes", "qty, x")] {
+        let schema = format!("CREATE TABLE t (k INTEGER PRIMARY KEY, {columns})").leak();
+        nodes.push(Replica::create(folder.path(), name, Setup::of(schema)).await);
+        nodes.last().unwrap().database.publish().await;
+    }
+    nodes[0].write("INSERT INTO t VALUES (1, 1, 'old')");
+    settle(&nodes, || 100).await;
+    nodes[2].write("DELETE FROM t");
+    nodes[2].until(|state| state.backlog == 0).await;
+    nodes[0].write("UPDATE t SET x = 'news'");
+    for (to, from) in [(1, 2), (1, 0), (2, 1)] {
+        nodes[to].pull(&nodes[from], 100).await;
+    }
+    settle(&nodes, || 100).await;
+    for node in [&nodes[0], &nodes[2]] {
+        assert_eq!(node.text("SELECT coalesce(group_concat(qty || x), '') FROM t"), "1news");
+    }
+}
+
 const COLUMNS: [&str; 3] = ["x", "y", "z"];
 
 /// What one node makes of a column.
