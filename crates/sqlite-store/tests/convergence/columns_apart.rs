@@ -192,7 +192,7 @@ async fn a_column_that_was_written_after_a_deletion_brings_its_row_back() {
     nodes[2].write("DELETE FROM t");
     nodes[2].until(|state| state.backlog == 0).await;
     nodes[0].write("UPDATE t SET x = 'news'");
-    for (to, from) in [(1, 2), (1, 0), (2, 1)] {
+    for (to, from) in [(1, 2), (1, 0), (2, 1), (0, 2)] {
         nodes[to].pull(&nodes[from], 100).await;
     }
     settle(&nodes, || 100).await;
