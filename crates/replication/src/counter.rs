@@ -7,7 +7,9 @@
 //! replicated data types", 2011, the PN-counter, with a reset that remembers what it has seen).
 //!
 //! What sets a counter knows sums that were counted before: they are absorbed and count no more. Sums that it did not know
-//! count on top of it, so that of two concurrent inserts of one key one base stands, and every increment.
+//! count on top of it, so that of two concurrent inserts of one key one base stands, and every increment. A row that a node
+//! without the column put in the place of another one cannot tell what it knew: whoever has counted takes all of it to be
+//! known, in the name of that row.
 //!
 //! Only finite numbers are counted: what is no number, or leads to an infinity, sets the counter. Of two settings the later
 //! one stands, and one that nobody could see the end of is told by the merge as a conflict. Sums of integers are exact,
@@ -54,7 +56,7 @@ pub struct Tally {
     pub entry: Entry,
     /// The sum of all that the origin counted: INTEGER or REAL.
     pub sum: Value,
-    /// How much of the sum was known when the counter was set, and counts no more: INTEGER or REAL.
+    /// How much of the sum was known when the counter was set, or is taken to have been, and counts no more: INTEGER or REAL.
     pub absorbed: Value,
 }
 

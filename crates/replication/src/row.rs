@@ -73,7 +73,7 @@ impl EntryFlags {
     pub const APART: Self = Self(32);
 
     /// Of an absent cell: the image says nothing of it even where its row took the place of another one. Another image of the row
-    /// does, which its sender sends as well.
+    /// does, which its sender sends as well where the receiver may lack it.
     pub const SILENT: Self = Self(64);
 
     /// No mark.
@@ -250,8 +250,8 @@ pub struct TableRows {
     pub context: Option<VersionVector>,
     /// Whether the sender leaves out columns of the table on purpose: what the shape lacks is not gone there.
     pub limited: bool,
-    /// Where the rows are sent for single columns that the sender does not have: these. They come after its own state of the rows,
-    /// which tells all the rest.
+    /// Where the rows are sent for single columns that the sender could not take in: these. What it holds of the rows itself, if it
+    /// holds them, comes before and tells all the rest, unless the receiver has it.
     pub parts: Vec<String>,
 }
 

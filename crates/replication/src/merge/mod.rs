@@ -6,9 +6,9 @@
 //!
 //! Under the plain comparison, (timestamp, origin), the merge is a join: any order, repetition or grouping of the same
 //! states gives the same result. Everything else is issued as a new change of the deciding node, which has taken both
-//! sides into account: what a policy decides otherwise, column by column or for the row as a whole; and the revival of a
+//! sides into account: what a policy decides otherwise, column by column or for the row as a whole; the revival of a
 //! deleted row by a newer change of some of its columns, or by a row that came without some of them, because the deleted
-//! side has dropped cells that its vector claims.
+//! side has dropped cells that its vector claims; and what a counter is set to by a row that came without it.
 
 mod columns;
 mod counters;

@@ -1,5 +1,5 @@
-//! Single columns that are sent for themselves: whoever sent them does not have them, and sends its own state of their row before
-//! them, which says nothing of them.
+//! Single columns that are sent for themselves: whoever sent them could not take them in. What it holds of their row itself comes
+//! before them, and says nothing of them.
 
 use replication::{
     ConflictKind, ConflictPolicy as _, Decided, Decision, EntryFlags, Granularity, LastWriteWins, RowImage, Value,

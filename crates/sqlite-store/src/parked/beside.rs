@@ -174,7 +174,7 @@ pub(crate) struct Beside {
     pub(crate) waiting: Vec<Parked>,
     /// What the state here has taken into account, where that is not all that this database knows.
     pub(crate) context: Option<VersionVector>,
-    /// The columns that are not here and of which what waits tells, with the deletion in mind that the row here came after.
+    /// The columns of which what waits tells, with the deletion in mind that the row here came after.
     pub(crate) told: BTreeSet<String>,
 }
 
