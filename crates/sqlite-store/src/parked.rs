@@ -185,12 +185,15 @@ impl Parked {
         (0..).zip(&self.shape.columns).filter(move |(_, name)| missing(name)).map(|(column, _)| column)
     }
 
-    /// The entries of the columns that are not here, with those of what was counted in them.
-    fn entries_of_missing(&self) -> impl Iterator<Item = &Entry> {
-        self.places_of_missing().flat_map(|column| {
-            let counted = self.row.clock.counter(column).into_iter().flat_map(Counter::entries);
-            std::iter::once(self.row.clock.effective(column)).chain(counted)
-        })
+    /// The entries of a column, with those of what was counted in it.
+    fn entries_of(&self, column: u16) -> impl Iterator<Item = &Entry> {
+        let counted = self.row.clock.counter(column).into_iter().flat_map(Counter::entries);
+        std::iter::once(self.row.clock.effective(column)).chain(counted)
+    }
+
+    /// The entry of what set a column.
+    fn setting(&self, column: u16) -> &Entry {
+        self.row.clock.counter(column).map_or(self.row.clock.effective(column), |counter| &counter.set)
     }
 
     /// Whether it is a state of the row that took the place of one which went with this deletion.
@@ -200,9 +203,8 @@ impl Parked {
 
     /// Whether a column that is not here was written after a deletion of the row, or with the row that took its place.
     fn outlives(&self, deletion: &Entry) -> bool {
-        let set =
-            |column| self.row.clock.counter(column).map_or(self.row.clock.effective(column), |counter| &counter.set);
-        !self.row.clock.is_deleted() && self.places_of_missing().any(|column| set(column).order() >= deletion.order())
+        !self.row.clock.is_deleted()
+            && self.places_of_missing().any(|column| self.setting(column).order() >= deletion.order())
     }
 }
 

@@ -204,18 +204,23 @@ pub(crate) fn beside(
     };
     let gone = if row.clock.is_deleted() { Some(row.clock.row) } else { row.clock.rest };
     for parked in &waiting {
-        let outdated = |gone: &Entry| row.clock.is_deleted() || !(parked.tells_of(gone) || parked.outlives(gone));
-        let outdated = gone.as_ref().is_some_and(outdated);
-        if !outdated {
-            told.extend(parked.missing.iter().cloned());
-        }
+        // Each column for itself: one may be older than the deletion, and another one newer.
+        let outdated = |column: u16, gone: &Entry| {
+            row.clock.is_deleted() || !(parked.tells_of(gone) || parked.setting(column).order() >= gone.order())
+        };
+        let (outdated, current): (Vec<u16>, Vec<u16>) =
+            parked.places_of_missing().partition(|column| gone.as_ref().is_some_and(|gone| outdated(*column, gone)));
+        told.extend(current.iter().map(|column| parked.shape.columns[usize::from(*column)].clone()));
         let unknown: Vec<&Entry> = match !parked.missing.is_empty() && !renamed(parked) {
             false => parked.row.clock.entries().filter(|entry| !parked.own.covers(entry.dot)).collect(),
-            true if outdated => parked.entries_of_missing().collect(),
-            true => continue,
+            true if outdated.is_empty() => continue,
+            true => outdated.iter().flat_map(|column| parked.entries_of(*column)).collect(),
         };
         let context = context.get_or_insert_with(|| replica.have.clone());
-        unknown.into_iter().for_each(|entry| context.lower(entry.dot.origin, entry.dot.sequence.saturating_sub(1)));
+        unknown
+            .into_iter()
+            .filter(|entry| !entry.is_never())
+            .for_each(|entry| context.lower(entry.dot.origin, entry.dot.sequence.saturating_sub(1)));
     }
     Ok(Beside { waiting, context, told })
 }
