@@ -164,6 +164,12 @@ impl RowClock {
         Some(&self.counters[found].1)
     }
 
+    /// The entry that speaks for a column, and those of what was counted in it.
+    pub fn entries_of(&self, column: u16) -> impl Iterator<Item = &Entry> {
+        let counted = self.counter(column).into_iter().flat_map(Counter::entries);
+        std::iter::once(self.effective(column)).chain(counted)
+    }
+
     /// The entries of the row and of its columns, the row entry first.
     pub fn registers(&self) -> impl Iterator<Item = &Entry> {
         std::iter::once(&self.row).chain(self.columns.iter().map(|(_, entry)| entry))

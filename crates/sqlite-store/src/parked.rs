@@ -14,7 +14,7 @@ mod selected;
 use std::collections::BTreeSet;
 
 use replication::codec::{decode_row, encode_row, encode_values};
-use replication::{Counter, Entry, RowImage, TableShape, Value, VersionVector};
+use replication::{Entry, RowImage, TableShape, Value, VersionVector};
 use rusqlite::{Connection, Row, params};
 
 pub(crate) use beside::{
@@ -125,7 +125,6 @@ impl Waiting {
 }
 
 /// A row that is to wait.
-#[derive(Clone)]
 pub(crate) struct Parking<'a> {
     pub(crate) shape: &'a TableShape,
     pub(crate) row: &'a RowImage,
@@ -183,12 +182,6 @@ impl Parked {
     fn places_of_missing(&self) -> impl Iterator<Item = u16> {
         let missing = |name: &String| self.missing.iter().any(|missing| missing.eq_ignore_ascii_case(name));
         (0..).zip(&self.shape.columns).filter(move |(_, name)| missing(name)).map(|(column, _)| column)
-    }
-
-    /// The entries of a column, with those of what was counted in it.
-    fn entries_of(&self, column: u16) -> impl Iterator<Item = &Entry> {
-        let counted = self.row.clock.counter(column).into_iter().flat_map(Counter::entries);
-        std::iter::once(self.row.clock.effective(column)).chain(counted)
     }
 
     /// The entry of what set a column.

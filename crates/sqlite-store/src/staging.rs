@@ -203,20 +203,15 @@ impl Stage {
         // The number of their batch follows the key.
         let last = [first.as_slice(), &[u8::MAX; 9]].concat();
         let mut statement = conn.prepare_cached(
-            "SELECT batch, row FROM _sync_spool._sync_staged WHERE source = ?1 AND tbl = ?2 AND key >= ?3 AND key <= ?4 \
-             AND length(key) = ?5 ORDER BY key",
+            "DELETE FROM _sync_spool._sync_staged WHERE source = ?1 AND tbl = ?2 AND key >= ?3 AND key <= ?4 \
+             AND length(key) = ?5 RETURNING batch, row",
         )?;
         let length = i64::try_from(first.len() + 8).unwrap_or(i64::MAX);
-        let mut rows = statement.query(params![self.source.as_bytes(), number, first, last, length])?;
-        let mut taken = Vec::new();
-        while let Some(row) = rows.next()? {
-            taken.push(self.staged(replica, (Turn::Parts, index), row.get(0)?, &row.get::<_, Vec<u8>>(1)?)?);
-        }
-        drop(rows);
-        let sql = "DELETE FROM _sync_spool._sync_staged WHERE source = ?1 AND tbl = ?2 AND key >= ?3 AND key <= ?4 \
-                   AND length(key) = ?5";
-        conn.prepare_cached(sql)?.execute(params![self.source.as_bytes(), number, first, last, length])?;
-        Ok(taken)
+        let parameters = params![self.source.as_bytes(), number, first, last, length];
+        let rows = statement.query_map(parameters, |row| Ok((row.get(0)?, row.get(1)?)))?;
+        let mut taken = rows.collect::<Result<Vec<(i64, Vec<u8>)>, _>>()?;
+        taken.sort_unstable_by_key(|(batch, _)| *batch);
+        taken.iter().map(|(batch, row)| self.staged(replica, (Turn::Parts, index), *batch, row)).collect()
     }
 
     /// Takes the next rows, at most a page of them and at most `limit`: parents come before their children, which would

@@ -110,12 +110,12 @@ pub(super) fn fill(
     granularity: Granularity,
     node: Origin,
 ) {
+    if remote.clock.absent().next().is_none() {
+        return;
+    }
     let (absent, told): (Vec<_>, Vec<_>) =
         remote.clock.columns.drain(..).partition(|(_, entry)| entry.flags.contains(EntryFlags::ABSENT));
     remote.clock.columns = told;
-    if absent.is_empty() {
-        return;
-    }
     let local = local.filter(|local| !local.clock.is_deleted());
     // Where the row here came after the same deletion, or a later one, what is in it did too.
     let known = local.and_then(|local| local.clock.rest).map(|rest| rest.order());
@@ -141,15 +141,15 @@ pub(super) fn fill(
 }
 
 /// The first of these columns that would not keep what comes for it, because its type is another one than the sender's.
-pub(crate) fn converted<'a>(columns: &'a [Column], row: &RowImage, looked_at: &[u16]) -> Option<&'a Column> {
+pub(crate) fn converted<'a>(
+    columns: &'a [Column],
+    row: &RowImage,
+    mut looked_at: impl Iterator<Item = usize>,
+) -> Option<&'a Column> {
     if row.clock.is_deleted() {
         return None;
     }
-    let places = looked_at.iter().map(|column| usize::from(*column));
-    places
-        .map(|place| (&columns[place], &row.values[place]))
-        .find(|(column, value)| !keeps(column.affinity, value))
-        .map(|(column, _)| column)
+    looked_at.find(|place| !keeps(columns[*place].affinity, &row.values[*place])).map(|place| &columns[place])
 }
 
 /// Whether a column of this affinity stores a value as it is.

@@ -2,8 +2,8 @@
 //! before them, and says nothing of them.
 
 use replication::{
-    ConflictKind, ConflictPolicy as _, Decided, Decision, EntryFlags, Granularity, LastWriteWins, RowImage, Value,
-    VersionVector,
+    ConflictKind, ConflictPolicy as _, Decided, Decision, Entry, EntryFlags, Granularity, LastWriteWins, RowImage,
+    Value, VersionVector,
 };
 
 use super::columns::{Fit, converted};
@@ -38,7 +38,7 @@ impl Work<'_> {
         if told.is_empty() {
             return Ok(());
         }
-        if let Some(column) = converted(&table.table.columns, &part, &told) {
+        if let Some(column) = converted(&table.table.columns, &part, told.iter().map(|column| usize::from(*column))) {
             let reason = format!("column {:?} of {} has another type here", column.name, table.named());
             let missing: Vec<String> =
                 told.iter().map(|column| table.wire.columns[usize::from(*column)].clone()).collect();
@@ -48,8 +48,8 @@ impl Work<'_> {
             None => self.join_waiting((index, &key), &part, &told),
             Some(local) if local.clock.is_deleted() => {
                 let deletion = local.clock.row.order();
-                let newer = |column: &u16| part.clock.effective(*column).order() > deletion;
-                if told.iter().any(newer) && !self.knows(&part, &told) {
+                let newer = entries_of(&part, &told).any(|entry| entry.order() > deletion);
+                if newer && !self.knows(&part, &told) {
                     // The row that it is a state of lives on.
                     return self.row_known(index, part, (context, self.own), Self::local);
                 }
@@ -68,7 +68,7 @@ impl Work<'_> {
 
     /// Whether the vector covers what a part tells.
     fn knows(&self, part: &RowImage, told: &[u16]) -> bool {
-        told.iter().all(|column| self.own.covers(part.clock.effective(*column).dot))
+        entries_of(part, told).all(|entry| self.own.covers(entry.dot))
     }
 
     /// Puts a part into rows that wait, perhaps for just that.
@@ -163,6 +163,11 @@ impl Work<'_> {
         }
         Ok(())
     }
+}
+
+/// The entries of some columns, with those of what was counted in them.
+fn entries_of<'a>(row: &'a RowImage, columns: &'a [u16]) -> impl Iterator<Item = &'a Entry> {
+    columns.iter().flat_map(|column| row.clock.entries_of(*column))
 }
 
 /// Whether nothing was said of a cell, which is still to come.

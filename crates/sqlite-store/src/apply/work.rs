@@ -96,15 +96,16 @@ impl<'a> Work<'a> {
         local: impl FnOnce(&mut Self, usize, &[Value]) -> Result<Option<RowImage>, StoreError>,
     ) -> Result<(), Stop> {
         let table = &self.replica.tables[index];
-        let every: Vec<u16> = (0..).take(table.shape.columns.len()).collect();
-        if let Some(column) = converted(&table.table.columns, &remote, &every) {
+        let columns = &table.table.columns;
+        if let Some(column) = converted(columns, &remote, 0..columns.len()) {
             let reason = format!("column {:?} of {} has another type here", column.name, table.named());
             return Ok(self.park_row(index, &remote, (context, own), ParkedKind::Schema, reason)?);
         }
         let key: Vec<Value> = remote.key(&table.shape).into_iter().cloned().collect();
         let mut lowered = None;
         if self.replica.waiting.rows > 0 {
-            let (shape, row) = parked::without_absent(&self.replica.tables[index].wire, &remote, Kept::Told);
+            let wire = self.replica.tables[index].wire.clone();
+            let (shape, row) = parked::without_absent(&wire, &remote, Kept::Told);
             let in_part = remote.clock.absent().next().is_some();
             let speaks = if in_part { Speaks::PartOfRow } else { Speaks::Row };
             let waited = parked::supersede(self.conn, self.replica, (&shape, &row), context, speaks)?;

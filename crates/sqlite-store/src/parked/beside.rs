@@ -1,5 +1,6 @@
 //! States of a row that wait and the state of it that is here: which of them speaks for what, and what is told to peers.
 
+use std::borrow::Cow;
 use std::collections::BTreeSet;
 
 use replication::{Dot, Entry, EntryFlags, RowClock, RowImage, TableShape, Value, VersionVector};
@@ -17,7 +18,7 @@ pub(crate) enum Speaks<'a> {
     Columns(&'a [String]),
     /// The row.
     Row,
-    /// The row without the columns that its node leaves out on purpose.
+    /// The row without the columns that its node does not have, or leaves out.
     PartOfRow,
 }
 
@@ -133,7 +134,11 @@ pub(crate) fn keep_silent_of<'a>(
 }
 
 /// A row as a sender without the absent columns would have it; with those of which it says nothing, if these are to be `kept`.
-pub(crate) fn without_absent(shape: &TableShape, row: &RowImage, kept: Kept) -> (TableShape, RowImage) {
+pub(crate) fn without_absent<'a>(
+    shape: &'a TableShape,
+    row: &'a RowImage,
+    kept: Kept,
+) -> (Cow<'a, TableShape>, Cow<'a, RowImage>) {
     let is_absent = |column: u16| {
         let flags = row.clock.columns.iter().find(|(other, _)| *other == column).map(|(_, entry)| entry.flags);
         let flags = flags.filter(|flags| flags.contains(EntryFlags::ABSENT) && !shape.key.contains(&column));
@@ -141,7 +146,7 @@ pub(crate) fn without_absent(shape: &TableShape, row: &RowImage, kept: Kept) -> 
     };
     let kept: Vec<u16> = (0..).take(shape.columns.len()).filter(|column| !is_absent(*column)).collect();
     if kept.len() == shape.columns.len() || row.clock.is_deleted() {
-        return (shape.clone(), row.clone());
+        return (Cow::Borrowed(shape), Cow::Borrowed(row));
     }
     let place = |column: u16| kept.iter().position(|kept| *kept == column).and_then(|place| u16::try_from(place).ok());
     let moved = |column: u16| place(column).unwrap_or_default();
@@ -155,7 +160,8 @@ pub(crate) fn without_absent(shape: &TableShape, row: &RowImage, kept: Kept) -> 
         columns: kept.iter().map(|column| shape.columns[usize::from(*column)].clone()).collect(),
         key: shape.key.iter().map(|column| moved(*column)).collect(),
     };
-    (shape, RowImage { values: kept.iter().map(|column| row.values[usize::from(*column)].clone()).collect(), clock })
+    let values = kept.iter().map(|column| row.values[usize::from(*column)].clone()).collect();
+    (Cow::Owned(shape), Cow::Owned(RowImage { values, clock }))
 }
 
 /// Which cells of an image are looked at.
@@ -214,7 +220,7 @@ pub(crate) fn beside(
         let unknown: Vec<&Entry> = match !parked.missing.is_empty() && !renamed(parked) {
             false => parked.row.clock.entries().filter(|entry| !parked.own.covers(entry.dot)).collect(),
             true if outdated.is_empty() => continue,
-            true => outdated.iter().flat_map(|column| parked.entries_of(*column)).collect(),
+            true => outdated.iter().flat_map(|column| parked.row.clock.entries_of(*column)).collect(),
         };
         let context = context.get_or_insert_with(|| replica.have.clone());
         unknown

@@ -291,7 +291,8 @@ fn merge_columns(
         Some(local) if local.clock.is_deleted() => return Ok(true),
         Some(local) => local,
     };
-    if converted(&work.replica.tables[index].table.columns, row, &columns).is_some() {
+    let places = columns.iter().map(|column| usize::from(*column));
+    if converted(&work.replica.tables[index].table.columns, row, places).is_some() {
         return Ok(false);
     }
     let mut remote = local.clone();

@@ -6,18 +6,36 @@ use tempfile::TempDir;
 use crate::replica::{Replica, Setup};
 use crate::{Random, seeds, settle};
 
+/// Nodes by name, and what each has in the table beside its key.
+async fn having<const N: usize>(
+    folder: &TempDir,
+    granularity: Granularity,
+    columns: [(&str, &str); N],
+) -> Vec<Replica> {
+    let mut nodes = Vec::new();
+    for (name, columns) in columns {
+        let schema = format!("CREATE TABLE t (k INTEGER PRIMARY KEY, {columns})").leak();
+        nodes.push(Replica::create(folder.path(), name, Setup { granularity, ..Setup::of(schema) }).await);
+        nodes.last().unwrap().database.publish().await;
+    }
+    nodes
+}
+
+/// Nodes take from others: the first of each pair from the second.
+async fn pull(nodes: &[Replica], pairs: &[(usize, usize)]) {
+    for (to, from) in pairs {
+        nodes[*to].pull(&nodes[*from], 100).await;
+    }
+}
+
 /// A row is known to come after a deletion, and part of it through a node that has neither what its writer has nor all that the
 /// last node has.
 #[tokio::test]
 async fn what_waits_of_a_row_says_nothing_of_columns_that_its_bearer_has() {
     for granularity in [Granularity::Column, Granularity::Row] {
         let folder = TempDir::new().unwrap();
-        let mut nodes = Vec::new();
-        for (name, columns) in [("writer", "qty, b"), ("other", "qty, x"), ("full", "qty, b, x")] {
-            let schema = format!("CREATE TABLE t (k INTEGER PRIMARY KEY, {columns})").leak();
-            nodes.push(Replica::create(folder.path(), name, Setup { granularity, ..Setup::of(schema) }).await);
-            nodes.last().unwrap().database.publish().await;
-        }
+        let nodes =
+            having(&folder, granularity, [("writer", "qty, b"), ("other", "qty, x"), ("full", "qty, b, x")]).await;
         nodes[0].write("INSERT INTO t VALUES (1, 1, 'old')");
         settle(&nodes, || 100).await;
         nodes[0].write("INSERT OR REPLACE INTO t VALUES (1, 2, 'new')");
@@ -39,12 +57,7 @@ async fn what_waits_of_a_row_says_nothing_of_columns_that_its_bearer_has() {
 async fn what_a_deletion_takes_of_a_column_that_its_bearer_does_not_have_is_recorded() {
     for granularity in [Granularity::Column, Granularity::Row] {
         let folder = TempDir::new().unwrap();
-        let mut nodes = Vec::new();
-        for (name, columns) in [("a", "qty, x"), ("b", "qty"), ("c", "qty, x")] {
-            let schema = format!("CREATE TABLE t (k INTEGER PRIMARY KEY, {columns})").leak();
-            nodes.push(Replica::create(folder.path(), name, Setup { granularity, ..Setup::of(schema) }).await);
-            nodes.last().unwrap().database.publish().await;
-        }
+        let nodes = having(&folder, granularity, [("a", "qty, x"), ("b", "qty"), ("c", "qty, x")]).await;
         nodes[0].write("INSERT INTO t VALUES (1, 1, 'old')");
         settle(&nodes, || 100).await;
         nodes[0].write("UPDATE t SET qty = 2, x = 'news'");
@@ -69,20 +82,13 @@ async fn what_a_deletion_takes_of_a_column_that_its_bearer_does_not_have_is_reco
 async fn what_a_row_that_outlives_its_deletion_holds_in_a_column_is_the_same_everywhere() {
     for granularity in [Granularity::Column, Granularity::Row] {
         let folder = TempDir::new().unwrap();
-        let mut nodes = Vec::new();
-        for (name, columns) in [("hears", "qty, x"), ("writes", "qty"), ("deletes", "qty, x")] {
-            let schema = format!("CREATE TABLE t (k INTEGER PRIMARY KEY, {columns})").leak();
-            nodes.push(Replica::create(folder.path(), name, Setup { granularity, ..Setup::of(schema) }).await);
-            nodes.last().unwrap().database.publish().await;
-        }
+        let nodes = having(&folder, granularity, [("hears", "qty, x"), ("writes", "qty"), ("deletes", "qty, x")]).await;
         nodes[0].write("INSERT INTO t VALUES (1, 1, 'old')");
         settle(&nodes, || 100).await;
         nodes[2].write("DELETE FROM t");
         nodes[2].until(|state| state.backlog == 0).await;
         nodes[1].write("UPDATE t SET qty = 2");
-        for (to, from) in [(0, 1), (0, 2), (1, 2), (2, 1)] {
-            nodes[to].pull(&nodes[from], 100).await;
-        }
+        pull(&nodes, &[(0, 1), (0, 2), (1, 2), (2, 1)]).await;
         settle(&nodes, || 100).await;
         let ends = [0, 2].map(|node| nodes[node].text("SELECT qty || ' ' || coalesce(x, '-') FROM t"));
         assert_eq!(ends, ["2 old", "2 old"], "{granularity:?}");
@@ -93,16 +99,14 @@ async fn what_a_row_that_outlives_its_deletion_holds_in_a_column_is_the_same_eve
 #[tokio::test]
 async fn a_row_that_waits_for_one_of_its_columns_gets_it() {
     let folder = TempDir::new().unwrap();
-    let mut nodes = Vec::new();
-    for (name, x) in [("full", ", x TEXT NOT NULL"), ("bearer", ""), ("last", ", x TEXT NOT NULL")] {
-        let schema = format!("CREATE TABLE t (k INTEGER PRIMARY KEY, qty INTEGER{x})").leak();
-        nodes.push(Replica::create(folder.path(), name, Setup::of(schema)).await);
-        nodes.last().unwrap().database.publish().await;
-    }
+    let nodes = having(
+        &folder,
+        Granularity::Column,
+        [("full", "qty INTEGER, x TEXT NOT NULL"), ("bearer", "qty INTEGER"), ("last", "qty INTEGER, x TEXT NOT NULL")],
+    )
+    .await;
     nodes[0].write("INSERT INTO t VALUES (1, 1, 'v')");
-    for (to, from) in [(1, 0), (2, 1)] {
-        nodes[to].pull(&nodes[from], 100).await;
-    }
+    pull(&nodes, &[(1, 0), (2, 1)]).await;
     assert_eq!(nodes[2].text("SELECT k || ' ' || qty || ' ' || x FROM t"), "1 1 v");
     assert_eq!(nodes[2].database.state().borrow().parked, 0);
 }
@@ -111,12 +115,16 @@ async fn a_row_that_waits_for_one_of_its_columns_gets_it() {
 #[tokio::test]
 async fn a_column_that_a_constraint_refuses_holds_up_no_row_that_comes_back() {
     let folder = TempDir::new().unwrap();
-    let mut nodes = Vec::new();
-    for (name, x) in [("full", ", x TEXT"), ("bearer", ""), ("strict", ", x TEXT NOT NULL DEFAULT ''")] {
-        let schema = format!("CREATE TABLE t (k INTEGER PRIMARY KEY, qty INTEGER{x})").leak();
-        nodes.push(Replica::create(folder.path(), name, Setup::of(schema)).await);
-        nodes.last().unwrap().database.publish().await;
-    }
+    let nodes = having(
+        &folder,
+        Granularity::Column,
+        [
+            ("full", "qty INTEGER, x TEXT"),
+            ("bearer", "qty INTEGER"),
+            ("strict", "qty INTEGER, x TEXT NOT NULL DEFAULT ''"),
+        ],
+    )
+    .await;
     nodes[0].write("INSERT INTO t VALUES (1, 1, 'v')");
     settle(&nodes, || 100).await;
     nodes[2].write("DELETE FROM t");
@@ -132,21 +140,14 @@ async fn a_column_that_a_constraint_refuses_holds_up_no_row_that_comes_back() {
 #[tokio::test]
 async fn a_column_whose_row_waits_for_its_table_is_merged_with_it() {
     let folder = TempDir::new().unwrap();
-    let mut nodes = Vec::new();
-    for (name, x) in [("full", ", x TEXT DEFAULT 'none'"), ("bearer", "")] {
-        let schema = format!("CREATE TABLE t (k INTEGER PRIMARY KEY, qty INTEGER{x})").leak();
-        nodes.push(Replica::create(folder.path(), name, Setup::of(schema)).await);
-    }
+    let schemas = [("full", "qty INTEGER, x TEXT DEFAULT 'none'"), ("bearer", "qty INTEGER")];
+    let mut nodes = having(&folder, Granularity::Column, schemas).await;
     nodes.push(Replica::create(folder.path(), "late", Setup::of("CREATE TABLE u (k INTEGER PRIMARY KEY)")).await);
-    for node in &nodes {
-        node.database.publish().await;
-    }
+    nodes[2].database.publish().await;
     nodes[0].write("INSERT INTO t VALUES (1, 1, 'old')");
     settle(&nodes, || 100).await;
     nodes[0].write("INSERT OR REPLACE INTO t VALUES (1, 2, 'new')");
-    for (to, from) in [(1, 0), (2, 1)] {
-        nodes[to].pull(&nodes[from], 100).await;
-    }
+    pull(&nodes, &[(1, 0), (2, 1)]).await;
     nodes[2].write("CREATE TABLE t (k INTEGER PRIMARY KEY, qty INTEGER, x TEXT DEFAULT 'none')");
     nodes[2].until(|state| state.parked == 0).await;
     assert_eq!(nodes[2].text("SELECT qty || x FROM t"), "2new");
@@ -156,18 +157,14 @@ async fn a_column_whose_row_waits_for_its_table_is_merged_with_it() {
 #[tokio::test]
 async fn what_a_waiting_row_holds_in_a_column_outlives_a_state_without_it() {
     let folder = TempDir::new().unwrap();
-    let mut nodes = Vec::new();
-    for (name, columns) in
-        [("full", "qty INTEGER, x"), ("bearer", "qty INTEGER"), ("strict", "qty INTEGER CHECK (qty < 100), x")]
-    {
-        let schema = format!("CREATE TABLE t (k INTEGER PRIMARY KEY, {columns})").leak();
-        nodes.push(Replica::create(folder.path(), name, Setup::of(schema)).await);
-        nodes.last().unwrap().database.publish().await;
-    }
+    let nodes = having(
+        &folder,
+        Granularity::Column,
+        [("full", "qty INTEGER, x"), ("bearer", "qty INTEGER"), ("strict", "qty INTEGER CHECK (qty < 100), x")],
+    )
+    .await;
     nodes[0].write("INSERT INTO t VALUES (1, 500, 'v')");
-    for (to, from) in [(2, 0), (1, 0)] {
-        nodes[to].pull(&nodes[from], 100).await;
-    }
+    pull(&nodes, &[(2, 0), (1, 0)]).await;
     nodes[1].write("UPDATE t SET qty = 50");
     nodes[2].pull(&nodes[1], 100).await;
     nodes[2].until(|state| state.parked == 0).await;
@@ -181,20 +178,14 @@ async fn what_a_waiting_row_holds_in_a_column_outlives_a_state_without_it() {
 #[tokio::test]
 async fn a_column_that_was_written_after_a_deletion_brings_its_row_back() {
     let folder = TempDir::new().unwrap();
-    let mut nodes = Vec::new();
-    for (name, columns) in [("updates", "qty, x"), ("bearer", "qty"), ("deletes", "qty, x")] {
-        let schema = format!("CREATE TABLE t (k INTEGER PRIMARY KEY, {columns})").leak();
-        nodes.push(Replica::create(folder.path(), name, Setup::of(schema)).await);
-        nodes.last().unwrap().database.publish().await;
-    }
+    let nodes =
+        having(&folder, Granularity::Column, [("updates", "qty, x"), ("bearer", "qty"), ("deletes", "qty, x")]).await;
     nodes[0].write("INSERT INTO t VALUES (1, 1, 'old')");
     settle(&nodes, || 100).await;
     nodes[2].write("DELETE FROM t");
     nodes[2].until(|state| state.backlog == 0).await;
     nodes[0].write("UPDATE t SET x = 'news'");
-    for (to, from) in [(1, 2), (1, 0), (2, 1), (0, 2)] {
-        nodes[to].pull(&nodes[from], 100).await;
-    }
+    pull(&nodes, &[(1, 2), (1, 0), (2, 1), (0, 2)]).await;
     settle(&nodes, || 100).await;
     for node in [&nodes[0], &nodes[2]] {
         assert_eq!(node.text("SELECT coalesce(group_concat(qty || x), '') FROM t"), "1news");

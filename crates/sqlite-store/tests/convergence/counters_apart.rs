@@ -109,6 +109,23 @@ async fn what_is_counted_in_a_row_that_makes_way_meanwhile_is_recorded() {
     }
 }
 
+/// A row is deleted, and then counted in on a node whose neighbour does not have the counter.
+#[tokio::test]
+async fn what_is_counted_after_a_deletion_brings_its_row_back() {
+    for granularity in GRANULARITIES {
+        let folder = TempDir::new().unwrap();
+        let nodes = counted(&folder, granularity).await;
+        nodes[2].write("DELETE FROM stock");
+        nodes[2].until(|state| state.backlog == 0).await;
+        nodes[0].write("UPDATE stock SET n = n + 7");
+        for (to, from) in [(1, 2), (1, 0), (2, 1), (0, 2)] {
+            nodes[to].pull(&nodes[from], 100).await;
+        }
+        settle_line(&nodes).await;
+        assert_eq!(ends(&nodes), "A1:15", "{granularity:?}");
+    }
+}
+
 /// Applications count, set, delete and replace at random; of the nodes some leave the counter out, and some get it late.
 async fn converge(seed: u64) {
     let folder = TempDir::new().unwrap();
