@@ -58,12 +58,30 @@ pub struct Tally {
     pub sum: Value,
     /// How much of the sum was known when the counter was set, or is taken to have been, and counts no more: INTEGER or REAL.
     pub absorbed: Value,
+    /// The sequence of the change at which the sum was that; 0 if nothing was known.
+    pub absorbed_at: u64,
 }
 
 impl Tally {
     /// Who counted.
     pub fn origin(&self) -> Origin {
         self.entry.dot.origin
+    }
+
+    /// A sum of which nothing was known when the counter was set.
+    fn unknown(entry: Entry, sum: Value) -> Self {
+        Self { entry, sum, absorbed: Value::Integer(0), absorbed_at: 0 }
+    }
+
+    /// Whether more of the origin's changes are known here. Two amounts of one change, which no honest node has, are still in an
+    /// order that any nodes agree on.
+    fn absorbed_more(&self, other: &Self) -> bool {
+        (self.absorbed_at, &self.absorbed) > (other.absorbed_at, &other.absorbed)
+    }
+
+    /// Takes the whole sum as known: it counts no more.
+    pub(crate) fn absorb(&mut self) {
+        (self.absorbed, self.absorbed_at) = (self.sum.clone(), self.entry.dot.sequence);
     }
 }
 
@@ -117,7 +135,7 @@ impl Counter {
         }
         match place {
             Ok(found) => (self.tallies[found].entry, self.tallies[found].sum) = (entry, sum),
-            Err(place) => self.tallies.insert(place, Tally { entry, sum, absorbed: Value::Integer(0) }),
+            Err(place) => self.tallies.insert(place, Tally::unknown(entry, sum)),
         }
         true
     }
@@ -125,7 +143,7 @@ impl Counter {
     /// Sets the counter: what was counted until now counts no more.
     pub fn set_to(&mut self, set: Entry, base: Value) {
         (self.set, self.base) = (Entry { authored: None, ..set }, base);
-        self.tallies.iter_mut().for_each(|tally| tally.absorbed = tally.sum.clone());
+        self.tallies.iter_mut().for_each(Tally::absorb);
     }
 
     /// Takes note that the row was written as a whole, with this entry: what the counter was set to is said anew. Otherwise a
@@ -156,7 +174,7 @@ impl Counter {
     /// absorb that.
     pub fn bury(&mut self, deletion: Entry) {
         (self.set, self.base) = (Entry { authored: None, ..deletion }, Value::Null);
-        self.tallies.iter_mut().for_each(|tally| tally.absorbed = Value::Integer(0));
+        self.tallies.iter_mut().for_each(|tally| *tally = Tally::unknown(tally.entry, tally.sum.clone()));
     }
 
     /// The counter that both states make together; `take_set` says whether the other's setting stands.
@@ -175,15 +193,13 @@ impl Counter {
                     if theirs.entry.dot.sequence > tally.entry.dot.sequence {
                         (tally.entry, tally.sum) = (theirs.entry, theirs.sum.clone());
                     }
-                    if one_setting && further(&theirs.absorbed, &tally.absorbed) {
-                        tally.absorbed = theirs.absorbed.clone();
+                    if one_setting && theirs.absorbed_more(tally) {
+                        (tally.absorbed, tally.absorbed_at) = (theirs.absorbed.clone(), theirs.absorbed_at);
                     }
                 }
+                Err(place) if one_setting => tallies.insert(place, theirs.clone()),
                 // What set the counter did not know of it.
-                Err(place) => {
-                    let absorbed = if one_setting { theirs.absorbed.clone() } else { Value::Integer(0) };
-                    tallies.insert(place, Tally { absorbed, ..theirs.clone() });
-                }
+                Err(place) => tallies.insert(place, Tally::unknown(theirs.entry, theirs.sum.clone())),
             }
         }
         Self { set: winner.set, base: winner.base.clone(), tallies }
@@ -240,16 +256,6 @@ fn real(value: &Value) -> f64 {
 #[allow(clippy::cast_precision_loss, reason = "it does not fit an integer")]
 fn number(total: i128) -> Value {
     i64::try_from(total).map_or(Value::Real(total as f64), Value::Integer)
-}
-
-/// Which of two amounts is further from nothing: an order that any nodes agree on.
-fn further(a: &Value, b: &Value) -> bool {
-    let size = |value: &Value| match value {
-        Value::Integer(n) => (real(value).abs(), n.unsigned_abs()),
-        other => (real(other).abs(), 0),
-    };
-    let (of_a, of_b) = (size(a), size(b));
-    of_a.0.total_cmp(&of_b.0).then(of_a.1.cmp(&of_b.1)).then_with(|| a.cmp(b)).is_gt()
 }
 
 fn negated(value: &Value) -> Value {
@@ -311,9 +317,24 @@ mod tests {
     }
 
     #[test]
+    fn of_two_that_set_it_in_one_name_who_knew_more_changes_is_believed() {
+        let start = Counter::new(entry(1, 1), Value::Integer(100));
+        let (mut first, mut second) = (start.clone(), start);
+        count(&mut first, entry(2, 5), 3);
+        second = second.joined(&first, false);
+        count(&mut second, entry(2, 6), -3);
+        // The sum went down in between.
+        let name = Entry { flags: EntryFlags::RESOLUTION, ..entry(3, 9) };
+        first.set_to(name, Value::Integer(100));
+        second.set_to(name, Value::Integer(100));
+        let both = first.joined(&second, true);
+        assert_eq!((both.value(), &both), (Value::Integer(100), &second.joined(&first, false)));
+    }
+
+    #[test]
     fn numbers_that_no_integer_holds_become_reals_and_nothing_counts_as_zero() {
         let mut big = Counter::new(entry(1, 1), Value::Integer(i64::MAX));
-        big.tallies = vec![Tally { entry: entry(2, 1), sum: Value::Integer(1), absorbed: Value::Integer(0) }];
+        big.tallies = vec![Tally::unknown(entry(2, 1), Value::Integer(1))];
         assert_eq!(big.value(), Value::Real(9_223_372_036_854_775_808.0));
         let mut none = Counter::new(entry(1, 1), Value::Null);
         assert!(!none.count(entry(2, 1), &Value::Null, &Value::Integer(1)));
@@ -342,7 +363,7 @@ mod tests {
 
     #[test]
     fn sums_beyond_what_a_double_holds_never_cancel_to_nothing() {
-        let tally = |origin, sum| Tally { entry: entry(origin, 1), sum: Value::Real(sum), absorbed: Value::Integer(0) };
+        let tally = |origin, sum| Tally::unknown(entry(origin, 1), Value::Real(sum));
         let mut counter = Counter::new(entry(1, 1), Value::Real(1e308));
         counter.tallies = vec![tally(1, 1.5e308), tally(2, -1.5e308)];
         assert_eq!(counter.value(), Value::Real(1e308));

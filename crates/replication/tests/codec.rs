@@ -75,7 +75,12 @@ fn number() -> impl Strategy<Value = Value> {
 }
 
 fn counter() -> impl Strategy<Value = Counter> {
-    let tally = (entry(0), number(), number()).prop_map(|(entry, sum, absorbed)| Tally { entry, sum, absorbed });
+    let tally = (entry(0), number(), number(), sequence()).prop_map(|(entry, sum, absorbed, absorbed_at)| Tally {
+        entry,
+        sum,
+        absorbed,
+        absorbed_at,
+    });
     let tallies = vec(tally, 1..4).prop_map(|tallies| {
         let by_origin: BTreeMap<Origin, Tally> =
             tallies.into_iter().map(|tally| (tally.entry.dot.origin, tally)).collect();

@@ -183,9 +183,9 @@ pub(crate) fn put_counter(
 ) -> Result<(), StoreError> {
     let base = encoded(std::slice::from_ref(&counter.base))?;
     put(conn, replica, index, key, (set_place(column), Some(&base)), &counter.set)?;
-    for Tally { entry, sum, absorbed } in &counter.tallies {
+    for Tally { entry, sum, absorbed, absorbed_at } in &counter.tallies {
         let id = replica.origin_id(conn, entry.dot.origin)?;
-        let more = encoded(&[sum.clone(), absorbed.clone()])?;
+        let more = encoded(&[sum.clone(), absorbed.clone(), Value::Integer(absorbed_at.cast_signed())])?;
         put(conn, replica, index, key, (tally_place(column, id), Some(&more)), entry)?;
     }
     Ok(())

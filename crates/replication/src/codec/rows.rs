@@ -148,6 +148,7 @@ fn write_counter(out: &mut Vec<u8>, counter: &Counter, origins: &Origins) -> Wri
         write_entry(out, &tally.entry, origins)?;
         write_value(out, &tally.sum)?;
         write_value(out, &tally.absorbed)?;
+        mp::write_uint(out, tally.absorbed_at)?;
     }
     Ok(())
 }
@@ -278,9 +279,9 @@ fn read_timestamp(reader: &mut Reader<'_>) -> Result<Timestamp, CodecError> {
 
 fn read_counter(reader: &mut Reader<'_>, origins: &[Origin]) -> Result<Counter, CodecError> {
     let mut counter = Counter::new(read_entry(reader, origins)?, read_value(reader)?);
-    for _ in 0..reader.count::<Tally>(6)? {
-        let tally =
-            Tally { entry: read_entry(reader, origins)?, sum: read_value(reader)?, absorbed: read_value(reader)? };
+    for _ in 0..reader.count::<Tally>(7)? {
+        let (entry, sum) = (read_entry(reader, origins)?, read_value(reader)?);
+        let tally = Tally { entry, sum, absorbed: read_value(reader)?, absorbed_at: reader.unsigned()? };
         if tally.entry.is_never() {
             return Err(CodecError::Invalid("something was counted by nobody"));
         }

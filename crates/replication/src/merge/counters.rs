@@ -167,7 +167,7 @@ fn taken_over(
     let mut counter = ours.joined(theirs, true);
     let unknown = |tally: &Tally| tally.sum != tally.absorbed && !cx.context.covers(tally.entry.dot);
     let told_of = |tally: &&mut Tally| untold.contains(&tally.origin());
-    counter.tallies.iter_mut().filter(told_of).for_each(|tally| tally.absorbed = tally.sum.clone());
+    counter.tallies.iter_mut().filter(told_of).for_each(Tally::absorb);
     counter.set = Entry { timestamp: theirs.set.timestamp.next(), flags: EntryFlags::RESOLUTION, ..theirs.set };
     let lost = alive && (relation == Relation::Concurrent || ours.tallies.iter().any(unknown));
     let value = counter.value();

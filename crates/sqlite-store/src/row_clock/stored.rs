@@ -58,8 +58,9 @@ impl StoredCounters {
         let counter = self.found.entry(column).or_default();
         if place & ((1 << ORIGIN_BITS) - 1) == 0 {
             counter.set = decode_values(more, 1).map_err(unusable)?.pop().map(|base| (entry, base));
-        } else if let [sum, absorbed] = decode_values(more, 2).map_err(unusable)?.as_slice() {
-            counter.tallies.push(Tally { entry, sum: sum.clone(), absorbed: absorbed.clone() });
+        } else if let [sum, absorbed, Value::Integer(at)] = decode_values(more, 3).map_err(unusable)?.as_slice() {
+            let (sum, absorbed) = (sum.clone(), absorbed.clone());
+            counter.tallies.push(Tally { entry, sum, absorbed, absorbed_at: at.cast_unsigned() });
         }
         Ok(())
     }
