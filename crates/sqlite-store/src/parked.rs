@@ -152,9 +152,11 @@ pub(crate) struct Parked {
     pub(crate) missing: Vec<String>,
     kind: ParkedKind,
     reason: String,
+    /// When it came, in milliseconds.
+    at: i64,
 }
 
-const COLUMNS: &str = "id, shape, image, context, own, missing, kind, reason";
+const COLUMNS: &str = "id, shape, image, context, own, missing, kind, reason, at";
 
 impl Parked {
     fn from_row(row: &Row<'_>) -> Result<Self, StoreError> {
@@ -169,6 +171,7 @@ impl Parked {
             missing: from_text(&row.get::<_, String>(5)?)?,
             kind: ParkedKind::named(&row.get::<_, String>(6)?),
             reason: row.get(7)?,
+            at: row.get(8)?,
         })
     }
 
@@ -176,6 +179,11 @@ impl Parked {
     fn told(&self) -> impl Iterator<Item = &String> {
         let absent: Vec<u16> = self.row.clock.absent().collect();
         (0..).zip(&self.shape.columns).filter(move |(column, _)| !absent.contains(column)).map(|(_, name)| name)
+    }
+
+    /// Whether it is what was counted, in columns that are not here, in a row that was deleted.
+    fn is_counted(&self) -> bool {
+        self.row.clock.is_deleted() && !self.missing.is_empty()
     }
 
     /// The columns that are not here.

@@ -13,6 +13,7 @@ use crate::origin::Origin;
 use crate::policy::ConflictKind;
 use crate::row::{Entry, EntryFlags, RowImage};
 use crate::value::Value;
+use crate::version_vector::VersionVector;
 
 /// The policy's name in records.
 pub(super) const POLICY: &str = "counter";
@@ -121,15 +122,24 @@ fn joined(column: u16, local: &RowImage, remote: &RowImage, cx: &MergeContext<'_
     };
     if take_set {
         // Here, or by who took the row from a node without the column and had counted nothing.
-        let by_rest = |(known, entry): &(u16, Entry)| {
-            *known == column && remote.clock.rest.is_some_and(|rest| rest.dot == entry.dot)
-        };
         let filled_in = remote.clock.counter(column).is_none()
-            && (cx.filled_in.contains(&column) || remote.clock.columns.iter().any(by_rest));
+            && (cx.filled_in.contains(&column) || is_filled_by_rest(column, remote));
         let untold = untold(&ours, &theirs, filled_in, cx);
         if !untold.is_empty() {
-            return Some(taken_over(&ours, &theirs, &untold, (alive, relation), cx));
+            let (counter, unknown) = taken_over(&ours, &theirs, &untold, cx.context);
+            let lost = alive && (relation == Relation::Concurrent || unknown);
+            let value = counter.value();
+            let discarded = Discarded { ours: lost && ours.value() != value, theirs: false };
+            return Some(Joined { counter, value, discarded, anew: true });
         }
+    } else if relation != Relation::Same && is_filled_by_rest(column, local) && !theirs.tallies.is_empty() {
+        // The other way round: it is the row here that came without the column.
+        let all: Vec<Origin> = theirs.tallies.iter().map(Tally::origin).collect();
+        let (counter, unknown) = taken_over(&theirs, &ours, &all, cx.own);
+        let lost = alive && (relation == Relation::Concurrent || unknown);
+        let value = counter.value();
+        let discarded = Discarded { ours: false, theirs: lost && theirs.value() != value };
+        return Some(Joined { counter, value, discarded, anew: true });
     }
     let both = ours.joined(&theirs, take_set);
     let discarded =
@@ -154,25 +164,25 @@ fn untold(ours: &Counter, theirs: &Counter, filled_in: bool, cx: &MergeContext<'
     tallies.filter(|tally| filled_in || cx.context.covers(tally.entry.dot)).map(Tally::origin).collect()
 }
 
+/// Whether the row came without the column from a node that put it in the place of a deleted one, and nothing was counted since.
+fn is_filled_by_rest(column: u16, image: &RowImage) -> bool {
+    let Some(rest) = image.clock.rest.filter(|_| image.clock.counter(column).is_none()) else { return false };
+    image.clock.columns.iter().any(|(known, entry)| *known == column && rest.dot == entry.dot)
+}
+
 /// What becomes of a counter when its row makes way for one that was written without the column: that sets the counter to what a
 /// new row holds, but its writer cannot say what was counted until then. This node says it in that one's name: a change of its own,
 /// next after it, so that what is newer than the row stays newer, and those of several nodes are one.
-fn taken_over(
-    ours: &Counter,
-    theirs: &Counter,
-    untold: &[Origin],
-    (alive, relation): (bool, Relation),
-    cx: &MergeContext<'_>,
-) -> Joined {
-    let mut counter = ours.joined(theirs, true);
-    let unknown = |tally: &Tally| tally.sum != tally.absorbed && !cx.context.covers(tally.entry.dot);
+///
+/// `untold` are the origins of which the row does not tell. With whether something counts no more of which the side of the row,
+/// which knew `context`, did not know.
+fn taken_over(old: &Counter, new: &Counter, untold: &[Origin], context: &VersionVector) -> (Counter, bool) {
+    let mut counter = old.joined(new, true);
+    let unknown = |tally: &Tally| tally.sum != tally.absorbed && !context.covers(tally.entry.dot);
     let told_of = |tally: &&mut Tally| untold.contains(&tally.origin());
     counter.tallies.iter_mut().filter(told_of).for_each(Tally::absorb);
-    counter.set = Entry { timestamp: theirs.set.timestamp.next(), flags: EntryFlags::RESOLUTION, ..theirs.set };
-    let lost = alive && (relation == Relation::Concurrent || ours.tallies.iter().any(unknown));
-    let value = counter.value();
-    let discarded = Discarded { ours: lost && ours.value() != value, theirs: false };
-    Joined { counter, value, discarded, anew: true }
+    counter.set = Entry { timestamp: new.set.timestamp.next(), flags: EntryFlags::RESOLUTION, ..new.set };
+    (counter, old.tallies.iter().any(unknown))
 }
 
 /// What of two living sides' settings is to be seen no more in what they make together.

@@ -2,8 +2,8 @@
 //! before them, and says nothing of them.
 
 use replication::{
-    ConflictKind, ConflictPolicy as _, Decided, Decision, Entry, EntryFlags, Granularity, LastWriteWins, RowImage,
-    Value, VersionVector,
+    ConflictKind, ConflictPolicy as _, Counter, Decided, Decision, Entry, EntryFlags, Granularity, LastWriteWins,
+    RowImage, Value, VersionVector,
 };
 
 use super::columns::{Fit, converted};
@@ -19,7 +19,8 @@ impl Work<'_> {
     /// Merges single columns of a row into the row that is here. All others are marked as silent.
     pub(crate) fn part(&mut self, index: usize, mut part: RowImage, context: &VersionVector) -> Result<(), Stop> {
         if part.clock.is_deleted() {
-            return Ok(());
+            let Some(local) = self.local(index, &part.values)? else { return Ok(()) };
+            return self.join_counted((index, &part.values), local, &part.clock.counters, context);
         }
         let table = &self.replica.tables[index];
         let unsaid = |column: u16| {
@@ -53,7 +54,10 @@ impl Work<'_> {
                     // The row that it is a state of lives on.
                     return self.row_known(index, part, (context, self.own), Self::local);
                 }
-                Ok(self.record_part((index, &key), &local, &part, &told, context)?)
+                self.record_part((index, &key), &local, &part, &told, context)?;
+                // What was counted is kept for a row that comes after it.
+                let counted = part.clock.counters.iter().filter(|(column, _)| told.contains(column));
+                self.join_counted((index, &key), local, counted, context)
             }
             Some(local) => {
                 let granularity = self.replica.tables[index].rules.granularity;
@@ -64,6 +68,26 @@ impl Work<'_> {
                 self.merge_images(index, &key, Some(local), (remote, None), (context, self.own))
             }
         }
+    }
+
+    /// Takes note of what was counted in a row that was deleted: whether it counts in the one that is here, or in one that comes after
+    /// that, is decided by what set their counters.
+    pub(crate) fn join_counted<'c>(
+        &mut self,
+        (index, key): (usize, &[Value]),
+        local: RowImage,
+        counted: impl IntoIterator<Item = &'c (u16, Counter)>,
+        context: &VersionVector,
+    ) -> Result<(), Stop> {
+        let mut remote = local.clone();
+        for (column, counter) in counted {
+            let mut counter = counter.clone();
+            counter.bury(Entry::never(self.replica.own));
+            remote.clock.counters.retain(|(known, _)| known != column);
+            remote.clock.counters.push((*column, counter));
+        }
+        remote.clock.counters.sort_unstable_by_key(|(column, _)| *column);
+        self.merge_images(index, key, Some(local), (remote, None), (context, self.own))
     }
 
     /// Whether the vector covers what a part tells.

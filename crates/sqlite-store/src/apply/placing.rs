@@ -1,6 +1,6 @@
 //! Where rows of peers belong, and what of them has no place here.
 
-use replication::{Entry, EntryFlags, RowImage, TableShape, VersionVector};
+use replication::{Entry, EntryFlags, RowClock, RowImage, TableShape, VersionVector};
 
 use super::Work;
 use super::columns::{ColumnOrder, Fit};
@@ -42,7 +42,9 @@ impl Work<'_> {
         let (kind, reason) = match place {
             Place::Table(index, order, missing) => {
                 let missing = told_of((shape, parts), &row, missing);
-                if !missing.is_empty() && !row.clock.is_deleted() {
+                if row.clock.is_deleted() {
+                    self.park_counted((*index, shape), &row, (context, own), &missing)?;
+                } else if !missing.is_empty() {
                     self.park_columns((*index, shape), &row, (context, own), &missing, limited)?;
                 }
                 let mut row = order.arrange(row);
@@ -65,6 +67,26 @@ impl Work<'_> {
             self.park(Parking { shape, row: &row, context, own, missing: parts, limited, kind, reason })?;
         }
         Ok(None)
+    }
+
+    /// Parks what was counted, in columns that are not here, in a row that was deleted: a row that outlives it still has that.
+    fn park_counted(
+        &mut self,
+        (index, shape): (usize, &TableShape),
+        deletion: &RowImage,
+        vectors: (&VersionVector, &VersionVector),
+        missing: &[String],
+    ) -> Result<(), StoreError> {
+        let name = |column: u16| &shape.columns[usize::from(column)];
+        let counted = deletion.clock.counters.iter().filter(|(column, _)| is_among(missing, name(*column)));
+        let counters: Vec<_> = counted.cloned().collect();
+        if counters.is_empty() {
+            return Ok(());
+        }
+        let missing: Vec<String> = counters.iter().map(|(column, _)| name(*column).clone()).collect();
+        let clock = RowClock { counters, ..deletion.clock.clone() };
+        let row = RowImage { values: deletion.values.clone(), clock };
+        self.park_columns((index, shape), &row, vectors, &missing, false)
     }
 
     /// Parks what a row holds in columns that are not here.

@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use replication::{Dot, Entry, EntryFlags, RowClock, RowImage, TableShape, Value, VersionVector};
 use rusqlite::Connection;
 
-use super::{Parked, of_key, place, remove, under_key};
+use super::{Parked, Parking, of_key, place, put, remove, under_key};
 use crate::error::StoreError;
 use crate::replica::{Replica, ReplicaTable};
 use crate::row_clock::read_row;
@@ -48,12 +48,41 @@ pub(crate) fn supersede(
     };
     let older: Vec<Parked> = of_key(conn, &shape.name, place(shape, row)?)?
         .into_iter()
-        .filter(|parked| row.clock.is_deleted() || is_spoken_for(parked))
+        .filter(|parked| (row.clock.is_deleted() && !parked.is_counted()) || is_spoken_for(parked))
         .filter(|parked| parked.row.clock.entries().all(|entry| context.covers(entry.dot)))
         .collect();
-    older.iter().try_for_each(|parked| remove(conn, replica, parked))?;
+    for parked in &older {
+        remove(conn, replica, parked)?;
+        if row.clock.is_deleted() && !is_spoken_for(parked) {
+            keep_counted(conn, replica, parked, (row.clock.row, context))?;
+        }
+    }
     let whole = older.iter().filter(|parked| parked.missing.is_empty());
     Ok(whole.flat_map(|parked| parked.row.clock.entries()).map(|entry| entry.dot).collect())
+}
+
+/// Keeps what was counted of columns that went with a deletion which does not tell of it: a row that outlives it has that still.
+fn keep_counted(
+    conn: &Connection,
+    replica: &mut Replica,
+    parked: &Parked,
+    (deletion, context): (Entry, &VersionVector),
+) -> Result<(), StoreError> {
+    let places: Vec<u16> = parked.places_of_missing().collect();
+    let counted = parked.row.clock.counters.iter().filter(|(column, _)| places.contains(column));
+    let mut counters: Vec<_> = counted.cloned().collect();
+    if counters.is_empty() {
+        return Ok(());
+    }
+    counters.iter_mut().for_each(|(_, counter)| counter.bury(deletion));
+    let missing: Vec<String> =
+        counters.iter().map(|(column, _)| parked.shape.columns[usize::from(*column)].clone()).collect();
+    let values = parked.row.key(&parked.shape).into_iter().cloned().collect();
+    let row = RowImage { values, clock: RowClock { counters, ..RowClock::whole(deletion) } };
+    let Parked { shape, own, kind, reason, at, .. } = parked;
+    let (kind, reason) = (*kind, reason.clone());
+    let parking = Parking { shape, row: &row, context, own, missing: &missing, limited: false, kind, reason };
+    put(conn, replica, &parking, *at)
 }
 
 /// Forgets what waits for columns of a row that an application deleted, or inserted anew: it belongs to the row that went.
@@ -62,7 +91,7 @@ pub(crate) fn forget_columns(
     conn: &Connection,
     replica: &mut Replica,
     shape: &TableShape,
-    key: &[Value],
+    (key, written): (&[Value], Entry),
 ) -> Result<(), StoreError> {
     let waiting = under_key(conn, shape, key)?;
     if waiting.iter().any(|parked| parked.missing.is_empty()) {
@@ -72,7 +101,18 @@ pub(crate) fn forget_columns(
         .into_iter()
         .filter(|parked| parked.row.clock.entries().all(|entry| replica.have.covers(entry.dot)))
         .collect();
-    known.iter().try_for_each(|parked| remove(conn, replica, parked))
+    let have = replica.have.clone();
+    for parked in &known {
+        let deleted = written.flags.contains(EntryFlags::DELETED);
+        if deleted && parked.is_counted() {
+            continue;
+        }
+        remove(conn, replica, parked)?;
+        if deleted {
+            keep_counted(conn, replica, parked, (written, &have))?;
+        }
+    }
+    Ok(())
 }
 
 /// Whether a value of a column waits for the row of this key.
@@ -86,7 +126,8 @@ pub(crate) fn has_cell(
         return Ok(false);
     }
     let column = &shape.columns[usize::from(column)];
-    let is_cell = |parked: &Parked| parked.missing.iter().any(|missing| missing.eq_ignore_ascii_case(column));
+    let named = |missing: &String| missing.eq_ignore_ascii_case(column);
+    let is_cell = |parked: &Parked| !parked.is_counted() && parked.missing.iter().any(named);
     Ok(under_key(conn, shape, key)?.iter().any(is_cell))
 }
 
@@ -209,7 +250,7 @@ pub(crate) fn beside(
         !shape.columns.iter().all(known)
     };
     let gone = if row.clock.is_deleted() { Some(row.clock.row) } else { row.clock.rest };
-    for parked in &waiting {
+    for parked in waiting.iter().filter(|parked| !parked.is_counted()) {
         // Each column for itself: one may be older than the deletion, and another one newer.
         let outdated = |column: u16, gone: &Entry| {
             row.clock.is_deleted() || !(parked.tells_of(gone) || parked.setting(column).order() >= gone.order())

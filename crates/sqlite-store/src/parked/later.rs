@@ -287,8 +287,12 @@ fn merge_columns(
     let mut local = match work.local(index, &key)? {
         // The rest of the row waits as well.
         None => return Ok(false),
-        // The row went, and its columns with it.
-        Some(local) if local.clock.is_deleted() => return Ok(true),
+        // The row went, and its columns with it, but for what was counted.
+        Some(local) if local.clock.is_deleted() || parked.is_counted() => {
+            let counted = row.clock.counters.iter().filter(|(column, _)| columns.contains(column));
+            work.join_counted((index, &key), local, counted, &parked.context)?;
+            return Ok(true);
+        }
         Some(local) => local,
     };
     let places = columns.iter().map(|column| usize::from(*column));

@@ -6,7 +6,6 @@ use replication::{ColumnRule, Granularity};
 use sqlite_store::{ConflictQuery, DatabaseRules, MergeRules, StoredConflict};
 use tempfile::TempDir;
 
-use crate::capture::later;
 use crate::replica::{Replica, Setup};
 use crate::{Random, seeds, settle};
 
@@ -148,7 +147,6 @@ async fn a_value_that_is_no_number_is_in_the_record_when_somebody_counts_who_did
                 settle(&replicas, || 100).await;
             }
             replicas[0].write(&format!("UPDATE t SET n = {value}"));
-            later();
             replicas[1].write("UPDATE t SET n = n + 7");
             settle(&replicas, || 100).await;
             assert_eq!(held(&replicas), "7", "{value}");
@@ -173,7 +171,6 @@ async fn infinities_and_overflows_end_as_one_value_everywhere() {
     let rows = "INSERT INTO t VALUES (1, 100, ''), (2, 9223372036854775800, ''), (3, 9223372036854775800, '')";
     let replicas = knowing::<3>(&folder, Granularity::Column, rows).await;
     replicas[0].write("UPDATE t SET n = n + 9e999 WHERE id = 1; UPDATE t SET n = n + 5 WHERE id = 2");
-    later();
     replicas[1].write("UPDATE t SET n = n - 9e999 WHERE id = 1; UPDATE t SET n = n + 5 WHERE id = 2");
     // SQLite's own overflow.
     replicas[2].write("UPDATE t SET n = n + 5000 WHERE id = 3");

@@ -5,7 +5,6 @@ use std::time::Duration;
 use sqlite_store::{ConflictAction, ConflictQuery, ConflictRetention, StoreError};
 use tempfile::TempDir;
 
-use crate::capture::later;
 use crate::replica::{Replica, Setup};
 use crate::settle;
 
@@ -24,7 +23,6 @@ async fn more_conflicts(replicas: &[Replica; 2], first: u32, rows: u32) {
             "WITH RECURSIVE n (i) AS (SELECT {first} UNION ALL SELECT i + 1 FROM n WHERE i + 1 < {first} + {rows}) \
              INSERT INTO t SELECT i, '{value}' FROM n"
         ));
-        later();
     }
     settle(replicas, || 100_000).await;
 }

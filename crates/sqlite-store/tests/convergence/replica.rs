@@ -164,7 +164,9 @@ impl Replica {
         conn
     }
 
+    /// Writes as an application does, and later than everything that was written before.
     pub(crate) fn write(&self, sql: &str) {
+        crate::capture::later();
         self.application().execute_batch(sql).unwrap_or_else(|error| panic!("{sql}: {error}"));
     }
 

@@ -22,7 +22,6 @@ async fn apart(folder: &TempDir, setup: Setup, first: &str, second: &str) -> [Re
     }
     settle(&replicas, || 100).await;
     replicas[0].write(first);
-    later();
     replicas[1].write(second);
     settle(&replicas, || 100).await;
     replicas
@@ -318,7 +317,6 @@ async fn of_rows_that_are_merged_the_older_write_of_the_column_in_conflict_is_re
         let folder = TempDir::new().unwrap();
         let replicas = apart(&folder, Setup::of(schema), "SELECT 1", "SELECT 1").await;
         replicas[0].write("UPDATE stock SET qty = 10, note = 'new'");
-        later();
         replicas[1].write("UPDATE stock SET qty = 20, place = 'new'");
         replicas[decider].pull(&replicas[1 - decider], 100).await;
         settle(&replicas, || 100).await;
