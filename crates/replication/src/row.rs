@@ -39,6 +39,12 @@ impl Entry {
         self.dot.sequence == 0
     }
 
+    /// The same for a cell that this entry speaks for without having written it.
+    #[must_use]
+    pub const fn filled(self) -> Self {
+        Self { flags: self.flags.with(EntryFlags::FILLED), ..self }
+    }
+
     /// What the plain comparison compares: (timestamp, origin). Two different changes of one row never compare equal.
     pub fn order(&self) -> (Timestamp, Origin) {
         (self.timestamp, self.dot.origin)
@@ -75,6 +81,10 @@ impl EntryFlags {
     /// Of an absent cell: the image says nothing of it even where its row took the place of another one. Another image of the row
     /// does, which its sender sends as well where the receiver may lack it.
     pub const SILENT: Self = Self(64);
+
+    /// Nobody wrote the cell: the row took the place of a deleted one, and came from a node without the column. Only on column
+    /// entries.
+    pub const FILLED: Self = Self(128);
 
     /// No mark.
     pub const fn empty() -> Self {
@@ -221,6 +231,18 @@ impl RowImage {
             self.clock.counters.push((column, counter.clone()));
             self.clock.counters.sort_unstable_by_key(|(known, _)| *known);
         }
+    }
+
+    /// Puts what was counted in another state of the row, of which this one does not know, on top of what a column holds.
+    pub fn join_tallies(&mut self, column: u16, other: &Counter) {
+        let place = usize::from(column);
+        let own = self.clock.counter(column).cloned();
+        let own = own.unwrap_or_else(|| Counter::new(*self.clock.effective(column), self.values[place].clone()));
+        let joined = own.joined(other, false);
+        self.values[place] = joined.value();
+        self.clock.counters.retain(|(known, _)| *known != column);
+        self.clock.counters.push((column, joined));
+        self.clock.counters.sort_unstable_by_key(|(known, _)| *known);
     }
 
     /// The number of bytes that this row takes on the wire, to within some ten bytes an entry.

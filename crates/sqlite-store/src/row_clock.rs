@@ -67,7 +67,7 @@ pub(crate) fn read_clock_and_settings(
         let apart = if table.rules.granularity == Granularity::Row { EntryFlags::APART } else { EntryFlags::empty() };
         let entry = match clock.rest {
             // The row took the place of a deleted one when the column was not here: it speaks for that as it does elsewhere.
-            Some(rest) if !parked::has_cell(conn, replica, &table.wire, (key, column))? => rest,
+            Some(rest) if !parked::has_cell(conn, replica, &table.wire, (key, column))? => rest.filled(),
             _ => Entry::never(replica.own),
         };
         clock.columns.push((column, Entry { flags: entry.flags.with(apart), ..entry }));

@@ -120,10 +120,12 @@ fn joined(column: u16, local: &RowImage, remote: &RowImage, cx: &MergeContext<'_
         Relation::Overwrite => true,
         Relation::Concurrent => theirs.set.order() > ours.set.order(),
     };
-    if take_set {
+    // Of that another image tells, which comes after it.
+    let is_silent = remote.clock.effective(column).flags.contains(EntryFlags::SILENT);
+    if take_set && !is_silent {
         // Here, or by who took the row from a node without the column and had counted nothing.
-        let filled_in = remote.clock.counter(column).is_none()
-            && (cx.filled_in.contains(&column) || is_filled_by_rest(column, remote));
+        let filled_in =
+            remote.clock.counter(column).is_none() && (cx.filled_in.contains(&column) || is_filled(column, remote));
         let untold = untold(&ours, &theirs, filled_in, cx);
         if !untold.is_empty() {
             let (counter, unknown) = taken_over(&ours, &theirs, &untold, cx.context);
@@ -132,7 +134,7 @@ fn joined(column: u16, local: &RowImage, remote: &RowImage, cx: &MergeContext<'_
             let discarded = Discarded { ours: lost && ours.value() != value, theirs: false };
             return Some(Joined { counter, value, discarded, anew: true });
         }
-    } else if relation != Relation::Same && is_filled_by_rest(column, local) && !theirs.tallies.is_empty() {
+    } else if !take_set && relation != Relation::Same && is_filled(column, local) && !theirs.tallies.is_empty() {
         // The other way round: it is the row here that came without the column.
         let all: Vec<Origin> = theirs.tallies.iter().map(Tally::origin).collect();
         let (counter, unknown) = taken_over(&theirs, &ours, &all, cx.own);
@@ -165,9 +167,8 @@ fn untold(ours: &Counter, theirs: &Counter, filled_in: bool, cx: &MergeContext<'
 }
 
 /// Whether the row came without the column from a node that put it in the place of a deleted one, and nothing was counted since.
-fn is_filled_by_rest(column: u16, image: &RowImage) -> bool {
-    let Some(rest) = image.clock.rest.filter(|_| image.clock.counter(column).is_none()) else { return false };
-    image.clock.columns.iter().any(|(known, entry)| *known == column && rest.dot == entry.dot)
+fn is_filled(column: u16, image: &RowImage) -> bool {
+    image.clock.counter(column).is_none() && image.clock.effective(column).flags.contains(EntryFlags::FILLED)
 }
 
 /// What becomes of a counter when its row makes way for one that was written without the column: that sets the counter to what a

@@ -127,7 +127,7 @@ pub(super) fn fill(
         let never = Entry { flags: said.without(EntryFlags::ABSENT), ..Entry::never(node) };
         let (value, entry) = match (local, anew) {
             (Some(local), None) => (local.values[place].clone(), *local.clock.effective(column)),
-            (_, anew) => (defaults.get(place).cloned().unwrap_or(Value::Null), anew.unwrap_or(never)),
+            (_, anew) => (defaults.get(place).cloned().unwrap_or(Value::Null), anew.map_or(never, Entry::filled)),
         };
         remote.values[place] = value;
         remote.clock.columns.push((column, Entry { flags: entry.flags.with(apart), ..entry }));

@@ -153,6 +153,10 @@ impl Work<'_> {
         let mut image = local.clone();
         for column in &silent {
             image.take_cell(*column, part, EntryFlags::empty());
+            // What was counted in the row that was deleted counts on.
+            if let Some(ours) = local.clock.counter(*column) {
+                image.join_tallies(*column, ours);
+            }
         }
         image.clock.columns.retain(|(column, _)| !silent.contains(column));
         let row = image.clock.row;

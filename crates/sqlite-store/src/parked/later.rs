@@ -4,7 +4,8 @@ use replication::{Entry, EntryFlags, Granularity, RowClock, RowImage, Value, Ver
 use rusqlite::{Connection, params};
 
 use super::{
-    COLUMNS, Parked, ParkedKind, ParkedNote, Waiting, local_name, of_key, place as key_bytes, remedy, remove, text,
+    COLUMNS, Parked, ParkedKind, ParkedNote, Waiting, has_cell, local_name, of_key, place as key_bytes, remedy, remove,
+    text,
 };
 use crate::apply::columns::{Fit, converted};
 use crate::apply::told_of;
@@ -289,6 +290,12 @@ fn merge_columns(
         None => return Ok(false),
         // The row went, and its columns with it, but for what was counted.
         Some(local) if local.clock.is_deleted() || parked.is_counted() => {
+            // On top of what waits for the same column.
+            for column in columns.iter().filter(|_| !local.clock.is_deleted()) {
+                if has_cell(work.conn, work.replica, &work.replica.tables[index].wire, (&key, *column))? {
+                    return Ok(false);
+                }
+            }
             let counted = row.clock.counters.iter().filter(|(column, _)| columns.contains(column));
             work.join_counted((index, &key), local, counted, &parked.context)?;
             return Ok(true);
@@ -349,7 +356,7 @@ fn unwritten_entry(
     // Whoever wrote the row here spoke of the columns that there were: this one was never written. Or it was written while it
     // was excluded: then it is older than everything, and unknown to all others.
     Ok(Some(match speaks_for(work.conn, local, &table.wire.columns[place], parked)? {
-        Some(rest) => rest,
+        Some(rest) => rest.filled(),
         None if differs && included => unknown_entry(EntryFlags::empty()),
         None => Entry::never(work.replica.own),
     }))
