@@ -284,7 +284,8 @@ fn put_whole(
     };
     if !matches!(written, Written::Updated) && replica.waiting.rows > 0 {
         let shape = replica.tables[row.table].wire.clone();
-        parked::forget_columns(conn, replica, &shape, (key, entry))?;
+        let counted = parked::forget_columns(conn, replica, &shape, (key, entry))?;
+        counting::take_note(conn, replica, (row.table, key), &counted)?;
     }
     if matches!(written, Written::Inserted) && (row.again || has_entry(conn, &replica.tables[row.table], key)?) {
         // What the row had before that it takes the place of has gone, here and in columns that others have.

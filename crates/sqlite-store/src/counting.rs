@@ -117,6 +117,30 @@ pub(crate) enum Written {
     Deleted,
 }
 
+/// Takes note of what was counted in columns of a row that were not here, by their names on the wire: what is written now has known
+/// it.
+pub(crate) fn take_note(
+    conn: &Connection,
+    replica: &mut Replica,
+    (index, key): (usize, &[Value]),
+    counted: &[(String, Counter)],
+) -> Result<(), StoreError> {
+    for (name, waited) in counted {
+        let table = &replica.tables[index];
+        let named = |known: &String| known.eq_ignore_ascii_case(name);
+        let Some(place) = table.wire.columns.iter().position(named) else { continue };
+        let column = &table.table.columns[place];
+        let clock = read_clock(conn, replica, table, key)?;
+        let (Some(clock), true, number) = (clock, column.counter, column.number) else { continue };
+        let counter = match clock.counter(place_number(place)) {
+            Some(known) => known.joined(waited, false),
+            None => waited.clone(),
+        };
+        put_counter(conn, replica, index, key, number, &counter)?;
+    }
+    Ok(())
+}
+
 /// Gives a row that was written as a whole, with this entry, its counters.
 pub(crate) fn write_whole(
     conn: &Connection,

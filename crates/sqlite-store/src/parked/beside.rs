@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 use std::collections::BTreeSet;
 
-use replication::{Dot, Entry, EntryFlags, RowClock, RowImage, TableShape, Value, VersionVector};
+use replication::{Counter, Dot, Entry, EntryFlags, RowClock, RowImage, TableShape, Value, VersionVector};
 use rusqlite::Connection;
 
 use super::{Parked, Parking, of_key, place, put, remove, under_key};
@@ -86,16 +86,18 @@ fn keep_counted(
 }
 
 /// Forgets what waits for columns of a row that an application deleted, or inserted anew: it belongs to the row that went.
-/// Not where the rest of that row waits as well, for then it did not know of it.
+/// Not where the rest of that row waits as well, for then it did not know of it. Returns what was counted in it by the columns'
+/// names on the wire: the deletion, or the new row, has known that.
 pub(crate) fn forget_columns(
     conn: &Connection,
     replica: &mut Replica,
     shape: &TableShape,
     (key, written): (&[Value], Entry),
-) -> Result<(), StoreError> {
+) -> Result<Vec<(String, Counter)>, StoreError> {
     let waiting = under_key(conn, shape, key)?;
+    let mut counted = Vec::new();
     if waiting.iter().any(|parked| parked.missing.is_empty()) {
-        return Ok(());
+        return Ok(counted);
     }
     let known: Vec<Parked> = waiting
         .into_iter()
@@ -104,6 +106,10 @@ pub(crate) fn forget_columns(
     let have = replica.have.clone();
     for parked in &known {
         let deleted = written.flags.contains(EntryFlags::DELETED);
+        let name = |column: u16| parked.shape.columns[usize::from(column)].clone();
+        let missing: Vec<u16> = parked.places_of_missing().collect();
+        let counters = parked.row.clock.counters.iter().filter(|(column, _)| missing.contains(column));
+        counted.extend(counters.map(|(column, counter)| (name(*column), counter.clone())));
         if deleted && parked.is_counted() {
             continue;
         }
@@ -112,7 +118,7 @@ pub(crate) fn forget_columns(
             keep_counted(conn, replica, parked, (written, &have))?;
         }
     }
-    Ok(())
+    Ok(counted)
 }
 
 /// Whether a value of a column waits for the row of this key.

@@ -162,30 +162,32 @@ async fn converge(seed: u64) {
     let folder = TempDir::new().unwrap();
     let mut random = Random(seed);
     let full = Setup { max_rows: 5, ..setup(GRANULARITIES[usize::from(seed.is_multiple_of(3))]) };
-    let limited = Setup { selection: without_counter, ..full };
-    let late = Setup { schema: WITHOUT_COUNTER, ..full };
-    let nodes = [
-        Replica::create(folder.path(), "a", full).await,
-        Replica::create(folder.path(), "b", limited).await,
-        Replica::create(folder.path(), "c", full).await,
-        Replica::create(folder.path(), "d", late).await,
-        Replica::create(folder.path(), "e", limited).await,
-    ];
+    let steps = 15;
+    // Where all write one row, more of what they do meets.
+    let keys = [1, 4][usize::from(seed.is_multiple_of(4))];
+    // When each has the counter, if ever.
+    let mut comes = vec![Some(0)];
+    let mut nodes = vec![Replica::create(folder.path(), "a", full).await];
+    for name in ["b", "c", "d", "e"] {
+        let (comes_here, setup) = match random.below(4) {
+            0 => (Some(0), full),
+            1 => (None, Setup { selection: without_counter, ..full }),
+            _ => (Some(1 + random.below(steps)), Setup { schema: WITHOUT_COUNTER, ..full }),
+        };
+        comes.push(comes_here);
+        nodes.push(Replica::create(folder.path(), name, setup).await);
+    }
     for node in &nodes {
         node.database.publish().await;
     }
-    let steps = 15;
-    let comes = if seed.is_multiple_of(2) { random.below(steps + 1) } else { steps };
-    // Where all write one row, more of what they do meets.
-    let keys = [1, 4][usize::from(seed.is_multiple_of(4))];
     for step in 0..=steps {
-        if step == comes {
-            nodes[3].write("ALTER TABLE stock ADD COLUMN n INTEGER DEFAULT 100");
+        for (node, _) in nodes.iter().zip(&comes).filter(|(_, comes)| step > 0 && **comes == Some(step)) {
+            node.write("ALTER TABLE stock ADD COLUMN n INTEGER DEFAULT 100");
         }
         let pick = |random: &mut Random| usize::try_from(random.below(5)).unwrap();
         let writer = pick(&mut random);
         let conn = nodes[writer].application();
-        let has_counter = writer != 3 || step >= comes;
+        let has_counter = comes[writer].is_none_or(|comes| comes <= step);
         (0..1 + random.below(4)).for_each(|_| write(&conn, has_counter, keys, &mut random));
         let (to, from) = (pick(&mut random), pick(&mut random));
         if to != from {
@@ -196,7 +198,7 @@ async fn converge(seed: u64) {
     for node in &nodes[1..] {
         assert_eq!(node.text(SHARED), nodes[0].text(SHARED), "seed {seed}: {}", node.path.display());
     }
-    for node in &nodes[2..4] {
+    for (node, _) in nodes.iter().zip(&comes).filter(|(_, comes)| comes.is_some()) {
         assert_eq!(node.text(COUNTS), nodes[0].text(COUNTS), "seed {seed}: {}", node.path.display());
     }
 }
