@@ -61,7 +61,8 @@ pub(crate) fn supersede(
     Ok(whole.flat_map(|parked| parked.row.clock.entries()).map(|entry| entry.dot).collect())
 }
 
-/// Keeps what was counted of columns that went with a deletion which does not tell of it: a row that outlives it has that still.
+/// Keeps what was counted of columns that went with a deletion, or with a row in the place of theirs, which do not tell of it: a row
+/// that outlives them has that still, and what is set when the columns are here has known it.
 fn keep_counted(
     conn: &Connection,
     replica: &mut Replica,
@@ -74,6 +75,7 @@ fn keep_counted(
     if counters.is_empty() {
         return Ok(());
     }
+    let deletion = Entry { flags: deletion.flags.with(EntryFlags::DELETED), ..deletion };
     counters.iter_mut().for_each(|(_, counter)| counter.bury(deletion));
     let missing: Vec<String> =
         counters.iter().map(|(column, _)| parked.shape.columns[usize::from(*column)].clone()).collect();
@@ -105,16 +107,12 @@ pub(crate) fn forget_columns(
         .collect();
     let have = replica.have.clone();
     for parked in &known {
-        let deleted = written.flags.contains(EntryFlags::DELETED);
         let name = |column: u16| parked.shape.columns[usize::from(column)].clone();
         let missing: Vec<u16> = parked.places_of_missing().collect();
         let counters = parked.row.clock.counters.iter().filter(|(column, _)| missing.contains(column));
         counted.extend(counters.map(|(column, counter)| (name(*column), counter.clone())));
-        if deleted && parked.is_counted() {
-            continue;
-        }
-        remove(conn, replica, parked)?;
-        if deleted {
+        if !parked.is_counted() {
+            remove(conn, replica, parked)?;
             keep_counted(conn, replica, parked, (written, &have))?;
         }
     }
