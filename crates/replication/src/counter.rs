@@ -205,6 +205,15 @@ impl Counter {
         Self { set: winner.set, base: winner.base.clone(), tallies }
     }
 
+    /// Whether the other one, with the same setting, takes as much of each sum as known.
+    pub(crate) fn absorbs_as(&self, other: &Self) -> bool {
+        let known = |counter: &Self, origin| {
+            let found = counter.tallies.iter().find(|tally| tally.origin() == origin);
+            found.map_or(0, |tally| tally.absorbed_at)
+        };
+        self.tallies.iter().all(|tally| tally.absorbed_at == known(other, tally.origin()))
+    }
+
     /// The entry of what set it, and those of what was counted.
     pub fn entries(&self) -> impl Iterator<Item = &Entry> {
         std::iter::once(&self.set).chain(self.tallies.iter().map(|tally| &tally.entry))

@@ -155,7 +155,9 @@ fn joined(column: u16, local: &RowImage, remote: &RowImage, cx: &MergeContext<'_
         None
     };
     let value = own.unwrap_or_else(|| both.value());
-    Some(Joined { counter: both, value, discarded, anew: false })
+    // Two nodes that said so in one name each knew of some: the one whose word stands has to be told of the rest.
+    let anew = !both.absorbs_as(if take_set { &theirs } else { &ours });
+    Some(Joined { counter: both, value, discarded, anew })
 }
 
 /// The places of our tallies that `theirs`, which sets the counter anew, should have told of: it comes from a node that cannot, or
