@@ -7,6 +7,7 @@ mod identity;
 mod incoming;
 mod learning;
 mod migrating;
+mod outrun;
 mod reading;
 mod records;
 mod settling;
@@ -70,6 +71,8 @@ pub(crate) struct Attachment {
     replica: Replica,
     file: FileIdentity,
     memory: Option<Memory>,
+    /// The sequence up to which its own changes are older than this run.
+    opened_at: u64,
     /// Set when the replica may not be what the file holds: nothing of it may be told any more.
     broken: bool,
     /// What happened in a transaction and is still to be told.
@@ -138,6 +141,7 @@ impl Attachment {
         attachment.migrated = Migrated::of(&attached);
         attachment.retry_all();
         attachment.memory = memory;
+        attachment.opened_at = attachment.replica.have.get(attachment.replica.own);
         Ok((attachment, events))
     }
 
@@ -168,6 +172,7 @@ impl Attachment {
             replica,
             file,
             memory: None,
+            opened_at: 0,
             broken: false,
             events: Vec::new(),
             closing,

@@ -14,7 +14,7 @@ mod selected;
 use std::collections::BTreeSet;
 
 use replication::codec::{decode_row, encode_row, encode_values};
-use replication::{Entry, RowImage, TableShape, Value, VersionVector};
+use replication::{Entry, Origin, RowImage, TableShape, Value, VersionVector};
 use rusqlite::{Connection, Row, params};
 
 pub(crate) use beside::{
@@ -333,6 +333,23 @@ pub(crate) fn read(conn: &Connection, id: i64) -> Result<Option<Parked>, StoreEr
     let mut statement = conn.prepare_cached(&format!("SELECT {COLUMNS} FROM main._sync_parked WHERE id = ?1"))?;
     let mut rows = statement.query([id])?;
     rows.next()?.map(Parked::from_row).transpose()
+}
+
+/// Takes back that what waits, or this database when it came, had taken into account what an origin did after a sequence.
+pub(crate) fn forget_sequences(conn: &Connection, origin: Origin, after: u64) -> Result<(), StoreError> {
+    let mut statement = conn.prepare("SELECT id, context, own FROM main._sync_parked")?;
+    let mut update = conn.prepare("UPDATE main._sync_parked SET context = ?2, own = ?3 WHERE id = ?1")?;
+    let read = |row: &Row<'_>| Ok((row.get::<_, i64>(0)?, row.get::<_, String>(1)?, row.get::<_, String>(2)?));
+    let all: Vec<(i64, String, String)> = statement.query_map([], read)?.collect::<Result<_, _>>()?;
+    for (id, context, own) in all {
+        let (mut context, mut own): (VersionVector, VersionVector) = (from_text(&context)?, from_text(&own)?);
+        if context.get(origin).max(own.get(origin)) > after {
+            context.lower(origin, after);
+            own.lower(origin, after);
+            update.execute(params![id, text(&context)?, text(&own)?])?;
+        }
+    }
+    Ok(())
 }
 
 fn remove(conn: &Connection, replica: &mut Replica, parked: &Parked) -> Result<(), StoreError> {

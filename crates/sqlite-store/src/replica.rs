@@ -277,8 +277,8 @@ impl Replica {
         if let Some(id) = self.ids.get(&origin) {
             return Ok(*id);
         }
-        conn.execute("INSERT INTO main._sync_origin (origin, seq) VALUES (?1, 0)", [origin.as_bytes()])?;
-        let id = conn.last_insert_rowid();
+        let sql = "INSERT INTO main._sync_origin (origin, seq) VALUES (?1, 0) ON CONFLICT DO UPDATE SET seq = seq RETURNING id";
+        let id = conn.query_row(sql, [origin.as_bytes()], |row| row.get(0))?;
         self.ids.insert(origin, id);
         self.origins.insert(id, origin);
         self.places = None;

@@ -101,22 +101,28 @@ pub fn new_origin() -> Origin {
 
 /// Gives the database a new origin; what it issued under the old one stays that one's.
 fn rotate_origin(conn: &Connection, node: &str, before: Origin) -> Result<Origin, StoreError> {
-    let origin = new_origin();
     let transaction = conn.unchecked_transaction()?;
-    transaction.execute(
-        "INSERT INTO main._sync_origin (origin, node, seq) VALUES (?1, ?2, 0)",
-        params![origin.as_bytes(), node],
-    )?;
-    let id = transaction.last_insert_rowid();
-    transaction.execute(
-        "INSERT INTO main._sync_meta (key, value) VALUES ('origin_id', ?1) ON CONFLICT DO UPDATE SET value = excluded.value",
-        [id],
-    )?;
+    let origin = succeed(&transaction, node, before)?;
     transaction.execute(
         "INSERT INTO main._sync_meta (key, value) VALUES ('generation', 1) ON CONFLICT DO UPDATE SET value = value + 1",
         [],
     )?;
-    node_schemas::succeed(&transaction, before, (origin, node), wall_millis())?;
     transaction.commit()?;
+    Ok(origin)
+}
+
+/// Makes a fresh origin the database's own, within the caller's transaction.
+pub(super) fn succeed(conn: &Connection, node: &str, before: Origin) -> Result<Origin, StoreError> {
+    let origin = new_origin();
+    conn.execute(
+        "INSERT INTO main._sync_origin (origin, node, seq) VALUES (?1, ?2, 0)",
+        params![origin.as_bytes(), node],
+    )?;
+    let id = conn.last_insert_rowid();
+    conn.execute(
+        "INSERT INTO main._sync_meta (key, value) VALUES ('origin_id', ?1) ON CONFLICT DO UPDATE SET value = excluded.value",
+        [id],
+    )?;
+    node_schemas::succeed(conn, before, (origin, node), wall_millis())?;
     Ok(origin)
 }

@@ -135,9 +135,9 @@ impl Attachment {
         let publishing = self.publishing.take();
         let known = Arc::clone(&self.warnings);
         let fresh = Self::over(self.options.clone(), conn, &attached, self.file, Arc::clone(&self.closing))?;
-        let memory = self.memory.take();
+        let (memory, opened_at) = (self.memory.take(), self.opened_at);
         *self = fresh;
-        self.memory = memory;
+        (self.memory, self.opened_at) = (memory, opened_at);
         self.publishing = publishing.map(|_| Publishing::default());
         self.migrated = Migrated::of(&attached);
         self.retry_all();
@@ -153,7 +153,7 @@ impl Attachment {
         Ok(())
     }
 
-    fn reload(&mut self) -> Result<(), StoreError> {
+    pub(super) fn reload(&mut self) -> Result<(), StoreError> {
         let schema = Schema {
             tables: self.replica.tables.iter().map(|table| table.table.clone()).collect(),
             unsynced: self.unsynced.to_vec(),

@@ -14,7 +14,7 @@ use replication::{Counter, Entry, Origin, Tally, Timestamp, Value};
 use crate::error::StoreError;
 
 /// Bits of `col` for the number of an origin.
-const ORIGIN_BITS: u32 = 32;
+pub(crate) const ORIGIN_BITS: u32 = 32;
 
 /// The `col` of what speaks for columns that are not here: no column has the number 0, of which this would be a counter.
 pub(crate) const REST_PLACE: i64 = -1;

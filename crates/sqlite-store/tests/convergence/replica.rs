@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use replication::{Batch, Granularity, Selection};
+use replication::{Batch, Granularity, Origin, Selection};
 use rusqlite::Connection;
 use rusqlite::types::Value;
 use sqlite_store::attach::AttachRules;
@@ -51,6 +51,7 @@ impl Setup {
 pub(crate) struct Replica {
     pub(crate) database: Database,
     pub(crate) path: PathBuf,
+    state: StateDatabase,
     pub(crate) events: mpsc::UnboundedReceiver<(Arc<str>, DatabaseEvent)>,
     pub(crate) setup: Setup,
 }
@@ -98,10 +99,10 @@ impl Replica {
             max_rows: setup.max_rows,
             retention: setup.retention,
             observer: None,
-            state: Some(state),
+            state: Some(state.clone()),
         };
         let database = Database::start(options, Arc::new(FileWatch::new().unwrap()), sender).unwrap();
-        let replica = Self { database, path, events, setup };
+        let replica = Self { database, path, events, setup, state };
         replica.until(|state| state.phase == Phase::Attached).await;
         replica
     }
@@ -130,15 +131,41 @@ impl Replica {
     pub(crate) fn disk(&self) -> Vec<(PathBuf, Vec<u8>)> {
         let state = std::fs::read_dir(self.path.with_extension("state")).unwrap().map(|file| file.unwrap().path());
         let wal = PathBuf::from(format!("{}-wal", self.path.display()));
-        state
-            .chain([self.path.clone(), wal])
-            .map(|path| (path.clone(), std::fs::read(path).unwrap_or_default()))
-            .collect()
+        let paths: Vec<PathBuf> = state.chain([self.path.clone(), wal]).collect();
+        // Files that belong together are copied one after the other: while there are readers none of them is begun anew.
+        let readers: Vec<Connection> = paths
+            .iter()
+            .filter(|path| path.extension().is_some_and(|extension| extension == "db"))
+            .map(|path| {
+                let conn = Connection::open(path).unwrap();
+                conn.busy_timeout(Duration::from_secs(20)).unwrap();
+                conn.execute_batch("BEGIN; SELECT count(*) FROM sqlite_schema").unwrap();
+                conn
+            })
+            .collect();
+        let copies = paths.into_iter().filter(|path| !path.to_string_lossy().ends_with("-shm"));
+        let copies = copies.map(|path| (path.clone(), std::fs::read(path).unwrap_or_default())).collect();
+        drop(readers);
+        copies
+    }
+
+    /// Closes all files.
+    async fn close(&self) {
+        self.database.close().await;
+        self.state.clone().close().await;
+    }
+
+    /// The same file started again, and what the disk held while nobody wrote.
+    pub(crate) async fn snapshot(self) -> (Self, Vec<(PathBuf, Vec<u8>)>) {
+        self.close().await;
+        let disk = self.disk();
+        let Self { path, setup, .. } = self;
+        (Self::start(path, setup).await, disk)
     }
 
     /// The same file after a power cut that left this on the disk, on this machine.
     pub(crate) async fn power_cut(self, disk: Vec<(PathBuf, Vec<u8>)>, machine: Machine) -> Self {
-        self.database.close().await;
+        self.close().await;
         for (path, bytes) in disk {
             std::fs::write(&path, bytes).unwrap();
             let shared = PathBuf::from(format!("{}-shm", path.display()));
@@ -205,9 +232,17 @@ impl Replica {
         self.database.apply(batch, observer).await.unwrap().outcome
     }
 
+    /// Waits until its origin is another; false if it stays.
+    async fn until_origin(&self, is: impl Fn(Origin) -> bool) -> bool {
+        let mut state = self.database.state();
+        let changed = state.wait_for(|state| state.origin.is_some_and(&is));
+        tokio::time::timeout(Duration::from_secs(5), changed).await.is_ok()
+    }
+
     /// Takes what `other` has and this replica lacks, in batches of at most `rows`.
     pub(crate) async fn pull(&self, other: &Self, rows: usize) {
         loop {
+            let origin = self.database.state().borrow().origin;
             let batch = self.next_from(other, rows).await;
             // As a greeting does, before what is read after it is sent.
             let schemas = other.database.state().borrow().schemas.clone();
@@ -215,6 +250,8 @@ impl Replica {
             let complete = batch.is_complete();
             match self.apply(batch, None).await {
                 ApplyOutcome::Applied(_) | ApplyOutcome::Known => {}
+                // What the batch was read for is not what this replica knows any more.
+                ApplyOutcome::Gap if self.until_origin(|now| Some(now) != origin).await => continue,
                 other => panic!("{other:?}"),
             }
             if complete {

@@ -1,0 +1,131 @@
+//! A peer knows changes of this database's origin that the file does not have: file and state folder were brought back together
+//! from an older state, as a snapshot of a whole machine does, and nothing on this machine tells. What was written since it was
+//! opened bears sequences that peers know for other changes: it goes out under a new origin, as the same changes, and peers
+//! give back what was lost.
+//!
+//! What cannot be told apart here: changes written in an earlier run, if no peer was met in that; and a file that has issued as many
+//! sequences again as were lost before it meets a peer.
+
+use replication::{Batch, Dot, Entry, EntryFlags, Origin, Value, VersionVector};
+use rusqlite::{Connection, params};
+
+use super::Attachment;
+use super::identity::succeed;
+use crate::attach::born_key;
+use crate::bind::values_from;
+use crate::database::DatabaseEvent;
+use crate::error::StoreError;
+use crate::identifier::quote;
+use crate::meta;
+use crate::parked;
+use crate::replica::Replica;
+use crate::row_clock::{ORIGIN_BITS, put_counter, read_image};
+
+const REASON: &str = "a peer knows changes of this file that are not in it: it was brought back from an older state";
+
+impl Attachment {
+    /// Gives the database a new origin if the sender of a batch knows more of its own than there is. True if it did.
+    pub(super) fn leave_origin(&mut self, batch: &Batch) -> Result<bool, StoreError> {
+        let (own, issued) = (self.replica.own, self.replica.have.get(self.replica.own));
+        if batch.context.get(own).max(batch.to.get(own)) <= issued {
+            return Ok(false);
+        }
+        let (node, since) = (self.options.node.clone(), self.opened_at);
+        let origin = self.in_write(|conn, replica| {
+            let origin = succeed(conn, &node, replica.own)?;
+            issue_again(conn, replica, origin, since)?;
+            Ok((origin, true))
+        })?;
+        self.reload()?;
+        self.opened_at = 0;
+        self.remember()?;
+        self.events.push(DatabaseEvent::NewOrigin { origin, reason: REASON.to_owned() });
+        Ok(true)
+    }
+}
+
+/// Makes changes of `origin` of those that this database issued after a sequence of its own.
+fn issue_again(conn: &Connection, replica: &mut Replica, origin: Origin, since: u64) -> Result<(), StoreError> {
+    let (before, issued) = (replica.own, replica.have.get(replica.own));
+    let (old, new) = (replica.origin_id(conn, before)?, replica.origin_id(conn, origin)?);
+    for index in 0..replica.tables.len() {
+        set_counted(conn, replica, index, (before, origin), since)?;
+        let clock = quote(&replica.tables[index].table.clock);
+        let sql = format!(
+            "UPDATE main.{clock} SET origin = ?2, seq = seq - ?3 WHERE origin = ?1 AND seq > ?3 AND {}",
+            not_own_tally()
+        );
+        conn.execute(&sql, params![old, new, since.cast_signed()])?;
+        let table = &replica.tables[index].table;
+        for column in &table.columns {
+            let key = born_key(table.number, column.number);
+            let Some(mut known) = meta::read::<VersionVector>(conn, &key)? else { continue };
+            known.raise(origin, known.get(before).saturating_sub(since));
+            known.lower(before, since);
+            meta::write(conn, &key, &known)?;
+        }
+    }
+    parked::forget_sequences(conn, before, since)?;
+    let sql = "UPDATE main._sync_origin SET seq = ?2 WHERE id = ?1";
+    conn.execute(sql, params![old, since.cast_signed()])?;
+    conn.execute(sql, params![new, (issued - since).cast_signed()])?;
+    Ok(())
+}
+
+/// The condition on a line of a clock table that it does not tell what the origin `?1` counted.
+fn not_own_tally() -> String {
+    format!("(col >= -1 OR (-col & {}) <> ?1 + 1)", (1_i64 << ORIGIN_BITS) - 1)
+}
+
+/// Counters in which something was counted since are set to what they hold: how much of a sum came before is not known.
+fn set_counted(
+    conn: &Connection,
+    replica: &mut Replica,
+    index: usize,
+    (before, origin): (Origin, Origin),
+    since: u64,
+) -> Result<(), StoreError> {
+    let table = &replica.tables[index].table;
+    if table.counters().next().is_none() {
+        return Ok(());
+    }
+    let (clock, width) = (quote(&table.clock), table.key.len());
+    let list: Vec<String> = (0..width).map(|n| format!("k{n}")).collect();
+    let old = replica.origin_id(conn, before)?;
+    let sql = format!(
+        "SELECT DISTINCT {} FROM main.{clock} WHERE origin = ?1 AND seq > ?2 AND NOT {}",
+        list.join(", "),
+        not_own_tally()
+    );
+    let mut statement = conn.prepare(&sql)?;
+    let mut rows = statement.query(params![old, since.cast_signed()])?;
+    let mut keys: Vec<Vec<Value>> = Vec::new();
+    while let Some(row) = rows.next()? {
+        keys.push(values_from(row, 0, width)?);
+    }
+    drop(rows);
+    for key in keys {
+        let Some(image) = read_image(conn, replica, &replica.tables[index], &key)? else { continue };
+        for (column, counter) in &image.clock.counters {
+            let place = usize::from(*column);
+            let Some(own) = counter.tallies.iter().find(|tally| tally.origin() == before) else { continue };
+            let (timestamp, sequence) = (own.entry.timestamp, own.entry.dot.sequence);
+            if sequence <= since {
+                continue;
+            }
+            let mut counter = counter.clone();
+            if !image.clock.is_deleted() {
+                let dot = Dot { origin, sequence: sequence - since };
+                counter.set_to(Entry::new(timestamp, dot, EntryFlags::empty()), image.values[place].clone());
+            }
+            let tallies = counter.tallies.iter_mut().filter(|tally| tally.origin() == before);
+            tallies.for_each(|tally| {
+                tally.entry.dot.sequence = since.max(1);
+                tally.absorbed_at = tally.absorbed_at.min(since.max(1));
+            });
+            let number = replica.tables[index].table.columns[place].number;
+            put_counter(conn, replica, index, &key, number, &counter)?;
+        }
+    }
+    Ok(())
+}
