@@ -46,6 +46,7 @@ use crate::schema::Unsynced;
 use crate::staging;
 use crate::state::FileIdentity;
 use crate::warning::Warning;
+use crate::write_lock;
 
 /// Log rows captured in one transaction of their own.
 const CAPTURE_ROWS: usize = 20_000;
@@ -381,7 +382,12 @@ impl Attachment {
         matches!(folded, Ok(0))
     }
 
-    /// Lets go of a file that is no longer at its path: what belongs to the file in its place is not touched.
+    /// Whether another program holds the write lock.
+    pub(crate) fn is_locked(&self) -> bool {
+        write_lock::is_held(&self.conn)
+    }
+
+    /// Lets go of a file that is no longer at its path, or is not to be written: what is there now is not touched.
     pub(crate) fn abandon(self) {
         // SQLite would fold the write-ahead log into the old file, and delete it by name.
         let _ = self.conn.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true);

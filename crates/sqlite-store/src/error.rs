@@ -135,6 +135,11 @@ impl StoreError {
         matches!(self.code(), Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked))
     }
 
+    /// Whether the file is malformed: nothing is to be written to it.
+    pub fn is_damage(&self) -> bool {
+        matches!(self.code(), Some(ErrorCode::DatabaseCorrupt))
+    }
+
     /// A word for the kind, for the log and the status.
     pub fn kind(&self) -> &'static str {
         match self {

@@ -5,12 +5,14 @@
 //! growing pauses before the thread rests until the next event or poll.
 
 mod acting;
+mod damage;
 mod opening;
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
+use damage::Traces;
 use replication::{Batch, NodeSchemas, VersionVector};
 use tokio::sync::{mpsc, oneshot, watch};
 
@@ -22,6 +24,9 @@ use crate::error::StoreError;
 use crate::observer::RowObserver;
 use crate::state::FileIdentity;
 use crate::watch::{FileWatch, Wake};
+
+/// The pause before it is looked whether a lock that was held for long is free.
+const LOCK_CHECK: Duration = Duration::from_millis(500);
 
 /// Pauses between looks after an event: fsync on a slow disk may hold a commit back for a long time; what takes longer
 /// than all of them is found by the poll.
@@ -91,6 +96,8 @@ pub(crate) struct Worker {
     unwritable: bool,
     /// It is told that an application holds the lock.
     told_waiting: bool,
+    /// What the file was like when it was found to be malformed.
+    damaged: Option<Traces>,
     /// Why a catch-up that is merged in part cannot go on, if that was told.
     unmerged: Option<String>,
     /// The file that somebody detached: it is left alone until it is attached again.
@@ -134,6 +141,7 @@ impl Worker {
             retry_at: None,
             unwritable: false,
             told_waiting: false,
+            damaged: None,
             unmerged: None,
             detached: None,
             wants_publishing: false,
@@ -190,7 +198,10 @@ impl Worker {
             Command::Read { from, limits, reply } => {
                 let result = self.with_attachment(|attachment| attachment.read(&from, limits));
                 self.check_broken();
-                self.tell_unmerged(result.as_ref().err());
+                match &result {
+                    Err(error) if error.is_damage() => self.fail(error),
+                    _ => self.tell_unmerged(result.as_ref().err()),
+                }
                 // Reading captures what was committed meanwhile.
                 self.announce();
                 // The asker may have gone; it will ask again.
@@ -315,7 +326,12 @@ impl Worker {
                     self.changed = Some(Instant::now());
                 }
                 looked.events.into_iter().for_each(|event| self.tell(event));
-                self.recover();
+                if self.told_waiting && self.attachment.as_ref().is_some_and(Attachment::is_locked) {
+                    // It could be read; what is to be written still waits.
+                    self.retry_at = Some(Instant::now() + LOCK_CHECK);
+                } else {
+                    self.recover();
+                }
                 self.remember();
             }
             Err(error) => self.fail(&error),

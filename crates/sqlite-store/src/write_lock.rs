@@ -40,6 +40,14 @@ pub(crate) fn transaction(conn: &mut Connection) -> Result<Transaction<'_>, Stor
     patiently(conn, || Transaction::new_unchecked(conn, TransactionBehavior::Exclusive))
 }
 
+/// Whether another program holds the write lock now.
+pub(crate) fn is_held(conn: &Connection) -> bool {
+    let tried = conn.busy_timeout(Duration::ZERO).and_then(|()| conn.execute_batch("BEGIN IMMEDIATE; ROLLBACK"));
+    // Setting it fails for no reason but a closed connection.
+    let _ = conn.busy_timeout(BUSY_TIMEOUT);
+    tried.is_err_and(|error| is_busy(&error))
+}
+
 fn patiently<T>(conn: &Connection, mut attempt: impl FnMut() -> rusqlite::Result<T>) -> Result<T, StoreError> {
     let begun = Instant::now();
     let [mut pause, longest] = PAUSES;

@@ -63,6 +63,9 @@ impl Worker {
         if lift::is_running(&self.options.path) {
             return self.fail(&StoreError::Lifted);
         }
+        if self.is_still_damaged() {
+            return;
+        }
         let opened =
             Attachment::open(&self.options, file, &self.runtime, &self.closing).and_then(|(mut opened, events)| {
                 if self.unwritable {
@@ -118,7 +121,12 @@ impl Worker {
             return;
         }
         self.failed_at = Some(Instant::now());
-        let file = self.attachment.take().map(|attachment| attachment.file());
+        let attachment = self.attachment.take();
+        let file = attachment.as_ref().map(Attachment::file);
+        if error.is_damage() {
+            self.note_damage();
+            attachment.into_iter().for_each(Attachment::abandon);
+        }
         if matches!(error, StoreError::Detached) {
             self.detached = self.detached.or(file);
         }

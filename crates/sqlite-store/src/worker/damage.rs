@@ -1,0 +1,72 @@
+//! A file that SQLite found malformed: whatever is written to it may make it worse, so that it is not opened for writing until
+//! another one is in its place or it was put right.
+
+use std::path::Path;
+use std::time::{Duration, Instant, SystemTime};
+
+use rusqlite::config::DbConfig;
+use rusqlite::{Connection, OpenFlags};
+
+use super::Worker;
+use crate::error::StoreError;
+use crate::state::FileIdentity;
+
+/// The pause between looks at a file that is malformed, by `stat` alone.
+const LOOK: Duration = Duration::from_secs(1);
+
+/// The longest pause between checks of a malformed file that programs still write to: each reads all of it.
+const CHECK_CAP: Duration = Duration::from_secs(300);
+
+/// What tells whether a file was written since.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Traces {
+    file: FileIdentity,
+    size: u64,
+    modified: Option<SystemTime>,
+    log: Option<(u64, Option<SystemTime>)>,
+}
+
+impl Traces {
+    fn of(path: &Path) -> Option<Self> {
+        let file = FileIdentity::of(path).ok()?;
+        let metadata = std::fs::metadata(path).ok()?;
+        let mut log = path.as_os_str().to_owned();
+        log.push("-wal");
+        let log = std::fs::metadata(log).ok().map(|log| (log.len(), log.modified().ok()));
+        Some(Self { file, size: metadata.len(), modified: metadata.modified().ok(), log })
+    }
+}
+
+impl Worker {
+    /// Takes note that the file is malformed.
+    pub(super) fn note_damage(&mut self) {
+        self.damaged = Traces::of(&self.options.path);
+    }
+
+    /// Whether the file is still the malformed one. Then it is looked at again after a pause.
+    pub(super) fn is_still_damaged(&mut self) -> bool {
+        let Some(found) = self.damaged else { return false };
+        let now = Traces::of(&self.options.path);
+        let pause = if now == Some(found) {
+            LOOK
+        } else {
+            if is_sound(&self.options.path).is_ok_and(|sound| sound) {
+                self.damaged = None;
+                return false;
+            }
+            self.damaged = now.or(self.damaged);
+            self.failures = self.failures.saturating_add(1);
+            LOOK.saturating_mul(1 << self.failures.min(10)).min(CHECK_CAP)
+        };
+        self.retry_at = Some(Instant::now() + pause);
+        true
+    }
+}
+
+/// Whether every page of a file is what it is taken for. Writes nothing to it.
+fn is_sound(path: &Path) -> Result<bool, StoreError> {
+    let conn = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX)?;
+    conn.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
+    let answer: String = conn.query_row("PRAGMA main.quick_check(1)", [], |row| row.get(0))?;
+    Ok(answer == "ok")
+}

@@ -1,0 +1,116 @@
+//! What the machine and other programs do to a file while the daemon is at work on it: each is told once, with a remedy, and is
+//! over without a restart once its cause is.
+
+use std::io::{Seek as _, SeekFrom, Write as _};
+use std::path::Path;
+use std::time::Duration;
+
+use system_tests::{
+    Cluster, Failure, Result, Scene, Topology, check, check_equal, python_code, query_text, scenario, shell,
+};
+
+const SCHEMA: &str = "CREATE TABLE note (id INTEGER PRIMARY KEY, body TEXT);";
+const FILL: &str = "INSERT INTO note SELECT value, printf('%0200d', value) FROM generate_series(1, 500)";
+const AGAIN: &str = "the database works again";
+
+fn running(scene: &Scene) -> Result<Cluster> {
+    let mut cluster = Cluster::new(scene, "notes", 2, Topology::Mesh)?;
+    cluster.create(SCHEMA)?;
+    cluster.start()?;
+    shell(cluster.file(0), FILL)?;
+    cluster.settled()?;
+    Ok(cluster)
+}
+
+/// How often a text stands in what the second node logged.
+fn told(cluster: &Cluster, text: &str) -> usize {
+    cluster.nodes[1].log().matches(text).count()
+}
+
+/// For a while, longer than the daemon's pauses, it does not claim that all is well.
+fn stays_silent(cluster: &Cluster) -> Result {
+    let claim = Scene::within(Duration::from_secs(2), "the claim", || {
+        check!(told(cluster, AGAIN) > 0, "nothing is claimed");
+        Ok(())
+    });
+    check!(claim.is_err(), "{}", cluster.nodes[1].log());
+    Ok(())
+}
+
+/// Makes the first page of the table's tree nonsense, for all who read the file.
+fn damage(file: &Path) -> Result {
+    let root: u64 = query_text(file, "SELECT rootpage FROM sqlite_schema WHERE name = 'note'")?.parse()?;
+    let size: u64 = query_text(file, "PRAGMA page_size")?.parse()?;
+    let mut file = std::fs::OpenOptions::new().write(true).open(file)?;
+    file.seek(SeekFrom::Start((root - 1) * size))?;
+    file.write_all(&vec![0xA5; usize::try_from(size)?])?;
+    // The file's change counter: nobody has the page in a cache.
+    file.seek(SeekFrom::Start(24))?;
+    file.write_all(&u32::MAX.to_be_bytes())?;
+    Ok(())
+}
+
+#[test]
+fn a_malformed_file_is_not_written_until_it_is_restored() {
+    scenario(|scene| {
+        let cluster = running(scene)?;
+        damage(cluster.file(1))?;
+        shell(cluster.file(0), "INSERT INTO note VALUES (1001, 'while it is malformed')")?;
+        scene.eventually("it is told", || {
+            let status = cluster.nodes[1].database_status("notes")?;
+            check!(status["errors"][0].as_str().is_some_and(|error| error.starts_with("corrupt: ")), "{status}");
+            Ok(())
+        })?;
+        let malformed = std::fs::read(cluster.file(1))?;
+        shell(cluster.file(0), "INSERT INTO note VALUES (1002, 'while it is malformed')")?;
+        stays_silent(&cluster)?;
+        check!(std::fs::read(cluster.file(1))? == malformed, "the malformed file was written");
+        check_equal!(told(&cluster, "kind=corrupt"), 1);
+        // From a copy of the peer's, into the file itself.
+        let backup = scene.path("backup.db");
+        shell(cluster.file(0), &format!(".backup '{}'", backup.display()))?;
+        std::fs::write(cluster.file(1), std::fs::read(&backup)?)?;
+        scene.eventually("it is told", || {
+            check_equal!(told(&cluster, AGAIN), 1);
+            Ok(())
+        })?;
+        shell(cluster.file(1), "INSERT INTO note VALUES (1003, 'since')")?;
+        check_equal!(cluster.settled()?.count("note"), 503);
+        Ok(())
+    });
+}
+
+#[test]
+fn a_lock_that_is_held_for_long_is_told_once_and_nothing_is_lost() {
+    scenario(|scene| {
+        let cluster = running(scene)?;
+        let (locked, released) = (scene.path("locked"), scene.path("released"));
+        let hold = format!(
+            "import os, time\ndb.execute('BEGIN IMMEDIATE')\ndb.execute(\"INSERT INTO note VALUES (2001, 'held')\")\n\
+             open({:?}, 'w').close()\nwhile not os.path.exists({:?}): time.sleep(0.01)\ndb.execute('COMMIT')",
+            locked.display().to_string(),
+            released.display().to_string()
+        );
+        std::thread::scope(|scope| {
+            let holder = scope.spawn(|| python_code(cluster.file(1), &hold));
+            let held = || -> Result {
+                scene.eventually("the lock is held", || Ok(std::fs::metadata(&locked).map(drop)?))?;
+                shell(cluster.file(0), "INSERT INTO note VALUES (2002, 'meanwhile')")?;
+                scene.eventually("it is told", || {
+                    check_equal!(told(&cluster, "another program has held the lock"), 1);
+                    Ok(())
+                })?;
+                stays_silent(&cluster)
+            };
+            let outcome = held();
+            std::fs::write(&released, "")?;
+            holder.join().map_err(|_| Failure::new("the holder panicked"))??;
+            outcome
+        })?;
+        check_equal!(cluster.settled()?.count("note"), 502);
+        scene.eventually("it is told", || {
+            check_equal!((told(&cluster, "another program has held the lock"), told(&cluster, AGAIN)), (1, 1));
+            Ok(())
+        })
+    });
+}
