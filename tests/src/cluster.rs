@@ -16,6 +16,8 @@ pub enum Topology {
     Line,
     /// All dial the first.
     Star,
+    /// Nobody dials anybody, until told whom.
+    Apart,
 }
 
 /// Nodes that share one database; the file of each is `<node>/<database>.db`.
@@ -43,6 +45,7 @@ impl Cluster {
                     Topology::Mesh => other != index,
                     Topology::Line => other == index + 1,
                     Topology::Star => other == 0 && index != 0,
+                    Topology::Apart => false,
                 };
                 if dials {
                     node.peer_url(url);

@@ -15,6 +15,7 @@ mod http;
 mod node;
 mod node_config;
 mod process;
+mod proxy;
 mod scene;
 mod writer;
 
@@ -27,5 +28,6 @@ pub use failure::{Failure, Result};
 pub use http::{HttpAnswer, get, get_as, post, post_as};
 pub use node::Node;
 pub use process::{Finished, Running, Signal, run_to_end};
+pub use proxy::Proxy;
 pub use scene::{DEADLINE, Scene, scenario};
 pub use writer::{data_file, python, python_code, python_script, python_with, shell};
