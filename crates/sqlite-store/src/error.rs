@@ -111,7 +111,7 @@ pub enum StoreError {
         source: std::io::Error,
     },
     /// The state folder cannot be made. Nothing was touched; a retry helps once the folder is writable.
-    #[error("cannot create the state folder {}: {source}", folder.display())]
+    #[error("cannot create the state folder {}: {source}; set state_dir to a folder that this user may write", folder.display())]
     StateFolder {
         /// The folder.
         folder: PathBuf,
