@@ -6,7 +6,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use system_tests::{
-    Cluster, Failure, Result, Scene, Topology, check, check_equal, python_code, query_text, scenario, shell,
+    Cluster, Failure, Result, Scene, Signal, Topology, check, check_equal, python_code, query_text, scenario, shell,
 };
 
 const SCHEMA: &str = "CREATE TABLE note (id INTEGER PRIMARY KEY, body TEXT);";
@@ -50,6 +50,16 @@ fn damage(file: &Path) -> Result {
     Ok(())
 }
 
+/// A program that holds the write lock until a file is there, and inserts a row.
+fn hold(locked: &Path, released: &Path) -> String {
+    format!(
+        "import os, time\ndb.execute('BEGIN IMMEDIATE')\ndb.execute(\"INSERT INTO note VALUES (2001, 'held')\")\n\
+         open({:?}, 'w').close()\nwhile not os.path.exists({:?}): time.sleep(0.01)\ndb.execute('COMMIT')",
+        locked.display().to_string(),
+        released.display().to_string()
+    )
+}
+
 #[test]
 fn a_malformed_file_is_not_written_until_it_is_restored() {
     scenario(|scene| {
@@ -85,12 +95,7 @@ fn a_lock_that_is_held_for_long_is_told_once_and_nothing_is_lost() {
     scenario(|scene| {
         let cluster = running(scene)?;
         let (locked, released) = (scene.path("locked"), scene.path("released"));
-        let hold = format!(
-            "import os, time\ndb.execute('BEGIN IMMEDIATE')\ndb.execute(\"INSERT INTO note VALUES (2001, 'held')\")\n\
-             open({:?}, 'w').close()\nwhile not os.path.exists({:?}): time.sleep(0.01)\ndb.execute('COMMIT')",
-            locked.display().to_string(),
-            released.display().to_string()
-        );
+        let hold = hold(&locked, &released);
         std::thread::scope(|scope| {
             let holder = scope.spawn(|| python_code(cluster.file(1), &hold));
             let held = || -> Result {
@@ -112,5 +117,40 @@ fn a_lock_that_is_held_for_long_is_told_once_and_nothing_is_lost() {
             check_equal!((told(&cluster, "another program has held the lock"), told(&cluster, AGAIN)), (1, 1));
             Ok(())
         })
+    });
+}
+
+/// The grace time is shorter than the daemon's patience with a lock.
+#[test]
+fn a_daemon_that_waits_for_a_lock_stops_within_its_grace_time() {
+    scenario(|scene| {
+        let mut cluster = Cluster::new(scene, "notes", 2, Topology::Mesh)?;
+        cluster.nodes[1].setting("shutdown_grace = \"2s\"");
+        cluster.create(SCHEMA)?;
+        cluster.start()?;
+        cluster.settled()?;
+        let (locked, released) = (scene.path("locked"), scene.path("released"));
+        let (hold, file) = (hold(&locked, &released), cluster.file(1).to_owned());
+        std::thread::scope(|scope| {
+            let holder = scope.spawn(|| python_code(&file, &hold));
+            let mut held = || -> Result {
+                scene.eventually("the lock is held", || Ok(std::fs::metadata(&locked).map(drop)?))?;
+                shell(cluster.file(0), "INSERT INTO note VALUES (2002, 'meanwhile')")?;
+                scene.eventually("it waits", || {
+                    check_equal!(told(&cluster, "another program has held the lock"), 1);
+                    Ok(())
+                })?;
+                check_equal!(cluster.nodes[1].end(Signal::Terminate)?.code, Some(0));
+                check_equal!(told(&cluster, "clean=true"), 1);
+                Ok(())
+            };
+            let outcome = held();
+            std::fs::write(&released, "")?;
+            holder.join().map_err(|_| Failure::new("the holder panicked"))??;
+            outcome
+        })?;
+        cluster.start()?;
+        check_equal!(cluster.settled()?.count("note"), 2);
+        Ok(())
     });
 }

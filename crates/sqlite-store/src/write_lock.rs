@@ -9,6 +9,7 @@
 //! With a write-ahead log readers cannot be kept out, and a transaction that read before the daemon's commit and writes after
 //! it is refused all the same.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use rusqlite::{Connection, ErrorCode, Transaction, TransactionBehavior};
@@ -22,13 +23,19 @@ const PATIENCE: Duration = Duration::from_secs(2);
 /// The first and the longest pause between two tries.
 const PAUSES: [Duration; 2] = [Duration::from_micros(300), Duration::from_millis(10)];
 
-/// Begins a write transaction on a connection.
+/// How long what is got so far is held before it is looked whether to wait on.
+const HOLD: Duration = Duration::from_millis(250);
+
+/// How long the lock is waited for where the daemon is to stop.
+const HURRY: Duration = Duration::from_millis(500);
+
+/// Begins a write transaction on a connection; once the daemon is `closing`, it does not wait for long.
 ///
 /// # Errors
 /// SQLite's own; busy if the lock could not be had within [`BUSY_TIMEOUT`].
-pub(crate) fn begin(conn: &Connection) -> Result<(), StoreError> {
+pub(crate) fn begin(conn: &Connection, closing: &AtomicBool) -> Result<(), StoreError> {
     // With a write-ahead log the same as IMMEDIATE.
-    patiently(conn, || conn.execute_batch("BEGIN EXCLUSIVE"))
+    patiently(conn, || closing.load(Ordering::Relaxed), || conn.execute_batch("BEGIN EXCLUSIVE"))
 }
 
 /// A write transaction, rolled back where it is dropped.
@@ -37,7 +44,7 @@ pub(crate) fn begin(conn: &Connection) -> Result<(), StoreError> {
 /// As [`begin`].
 pub(crate) fn transaction(conn: &mut Connection) -> Result<Transaction<'_>, StoreError> {
     let conn = &*conn;
-    patiently(conn, || Transaction::new_unchecked(conn, TransactionBehavior::Exclusive))
+    patiently(conn, || false, || Transaction::new_unchecked(conn, TransactionBehavior::Exclusive))
 }
 
 /// Whether another program holds the write lock now.
@@ -48,22 +55,26 @@ pub(crate) fn is_held(conn: &Connection) -> bool {
     tried.is_err_and(|error| is_busy(&error))
 }
 
-fn patiently<T>(conn: &Connection, mut attempt: impl FnMut() -> rusqlite::Result<T>) -> Result<T, StoreError> {
+fn patiently<T>(
+    conn: &Connection,
+    hurries: impl Fn() -> bool,
+    mut attempt: impl FnMut() -> rusqlite::Result<T>,
+) -> Result<T, StoreError> {
     let begun = Instant::now();
     let [mut pause, longest] = PAUSES;
-    // SQLite's own waiting would hold what it has got so far.
-    conn.busy_timeout(Duration::ZERO)?;
     let result = loop {
-        let waited = begun.elapsed();
-        if waited >= PATIENCE {
-            conn.busy_timeout(BUSY_TIMEOUT.saturating_sub(waited))?;
-            break attempt();
+        // SQLite's own waiting holds what it has got so far.
+        let holds = begun.elapsed() >= PATIENCE;
+        conn.busy_timeout(if holds { HOLD } else { Duration::ZERO })?;
+        let result = attempt();
+        let limit = if hurries() { HURRY } else { BUSY_TIMEOUT };
+        if !result.as_ref().is_err_and(is_busy) || begun.elapsed() >= limit {
+            break result;
         }
-        match attempt() {
-            Err(error) if is_busy(&error) => std::thread::sleep(pause),
-            other => break other,
+        if !holds {
+            std::thread::sleep(pause);
+            pause = (pause * 2).min(longest);
         }
-        pause = (pause * 2).min(longest);
     };
     conn.busy_timeout(BUSY_TIMEOUT)?;
     Ok(result?)

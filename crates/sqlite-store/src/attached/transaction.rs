@@ -77,7 +77,7 @@ impl Attachment {
     /// The write lock, with the schema and the state that the replica knows.
     fn begin_immediate(&mut self) -> Result<(), StoreError> {
         loop {
-            write_lock::begin(&self.conn)?;
+            write_lock::begin(&self.conn, &self.closing)?;
             match self.schema_version() {
                 Ok(version) if version == self.replica.schema_version => return self.follow(),
                 other => {
