@@ -12,6 +12,7 @@ use system_tests::{
 const SCHEMA: &str = "CREATE TABLE note (id INTEGER PRIMARY KEY, body TEXT);";
 const FILL: &str = "INSERT INTO note SELECT value, printf('%0200d', value) FROM generate_series(1, 500)";
 const AGAIN: &str = "the database works again";
+const HELD: &str = "another program has held the lock";
 
 fn running(scene: &Scene) -> Result<Cluster> {
     let mut cluster = Cluster::new(scene, "notes", 2, Topology::Mesh)?;
@@ -90,31 +91,36 @@ fn a_malformed_file_is_not_written_until_it_is_restored() {
     });
 }
 
+/// Does something while a program holds the second node's write lock, and the daemon has said that it waits.
+fn while_locked(scene: &Scene, cluster: &mut Cluster, act: impl FnOnce(&mut Cluster) -> Result) -> Result {
+    let (locked, released) = (scene.path("locked"), scene.path("released"));
+    let (hold, file) = (hold(&locked, &released), cluster.file(1).to_owned());
+    std::thread::scope(|scope| {
+        let holder = scope.spawn(|| python_code(&file, &hold));
+        let held = || -> Result {
+            scene.eventually("the lock is held", || Ok(std::fs::metadata(&locked).map(drop)?))?;
+            shell(cluster.file(0), "INSERT INTO note VALUES (2002, 'meanwhile')")?;
+            scene.eventually("it is told", || {
+                check_equal!(told(cluster, HELD), 1);
+                Ok(())
+            })?;
+            act(cluster)
+        };
+        let outcome = held();
+        std::fs::write(&released, "")?;
+        holder.join().map_err(|_| Failure::new("the holder panicked"))??;
+        outcome
+    })
+}
+
 #[test]
 fn a_lock_that_is_held_for_long_is_told_once_and_nothing_is_lost() {
     scenario(|scene| {
-        let cluster = running(scene)?;
-        let (locked, released) = (scene.path("locked"), scene.path("released"));
-        let hold = hold(&locked, &released);
-        std::thread::scope(|scope| {
-            let holder = scope.spawn(|| python_code(cluster.file(1), &hold));
-            let held = || -> Result {
-                scene.eventually("the lock is held", || Ok(std::fs::metadata(&locked).map(drop)?))?;
-                shell(cluster.file(0), "INSERT INTO note VALUES (2002, 'meanwhile')")?;
-                scene.eventually("it is told", || {
-                    check_equal!(told(&cluster, "another program has held the lock"), 1);
-                    Ok(())
-                })?;
-                stays_silent(&cluster)
-            };
-            let outcome = held();
-            std::fs::write(&released, "")?;
-            holder.join().map_err(|_| Failure::new("the holder panicked"))??;
-            outcome
-        })?;
+        let mut cluster = running(scene)?;
+        while_locked(scene, &mut cluster, |cluster| stays_silent(cluster))?;
         check_equal!(cluster.settled()?.count("note"), 502);
         scene.eventually("it is told", || {
-            check_equal!((told(&cluster, "another program has held the lock"), told(&cluster, AGAIN)), (1, 1));
+            check_equal!((told(&cluster, HELD), told(&cluster, AGAIN)), (1, 1));
             Ok(())
         })
     });
@@ -129,25 +135,10 @@ fn a_daemon_that_waits_for_a_lock_stops_within_its_grace_time() {
         cluster.create(SCHEMA)?;
         cluster.start()?;
         cluster.settled()?;
-        let (locked, released) = (scene.path("locked"), scene.path("released"));
-        let (hold, file) = (hold(&locked, &released), cluster.file(1).to_owned());
-        std::thread::scope(|scope| {
-            let holder = scope.spawn(|| python_code(&file, &hold));
-            let mut held = || -> Result {
-                scene.eventually("the lock is held", || Ok(std::fs::metadata(&locked).map(drop)?))?;
-                shell(cluster.file(0), "INSERT INTO note VALUES (2002, 'meanwhile')")?;
-                scene.eventually("it waits", || {
-                    check_equal!(told(&cluster, "another program has held the lock"), 1);
-                    Ok(())
-                })?;
-                check_equal!(cluster.nodes[1].end(Signal::Terminate)?.code, Some(0));
-                check_equal!(told(&cluster, "clean=true"), 1);
-                Ok(())
-            };
-            let outcome = held();
-            std::fs::write(&released, "")?;
-            holder.join().map_err(|_| Failure::new("the holder panicked"))??;
-            outcome
+        while_locked(scene, &mut cluster, |cluster| {
+            check_equal!(cluster.nodes[1].end(Signal::Terminate)?.code, Some(0));
+            check_equal!(told(cluster, "clean=true"), 1);
+            Ok(())
         })?;
         cluster.start()?;
         check_equal!(cluster.settled()?.count("note"), 2);

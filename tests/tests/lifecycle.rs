@@ -1,6 +1,6 @@
 //! Daemons that come and go, and files that do.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use system_tests::{
     Cluster, Node, Result, Scene, Signal, Topology, check, check_equal, contents, query_text, run_to_end,
@@ -254,6 +254,41 @@ fn an_older_state_of_a_file_gets_a_new_origin_and_back_what_it_lacks() {
         cluster.settled()?;
         check_equal!(bodies(cluster.file(1))?, "1=one 2=two 3=three 4=four");
         check!(cluster.nodes[0].database_status("notes")?["origin"] != origin, "the origin is still {origin}");
+        Ok(())
+    });
+}
+
+/// A snapshot of the machine comes back, the state folder in it: only peers can tell. Meanwhile a program writes.
+#[test]
+fn a_machine_that_is_brought_back_from_a_snapshot_loses_nothing() {
+    scenario(|scene| {
+        let mut cluster = running(scene, 2)?;
+        shell(cluster.file(0), "INSERT INTO note VALUES (1, 'one', 1)")?;
+        cluster.settled()?;
+        let origin = cluster.nodes[0].database_status("notes")?["origin"].clone();
+        cluster.nodes[0].stop()?;
+        let state = std::fs::read_dir(cluster.nodes[0].path("state"))?.map(|file| Ok(file?.path()));
+        let files: Vec<PathBuf> = state.chain([Ok(cluster.file(0).to_owned())]).collect::<Result<_>>()?;
+        let snapshot: Vec<Vec<u8>> = files.iter().map(std::fs::read).collect::<std::io::Result<_>>()?;
+        cluster.start()?;
+        shell(cluster.file(0), "INSERT INTO note VALUES (2, 'two', 2), (3, 'three', 3), (4, 'four', 4)")?;
+        cluster.settled()?;
+        cluster.stop()?;
+        files.iter().zip(&snapshot).try_for_each(|(file, bytes)| std::fs::write(file, bytes))?;
+        cluster.nodes[0].start()?;
+        shell(cluster.file(0), "INSERT INTO note VALUES (5, 'five', 5)")?;
+        scene.eventually("it is captured", || system_tests::log_is_drained(cluster.file(0)))?;
+        check_equal!(cluster.nodes[0].database_status("notes")?["origin"], origin);
+        cluster.start()?;
+        cluster.settled()?;
+        check_equal!(bodies(cluster.file(1))?, "1=one 2=two 3=three 4=four 5=five");
+        check!(cluster.nodes[0].database_status("notes")?["origin"] != origin, "the origin is still {origin}");
+        // It goes on, over a restart too.
+        cluster.nodes[0].stop()?;
+        shell(cluster.file(0), "DELETE FROM note WHERE id > 3")?;
+        cluster.start()?;
+        cluster.settled()?;
+        check_equal!(bodies(cluster.file(1))?, "1=one 2=two 3=three");
         Ok(())
     });
 }

@@ -9,6 +9,8 @@
 //! With a write-ahead log readers cannot be kept out, and a transaction that read before the daemon's commit and writes after
 //! it is refused all the same.
 
+use std::cell::RefCell;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
@@ -23,9 +25,6 @@ const PATIENCE: Duration = Duration::from_secs(2);
 /// The first and the longest pause between two tries.
 const PAUSES: [Duration; 2] = [Duration::from_micros(300), Duration::from_millis(10)];
 
-/// How long what is got so far is held before it is looked whether to wait on.
-const HOLD: Duration = Duration::from_millis(250);
-
 /// How long the lock is waited for where the daemon is to stop.
 const HURRY: Duration = Duration::from_millis(500);
 
@@ -33,9 +32,9 @@ const HURRY: Duration = Duration::from_millis(500);
 ///
 /// # Errors
 /// SQLite's own; busy if the lock could not be had within [`BUSY_TIMEOUT`].
-pub(crate) fn begin(conn: &Connection, closing: &AtomicBool) -> Result<(), StoreError> {
+pub(crate) fn begin(conn: &Connection, closing: &Arc<AtomicBool>) -> Result<(), StoreError> {
     // With a write-ahead log the same as IMMEDIATE.
-    patiently(conn, || closing.load(Ordering::Relaxed), || conn.execute_batch("BEGIN EXCLUSIVE"))
+    patiently(conn, Some(closing), || conn.execute_batch("BEGIN EXCLUSIVE"))
 }
 
 /// A write transaction, rolled back where it is dropped.
@@ -44,7 +43,7 @@ pub(crate) fn begin(conn: &Connection, closing: &AtomicBool) -> Result<(), Store
 /// As [`begin`].
 pub(crate) fn transaction(conn: &mut Connection) -> Result<Transaction<'_>, StoreError> {
     let conn = &*conn;
-    patiently(conn, || false, || Transaction::new_unchecked(conn, TransactionBehavior::Exclusive))
+    patiently(conn, None, || Transaction::new_unchecked(conn, TransactionBehavior::Exclusive))
 }
 
 /// Whether another program holds the write lock now.
@@ -55,27 +54,55 @@ pub(crate) fn is_held(conn: &Connection) -> bool {
     tried.is_err_and(|error| is_busy(&error))
 }
 
+/// How long the lock is waited for.
+struct Wait {
+    begun: Instant,
+    closing: Option<Arc<AtomicBool>>,
+}
+
+impl Wait {
+    fn is_over(&self) -> bool {
+        let hurries = self.closing.as_ref().is_some_and(|closing| closing.load(Ordering::Relaxed));
+        self.begun.elapsed() >= if hurries { HURRY } else { BUSY_TIMEOUT }
+    }
+}
+
+thread_local! {
+    /// What SQLite waits for on this thread: its busy handlers are told nothing.
+    static WAIT: RefCell<Option<Wait>> = const { RefCell::new(None) };
+}
+
+/// SQLite's own waiting, during which it holds what it has got so far.
+fn wait_on(_tries: i32) -> bool {
+    let goes_on = WAIT.with_borrow(|wait| wait.as_ref().is_some_and(|wait| !wait.is_over()));
+    if goes_on {
+        std::thread::sleep(PAUSES[1]);
+    }
+    goes_on
+}
+
 fn patiently<T>(
     conn: &Connection,
-    hurries: impl Fn() -> bool,
+    closing: Option<&Arc<AtomicBool>>,
     mut attempt: impl FnMut() -> rusqlite::Result<T>,
 ) -> Result<T, StoreError> {
-    let begun = Instant::now();
+    let wait = Wait { begun: Instant::now(), closing: closing.cloned() };
     let [mut pause, longest] = PAUSES;
+    // SQLite's own waiting would hold what it has got so far.
+    conn.busy_timeout(Duration::ZERO)?;
     let result = loop {
-        // SQLite's own waiting holds what it has got so far.
-        let holds = begun.elapsed() >= PATIENCE;
-        conn.busy_timeout(if holds { HOLD } else { Duration::ZERO })?;
-        let result = attempt();
-        let limit = if hurries() { HURRY } else { BUSY_TIMEOUT };
-        if !result.as_ref().is_err_and(is_busy) || begun.elapsed() >= limit {
-            break result;
+        if wait.begun.elapsed() >= PATIENCE {
+            WAIT.set(Some(wait));
+            conn.busy_handler(Some(wait_on))?;
+            break attempt();
         }
-        if !holds {
-            std::thread::sleep(pause);
-            pause = (pause * 2).min(longest);
+        match attempt() {
+            Err(error) if is_busy(&error) && !wait.is_over() => std::thread::sleep(pause),
+            other => break other,
         }
+        pause = (pause * 2).min(longest);
     };
+    // In place of the handler.
     conn.busy_timeout(BUSY_TIMEOUT)?;
     Ok(result?)
 }

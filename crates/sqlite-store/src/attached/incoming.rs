@@ -26,10 +26,6 @@ impl Attachment {
         observer: Option<&Arc<dyn RowObserver>>,
     ) -> Result<ApplyOutcome, StoreError> {
         self.check_not_migrating(&batch.tables)?;
-        if self.leave_origin(&batch)? {
-            // It was read for what this database seemed to know.
-            return Ok(ApplyOutcome::Gap);
-        }
         // Where a row cannot be merged, its source may have mended it: what comes is staged in its place.
         let source = batch.source;
         let (mut total, stuck) = match self.merge_staged(observer)? {
@@ -37,6 +33,10 @@ impl Attachment {
             ApplyOutcome::Held(_) => (Applied::default(), self.replica.merging()),
             other => return Ok(other),
         };
+        if self.leave_origin(&batch)? {
+            // It was read for what this database seemed to know.
+            return Ok(ApplyOutcome::Gap);
+        }
         let outcome = self.transact(observer, |conn, replica, rules| apply(conn, replica, batch, rules))?;
         let ApplyOutcome::Applied(applied) = outcome else { return Ok(outcome) };
         self.tell_progress(applied.staged);

@@ -20,23 +20,36 @@ use crate::meta;
 use crate::parked;
 use crate::replica::Replica;
 use crate::row_clock::{ORIGIN_BITS, put_counter, read_image};
+use crate::staging;
 
 const REASON: &str = "a peer knows changes of this file that are not in it: it was brought back from an older state";
 
 impl Attachment {
     /// Gives the database a new origin if the sender of a batch knows more of its own than there is. True if it did.
     pub(super) fn leave_origin(&mut self, batch: &Batch) -> Result<bool, StoreError> {
-        let (own, issued) = (self.replica.own, self.replica.have.get(self.replica.own));
-        if batch.context.get(own).max(batch.to.get(own)) <= issued {
+        let is_outrun = |replica: &Replica| {
+            let issued = replica.have.get(replica.own);
+            batch.context.get(replica.own).max(batch.to.get(replica.own)) > issued
+        };
+        if !is_outrun(&self.replica) {
             return Ok(false);
         }
         let (node, since) = (self.options.node.clone(), self.opened_at);
         let origin = self.in_write(|conn, replica| {
+            // Another daemon on the file may have issued what the peer knows.
+            if !is_outrun(replica) {
+                return Ok((None, false));
+            }
             let origin = succeed(conn, &node, replica.own)?;
             issue_again(conn, replica, origin, since)?;
-            Ok((origin, true))
+            Ok((Some(origin), true))
         })?;
+        let Some(origin) = origin else { return Ok(false) };
+        // Until the replica is what the file holds now, nothing of it may be told, and nothing be issued.
+        self.broken = true;
         self.reload()?;
+        staging::clear_stale(&self.conn, &self.replica)?;
+        self.broken = false;
         self.opened_at = 0;
         self.remember()?;
         self.events.push(DatabaseEvent::NewOrigin { origin, reason: REASON.to_owned() });
@@ -47,6 +60,7 @@ impl Attachment {
 /// Makes changes of `origin` of those that this database issued after a sequence of its own.
 fn issue_again(conn: &Connection, replica: &mut Replica, origin: Origin, since: u64) -> Result<(), StoreError> {
     let (before, issued) = (replica.own, replica.have.get(replica.own));
+    let since = since.min(issued);
     let (old, new) = (replica.origin_id(conn, before)?, replica.origin_id(conn, origin)?);
     for index in 0..replica.tables.len() {
         set_counted(conn, replica, index, (before, origin), since)?;

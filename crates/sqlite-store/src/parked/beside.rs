@@ -105,6 +105,9 @@ pub(crate) fn forget_columns(
         .into_iter()
         .filter(|parked| parked.row.clock.entries().all(|entry| replica.have.covers(entry.dot)))
         .collect();
+    if known.is_empty() {
+        return Ok(counted);
+    }
     let have = replica.have.clone();
     for parked in &known {
         let name = |column: u16| parked.shape.columns[usize::from(column)].clone();

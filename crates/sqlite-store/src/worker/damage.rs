@@ -63,10 +63,10 @@ impl Worker {
     }
 }
 
-/// Whether every page of a file is what it is taken for. Writes nothing to it.
+/// Whether every page of a file is what it is taken for, and every index what its table says. Writes nothing to it.
 fn is_sound(path: &Path) -> Result<bool, StoreError> {
     let conn = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX)?;
     conn.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
-    let answer: String = conn.query_row("PRAGMA main.quick_check(1)", [], |row| row.get(0))?;
+    let answer: String = conn.query_row("PRAGMA main.integrity_check(1)", [], |row| row.get(0))?;
     Ok(answer == "ok")
 }
