@@ -6,12 +6,14 @@
 
 pub mod codec;
 pub mod counter;
+pub mod dot_set;
 pub mod hybrid_clock;
 pub mod merge;
 pub mod message;
 pub mod node_schema;
 pub mod origin;
 pub mod policy;
+pub mod reconcile;
 pub mod row;
 pub mod selection;
 pub mod session;
@@ -19,6 +21,7 @@ pub mod value;
 pub mod version_vector;
 
 pub use counter::{Counter, Tally};
+pub use dot_set::DotSet;
 pub use hybrid_clock::{HybridClock, Timestamp};
 pub use merge::{Decided, Decision, Fresh, MergeContext, Merged, Outcome, Undecided, merge};
 pub use node_schema::{NodeSchema, NodeSchemas};

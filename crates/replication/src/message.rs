@@ -1,13 +1,15 @@
 //! What nodes say to each other. `codec` turns these into bytes and back; nothing else in the workspace is serialized
 //! for the wire, so compatibility is decided here.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
+use crate::dot_set::DotSet;
 use crate::hybrid_clock::Timestamp;
 use crate::node_schema::NodeSchemas;
 use crate::origin::Origin;
+use crate::reconcile::{Answer, Question};
 use crate::row::{Batch, TableShape};
 use crate::selection::Selection;
 use crate::version_vector::VersionVector;
@@ -56,6 +58,10 @@ pub enum Message {
     Want(Want),
     /// What is durable here; also the heartbeat.
     Ack(Ack),
+    /// "What do you have there?": see [`reconcile`](crate::reconcile).
+    Compare(Compare),
+    /// "This."
+    Fingerprints(Fingerprints),
     /// What the sender cannot do, and why.
     Problem(Problem),
     /// The sender goes away on purpose.
@@ -106,13 +112,20 @@ pub struct DatabaseHello {
     /// What the sender keeps in sync: what it leaves out is missing there on purpose.
     #[serde(default, skip_serializing_if = "Selection::is_everything")]
     pub selection: Selection,
+    /// Whether rows that were there before attach are still to be made known.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub publishing: bool,
+    /// The tables in which the sender's origin has issued something: what others have of them may be compared with it.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub issued: BTreeSet<String>,
 }
 
 impl DatabaseHello {
     /// A database of which nothing more is known.
     pub fn new(origin: Origin, have: VersionVector) -> Self {
         let (received, tables, policies, nodes, schemas, selection) = Default::default();
-        Self { origin, have, received, tables, policies, nodes, schemas, selection }
+        let (publishing, issued) = Default::default();
+        Self { origin, have, received, tables, policies, nodes, schemas, selection, publishing, issued }
     }
 }
 
@@ -141,6 +154,29 @@ pub struct Want {
     /// How far it has come with what this sender sent (see [`Batch`]), if it stands in the middle of a catch-up.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub received: Option<Received>,
+    /// Dots that are not to be sent: the same rows are there under others, and are going to take these when all else is there.
+    #[serde(default, skip_serializing_if = "DotSet::is_empty")]
+    pub held: DotSet,
+}
+
+/// A question about a database's tables.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Compare {
+    /// The database's shared name.
+    pub database: String,
+    /// The question.
+    pub question: Question,
+}
+
+/// The answer to a question about a database's tables.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Fingerprints {
+    /// The database's shared name.
+    pub database: String,
+    /// The origin of the database that was looked at.
+    pub source: Origin,
+    /// The answer.
+    pub answer: Answer,
 }
 
 /// A receiver's position in a catch-up that is not complete yet.

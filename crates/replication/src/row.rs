@@ -307,6 +307,8 @@ pub struct Batch {
     pub to: VersionVector,
     /// The sender's version vector at the snapshot: what its rows have taken into account.
     pub context: VersionVector,
+    /// The [fingerprint](crate::DotSet::fingerprint) of the dots that were left out because the receiver said that it holds them.
+    pub held: u64,
     /// The rows by table.
     pub tables: Vec<TableRows>,
 }

@@ -10,10 +10,12 @@ use proptest::prelude::*;
 use proptest::sample::Index;
 use replication::codec::{CodecError, Encoded, Limits, decode_binary, decode_text, encode};
 use replication::message::{
-    Ack, Bye, ByeReason, Changes, DatabaseHello, Envelope, Hello, Message, Problem, ProblemCode, Received, Want,
+    Ack, Bye, ByeReason, Changes, Compare, DatabaseHello, Envelope, Fingerprints, Hello, Message, Problem, ProblemCode,
+    Received, Want,
 };
+use replication::reconcile::{Answer, KeyRange, Question, RangeFingerprint};
 use replication::{
-    Batch, Counter, Dot, Entry, EntryFlags, MAX_SEQUENCE, NodeSchema, NodeSchemas, Origin, RowClock, RowImage,
+    Batch, Counter, Dot, DotSet, Entry, EntryFlags, MAX_SEQUENCE, NodeSchema, NodeSchemas, Origin, RowClock, RowImage,
     Selection, TableRows, TableShape, Tally, Timestamp, Value, VersionVector,
 };
 
@@ -152,15 +154,15 @@ fn changes() -> impl Strategy<Value = Changes> {
         any::<u32>(),
         any::<bool>(),
         origin(),
-        [vector(), vector(), vector()],
+        ([vector(), vector(), vector()], prop_oneof![Just(0), any::<u64>()]),
         vec(table(), 0..3),
     )
-        .prop_map(|(database, batch, part, last, source, [from, to, context], tables)| Changes {
+        .prop_map(|(database, batch, part, last, source, ([from, to, context], held), tables)| Changes {
             database,
             batch,
             part,
             last,
-            rows: Batch { source, from, to, context, tables },
+            rows: Batch { source, from, to, context, held, tables },
         })
 }
 
@@ -209,9 +211,9 @@ fn hello() -> impl Strategy<Value = Hello> {
         btree_map(any::<String>(), any::<String>(), 0..3),
         btree_map(origin(), name(), 0..3),
         schemas(),
-        selection(),
+        (selection(), any::<bool>(), btree_set(any::<String>(), 0..3)),
     )
-        .prop_map(|(origin, have, received, tables, policies, nodes, schemas, selection)| DatabaseHello {
+        .prop_map(|(origin, have, received, tables, policies, nodes, schemas, last)| DatabaseHello {
             origin,
             have,
             received,
@@ -219,7 +221,9 @@ fn hello() -> impl Strategy<Value = Hello> {
             policies,
             nodes,
             schemas,
-            selection,
+            selection: last.0,
+            publishing: last.1,
+            issued: last.2,
         });
     (any::<(u32, String, u64, String, i64)>(), name(), btree_map(name(), database, 0..3)).prop_map(
         |((protocol, cluster, incarnation, version, clock_millis), node, databases)| Hello {
@@ -232,6 +236,38 @@ fn hello() -> impl Strategy<Value = Hello> {
             databases,
         },
     )
+}
+
+fn held() -> impl Strategy<Value = DotSet> {
+    vec((origin(), sequence(), 0_u64..50), 0..4).prop_map(|runs| {
+        let mut held = DotSet::new();
+        runs.into_iter().for_each(|(origin, last, more)| held.insert(origin, last.saturating_sub(more).max(1), last));
+        held
+    })
+}
+
+fn range() -> impl Strategy<Value = KeyRange> {
+    let key = || option::of(vec(value().prop_filter("keys hold no NULL", |value| !value.is_null()), 1..3));
+    (key(), key()).prop_map(|(after, until)| KeyRange { after, until })
+}
+
+fn ranges() -> impl Strategy<Value = Vec<(String, Vec<KeyRange>)>> {
+    vec((any::<String>(), vec(range(), 0..3)), 0..3)
+}
+
+fn compare() -> impl Strategy<Value = Compare> {
+    (any::<String>(), any::<u64>(), 1..=u32::MAX, ranges())
+        .prop_map(|(database, number, rows, tables)| Compare { database, question: Question { number, rows, tables } })
+}
+
+fn fingerprints() -> impl Strategy<Value = Fingerprints> {
+    let run = option::of((origin(), 1..=MAX_SEQUENCE / 2).prop_map(|(origin, sequence)| Dot { origin, sequence }));
+    let fingerprint = (range(), 0..=MAX_SEQUENCE / 2, any::<[u8; 16]>(), run)
+        .prop_map(|(range, rows, content, run)| RangeFingerprint { range, rows, content, run });
+    let tables = vec((any::<String>(), vec(fingerprint, 0..3)), 0..3);
+    (any::<String>(), origin(), any::<u64>(), tables, ranges()).prop_map(|(database, source, number, tables, rest)| {
+        Fingerprints { database, source, answer: Answer { number, tables, rest } }
+    })
 }
 
 fn problem() -> impl Strategy<Value = Problem> {
@@ -260,8 +296,10 @@ fn message() -> impl Strategy<Value = Message> {
     prop_oneof![
         4 => changes().prop_map(Message::Changes),
         1 => hello().prop_map(Message::Hello),
-        1 => (any::<String>(), vector(), received())
-            .prop_map(|(database, have, received)| Message::Want(Want { database, have, received })),
+        1 => (any::<String>(), vector(), received(), held())
+            .prop_map(|(database, have, received, held)| Message::Want(Want { database, have, received, held })),
+        1 => compare().prop_map(Message::Compare),
+        1 => fingerprints().prop_map(Message::Fingerprints),
         1 => (any::<String>(), origin(), vector(), received(), timestamp()).prop_map(
             |(database, origin, have, received, clock)| Message::Ack(Ack { database, origin, have, received, clock })
         ),
@@ -291,9 +329,9 @@ proptest! {
     }
 
     #[test]
-    fn bytes_that_are_no_message_are_refused(bytes in vec(any::<u8>(), 0..300), header in any::<bool>()) {
+    fn bytes_that_are_no_message_are_refused(bytes in vec(any::<u8>(), 0..300), header in 0_u8..4) {
         let limits = Limits { control: 1 << 10, body: 1 << 16, structure: 1 << 20 };
-        let bytes = if header { [vec![1, 0], bytes].concat() } else { bytes };
+        let bytes = if header > 0 { [vec![header, 0], bytes].concat() } else { bytes };
         // Whatever it is found to be, it can be said again.
         if let Ok(envelope) = decode_binary(&bytes, &limits) {
             prop_assert_eq!(decode(&encode(&envelope).unwrap(), &limits), Ok(envelope));
@@ -345,7 +383,7 @@ fn rows(rows: Vec<RowImage>) -> Envelope {
     let mut context = VersionVector::new();
     context.raise(origin, 3);
     let tables = vec![TableRows::new(shape, rows)];
-    let rows = Batch { source: origin, from: VersionVector::new(), to: context.clone(), context, tables };
+    let rows = Batch { source: origin, from: VersionVector::new(), to: context.clone(), context, held: 0, tables };
     let changes = Changes { database: "d".to_owned(), batch: 1, part: 0, last: true, rows };
     Envelope { from: "a".to_owned(), to: Some("b".to_owned()), message: Message::Changes(changes) }
 }

@@ -12,7 +12,7 @@ use replication::session::{
     AppliedOutcome, CloseReason, Input, LocalState, Output, ReadOutcome, Session, SessionConfig, SessionEvent,
 };
 use replication::{
-    Batch, Dot, Entry, EntryFlags, NodeSchema, NodeSchemas, Origin, RowClock, RowImage, Selection, TableRows,
+    Batch, Dot, DotSet, Entry, EntryFlags, NodeSchema, NodeSchemas, Origin, RowClock, RowImage, Selection, TableRows,
     TableShape, Timestamp, Value, VersionVector,
 };
 
@@ -40,6 +40,9 @@ fn state(number: u8, have: VersionVector) -> LocalState {
         nodes: BTreeMap::new(),
         schemas: Arc::default(),
         selection: Selection::default(),
+        publishing: false,
+        issued: BTreeSet::new(),
+        held: BTreeMap::new(),
     }
 }
 
@@ -58,7 +61,7 @@ fn table(source: u8, name: &str, from: u64, sizes: &[usize]) -> TableRows {
 }
 
 fn batch(source: u8, from: VersionVector, context: VersionVector, tables: Vec<TableRows>) -> Batch {
-    Batch { source: origin(source), from, to: context.clone(), context, tables }
+    Batch { source: origin(source), from, to: context.clone(), context, held: 0, tables }
 }
 
 /// A session of node "b" (origin 2) that node "a" (origin 1) greets, and what came out of it.
@@ -117,6 +120,7 @@ impl Bench {
                 Output::Read { from, .. } => self.reads.push(from),
                 Output::Apply { batch, .. } => self.applies.push(*batch),
                 Output::Publish { .. } => self.published += 1,
+                Output::Fingerprint { .. } | Output::Compare { .. } => panic!("nothing is there to compare"),
                 Output::Event(event) => self.events.push(event),
                 Output::Close(reason) => self.closed = Some(reason),
             }
@@ -174,7 +178,12 @@ fn a_batch_is_sent_although_the_peer_learns_something_while_it_is_read() {
 #[test]
 fn a_batch_that_was_read_from_a_place_the_peer_gave_up_is_read_again() {
     let mut bench = Bench::open(SessionConfig::default(), Some((vector(&[(2, 3)]), vector(&[(2, 1)]))));
-    bench.hear(Message::Want(Want { database: DATABASE.to_owned(), have: vector(&[]), received: None }));
+    bench.hear(Message::Want(Want {
+        database: DATABASE.to_owned(),
+        have: vector(&[]),
+        received: None,
+        held: DotSet::new(),
+    }));
     let rows = batch(2, vector(&[(2, 1)]), vector(&[(2, 3)]), vec![table(2, "t", 1, &[1, 1])]);
     bench.input(Input::BatchRead { database: DATABASE.to_owned(), outcome: ReadOutcome::Batch(rows) });
     assert_eq!(bench.parts(), 0);

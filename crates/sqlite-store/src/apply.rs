@@ -17,6 +17,7 @@ use crate::error::StoreError;
 use crate::observer::RowObserver;
 use crate::parked::ParkedNote;
 use crate::replica::Replica;
+use crate::staging::exchanges::{self, Exchanged};
 use crate::staging::{self, Stage, Staged, Turn};
 
 /// Rows merged in one transaction where there are more than fit one.
@@ -51,6 +52,8 @@ pub struct Applied {
     pub conflicts: Vec<ConflictNote>,
     /// Why rows wait that could not be taken in, where that was not told before.
     pub parked: Vec<ParkedNote>,
+    /// Whether the catch-up that was to be merged was given up, and is to be asked for again.
+    pub started_over: bool,
 }
 
 impl Applied {
@@ -60,6 +63,7 @@ impl Applied {
         self.staged += other.staged;
         self.conflicts.extend(other.conflicts);
         self.parked.extend(other.parked);
+        self.started_over |= other.started_over;
     }
 }
 
@@ -151,6 +155,11 @@ pub(crate) fn apply(
         Admission::Gap => return Ok(ApplyOutcome::Gap),
         Admission::Apply => {}
     }
+    let received = replica.received.get(&batch.source);
+    if received.map_or(0, |received| received.held.beyond(&batch.from).fingerprint()) != batch.held {
+        // What was left out of it is not what is here.
+        return Ok(ApplyOutcome::Gap);
+    }
     outcome(apply_admitted(conn, replica, batch, rules))
 }
 
@@ -163,7 +172,8 @@ fn apply_admitted(
     for rows in &batch.tables {
         observe_stamps(replica, rows, rules)?;
     }
-    if batch.is_complete() && replica.have.covers_all(&batch.from) {
+    let held = replica.received.get(&batch.source).is_some_and(|received| !received.held.is_empty());
+    if batch.is_complete() && replica.have.covers_all(&batch.from) && !held {
         apply_whole(conn, replica, batch, rules)
     } else {
         stage(conn, replica, batch, rules)
@@ -219,8 +229,8 @@ fn stage(conn: &Connection, replica: &mut Replica, batch: Batch, rules: &ApplyRu
     let complete = batch.is_complete();
     let Batch { source, to, context, tables, .. } = batch;
     let mut stage = Stage::open(conn, source)?;
-    if complete && !context.covers_all(&stage.context()) {
-        // An old message: it ends a catch-up that went on since.
+    if !context.covers_all(&stage.context()) {
+        // An old message: the catch-up went on since, and its rows are in a newer state.
         return Err(Stop::Outcome(Box::new(ApplyOutcome::Gap)));
     }
     let (with_own_context, rest): (Vec<TableRows>, Vec<TableRows>) =
@@ -284,8 +294,18 @@ fn merge_next(
     let stage = Stage::open(conn, source)?;
     let own = replica.have.clone();
     // What fits one transaction is seen as one by readers; more would keep applications waiting for too long.
-    let whole = stage.holds_at_most(conn, rules.max_rows)?;
+    let held = exchanges::count(conn, source)?;
+    let whole = held < rules.max_rows && stage.holds_at_most(conn, rules.max_rows - held)?;
     let mut left = if whole { rules.max_rows } else { rules.max_rows.min(STEP_ROWS) };
+    // What comes knows the rows by the dots that they are going to have.
+    match exchanges::step(conn, replica, source, left)? {
+        Exchanged::Rows(rows) => left -= rows.min(left),
+        Exchanged::Gone => {
+            staging::start_over(conn, replica, source)?;
+            replica.save(conn, &own)?;
+            return Ok(Applied { started_over: true, ..Applied::default() });
+        }
+    }
     let mut work = Work::new(conn, replica, rules, &own, Some(&stage));
     while left > 0 {
         let page = stage.take_page(conn, work.replica, left)?;
@@ -309,7 +329,7 @@ fn merge_next(
         }
     }
     let applied = work.finish()?;
-    if stage.is_empty(conn)? {
+    if exchanges::is_empty(conn, source)? && stage.is_empty(conn)? {
         replica.have.join(&stage.context());
         replica.received.remove(&source);
         staging::clear(conn, &source)?;

@@ -4,7 +4,7 @@
 
 use std::collections::HashSet;
 
-use replication::{Batch, Origin, RowImage, TableRows, Value, VersionVector};
+use replication::{Batch, DotSet, Origin, RowImage, TableRows, Value, VersionVector};
 use rusqlite::Connection;
 
 use crate::bind::values_from;
@@ -56,11 +56,17 @@ struct Gathered<'a> {
     bytes: usize,
 }
 
-/// Reads what lies between `from` and this replica's version vector, as much as the limits allow.
+impl Gathered<'_> {
+    const fn is_full(&self, limits: BatchLimits) -> bool {
+        self.rows >= limits.rows || self.bytes >= limits.bytes
+    }
+}
+
+/// Reads what lies between `from` and this replica's version vector without the dots of `omit`, as much as the limits allow.
 pub(crate) fn read_batch(
     conn: &Connection,
     replica: &Replica,
-    from: &VersionVector,
+    (from, omit): (&VersionVector, &DotSet),
     limits: BatchLimits,
 ) -> Result<Batch, StoreError> {
     let mut gathered = Gathered {
@@ -76,10 +82,20 @@ pub(crate) fn read_batch(
     let mut to = from.clone();
     let mut whole = true;
     for (origin, until) in replica.have.iter() {
-        let reached = read_origin(conn, replica, origin, (from.get(origin), until), limits, &mut gathered)?;
-        to.raise(origin, reached);
-        if reached < until {
-            whole = false;
+        let mut reached = from.get(origin);
+        for (place, (after, end)) in omit.gaps(origin, reached, until).into_iter().enumerate() {
+            if place > 0 && gathered.is_full(limits) {
+                whole = false;
+                break;
+            }
+            reached = read_origin(conn, replica, origin, (after, end), limits, &mut gathered)?;
+            if reached < end {
+                whole = false;
+                break;
+            }
+        }
+        to.raise(origin, if whole { until } else { reached });
+        if !whole {
             break;
         }
     }
@@ -89,7 +105,7 @@ pub(crate) fn read_batch(
     let tables = gathered.passed_on.into_iter().chain(gathered.beside).chain(own).collect();
     let context = replica.have.clone();
     let to = if whole { context.clone() } else { to };
-    Ok(Batch { source: replica.own, from: from.clone(), to, context, tables })
+    Ok(Batch { source: replica.own, from: from.clone(), to, context, held: 0, tables })
 }
 
 /// Gathers the rows of one origin's entries; returns the sequence up to which all are gathered.
@@ -118,7 +134,7 @@ fn read_origin(
         let boundary = lacking.get(place + 1).is_none_or(|next| next.sequence > entry.sequence);
         if boundary {
             reached = entry.sequence;
-            if gathered.rows >= limits.rows || gathered.bytes >= limits.bytes {
+            if gathered.is_full(limits) {
                 let last = place + 1 == lacking.len() && end == until;
                 return Ok(if last { until } else { reached });
             }

@@ -6,7 +6,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use replication::{Batch, NodeSchemas, Origin, Selection, Timestamp, VersionVector};
+use replication::reconcile::{Answer, Compared, Question};
+use replication::{Batch, DotSet, NodeSchemas, Origin, Selection, Timestamp, VersionVector};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::app_triggers::AppTrigger;
@@ -125,6 +126,12 @@ pub struct DatabaseState {
     pub selection: Arc<Selection>,
     /// The columns of synced tables that were chosen not to be synced, by table.
     pub excluded_columns: Arc<BTreeMap<String, Vec<String>>>,
+    /// Whether rows that were there before attach are still to be made known to peers.
+    pub publishing: bool,
+    /// The names on the wire of tables in which the database's origin has issued something.
+    pub issued: BTreeSet<String>,
+    /// Dots that peers need not send, by the origin of the database that has them: the same rows are here under others.
+    pub held: BTreeMap<Origin, DotSet>,
     /// Log rows that wait for capture, as of the last look.
     pub backlog: u64,
 }
@@ -323,12 +330,28 @@ impl Database {
         self.state.clone()
     }
 
-    /// Reads what a peer at `from` lacks.
+    /// Reads what a peer at `from` lacks, without the dots of `omit`.
     ///
     /// # Errors
     /// The database is not attached at the moment, or cannot be read; nothing changed, and a later try may succeed.
-    pub async fn read(&self, from: VersionVector, limits: BatchLimits) -> Result<Batch, StoreError> {
-        self.ask(|reply| Command::Read { from, limits, reply }).await
+    pub async fn read(&self, from: VersionVector, omit: Arc<DotSet>, limits: BatchLimits) -> Result<Batch, StoreError> {
+        self.ask(|reply| Command::Read { from, omit, limits, reply }).await
+    }
+
+    /// Tells a peer what there is in some ranges of tables.
+    ///
+    /// # Errors
+    /// The database is not attached at the moment, or cannot be read; nothing changed, and a later try may succeed.
+    pub async fn fingerprint(&self, question: Question) -> Result<Answer, StoreError> {
+        self.ask(|reply| Command::Fingerprint { question, reply }).await
+    }
+
+    /// Compares what a peer's database has in some ranges of tables with what there is, and notes what is alike.
+    ///
+    /// # Errors
+    /// The database is not attached at the moment, or cannot be read; nothing changed, and a later try may succeed.
+    pub async fn compare(&self, source: Origin, answer: Answer) -> Result<Compared, StoreError> {
+        self.ask(|reply| Command::Compare { source, answer, reply }).await
     }
 
     /// Applies a peer's batch in one transaction.

@@ -26,6 +26,7 @@ mod conflict_record;
 mod conflicts;
 mod counting;
 mod database;
+mod fingerprints;
 mod identifier;
 mod meta;
 mod migration;

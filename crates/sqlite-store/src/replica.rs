@@ -8,7 +8,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use replication::{
-    ColumnRule, ConflictPolicy, Dot, Granularity, HybridClock, LastWriteWins, NodeSchemas, Origin, Selection,
+    ColumnRule, ConflictPolicy, Dot, DotSet, Granularity, HybridClock, LastWriteWins, NodeSchemas, Origin, Selection,
     TableShape, Timestamp, Value, VersionVector,
 };
 use rusqlite::{Connection, OptionalExtension, params};
@@ -144,6 +144,8 @@ pub(crate) struct Received {
     pub(crate) complete: bool,
     /// Whether some of it is merged.
     pub(crate) merged: bool,
+    /// Dots that are not sent with it: the same rows are here, and take these at its end.
+    pub(crate) held: DotSet,
 }
 
 /// The state of one attached database.
@@ -258,6 +260,23 @@ impl Replica {
     /// Positions in catch-ups, by the origin they are read from.
     pub(crate) fn positions(&self) -> BTreeMap<Origin, VersionVector> {
         self.received.iter().map(|(source, received)| (*source, received.position.clone())).collect()
+    }
+
+    /// Dots that are not to be sent, by the origin of the database that has them.
+    pub(crate) fn held(&self) -> BTreeMap<Origin, DotSet> {
+        let held = self.received.iter().filter(|(_, received)| !received.held.is_empty());
+        held.map(|(source, received)| (*source, received.held.clone())).collect()
+    }
+
+    /// Whether rows that were there before attach are still to be made known.
+    pub(crate) fn is_publishing(&self) -> bool {
+        self.tables.iter().any(|table| !table.table.baseline_published)
+    }
+
+    /// The names on the wire of tables in which this database's origin has issued something.
+    pub(crate) fn issued(&self) -> BTreeSet<String> {
+        let issued = self.tables.iter().filter(|table| table.high.get(self.own) > 0);
+        issued.map(|table| table.wire.name.clone()).collect()
     }
 
     /// The source of the catch-up whose rows are all here and are to be merged.

@@ -12,6 +12,8 @@
 //! SQLite commits both as one by a super-journal; if that has a write-ahead log, it is committed first, and rows may be merged
 //! a second time, which changes nothing. A stage with a write-ahead log would be committed before a rollback journal.
 
+pub(crate) mod exchanges;
+
 use std::cell::Cell;
 use std::collections::HashMap;
 use std::hash::{Hash as _, Hasher};
@@ -72,7 +74,7 @@ const TABLES: &str = "
 pub(crate) fn attach(conn: &Connection, path: Option<&Path>) -> Result<(), StoreError> {
     let Some(path) = path else {
         conn.execute_batch("ATTACH '' AS _sync_spool")?;
-        return Ok(conn.execute_batch(TABLES)?);
+        return Ok(conn.execute_batch(&format!("{TABLES} {}", exchanges::TABLE))?);
     };
     if try_attach(conn, path).is_ok() {
         return Ok(());
@@ -93,7 +95,8 @@ fn try_attach(conn: &Connection, path: &Path) -> Result<(), StoreError> {
     Connection::open(path)?.execute_batch("PRAGMA auto_vacuum = FULL; PRAGMA journal_mode = DELETE")?;
     conn.execute("ATTACH ?1 AS _sync_spool", [path.to_string_lossy()])?;
     Ok(conn.execute_batch(&format!(
-        "PRAGMA _sync_spool.journal_mode = TRUNCATE; PRAGMA _sync_spool.synchronous = NORMAL; {TABLES}"
+        "PRAGMA _sync_spool.journal_mode = TRUNCATE; PRAGMA _sync_spool.synchronous = NORMAL; {TABLES} {}",
+        exchanges::TABLE
     ))?)
 }
 
@@ -332,7 +335,28 @@ impl Stage {
 }
 
 /// Where a catch-up is noted, and what is staged of it.
-const STAGED: [&str; 3] = ["_sync_received", "_sync_batch", "_sync_staged"];
+const STAGED: [&str; 4] = ["_sync_received", "_sync_batch", "_sync_staged", "_sync_exchange"];
+
+/// Forgets what is staged of a catch-up, but not which dots are to be exchanged at its end: the rest is to be asked for again.
+pub(crate) fn start_over(conn: &Connection, replica: &mut Replica, source: Origin) -> Result<(), StoreError> {
+    let received = replica.received.remove(&source).unwrap_or_default();
+    if received.merged {
+        // What is merged in part is owed to everybody who is told what this database knows. It comes as a whole.
+        clear_tables(conn, &source, &STAGED[1..])?;
+        replica.owed.join(&received.position);
+        let sql = "UPDATE _sync_spool._sync_received SET shapes = shapes + 1 WHERE source = ?1";
+        conn.execute(sql, [source.as_bytes()])?;
+        return Ok(());
+    }
+    clear_tables(conn, &source, &STAGED[..3])?;
+    let held = exchanges::held(conn, source)?;
+    if !held.is_empty() {
+        let position = replica.have.clone();
+        Stage::open(conn, source)?.advance(conn, replica, &position, false)?;
+        replica.received.entry(source).or_default().held = held;
+    }
+    Ok(())
+}
 
 /// Forgets a catch-up and what is staged of it.
 pub(crate) fn clear(conn: &Connection, source: &Origin) -> Result<(), StoreError> {
@@ -367,7 +391,9 @@ pub(crate) fn load(conn: &Connection, replica: &mut Replica) -> Result<(), Store
         }
         let (complete, merged): (bool, bool) = (row.get(4)?, row.get(5)?);
         if row.get::<_, i64>(3)? == shapes(replica) {
-            replica.received.insert(Origin::from_bytes(source), Received { position, complete, merged });
+            let source = Origin::from_bytes(source);
+            let held = exchanges::held(conn, source)?;
+            replica.received.insert(source, Received { position, complete, merged, held });
         } else if merged {
             replica.owed.join(&position);
         }
@@ -413,7 +439,8 @@ pub(crate) fn clear_stale(conn: &Connection, replica: &Replica) -> Result<(), St
     if !own {
         conn.execute_batch(
             "DELETE FROM _sync_spool._sync_owner; DELETE FROM _sync_spool._sync_received;
-             DELETE FROM _sync_spool._sync_batch; DELETE FROM _sync_spool._sync_staged",
+             DELETE FROM _sync_spool._sync_batch; DELETE FROM _sync_spool._sync_staged;
+             DELETE FROM _sync_spool._sync_exchange",
         )?;
         conn.execute("INSERT INTO _sync_spool._sync_owner (origin) VALUES (?1)", [replica.own.as_bytes()])?;
         return Ok(());
@@ -443,7 +470,9 @@ pub(crate) fn clear_known(conn: &Connection, replica: &mut Replica) -> Result<()
     if replica.have.covers_all(&replica.owed) {
         replica.owed = VersionVector::new();
     }
-    let known = replica.received.iter().filter(|(_, received)| replica.have.covers_all(&received.position));
+    let known = replica.received.iter().filter(|(_, received)| {
+        replica.have.covers_all(&received.position) && received.held.beyond(&replica.have).is_empty()
+    });
     let known: Vec<Origin> = known.map(|(source, _)| *source).collect();
     for source in known {
         replica.received.remove(&source);

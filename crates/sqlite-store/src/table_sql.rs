@@ -2,7 +2,7 @@
 //!
 //! Built once per schema from the introspected table; names come from the local schema only, never from a peer.
 
-use replication::EntryFlags;
+use replication::{EntryFlags, Timestamp};
 
 use crate::identifier::quote;
 use crate::row_clock::REST_PLACE;
@@ -70,7 +70,9 @@ pub(crate) struct TableSql {
     pub(crate) rowless: String,
     key_match: String,
     table: String,
+    clock: String,
     columns: Vec<String>,
+    key: Vec<String>,
     key_list: String,
     /// "The row `t` has a key, and": rows with NULL in the key cannot be named.
     named: String,
@@ -190,6 +192,8 @@ impl TableSql {
             ),
             key_match,
             table: name,
+            clock,
+            key: key_names,
             columns,
             key_list,
             named,
@@ -215,6 +219,47 @@ impl TableSql {
             after + 1,
             keys = self.key_list
         )
+    }
+
+    /// The rows in a range of keys, in key order: all synced columns, then the origin and the sequence of the row's entry if it is a
+    /// baseline row and has no other. Parameters: the key after which the range begins, if there is one, and that with which it ends.
+    pub(crate) fn in_range(&self, after: bool, until: bool) -> String {
+        let alone = format!(
+            "CASE WHEN c.ts = {} AND c.flags = {} AND c.more IS NULL \
+             AND NOT EXISTS (SELECT 1 FROM {} AS o WHERE {} AND o.col <> 0) THEN",
+            Timestamp::BASELINE.raw(),
+            EntryFlags::INSERTED.bits(),
+            self.clock,
+            self.joined("t", "o")
+        );
+        let columns: Vec<String> = self.columns.iter().map(|column| format!("t.{column}")).collect();
+        self.ranged(&format!("{}, {alone} c.origin END, c.seq", columns.join(", ")), after, until)
+    }
+
+    /// The row entries of the same rows: (origin, ts, seq), NULL where a row has none.
+    pub(crate) fn entries_in_range(&self, after: bool, until: bool) -> String {
+        self.ranged("c.origin, c.ts, c.seq", after, until)
+    }
+
+    fn ranged(&self, what: &str, after: bool, until: bool) -> String {
+        let (width, keys) = (self.key.len(), &self.key_list);
+        let first = if after { format!(" AND ({keys}) > ({})", parameters(1, width)) } else { String::new() };
+        let place = if after { width + 1 } else { 1 };
+        let last = if until { format!(" AND ({keys}) <= ({})", parameters(place, width)) } else { String::new() };
+        // A condition is needed, and `named` ends with AND.
+        format!(
+            "SELECT {what} FROM {} AS t LEFT JOIN {} AS c ON {} AND c.col = 0 WHERE {}1{first}{last} ORDER BY {keys}",
+            self.table,
+            self.clock,
+            self.joined("t", "c"),
+            self.named
+        )
+    }
+
+    /// The condition that the line `right` of the clock table is of the row `left`.
+    fn joined(&self, left: &str, right: &str) -> String {
+        let parts = self.key.iter().enumerate().map(|(n, name)| format!("{right}.k{n} = {left}.{name}"));
+        parts.collect::<Vec<_>>().join(" AND ")
     }
 
     /// Updates the columns at these indices: `?1..` is the key of the row as it stands, the new values follow.

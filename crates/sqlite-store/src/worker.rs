@@ -13,7 +13,8 @@ use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
 use damage::Traces;
-use replication::{Batch, NodeSchemas, VersionVector};
+use replication::reconcile::{Answer, Compared, Question};
+use replication::{Batch, DotSet, NodeSchemas, Origin, VersionVector};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::attached::Attachment;
@@ -53,8 +54,18 @@ pub(crate) enum Command {
     Look,
     Read {
         from: VersionVector,
+        omit: Arc<DotSet>,
         limits: BatchLimits,
         reply: oneshot::Sender<Result<Batch, StoreError>>,
+    },
+    Fingerprint {
+        question: Question,
+        reply: oneshot::Sender<Result<Answer, StoreError>>,
+    },
+    Compare {
+        source: Origin,
+        answer: Answer,
+        reply: oneshot::Sender<Result<Compared, StoreError>>,
     },
     Apply {
         batch: Box<Batch>,
@@ -195,17 +206,16 @@ impl Worker {
     fn serve(&mut self, command: Command) {
         match command {
             Command::Look | Command::Close => {}
-            Command::Read { from, limits, reply } => {
-                let result = self.with_attachment(|attachment| attachment.read(&from, limits));
-                self.check_broken();
-                match &result {
-                    Err(error) if error.is_damage() => self.fail(error),
-                    _ => self.tell_unmerged(result.as_ref().err()),
-                }
-                // Reading captures what was committed meanwhile.
-                self.announce();
+            Command::Read { from, omit, limits, reply } => {
+                let result = self.read(|attachment| attachment.read((&from, &omit), limits));
                 // The asker may have gone; it will ask again.
                 let _ = reply.send(result);
+            }
+            Command::Fingerprint { question, reply } => {
+                let _ = reply.send(self.read(|attachment| attachment.answer(&question)));
+            }
+            Command::Compare { source, answer, reply } => {
+                let _ = reply.send(self.read(|attachment| attachment.compare(source, &answer)));
             }
             Command::Apply { batch, observer, reply } => {
                 let result = self.apply(*batch, observer);
@@ -231,6 +241,19 @@ impl Worker {
                 self.look();
             }
         }
+    }
+
+    /// Reads for a peer.
+    fn read<T>(&mut self, read: impl FnOnce(&mut Attachment) -> Result<T, StoreError>) -> Result<T, StoreError> {
+        let result = self.with_attachment(read);
+        self.check_broken();
+        match &result {
+            Err(error) if error.is_damage() => self.fail(error),
+            _ => self.tell_unmerged(result.as_ref().err()),
+        }
+        // Reading captures what was committed meanwhile.
+        self.announce();
+        result
     }
 
     fn apply(&mut self, batch: Batch, observer: Option<Arc<dyn RowObserver>>) -> Result<ApplyReply, StoreError> {
@@ -372,6 +395,9 @@ impl Worker {
             && old.origin == state.origin
             && old.have == state.have
             && old.received == state.received
+            && old.publishing == state.publishing
+            && old.issued == state.issued
+            && old.held == state.held
             && old.conflicts == state.conflicts
             && old.parked == state.parked
             && old.passed_on == state.passed_on

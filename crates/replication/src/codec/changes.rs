@@ -1,21 +1,23 @@
-//! `changes` as bytes.
-//!
-//! `[format, compression]`, then MessagePack without any outer structure: from, to, database, batch, part, last, the
+//! `changes` as bytes: MessagePack without any outer structure: from, to, database, batch, part, its marks, the
 //! origins that occur, source, from, to and context by the origins' numbers, then the tables with their rows.
 
 use rmp::encode as mp;
 
+use crate::codec::CodecError;
 use crate::codec::reader::Reader;
-use crate::codec::rows::{Origins, Written, read_origin, read_origins, read_row, read_sequence, write_row};
-use crate::codec::{CodecError, Limits};
+use crate::codec::rows::{
+    Origins, Written, read_origin, read_origins, read_row, read_sequence, write_addresses, write_row,
+};
 use crate::message::{Changes, Envelope, Message};
 use crate::origin::Origin;
 use crate::row::{Batch, RowImage, TableRows, TableShape};
 use crate::version_vector::VersionVector;
 
-const FORMAT: u8 = 1;
-const PLAIN: u8 = 0;
-const ZSTD: u8 = 1;
+/// The mark of a batch's last part.
+const LAST: u64 = 1;
+
+/// The mark of a batch in which dots were left out: their fingerprint follows.
+const HELD: u64 = 2;
 
 /// The mark of a table whose rows have a context of their own.
 const CONTEXT: u64 = 1;
@@ -26,28 +28,12 @@ const LIMITED: u64 = 2;
 /// The mark of a table whose rows are there for single columns.
 const PARTS: u64 = 4;
 
-/// Bodies below this are not worth compressing.
-const COMPRESS_FROM: usize = 4 << 10;
-
 pub(super) fn encode(from: &str, to: Option<&str>, changes: &Changes) -> Result<Vec<u8>, CodecError> {
     let mut body = Vec::with_capacity(4096);
-    let batch = &changes.rows;
-    let origins = origins_of(batch);
+    let origins = origins_of(&changes.rows);
     write_body(&mut body, from, to, changes, &origins)
         .map_err(|_| CodecError::Unencodable("a value is larger than MessagePack can hold"))?;
-    let mut bytes = vec![FORMAT, PLAIN];
-    if body.len() >= COMPRESS_FROM
-        && let Ok(small) = zstd::bulk::compress(&body, 1)
-        && small.len() + 4 < body.len()
-    {
-        bytes[1] = ZSTD;
-        let size = u32::try_from(body.len()).map_err(|_| CodecError::Unencodable("a message is larger than 4 GiB"))?;
-        bytes.extend_from_slice(&size.to_be_bytes());
-        bytes.extend_from_slice(&small);
-        return Ok(bytes);
-    }
-    bytes.append(&mut body);
-    Ok(bytes)
+    Ok(body)
 }
 
 fn origins_of(batch: &Batch) -> Origins {
@@ -64,15 +50,14 @@ fn origins_of(batch: &Batch) -> Origins {
 }
 
 fn write_body(out: &mut Vec<u8>, from: &str, to: Option<&str>, changes: &Changes, origins: &Origins) -> Written {
-    mp::write_str(out, from)?;
-    match to {
-        Some(to) => mp::write_str(out, to)?,
-        None => mp::write_nil(out).map_err(mp::ValueWriteError::InvalidMarkerWrite)?,
-    }
-    mp::write_str(out, &changes.database)?;
+    write_addresses(out, from, to, &changes.database)?;
     mp::write_uint(out, changes.batch)?;
     mp::write_uint(out, u64::from(changes.part))?;
-    mp::write_uint(out, u64::from(changes.last))?;
+    let held = changes.rows.held;
+    mp::write_uint(out, (if changes.last { LAST } else { 0 }) | (if held == 0 { 0 } else { HELD }))?;
+    if held != 0 {
+        mp::write_uint(out, held)?;
+    }
     origins.write(out)?;
     let batch = &changes.rows;
     mp::write_uint(out, origins.number(batch.source))?;
@@ -118,39 +103,18 @@ fn write_table(out: &mut Vec<u8>, table: &TableRows, origins: &Origins) -> Writt
     Ok(())
 }
 
-pub(super) fn decode(bytes: &[u8], limits: &Limits) -> Result<Envelope, CodecError> {
-    let mut header = Reader::new(bytes, limits.structure);
-    let [format, compression] = header.array()?;
-    if format != FORMAT {
-        return Err(CodecError::Format(format));
-    }
-    match compression {
-        PLAIN => {
-            check_size(header.left(), limits)?;
-            read_body(header)
-        }
-        ZSTD => {
-            let size = usize::try_from(u32::from_be_bytes(header.array()?)).unwrap_or(usize::MAX);
-            check_size(size, limits)?;
-            let left = header.left();
-            let body = zstd::bulk::decompress(header.take(left)?, size).map_err(|_| CodecError::Compression)?;
-            read_body(Reader::new(&body, limits.structure))
-        }
-        _ => Err(CodecError::Compression),
-    }
-}
-
-fn check_size(size: usize, limits: &Limits) -> Result<(), CodecError> {
-    if size > limits.body { Err(CodecError::TooLarge { size, limit: limits.body }) } else { Ok(()) }
-}
-
-fn read_body(mut reader: Reader<'_>) -> Result<Envelope, CodecError> {
+pub(super) fn decode(mut reader: Reader<'_>) -> Result<Envelope, CodecError> {
     let from = reader.name()?;
     let to = reader.optional_name()?;
     let database = reader.name()?;
     let batch = reader.unsigned()?;
     let part = u32::try_from(reader.unsigned()?).map_err(|_| CodecError::Invalid("a part number is too large"))?;
-    let last = read_truth(&mut reader)?;
+    let marks = reader.unsigned()?;
+    if marks & !(LAST | HELD) != 0 {
+        return Err(CodecError::Invalid("a part bears a mark that is not known"));
+    }
+    let last = marks & LAST != 0;
+    let held = if marks & HELD != 0 { reader.unsigned()? } else { 0 };
     let origins = read_origins(&mut reader)?;
     let source = read_origin(&mut reader, &origins)?;
     let [from_vector, to_vector, context] = [(); 3].map(|()| read_vector(&mut reader, &origins));
@@ -159,16 +123,8 @@ fn read_body(mut reader: Reader<'_>) -> Result<Envelope, CodecError> {
         tables.push(read_table(&mut reader, &origins)?);
     }
     reader.end()?;
-    let rows = Batch { source, from: from_vector?, to: to_vector?, context: context?, tables };
+    let rows = Batch { source, from: from_vector?, to: to_vector?, context: context?, held, tables };
     Ok(Envelope { from, to, message: Message::Changes(Changes { database, batch, part, last, rows }) })
-}
-
-fn read_truth(reader: &mut Reader<'_>) -> Result<bool, CodecError> {
-    match reader.unsigned()? {
-        0 => Ok(false),
-        1 => Ok(true),
-        _ => Err(CodecError::Invalid("a yes or no is neither")),
-    }
 }
 
 fn read_vector(reader: &mut Reader<'_>, origins: &[Origin]) -> Result<VersionVector, CodecError> {

@@ -52,7 +52,9 @@ pub(super) fn encode(envelope: &Envelope) -> Result<String, CodecError> {
         Message::Ack(ack) => ControlRef::Ack(ack),
         Message::Problem(problem) => ControlRef::Problem(problem),
         Message::Bye(bye) => ControlRef::Bye(bye),
-        Message::Changes(_) => return Err(CodecError::Unencodable("rows are not a control message")),
+        Message::Changes(_) | Message::Compare(_) | Message::Fingerprints(_) => {
+            return Err(CodecError::Unencodable("rows and keys are not a control message"));
+        }
     };
     let outgoing = Outgoing { from: &envelope.from, to: envelope.to.as_deref(), control };
     serde_json::to_string(&outgoing).map_err(|_| CodecError::Unencodable("a control message holds what JSON cannot"))

@@ -1,15 +1,19 @@
 //! Bytes and messages: the wire format.
 //!
-//! Control messages are tagged JSON, to be read by people. `changes` is binary: a fixed header, then MessagePack rows,
-//! compressed where that helps. Everything decoded is checked: what comes out of here keeps the rules of `row` and
+//! Control messages are tagged JSON, to be read by people. Those that carry rows or keys are binary: a fixed header, then
+//! MessagePack, compressed where that helps. Everything decoded is checked: what comes out of here keeps the rules of `row` and
 //! `message`, whatever a peer sent. Nothing allocates more than a small multiple of what was received or of
 //! [`Limits::body`].
 
 mod changes;
 mod control;
+mod frame;
+mod ranges;
 mod reader;
 mod rows;
 
+use crate::codec::frame::Kind;
+use crate::codec::reader::Reader;
 use crate::message::{Envelope, Message};
 
 pub use rows::{decode_row, decode_values, encode_row, encode_values};
@@ -19,7 +23,7 @@ pub use rows::{decode_row, decode_values, encode_row, encode_values};
 pub struct Limits {
     /// Bytes of a control message.
     pub control: usize,
-    /// Bytes of a `changes` body after decompression.
+    /// Bytes of a binary message's body after decompression.
     pub body: usize,
     /// Bytes of memory for what a body is made of, beside the values' own bytes: a NULL is one byte in a message and
     /// many in memory.
@@ -81,12 +85,14 @@ pub enum CodecError {
 /// # Errors
 /// [`CodecError::Unencodable`] for what the format cannot hold: a name of more than 4 GiB.
 pub fn encode(envelope: &Envelope) -> Result<Encoded, CodecError> {
-    match &envelope.message {
-        Message::Changes(message) => {
-            changes::encode(&envelope.from, envelope.to.as_deref(), message).map(Encoded::Binary)
-        }
-        _ => control::encode(envelope).map(Encoded::Text),
-    }
+    let (from, to) = (envelope.from.as_str(), envelope.to.as_deref());
+    let (kind, body) = match &envelope.message {
+        Message::Changes(message) => (Kind::Changes, changes::encode(from, to, message)?),
+        Message::Compare(message) => (Kind::Compare, ranges::encode_compare(from, to, message)?),
+        Message::Fingerprints(message) => (Kind::Fingerprints, ranges::encode_fingerprints(from, to, message)?),
+        _ => return control::encode(envelope).map(Encoded::Text),
+    };
+    frame::seal(kind, body).map(Encoded::Binary)
 }
 
 /// Reads a control message.
@@ -100,10 +106,16 @@ pub fn decode_text(text: &str, limits: &Limits) -> Result<Envelope, CodecError> 
     control::decode(text)
 }
 
-/// Reads rows.
+/// Reads a binary message.
 ///
 /// # Errors
-/// The bytes are no rows, or break a rule of `row`.
+/// The bytes are none, or break a rule of `row` or `reconcile`.
 pub fn decode_binary(bytes: &[u8], limits: &Limits) -> Result<Envelope, CodecError> {
-    changes::decode(bytes, limits)
+    let (kind, body) = frame::open(bytes, limits)?;
+    let reader = Reader::new(&body, limits.structure);
+    match kind {
+        Kind::Changes => changes::decode(reader),
+        Kind::Compare => ranges::decode_compare(reader),
+        Kind::Fingerprints => ranges::decode_fingerprints(reader),
+    }
 }

@@ -105,6 +105,16 @@ impl Origins {
     }
 }
 
+/// Who speaks, to whom, and about which database.
+pub(super) fn write_addresses(out: &mut Vec<u8>, from: &str, to: Option<&str>, database: &str) -> Written {
+    mp::write_str(out, from)?;
+    match to {
+        Some(to) => mp::write_str(out, to)?,
+        None => mp::write_nil(out).map_err(mp::ValueWriteError::InvalidMarkerWrite)?,
+    }
+    mp::write_str(out, database)
+}
+
 pub(super) fn write_row(out: &mut Vec<u8>, row: &RowImage, origins: &Origins) -> Written {
     write_marked(out, &row.clock.row, origins, if row.clock.rest.is_some() { REST } else { 0 })?;
     if let Some(rest) = &row.clock.rest {
@@ -153,7 +163,7 @@ fn write_counter(out: &mut Vec<u8>, counter: &Counter, origins: &Origins) -> Wri
     Ok(())
 }
 
-fn write_value(out: &mut Vec<u8>, value: &Value) -> Written {
+pub(super) fn write_value(out: &mut Vec<u8>, value: &Value) -> Written {
     match value {
         Value::Null => mp::write_nil(out).map_err(mp::ValueWriteError::InvalidMarkerWrite),
         Value::Integer(n) => mp::write_sint(out, *n).map(drop),
@@ -300,7 +310,7 @@ fn read_counter(reader: &mut Reader<'_>, origins: &[Origin]) -> Result<Counter, 
     Ok(counter)
 }
 
-fn read_value(reader: &mut Reader<'_>) -> Result<Value, CodecError> {
+pub(super) fn read_value(reader: &mut Reader<'_>) -> Result<Value, CodecError> {
     let text = |bytes: &[u8]| match std::str::from_utf8(bytes) {
         Ok(_) => Ok(Value::Text(bytes.to_vec())),
         Err(_) => Err(CodecError::Invalid("a text is not UTF-8")),

@@ -1,10 +1,13 @@
 //! One database within a session: what each side has, what was sent, what came in.
 
 use std::collections::{BTreeSet, VecDeque};
+use std::sync::Arc;
 
+use crate::dot_set::DotSet;
 use crate::message::{Ack, DatabaseHello, Message, Problem, Received};
 use crate::origin::Origin;
 use crate::row::Batch;
+use crate::session::comparing::Comparing;
 use crate::session::incoming::Waiting;
 use crate::session::{LocalState, Output, SessionEvent};
 use crate::version_vector::VersionVector;
@@ -41,7 +44,17 @@ pub(super) struct Channel {
     /// everything from several sides, but the end of no catch-up, is still to be told that nothing lacks.
     pub(super) promised: VersionVector,
     pub(super) in_flight: VecDeque<InFlight>,
-    pub(super) reading: bool,
+    /// What the peer said to hold when a batch was asked for that is being read.
+    pub(super) reading: Option<DotSet>,
+    pub(super) comparing: Comparing,
+    /// A question of the peer's is being looked into.
+    pub(super) fingerprinting: bool,
+    /// Dots that the peer holds the rows of, under others: it says so with a `want`.
+    pub(super) held_by_peer: DotSet,
+    /// Dots of rows that the peer has under dots that come after them.
+    pub(super) spared: DotSet,
+    /// Both.
+    pub(super) omit: Arc<DotSet>,
     /// The database could not be read: it is tried again at this time, or when its state moves.
     pub(super) unreadable: Option<u64>,
     pub(super) last_batch: u64,
@@ -86,7 +99,7 @@ impl Channel {
     }
 
     pub(super) fn next_timeout(&self) -> Option<u64> {
-        let due = [self.want_repeat, self.held_until, self.patience, self.unreadable];
+        let due = [self.want_repeat, self.held_until, self.patience, self.unreadable, self.comparing.next_timeout()];
         let due = due.into_iter().flatten().filter(|at| *at < u64::MAX).min();
         due.filter(|_| self.is_shared())
     }
@@ -97,6 +110,7 @@ impl Channel {
         if !known {
             self.peer_have = VersionVector::new();
             self.restart(&hello.have);
+            self.compare_anew();
             self.assembly = None;
             self.queue.clear();
         }
@@ -109,6 +123,12 @@ impl Channel {
         // What is held here may fit now: it is asked for again at once.
         self.held_until = self.held_until.map(|_| 0);
         self.remote = Some(hello);
+    }
+
+    /// Nothing is known of what both sides have.
+    fn compare_anew(&mut self) {
+        self.comparing = Comparing::Undecided;
+        (self.held_by_peer, self.spared) = Default::default();
     }
 
     /// Sends from `have` again.
@@ -127,6 +147,7 @@ impl Channel {
             self.position.join(received);
         }
         self.published = false;
+        self.compare_anew();
         self.unreadable = None;
         self.ack_due = self.is_shared();
         self.local = Some(state);
@@ -142,7 +163,9 @@ impl Channel {
             || old.policies != state.policies
             || old.nodes != state.nodes
             || old.schemas != state.schemas
-            || old.selection != state.selection;
+            || old.selection != state.selection
+            || old.publishing != state.publishing
+            || old.issued != state.issued;
         if old.origin != state.origin {
             self.begin_local(state);
             return true;

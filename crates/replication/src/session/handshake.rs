@@ -25,6 +25,8 @@ impl Session {
                     nodes: local.nodes.clone(),
                     schemas,
                     selection: local.selection.clone(),
+                    publishing: local.publishing,
+                    issued: local.issued.clone(),
                 };
                 Some((name.clone(), hello))
             })

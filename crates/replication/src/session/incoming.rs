@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 
-use crate::message::{Changes, Message, Problem, ProblemCode, Want};
+use crate::message::{Changes, Message, Problem, ProblemCode};
 use crate::origin::Origin;
 use crate::row::{Admission, Batch, RowImage, admit};
 use crate::session::channel::{Assembly, Channel};
@@ -153,7 +153,8 @@ impl Channel {
                 && assembly.batch.source == changes.rows.source
                 && assembly.batch.from == changes.rows.from
                 && assembly.batch.to == changes.rows.to
-                && assembly.batch.context == changes.rows.context;
+                && assembly.batch.context == changes.rows.context
+                && assembly.batch.held == changes.rows.held;
             if !same {
                 return Err(OutOfOrder);
             }
@@ -195,7 +196,8 @@ impl Channel {
         self.start_apply(name, actions);
         let waits = self.applying.is_none() && self.held_until.is_none() && self.want_repeat.is_none();
         let lacks = self.local.as_ref().is_some_and(|local| !local.have.covers_all(&self.peer_have));
-        self.patience = (waits && lacks).then(|| self.patience.unwrap_or(now + PATIENCE * repeat));
+        self.patience =
+            (waits && lacks && self.comparing.is_done()).then(|| self.patience.unwrap_or(now + PATIENCE * repeat));
     }
 
     /// Applies the next batch that has something new.
@@ -230,12 +232,10 @@ impl Channel {
 
     /// Says what is here and asks for what lacks, unless that was just done.
     fn ask_again(&mut self, name: &str, now: u64, repeat: u64, sends: &mut VecDeque<Message>) {
-        let Some(local) = &self.local else { return };
-        if self.want_repeat.is_some() {
+        if self.local.is_none() || self.want_repeat.is_some() {
             return;
         }
-        let want = Want { database: name.to_owned(), have: local.have.clone(), received: self.received() };
         self.want_repeat = Some(now + repeat);
-        sends.push_back(Message::Want(want));
+        self.say_want(name, sends);
     }
 }

@@ -3,10 +3,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use crate::dot_set::DotSet;
 use crate::hybrid_clock::Timestamp;
 use crate::message::{ByeReason, Envelope, Problem};
 use crate::node_schema::NodeSchemas;
 use crate::origin::Origin;
+use crate::reconcile::{Answer, Compared, Question, TableRanges};
 use crate::row::Batch;
 use crate::selection::Selection;
 use crate::version_vector::VersionVector;
@@ -83,6 +85,13 @@ pub struct LocalState {
     pub schemas: Arc<NodeSchemas>,
     /// What is kept in sync.
     pub selection: Selection,
+    /// Whether rows that were there before attach are still to be made known.
+    pub publishing: bool,
+    /// The tables in which this database's origin has issued something.
+    pub issued: BTreeSet<String>,
+    /// Dots of catch-ups that are not complete which are not to be sent, by the origin they are read from: see
+    /// [`reconcile`](crate::reconcile).
+    pub held: BTreeMap<Origin, DotSet>,
 }
 
 /// What happens to a session.
@@ -119,6 +128,22 @@ pub enum Input {
         database: String,
         /// What became of the batch.
         outcome: AppliedOutcome,
+    },
+    /// The answer to [`Output::Fingerprint`].
+    Fingerprinted {
+        /// The database.
+        database: String,
+        /// What there is; none if the database could not be read now.
+        answer: Option<Answer>,
+    },
+    /// The answer to [`Output::Compare`].
+    Compared {
+        /// The database.
+        database: String,
+        /// What the peer has not answered yet: see [`Answer::rest`].
+        rest: TableRanges,
+        /// What came of it; none if the database could not be read or noted now.
+        compared: Option<Compared>,
     },
     /// A part of a message came, or more of it: the peer is there, and what is waited for may be on its way.
     Progress,
@@ -183,6 +208,24 @@ pub enum Output {
         database: String,
         /// The peer's position.
         from: VersionVector,
+        /// Dots that the peer need not be sent.
+        omit: Arc<DotSet>,
+    },
+    /// Look at what there is in some ranges; answer with [`Input::Fingerprinted`].
+    Fingerprint {
+        /// The database.
+        database: String,
+        /// Where.
+        question: Question,
+    },
+    /// Compare what the peer has in some ranges with what is here, and note what is alike; answer with [`Input::Compared`].
+    Compare {
+        /// The database.
+        database: String,
+        /// The origin of the peer's database.
+        source: Origin,
+        /// What the peer has.
+        answer: Answer,
     },
     /// Apply a batch; answer with [`Input::Applied`].
     Apply {
@@ -240,6 +283,15 @@ pub enum SessionEvent {
         /// The database.
         database: String,
         /// Rows that changed.
+        rows: u64,
+        /// How long it took, in milliseconds.
+        millis: u64,
+    },
+    /// The rows that both sides had before they met have been compared.
+    Reconciled {
+        /// The database.
+        database: String,
+        /// Rows that are alike and are not sent.
         rows: u64,
         /// How long it took, in milliseconds.
         millis: u64,

@@ -9,6 +9,7 @@
 //! is read from there. The database is the queue; a slow or absent peer costs no memory.
 
 mod channel;
+mod comparing;
 mod handshake;
 mod incoming;
 mod interface;
@@ -101,6 +102,8 @@ impl Session {
             Input::LocalGone { database } => self.local_gone(&database),
             Input::BatchRead { database, outcome } => self.batch_read(&database, outcome),
             Input::Applied { database, outcome } => self.applied(&database, outcome),
+            Input::Fingerprinted { database, answer } => self.fingerprinted(database, answer),
+            Input::Compared { database, rest, compared } => self.compared(&database, rest, compared),
             Input::Progress => self.progress(),
             Input::Timeout => self.timeout(),
             Input::Stop => self.leave(ByeReason::Shutdown, CloseReason::Stopped),
@@ -167,6 +170,8 @@ impl Session {
             Message::Changes(changes) => self.changes(changes),
             Message::Want(want) => self.want(want),
             Message::Ack(ack) => self.ack(ack),
+            Message::Compare(compare) => self.compare(compare),
+            Message::Fingerprints(fingerprints) => self.fingerprints(fingerprints),
         }
     }
 
@@ -220,6 +225,7 @@ impl Session {
             let later = |at: u64, pauses: u64| at.max(self.now + pauses * repeat);
             channel.want_repeat = channel.want_repeat.map(|at| later(at, 1));
             channel.patience = channel.patience.map(|at| later(at, incoming::PATIENCE));
+            channel.comparing.hurry_less(self.now, repeat);
         }
     }
 

@@ -1,8 +1,12 @@
 //! What the peer lacks: reading it, splitting it into messages, and keeping within the window.
 
+use std::sync::Arc;
+
+use crate::dot_set::DotSet;
 use crate::message::{Ack, Changes, Message, Problem, ProblemCode, Want};
 use crate::row::{Batch, TableRows};
 use crate::session::channel::{Channel, InFlight};
+use crate::session::comparing::Comparing;
 use crate::session::{Output, ReadOutcome, Session};
 use crate::version_vector::VersionVector;
 
@@ -15,8 +19,10 @@ impl Session {
                 continue;
             }
             channel.unreadable = channel.unreadable.filter(|until| now < *until);
+            channel.pump_comparing(name, now, self.config.repeat, &mut self.actions, &mut self.sends);
             if let Some(from) = channel.next_read(window) {
-                self.actions.push_back(Output::Read { database: name.clone(), from });
+                let omit = Arc::clone(&channel.omit);
+                self.actions.push_back(Output::Read { database: name.clone(), from, omit });
             }
             channel.pump_incoming(name, now, self.config.repeat, &mut self.actions, &mut self.sends);
             channel.finish_catch_up(name, now, &mut self.actions);
@@ -26,8 +32,8 @@ impl Session {
     pub(super) fn batch_read(&mut self, database: &str, outcome: ReadOutcome) {
         let now = self.now;
         let Some(channel) = self.channels.get_mut(database) else { return };
-        channel.reading = false;
-        let batch = match outcome {
+        let omitted = channel.reading.take();
+        let mut batch = match outcome {
             ReadOutcome::Batch(batch) => batch,
             ReadOutcome::Nothing => return channel.unreadable = Some(u64::MAX),
             ReadOutcome::Retry { after } => return channel.unreadable = Some(now + after),
@@ -35,9 +41,11 @@ impl Session {
         let current = channel.local.as_ref().is_some_and(|local| local.origin == batch.source);
         // What the peer learned from others meanwhile does no harm, and a peer that keeps learning would otherwise never
         // be sent anything. A peer that starts over from before the batch is read for again.
-        if !current || !channel.position.covers_all(&batch.from) {
+        // So is one that says now that it holds something else.
+        if !current || !channel.position.covers_all(&batch.from) || omitted.as_ref() != Some(&channel.held_by_peer) {
             return;
         }
+        batch.held = channel.held_by_peer.beyond(&batch.from).fingerprint();
         if let Some(problem) = too_large(&batch, self.config.max_row_bytes) {
             channel.unreadable = Some(u64::MAX);
             self.hold(database, problem);
@@ -67,6 +75,8 @@ impl Session {
         channel.unreadable = None;
         channel.peer_have.join(&want.have);
         channel.restart(&want.have);
+        channel.held_by_peer = want.held;
+        channel.comparing = Comparing::Done;
         if let (Some(received), Some(local)) = (want.received, &channel.local)
             && received.source == local.origin
         {
@@ -91,6 +101,7 @@ impl Session {
             reached.join(&received.position);
         }
         channel.in_flight.retain(|batch| !reached.covers_all(&batch.to));
+        channel.forget_omitted();
     }
 }
 
@@ -102,11 +113,31 @@ impl Channel {
         let full = !self.in_flight.is_empty() && unsent >= window;
         let sent = || self.promised.clone().joined(&self.peer_have).covers_all(&local.have);
         let vouches = !local.retired.iter().any(|table| remote.tables.contains_key(table));
-        if self.reading || self.paused_by_peer || self.unreadable.is_some() || full || !vouches || sent() {
+        if self.reading.is_some()
+            || !self.comparing.is_done()
+            || self.paused_by_peer
+            || self.unreadable.is_some()
+            || full
+            || !vouches
+            || sent()
+        {
             return None;
         }
-        self.reading = true;
+        self.reading = Some(self.held_by_peer.clone());
+        let omit = self.held_by_peer.joined(&self.spared);
+        if *self.omit != omit {
+            self.omit = Arc::new(omit);
+        }
         Some(self.position.clone())
+    }
+
+    /// What the peer has taken need not be left out any more.
+    fn forget_omitted(&mut self) {
+        for omitted in [&mut self.held_by_peer, &mut self.spared] {
+            if !omitted.is_empty() && omitted.beyond(&self.peer_have).is_empty() {
+                *omitted = DotSet::new();
+            }
+        }
     }
 }
 
@@ -126,8 +157,8 @@ fn too_large(batch: &Batch, limit: usize) -> Option<Problem> {
 
 /// Splits a batch into parts of at most `limit` bytes, to within a row; at least one part, which may hold no row.
 fn split(batch: Batch, limit: usize) -> Vec<Batch> {
-    let Batch { source, from, to, context, tables } = batch;
-    let part = |tables| Batch { source, from: from.clone(), to: to.clone(), context: context.clone(), tables };
+    let Batch { source, from, to, context, held, tables } = batch;
+    let part = |tables| Batch { source, from: from.clone(), to: to.clone(), context: context.clone(), held, tables };
     let mut parts = Vec::new();
     let mut current: Vec<TableRows> = Vec::new();
     let mut bytes = 0;

@@ -2,10 +2,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use replication::reconcile::{Exchange, KeyRange};
 use replication::{
-    Admission, Batch, ColumnRule, ConflictPolicy, Counter, Decided, Dot, Entry, EntryFlags, Granularity, HybridClock,
-    MergeContext, Merged, Origin, Outcome, RowClock, RowImage, TableRows, TableShape, Timestamp, Undecided, Value,
-    VersionVector, admit, merge,
+    Admission, Batch, ColumnRule, ConflictPolicy, Counter, Decided, Dot, DotSet, Entry, EntryFlags, Granularity,
+    HybridClock, MergeContext, Merged, Origin, Outcome, RowClock, RowImage, TableRows, TableShape, Timestamp,
+    Undecided, Value, VersionVector, admit, merge,
 };
 
 use crate::random::Random;
@@ -55,6 +56,8 @@ pub(crate) struct Replica {
     pub(crate) received: BTreeMap<Origin, VersionVector>,
     /// Rows of catch-ups that are not complete, by source and key, with the context of their batch.
     staged: BTreeMap<Origin, BTreeMap<i64, (RowImage, VersionVector)>>,
+    /// Dots that are to be exchanged when a catch-up is complete, by its source.
+    pub(crate) exchanges: BTreeMap<Origin, Vec<(KeyRange, Exchange)>>,
     pub(crate) clock: HybridClock,
     pub(crate) rows: BTreeMap<i64, RowImage>,
     /// The conflicts that it recorded.
@@ -76,6 +79,7 @@ impl Replica {
             have: VersionVector::new(),
             received: BTreeMap::new(),
             staged: BTreeMap::new(),
+            exchanges: BTreeMap::new(),
             clock: HybridClock::default(),
             rows: BTreeMap::new(),
             decided: Vec::new(),
@@ -217,6 +221,11 @@ impl Replica {
 
     /// What a replica at `from` lacks, `limit` rows at most.
     pub(crate) fn read(&self, from: &VersionVector, limit: usize) -> Batch {
+        self.read_without(from, &DotSet::new(), limit)
+    }
+
+    /// The same without what is to be left out.
+    pub(crate) fn read_without(&self, from: &VersionVector, omit: &DotSet, limit: usize) -> Batch {
         let mut keys = BTreeSet::new();
         let mut to = from.clone();
         let mut whole = true;
@@ -225,7 +234,7 @@ impl Replica {
             let mut lacking = BTreeMap::new();
             for (key, row) in &self.rows {
                 for entry in row.clock.entries().filter(|entry| entry.dot.origin == origin) {
-                    if entry.dot.sequence > after && entry.dot.sequence <= until {
+                    if entry.dot.sequence > after && entry.dot.sequence <= until && !omit.contains(entry.dot) {
                         lacking.insert(entry.dot.sequence, *key);
                     }
                 }
@@ -244,7 +253,7 @@ impl Replica {
         let context = self.have.clone();
         let to = if whole { context.clone() } else { to };
         let tables = if rows.is_empty() { Vec::new() } else { vec![TableRows::new(self.shape.clone(), rows)] };
-        Batch { source: self.origin, from: from.clone(), to, context, tables }
+        Batch { source: self.origin, from: from.clone(), to, context, held: 0, tables }
     }
 
     /// Applies a batch whole, or not at all.
@@ -255,14 +264,19 @@ impl Replica {
             Admission::Gap => return Applied::Gap,
             Admission::Apply => {}
         }
+        let held = self.held(batch.source);
+        if held.beyond(&batch.from).fingerprint() != batch.held {
+            return Applied::Gap;
+        }
         let own = self.have.clone();
         let shape = self.shape.clone();
         let incoming = batch.tables.iter().flat_map(|table| &table.rows);
         incoming.clone().flat_map(|row| row.clock.entries()).for_each(|entry| self.clock.observe(entry.timestamp));
-        let alone = batch.is_complete() && self.have.covers_all(&batch.from);
+        let alone = batch.is_complete() && self.have.covers_all(&batch.from) && held.is_empty();
         let mut staged = if alone { BTreeMap::new() } else { self.staged.remove(&batch.source).unwrap_or_default() };
+        // An old message, which would put older states of rows in the place of newer ones.
         let newer = staged.values().any(|(_, context)| !batch.context.covers_all(context));
-        if batch.is_complete() && newer {
+        if newer {
             self.staged.insert(batch.source, staged);
             return Applied::Gap;
         }
@@ -274,6 +288,10 @@ impl Replica {
             self.staged.insert(batch.source, staged);
             self.received.entry(batch.source).or_default().join(&batch.to);
             return Applied::Done;
+        }
+        if !self.exchange(batch.source) {
+            self.received.remove(&batch.source);
+            return Applied::Gap;
         }
         for (key, (remote, context)) in &staged {
             let key = *key;
@@ -310,6 +328,9 @@ impl Replica {
         self.received.retain(|_, position| !have.covers_all(position));
         let received = &self.received;
         self.staged.retain(|source, _| received.contains_key(source));
+        let over: Vec<Origin> =
+            self.exchanges.keys().copied().filter(|source| self.held(*source).beyond(&self.have).is_empty()).collect();
+        over.iter().for_each(|source| drop(self.exchanges.remove(source)));
         Applied::Done
     }
 

@@ -5,8 +5,9 @@ use std::sync::Arc;
 
 use replication::codec::{Encoded, Limits, decode_binary, decode_text, encode};
 use replication::message::Envelope;
+use replication::reconcile::{Answer, Question};
 use replication::session::{AppliedOutcome, Input, LocalState, Output, ReadOutcome, Session, SessionConfig};
-use replication::{Batch, Selection, VersionVector};
+use replication::{Batch, DotSet, Origin, Selection, Value, VersionVector};
 
 use crate::model::{Applied, Replica, Rules, Writes};
 use crate::random::Random;
@@ -19,7 +20,9 @@ type Side = (usize, usize);
 /// What happens at a time.
 enum Event {
     Deliver { side: Side, epoch: u64, bytes: Encoded },
-    Read { side: Side, epoch: u64, from: VersionVector },
+    Read { side: Side, epoch: u64, from: VersionVector, omit: Arc<DotSet> },
+    Fingerprint { side: Side, epoch: u64, question: Question },
+    Compare { side: Side, epoch: u64, source: Origin, answer: Answer },
     Apply { side: Side, epoch: u64, batch: Box<Batch> },
     Connect { edge: Side },
 }
@@ -51,6 +54,8 @@ pub(crate) struct Cluster<'a> {
     next_event: u64,
     pub(crate) now: u64,
     batch_rows: usize,
+    /// Rows that were read for peers.
+    pub(crate) rows_sent: usize,
     random: Random,
 }
 
@@ -73,11 +78,26 @@ impl<'a> Cluster<'a> {
             next_event: 0,
             now: 0,
             batch_rows,
+            rows_sent: 0,
             random,
         };
         for edge in cluster.edges.clone() {
             cluster.plan(1, Event::Connect { edge });
         }
+        cluster
+    }
+
+    /// The same, of files that were there before.
+    pub(crate) fn over(
+        files: &[BTreeMap<i64, Value>],
+        edges: BTreeSet<Side>,
+        rules: Rules<'a>,
+        weather: Weather,
+        seed: u64,
+    ) -> Self {
+        let nodes = u8::try_from(files.len()).expect("a cluster is small");
+        let mut cluster = Self::new(edges, nodes, rules, weather, seed);
+        cluster.replicas.iter_mut().zip(files).for_each(|(replica, rows)| replica.seed_baseline(rows));
         cluster
     }
 
@@ -129,12 +149,15 @@ impl<'a> Cluster<'a> {
             have: replica.have.clone(),
             received: replica.received.clone(),
             clock: replica.clock.last(),
-            tables: BTreeMap::new(),
+            tables: BTreeMap::from([("t".to_owned(), 1)]),
             policies: BTreeMap::new(),
             retired: BTreeSet::new(),
             nodes: BTreeMap::new(),
             schemas: Arc::default(),
             selection: Selection::default(),
+            publishing: false,
+            issued: (replica.have.get(replica.origin) > 0).then(|| "t".to_owned()).into_iter().collect(),
+            held: replica.exchanges.keys().map(|source| (*source, replica.held(*source))).collect(),
         }
     }
 
@@ -161,7 +184,13 @@ impl<'a> Cluster<'a> {
             let work = 1 + self.random.below(20);
             match output {
                 Output::Send(envelope) => self.send(side, epoch, &envelope),
-                Output::Read { from, .. } => self.plan(work, Event::Read { side, epoch, from }),
+                Output::Read { from, omit, .. } => self.plan(work, Event::Read { side, epoch, from, omit }),
+                Output::Fingerprint { question, .. } => {
+                    self.plan(work, Event::Fingerprint { side, epoch, question });
+                }
+                Output::Compare { source, answer, .. } => {
+                    self.plan(work, Event::Compare { side, epoch, source, answer });
+                }
                 Output::Apply { batch, .. } => self.plan(work, Event::Apply { side, epoch, batch }),
                 Output::Close(_) => return self.disconnect(edge_of(side)),
                 Output::Publish { .. } | Output::Event(_) => {}
@@ -215,17 +244,42 @@ impl<'a> Cluster<'a> {
                 let envelope = envelope.expect("what was encoded can be decoded");
                 self.input(side, Input::Received(Box::new(envelope)));
             }
-            Event::Read { side, epoch, from } if epoch == self.epoch(side) => {
-                let batch = self.replicas[side.0].read(&from, self.batch_rows);
+            Event::Read { side, epoch, from, omit } if epoch == self.epoch(side) => {
+                let batch = self.replicas[side.0].read_without(&from, &omit, self.batch_rows);
+                self.rows_sent += batch.row_count();
                 self.input(
                     side,
                     Input::BatchRead { database: DATABASE.to_owned(), outcome: ReadOutcome::Batch(batch) },
                 );
             }
             Event::Apply { side, epoch, batch } => self.apply(side, epoch, &batch),
+            Event::Fingerprint { side, epoch, question } if epoch == self.epoch(side) => {
+                // A database may be busy.
+                let answer = (!self.random.chance(6)).then(|| self.replicas[side.0].answer(&question));
+                self.input(side, Input::Fingerprinted { database: DATABASE.to_owned(), answer });
+            }
+            Event::Compare { side, epoch, source, answer } => self.compare(side, epoch, source, &answer),
             // The link that it belonged to is gone.
-            Event::Deliver { .. } | Event::Read { .. } => {}
+            Event::Deliver { .. } | Event::Read { .. } | Event::Fingerprint { .. } => {}
         }
+    }
+
+    /// A comparison that was under way when its link broke may still be noted.
+    fn compare(&mut self, side: Side, epoch: u64, source: Origin, answer: &Answer) {
+        let current = epoch == self.epoch(side);
+        if self.dead.contains(&side.0) || self.random.chance(6) {
+            if current {
+                let rest = answer.rest.clone();
+                self.input(side, Input::Compared { database: DATABASE.to_owned(), rest, compared: None });
+            }
+            return;
+        }
+        let compared = self.replicas[side.0].compare(source, answer);
+        if current {
+            let (rest, compared) = (answer.rest.clone(), Some(compared));
+            self.input(side, Input::Compared { database: DATABASE.to_owned(), rest, compared });
+        }
+        self.moved(side.0);
     }
 
     /// An apply that was under way when its link broke may still take place.

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use replication::Batch;
+use replication::{Batch, Origin};
 use rusqlite::Connection;
 
 use super::{Attachment, PROGRESS};
@@ -13,6 +13,8 @@ use crate::database::DatabaseEvent;
 use crate::error::StoreError;
 use crate::observer::RowObserver;
 use crate::replica::{Replica, wall_millis};
+use crate::staging;
+use crate::staging::exchanges::{self, Check};
 
 /// The pause between two transactions of one merge: an application that waits for the lock looks again only after pauses,
 /// and must find it free at times.
@@ -87,14 +89,38 @@ impl Attachment {
             if self.closing.load(Ordering::Relaxed) {
                 return Err(StoreError::Closed);
             }
+            if self.lacks_compared(source)? {
+                return Ok(ApplyOutcome::Gap);
+            }
             let outcome = self.transact(observer, |conn, replica, rules| merge_staged(conn, replica, source, rules))?;
             let ApplyOutcome::Applied(applied) = outcome else { return Ok(outcome) };
+            if applied.started_over {
+                return Ok(ApplyOutcome::Gap);
+            }
             total.add(applied);
             if self.replica.merging().is_some() {
                 std::thread::sleep(LET_IN);
             }
         }
         Ok(ApplyOutcome::Applied(total))
+    }
+
+    /// Looks whether the rows that a catch-up came without are still what they were, before any of it is merged. True if some are
+    /// not: they are asked for, with all the rest.
+    fn lacks_compared(&mut self, source: Origin) -> Result<bool, StoreError> {
+        let received = self.replica.received.get(&source);
+        if received.is_none_or(|received| received.merged || received.held.is_empty()) {
+            return Ok(false);
+        }
+        let mut check = Check::default();
+        while !check.finished {
+            check =
+                self.write(|conn, replica| exchanges::check(conn, replica, source, check).map(|check| (check, true)))?;
+        }
+        if check.gone > 0 {
+            self.in_write(|conn, replica| staging::start_over(conn, replica, source).map(|()| ((), true)))?;
+        }
+        Ok(check.gone > 0)
     }
 
     /// A line now and then while a long catch-up comes in.

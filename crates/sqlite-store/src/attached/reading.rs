@@ -1,18 +1,26 @@
 //! Reading what peers lack.
 
-use replication::{Batch, VersionVector};
+use replication::reconcile::{Answer, Compared, Question};
+use replication::{Batch, DotSet, Origin, VersionVector};
+use rusqlite::Connection;
 
 use super::{Attachment, transaction};
 use crate::batch_read::{BatchLimits, read_batch};
 use crate::capture::has_log;
 use crate::error::StoreError;
+use crate::fingerprints;
+use crate::replica::Replica;
 
 /// Snapshots tried without the write lock before one is taken with it.
 const SNAPSHOT_TRIES: u32 = 4;
 
 impl Attachment {
-    /// What a peer at `from` lacks, from one snapshot in which the log is empty.
-    pub(crate) fn read(&mut self, from: &VersionVector, limits: BatchLimits) -> Result<Batch, StoreError> {
+    /// What a peer at `from` lacks without the dots of `omit`, from one snapshot in which the log is empty.
+    pub(crate) fn read(
+        &mut self,
+        (from, omit): (&VersionVector, &DotSet),
+        limits: BatchLimits,
+    ) -> Result<Batch, StoreError> {
         self.check_not_migrating(&[])?;
         self.finish_interrupted()?;
         self.merge_waiting()?;
@@ -20,7 +28,7 @@ impl Attachment {
             self.conn.execute_batch("BEGIN")?;
             let clean = self.is_clean();
             let batch = match clean {
-                Ok(true) => Some(read_batch(&self.conn, &self.replica, from, limits)),
+                Ok(true) => Some(read_batch(&self.conn, &self.replica, (from, omit), limits)),
                 Ok(false) => None,
                 Err(error) => Some(Err(error)),
             };
@@ -43,8 +51,47 @@ impl Attachment {
                 // What came with the change is in no clock yet.
                 return Err(StoreError::Migrating);
             }
-            read_batch(conn, replica, from, limits).map(|batch| (batch, true))
+            read_batch(conn, replica, (from, omit), limits).map(|batch| (batch, true))
         })
+    }
+
+    /// What there is in some ranges of tables. Content that is newer than its clock is alike where it is, whatever comes of it.
+    pub(crate) fn answer(&mut self, question: &Question) -> Result<Answer, StoreError> {
+        self.in_snapshot(|conn, replica| fingerprints::answer(conn, replica, question))
+    }
+
+    /// Compares what a peer has with what there is, and notes what is alike.
+    pub(crate) fn compare(&mut self, source: Origin, answer: &Answer) -> Result<Compared, StoreError> {
+        self.in_snapshot(|conn, replica| fingerprints::compare(conn, replica, source, answer))
+    }
+
+    /// One transaction that reads the file; what it writes goes into the stage.
+    fn in_snapshot<T>(
+        &mut self,
+        work: impl FnOnce(&Connection, &mut Replica) -> Result<T, StoreError>,
+    ) -> Result<T, StoreError> {
+        self.check_not_migrating(&[])?;
+        self.finish_interrupted()?;
+        self.conn.execute_batch("BEGIN")?;
+        let known = self.schema_version().and_then(|version| {
+            let generation = transaction::generation(&self.conn)?;
+            Ok(version == self.replica.schema_version && generation == self.generation)
+        });
+        let done = match known {
+            Ok(true) => work(&self.conn, &mut self.replica),
+            Ok(false) => Err(StoreError::Migrating),
+            Err(error) => Err(error),
+        };
+        let done = done.and_then(|done| self.conn.execute_batch("COMMIT").map(|()| done).map_err(StoreError::from));
+        if done.is_err() {
+            if !self.conn.is_autocommit() {
+                self.conn.execute_batch("ROLLBACK")?;
+            }
+            self.broken = true;
+            self.reload()?;
+            self.broken = false;
+        }
+        done
     }
 
     /// Whether the replica is what the file holds, and nothing waits for capture or is left of a migration.

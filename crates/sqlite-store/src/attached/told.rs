@@ -37,6 +37,9 @@ impl Attachment {
             passed_on: self.replica.waiting.passed_on,
             selection: Arc::clone(&self.selection),
             excluded_columns: Arc::clone(&self.excluded_columns),
+            publishing: self.replica.is_publishing(),
+            issued: self.replica.issued(),
+            held: self.replica.held(),
             backlog: if self.more { self.log_length() } else { 0 },
         }
     }

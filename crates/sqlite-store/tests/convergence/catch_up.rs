@@ -51,6 +51,21 @@ async fn unique_values_that_move_across_batches_are_no_conflict() {
 }
 
 #[tokio::test]
+async fn an_older_batch_does_not_take_the_place_of_newer_states_that_are_staged() {
+    let folder = TempDir::new().unwrap();
+    let replicas = filled(&folder, &["a", "b"], 20_000).await;
+    replicas[0].write("UPDATE t SET v = 1");
+    let older = replicas[1].next_from(&replicas[0], 10).await;
+    replicas[0].write("UPDATE t SET v = 2 WHERE id <= 10");
+    let newer = replicas[1].next_from(&replicas[0], 35).await;
+    assert!(!older.is_complete() && !newer.is_complete());
+    replicas[1].apply(newer, None).await;
+    assert_eq!(replicas[1].apply(older, None).await, ApplyOutcome::Gap);
+    replicas[1].pull(&replicas[0], 10).await;
+    assert_eq!(replicas[1].dump(), replicas[0].dump());
+}
+
+#[tokio::test]
 async fn a_source_that_dies_in_the_middle_leaves_no_false_claim() {
     let folder = TempDir::new().unwrap();
     let replicas = filled(&folder, &["a", "b"], 20_000).await;
@@ -221,14 +236,15 @@ async fn a_merge_that_a_migration_cut_off_is_not_vouched_for() {
     let refused = || async {
         let position = replication::VersionVector::new();
         let limits = sqlite_store::BatchLimits::default();
-        replicas[1].database.read(position, limits).await.is_err()
+        replicas[1].database.read(position, Arc::default(), limits).await.is_err()
     };
     assert!(refused().await);
     let part = replicas[1].next_from(&replicas[0], 9).await;
     replicas[1].apply(part, None).await;
     assert!(refused().await);
     let b = replicas.pop().unwrap().restart(|_| ()).await;
-    assert!(b.database.read(replication::VersionVector::new(), sqlite_store::BatchLimits::default()).await.is_err());
+    let (nothing, limits) = (replication::VersionVector::new(), sqlite_store::BatchLimits::default());
+    assert!(b.database.read(nothing, Arc::default(), limits).await.is_err());
     b.pull(&replicas[0], 9).await;
     assert_eq!((b.dump(), staged(&b)), (replicas[0].dump(), 0));
     replicas[0].pull(&b, 100).await;

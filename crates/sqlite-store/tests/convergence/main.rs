@@ -13,6 +13,7 @@ mod identity;
 mod key_ranges;
 mod naming;
 mod policies;
+mod reconcile;
 mod records;
 mod replica;
 mod restore;

@@ -1,10 +1,12 @@
 //! One database and its application.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use replication::{Batch, Granularity, Origin, Selection};
+use replication::reconcile::{KeyRange, Question, TableRanges};
+use replication::{Batch, DotSet, Granularity, Origin, Selection};
 use rusqlite::Connection;
 use rusqlite::types::Value;
 use sqlite_store::attach::AttachRules;
@@ -54,6 +56,8 @@ pub(crate) struct Replica {
     state: StateDatabase,
     pub(crate) events: mpsc::UnboundedReceiver<(Arc<str>, DatabaseEvent)>,
     pub(crate) setup: Setup,
+    /// Dots that others need not be sent, by their origins.
+    pub(crate) spared: Mutex<BTreeMap<Origin, DotSet>>,
 }
 
 impl Replica {
@@ -102,7 +106,7 @@ impl Replica {
             state: Some(state.clone()),
         };
         let database = Database::start(options, Arc::new(FileWatch::new().unwrap()), sender).unwrap();
-        let replica = Self { database, path, events, setup, state };
+        let replica = Self { database, path, events, setup, state, spared: Mutex::default() };
         replica.until(|state| state.phase == Phase::Attached).await;
         replica
     }
@@ -225,7 +229,37 @@ impl Replica {
         if let Some(received) = state.received.get(&source) {
             position.join(received);
         }
-        other.database.read(position, BatchLimits { rows, bytes: 1 << 20 }).await.unwrap()
+        let held = state.held.get(&source).cloned().unwrap_or_default();
+        let spared = other.spared.lock().unwrap().get(&state.origin.unwrap()).cloned().unwrap_or_default();
+        let omit = Arc::new(held.joined(&spared));
+        let mut batch = other.database.read(position, omit, BatchLimits { rows, bytes: 1 << 20 }).await.unwrap();
+        batch.held = held.beyond(&batch.from).fingerprint();
+        batch
+    }
+
+    /// Compares what both have, if they have never met, with so many rows to a fingerprint at first.
+    pub(crate) async fn compare(&self, other: &Self, rows: u32) {
+        let origin = |replica: &Self| replica.database.state().borrow().origin.unwrap();
+        let (asking, answering) = if origin(self) < origin(other) { (self, other) } else { (other, self) };
+        let (ours, theirs) = (origin(asking), origin(answering));
+        let knows = |replica: &Self, origin| replica.database.state().borrow().have.get(origin) > 0;
+        if knows(asking, theirs) || knows(answering, ours) {
+            return;
+        }
+        let tables: Vec<String> = asking.database.state().borrow().tables.keys().cloned().collect();
+        let whole = tables.into_iter().map(|table| (table, vec![KeyRange::default()])).collect();
+        let mut todo: Vec<(u32, TableRanges)> = vec![(rows, whole)];
+        while let Some((rows, tables)) = todo.pop() {
+            let question = Question { number: 1, rows, tables };
+            let Ok(answer) = answering.database.fingerprint(question).await else { return };
+            let rest = answer.rest.clone();
+            let Ok(compared) = asking.database.compare(theirs, answer).await else { return };
+            asking.spared.lock().unwrap().entry(theirs).or_default().join(&compared.ours);
+            todo.extend((!rest.is_empty()).then_some((rows, rest)));
+            if rows > 1 && !compared.differing.is_empty() {
+                todo.push((1, compared.differing));
+            }
+        }
     }
 
     pub(crate) async fn apply(&self, batch: Batch, observer: Option<Arc<dyn RowObserver>>) -> ApplyOutcome {
@@ -242,7 +276,8 @@ impl Replica {
     /// Takes what `other` has and this replica lacks, in batches of at most `rows`.
     pub(crate) async fn pull(&self, other: &Self, rows: usize) {
         loop {
-            let origin = self.database.state().borrow().origin;
+            let before = self.database.state().borrow().clone();
+            let origin = before.origin;
             let batch = self.next_from(other, rows).await;
             // As a greeting does, before what is read after it is sent.
             let schemas = other.database.state().borrow().schemas.clone();
@@ -250,6 +285,8 @@ impl Replica {
             let complete = batch.is_complete();
             match self.apply(batch, None).await {
                 ApplyOutcome::Applied(_) | ApplyOutcome::Known => {}
+                // Rows that were not sent are no longer what they were: it starts over.
+                ApplyOutcome::Gap if self.database.state().borrow().held != before.held => continue,
                 // What the batch was read for is not what this replica knows any more.
                 ApplyOutcome::Gap if self.until_origin(|now| Some(now) != origin).await => continue,
                 other => panic!("{other:?}"),

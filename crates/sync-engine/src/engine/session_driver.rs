@@ -165,7 +165,9 @@ impl SessionDriver {
         while let Some(output) = self.session.poll_output(self.sender.has_room()) {
             match output {
                 Output::Send(envelope) => self.send(&envelope).await,
-                Output::Read { database, from } => self.read(database, from),
+                Output::Read { database, from, omit } => self.read(database, from, omit),
+                Output::Fingerprint { database, question } => self.fingerprint(database, question),
+                Output::Compare { database, source, answer } => self.compare(database, source, answer),
                 Output::Apply { database, batch } => self.apply(database, *batch),
                 Output::Publish { database } => self.publish(&database),
                 Output::Event(event) => self.event(event).await,
@@ -276,6 +278,9 @@ impl SessionDriver {
                     nodes: (*state.nodes).clone(),
                     schemas: Arc::clone(&state.schemas),
                     selection: (*state.selection).clone(),
+                    publishing: state.publishing,
+                    issued: state.issued.clone(),
+                    held: state.held.clone(),
                 };
                 self.handle(Input::Local { database, state });
             }

@@ -26,6 +26,14 @@ pub(crate) fn tell(events: &EventSink, node: &str, event: SessionEvent, names: &
                 .field("rows", rows)
                 .field("seconds", format!("{:.3}", Duration::from_millis(millis).as_secs_f64())),
         ),
+        SessionEvent::Reconciled { database, rows, millis } => events.emit(
+            Event::new(EventName::SyncComplete)
+                .field("node", node)
+                .field("database", database)
+                .field("phase", "reconcile")
+                .field("rows", rows)
+                .field("seconds", format!("{:.3}", Duration::from_millis(millis).as_secs_f64())),
+        ),
         SessionEvent::SchemaDiffers { database, tables } => {
             for table in tables {
                 let line = Event::new(EventName::SyncError)
@@ -102,6 +110,7 @@ pub(crate) fn database_of(event: &SessionEvent) -> Option<&str> {
         | SessionEvent::Databases { .. }
         | SessionEvent::CatchUpStarted { .. }
         | SessionEvent::CatchUpComplete { .. }
+        | SessionEvent::Reconciled { .. }
         | SessionEvent::Refused(_) => None,
     }
 }

@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use replication::{Admission, Batch, NodeSchema, NodeSchemas, Origin, VersionVector, admit};
+use replication::reconcile::{Answer, Compared, Question};
+use replication::{Admission, Batch, DotSet, NodeSchema, NodeSchemas, Origin, VersionVector, admit};
 use serde::{Deserialize, Serialize};
 use sqlite_store::{
     Applied, ApplyOutcome, ApplyReply, BatchLimits, Database, DatabaseState, IncomingRow, NodeNames, Phase,
@@ -35,10 +36,31 @@ impl Source {
         }
     }
 
-    /// What a peer at `from` lacks; none where there is nothing to read from.
-    pub(crate) async fn read(&self, from: VersionVector, limits: BatchLimits) -> Result<Option<Batch>, StoreError> {
+    /// What a peer at `from` lacks, without the dots of `omit`; none where there is nothing to read from.
+    pub(crate) async fn read(
+        &self,
+        from: VersionVector,
+        omit: Arc<DotSet>,
+        limits: BatchLimits,
+    ) -> Result<Option<Batch>, StoreError> {
         match self {
-            Self::File(database) => database.read(from, limits).await.map(Some),
+            Self::File(database) => database.read(from, omit, limits).await.map(Some),
+            Self::Subscriber(_) => Ok(None),
+        }
+    }
+
+    /// What there is in some ranges of tables; none where there are no tables.
+    pub(crate) async fn fingerprint(&self, question: Question) -> Result<Option<Answer>, StoreError> {
+        match self {
+            Self::File(database) => database.fingerprint(question).await.map(Some),
+            Self::Subscriber(_) => Ok(None),
+        }
+    }
+
+    /// Compares what a peer has with what there is; none where there are no tables.
+    pub(crate) async fn compare(&self, source: Origin, answer: Answer) -> Result<Option<Compared>, StoreError> {
+        match self {
+            Self::File(database) => database.compare(source, answer).await.map(Some),
             Self::Subscriber(_) => Ok(None),
         }
     }

@@ -1,10 +1,12 @@
 //! What a session asks of databases, and what it is told of their answers.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use replication::message::{Problem, ProblemCode};
+use replication::reconcile::{self, Compared, Question, TableRanges};
 use replication::session::{AppliedOutcome, Input, ReadOutcome};
-use replication::{Batch, VersionVector};
+use replication::{Batch, DotSet, Origin, VersionVector};
 use sqlite_store::{ApplyOutcome, ApplyReply, HeldKind, StoreError};
 
 use super::SessionDriver;
@@ -18,16 +20,35 @@ const RETRY: Duration = Duration::from_millis(500);
 pub(super) enum Answer {
     Read { database: String, result: Result<Option<Batch>, StoreError> },
     Applied { database: String, result: Result<ApplyReply, StoreError> },
+    Fingerprinted { database: String, result: Result<Option<reconcile::Answer>, StoreError> },
+    Compared { database: String, rest: TableRanges, result: Result<Option<Compared>, StoreError> },
     Done,
 }
 
 impl SessionDriver {
-    pub(super) fn read(&mut self, database: String, from: VersionVector) {
+    pub(super) fn read(&mut self, database: String, from: VersionVector, omit: Arc<DotSet>) {
         let Some(source) = self.sources.get(&database).cloned() else { return };
         let limits = self.shared.limits;
         self.pending.push(Box::pin(async move {
-            let result = source.read(from, limits).await;
+            let result = source.read(from, omit, limits).await;
             Answer::Read { database, result }
+        }));
+    }
+
+    pub(super) fn fingerprint(&mut self, database: String, question: Question) {
+        let Some(source) = self.sources.get(&database).cloned() else { return };
+        self.pending.push(Box::pin(async move {
+            let result = source.fingerprint(question).await;
+            Answer::Fingerprinted { database, result }
+        }));
+    }
+
+    pub(super) fn compare(&mut self, database: String, origin: Origin, answer: reconcile::Answer) {
+        let Some(source) = self.sources.get(&database).cloned() else { return };
+        self.pending.push(Box::pin(async move {
+            let rest = answer.rest.clone();
+            let result = source.compare(origin, answer).await;
+            Answer::Compared { database, rest, result }
         }));
     }
 
@@ -64,6 +85,13 @@ impl SessionDriver {
                     Err(_) => ReadOutcome::Retry { after: millis(RETRY) },
                 };
                 self.handle(Input::BatchRead { database, outcome });
+            }
+            // A database that cannot be read says so itself; what it was asked is asked again.
+            Answer::Fingerprinted { database, result } => {
+                self.handle(Input::Fingerprinted { database, answer: result.ok().flatten() });
+            }
+            Answer::Compared { database, rest, result } => {
+                self.handle(Input::Compared { database, rest, compared: result.ok().flatten() });
             }
             Answer::Applied { database, result } => {
                 let outcome = self.outcome(&database, result);

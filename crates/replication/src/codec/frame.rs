@@ -1,0 +1,73 @@
+//! What all binary messages have in common: `[kind, compression]`, then a MessagePack body, compressed where that helps.
+
+use std::borrow::Cow;
+
+use crate::codec::{CodecError, Limits};
+
+const PLAIN: u8 = 0;
+const ZSTD: u8 = 1;
+
+/// Bodies below this are not worth compressing.
+const COMPRESS_FROM: usize = 4 << 10;
+
+/// What a binary message is. The number is the format's too: a message of another form gets a number of its own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kind {
+    Changes,
+    Compare,
+    Fingerprints,
+}
+
+impl Kind {
+    const fn number(self) -> u8 {
+        match self {
+            Self::Changes => 1,
+            Self::Compare => 2,
+            Self::Fingerprints => 3,
+        }
+    }
+
+    fn of(number: u8) -> Result<Self, CodecError> {
+        let kinds = [Self::Changes, Self::Compare, Self::Fingerprints];
+        kinds.into_iter().find(|kind| kind.number() == number).ok_or(CodecError::Format(number))
+    }
+}
+
+pub(super) fn seal(kind: Kind, mut body: Vec<u8>) -> Result<Vec<u8>, CodecError> {
+    let mut bytes = vec![kind.number(), PLAIN];
+    if body.len() >= COMPRESS_FROM
+        && let Ok(small) = zstd::bulk::compress(&body, 1)
+        && small.len() + 4 < body.len()
+    {
+        bytes[1] = ZSTD;
+        let size = u32::try_from(body.len()).map_err(|_| CodecError::Unencodable("a message is larger than 4 GiB"))?;
+        bytes.extend_from_slice(&size.to_be_bytes());
+        bytes.extend_from_slice(&small);
+        return Ok(bytes);
+    }
+    bytes.append(&mut body);
+    Ok(bytes)
+}
+
+pub(super) fn open<'a>(bytes: &'a [u8], limits: &Limits) -> Result<(Kind, Cow<'a, [u8]>), CodecError> {
+    let (&[kind, compression], rest) = bytes.split_first_chunk().ok_or(CodecError::Truncated)?;
+    let kind = Kind::of(kind)?;
+    match compression {
+        PLAIN => {
+            check_size(rest.len(), limits)?;
+            Ok((kind, Cow::Borrowed(rest)))
+        }
+        ZSTD => {
+            let (size, body) = rest.split_first_chunk().ok_or(CodecError::Truncated)?;
+            let size = usize::try_from(u32::from_be_bytes(*size)).unwrap_or(usize::MAX);
+            check_size(size, limits)?;
+            let body = zstd::bulk::decompress(body, size).map_err(|_| CodecError::Compression)?;
+            Ok((kind, Cow::Owned(body)))
+        }
+        _ => Err(CodecError::Compression),
+    }
+}
+
+fn check_size(size: usize, limits: &Limits) -> Result<(), CodecError> {
+    if size > limits.body { Err(CodecError::TooLarge { size, limit: limits.body }) } else { Ok(()) }
+}

@@ -1,0 +1,233 @@
+//! Two databases that have never met compare their baseline rows before either sends any: see [`reconcile`](crate::reconcile).
+//!
+//! The one with the smaller origin asks, range by range, and in the end says with a `want` what need not be sent to it. The
+//! other answers, and waits for that; if it hears nothing for long, it sends everything. What goes missing costs time only.
+
+use std::collections::VecDeque;
+
+use crate::message::{Compare, Fingerprints, Message, Want};
+use crate::reconcile::{Answer, Compared, FIRST_ROWS, KeyRange, LAST_ROWS, Question, TableRanges};
+use crate::session::channel::Channel;
+use crate::session::incoming::PATIENCE;
+use crate::session::{Output, Session, SessionEvent};
+
+/// Ranges in one question.
+const RANGES: usize = 256;
+
+/// Questions after which it is enough, whatever the answers are: each covers thousands of rows.
+const QUESTIONS: u64 = 1 << 20;
+
+/// Where the comparison stands.
+#[derive(Debug, Default)]
+pub(super) enum Comparing {
+    /// It is not known yet whether there is anything to compare.
+    #[default]
+    Undecided,
+    /// This side asks.
+    Asking(Box<Asking>),
+    /// The peer asks. If nothing is heard until this time, it does not.
+    Answering { until: u64 },
+    /// There is nothing to compare, or it was compared.
+    Done,
+}
+
+/// What is asked.
+#[derive(Debug)]
+pub(super) struct Asking {
+    /// What is to be asked about, with the number of rows to a fingerprint.
+    todo: VecDeque<(u32, TableRanges)>,
+    /// The question that is out, when it is to be repeated, and how often it was.
+    open: Option<(Question, u64, u64)>,
+    /// The question whose answer the database compares with what it has.
+    compared: Option<Question>,
+    since: u64,
+    asked: u64,
+}
+
+impl Comparing {
+    pub(super) const fn is_done(&self) -> bool {
+        matches!(self, Self::Done)
+    }
+
+    pub(super) fn next_timeout(&self) -> Option<u64> {
+        match self {
+            Self::Asking(asking) => asking.open.as_ref().map(|(_, repeat, _)| *repeat),
+            Self::Answering { until } => Some(*until),
+            Self::Undecided | Self::Done => None,
+        }
+    }
+
+    /// The peer is there: what is waited for may be on its way.
+    pub(super) fn hurry_less(&mut self, now: u64, repeat: u64) {
+        match self {
+            Self::Asking(asking) => {
+                asking.open.iter_mut().for_each(|(_, at, _)| *at = (*at).max(now + repeat));
+            }
+            Self::Answering { until } => *until = (*until).max(now + PATIENCE * repeat),
+            Self::Undecided | Self::Done => {}
+        }
+    }
+}
+
+impl Session {
+    /// The peer asks what there is.
+    pub(super) fn compare(&mut self, compare: Compare) {
+        let (now, repeat) = (self.now, self.config.repeat);
+        let Some(channel) = self.channels.get_mut(&compare.database).filter(|channel| channel.is_shared()) else {
+            return;
+        };
+        channel.comparing.hurry_less(now, repeat);
+        if channel.fingerprinting {
+            // It asks once more, if it still wants to know.
+            return;
+        }
+        channel.fingerprinting = true;
+        let Compare { database, question } = compare;
+        self.actions.push_back(Output::Fingerprint { database, question });
+    }
+
+    /// The database has looked.
+    pub(super) fn fingerprinted(&mut self, database: String, answer: Option<Answer>) {
+        let (now, repeat) = (self.now, self.config.repeat);
+        let Some(channel) = self.channels.get_mut(&database) else { return };
+        channel.fingerprinting = false;
+        channel.comparing.hurry_less(now, repeat);
+        if let (Some(answer), Some(local)) = (answer, &channel.local) {
+            let source = local.origin;
+            self.sends.push_back(Message::Fingerprints(Fingerprints { database, source, answer }));
+        }
+    }
+
+    /// The peer's answer.
+    pub(super) fn fingerprints(&mut self, fingerprints: Fingerprints) {
+        let Fingerprints { database, source, answer } = fingerprints;
+        let Some(channel) = self.channels.get_mut(&database) else { return };
+        let current = channel.remote.as_ref().is_some_and(|remote| remote.origin == source);
+        let Comparing::Asking(asking) = &mut channel.comparing else { return };
+        let asked = asking.open.take_if(|(question, ..)| current && question.number == answer.number);
+        if let Some((question, ..)) = asked {
+            asking.compared = Some(question);
+            self.actions.push_back(Output::Compare { database, source, answer });
+        }
+    }
+
+    /// The database has compared an answer with what it has; not, if it could not now.
+    pub(super) fn compared(&mut self, database: &str, rest: TableRanges, compared: Option<Compared>) {
+        let (now, repeat) = (self.now, self.config.repeat);
+        let Some(channel) = self.channels.get_mut(database) else { return };
+        let Comparing::Asking(asking) = &mut channel.comparing else { return };
+        let Some(question) = asking.compared.take() else { return };
+        let Some(Compared { ours, theirs, differing }) = compared else {
+            asking.open = Some((question, now + repeat, 0));
+            return;
+        };
+        channel.spared.join(&ours);
+        if let (Some(local), Some(remote)) = (&mut channel.local, &channel.remote) {
+            local.held.insert(remote.origin, theirs);
+        }
+        if !rest.is_empty() {
+            asking.todo.push_front((question.rows, rest));
+        }
+        if question.rows > LAST_ROWS {
+            asking.todo.extend(in_portions(differing).map(|portion| (LAST_ROWS, portion)));
+        }
+    }
+}
+
+/// No more ranges at a time than a question has.
+fn in_portions(tables: TableRanges) -> impl Iterator<Item = TableRanges> {
+    let portions = |(table, ranges): (String, Vec<KeyRange>)| {
+        let portions: Vec<TableRanges> =
+            ranges.chunks(RANGES).map(|portion| vec![(table.clone(), portion.to_vec())]).collect();
+        portions
+    };
+    tables.into_iter().flat_map(portions)
+}
+
+impl Channel {
+    /// Decides whether there is something to compare, asks the next question, and comes to an end.
+    pub(super) fn pump_comparing(
+        &mut self,
+        name: &str,
+        now: u64,
+        repeat: u64,
+        actions: &mut VecDeque<Output>,
+        sends: &mut VecDeque<Message>,
+    ) {
+        match &mut self.comparing {
+            Comparing::Undecided => self.decide(name, now, repeat, sends),
+            Comparing::Answering { until } if now >= *until => self.comparing = Comparing::Done,
+            Comparing::Asking(asking) => {
+                if asking.ask(name, now, repeat, sends) {
+                    let millis = now.saturating_sub(asking.since);
+                    let rows = self.spared.runs().map(|(_, first, last)| last - first + 1).sum();
+                    let event = SessionEvent::Reconciled { database: name.to_owned(), rows, millis };
+                    actions.push_back(Output::Event(event));
+                    self.comparing = Comparing::Done;
+                    self.say_want(name, sends);
+                }
+            }
+            Comparing::Answering { .. } | Comparing::Done => {}
+        }
+    }
+
+    fn decide(&mut self, name: &str, now: u64, repeat: u64, sends: &mut VecDeque<Message>) {
+        let (Some(local), Some(remote)) = (&self.local, &self.remote) else { return };
+        if local.have.get(remote.origin) > 0 || self.peer_have.get(local.origin) > 0 {
+            self.comparing = Comparing::Done;
+            if local.held.contains_key(&remote.origin) {
+                // An interrupted catch-up goes on.
+                self.say_want(name, sends);
+            }
+            return;
+        }
+        if local.publishing || remote.publishing {
+            return;
+        }
+        let whole = |table: &String| !local.selection.limits(table) && !remote.selection.limits(table);
+        let alike = |table: &&String| local.tables.get(*table) == remote.tables.get(*table) && whole(table);
+        let tables = local.issued.intersection(&remote.issued).filter(alike);
+        let ranges: TableRanges = tables.map(|table| (table.clone(), vec![KeyRange::default()])).collect();
+        self.comparing = if ranges.is_empty() {
+            Comparing::Done
+        } else if local.origin < remote.origin {
+            let todo = VecDeque::from([(FIRST_ROWS, ranges)]);
+            Comparing::Asking(Box::new(Asking { todo, open: None, compared: None, since: now, asked: 0 }))
+        } else {
+            Comparing::Answering { until: now + PATIENCE * repeat }
+        };
+    }
+
+    /// Says what is here, what is not to be sent, and asks for the rest.
+    pub(super) fn say_want(&self, name: &str, sends: &mut VecDeque<Message>) {
+        let (Some(local), Some(remote)) = (&self.local, &self.remote) else { return };
+        let held = local.held.get(&remote.origin).cloned().unwrap_or_default();
+        let (database, have) = (name.to_owned(), local.have.clone());
+        sends.push_back(Message::Want(Want { database, have, received: self.received(), held }));
+    }
+}
+
+impl Asking {
+    /// Asks what is to be asked now. True if there is nothing more.
+    fn ask(&mut self, name: &str, now: u64, repeat: u64, sends: &mut VecDeque<Message>) -> bool {
+        if self.compared.is_some() {
+            return false;
+        }
+        if self.open.is_none() {
+            let Some((rows, tables)) = self.todo.pop_front().filter(|_| self.asked < QUESTIONS) else { return true };
+            self.asked += 1;
+            self.open = Some((Question { number: self.asked, rows, tables }, now, 0));
+        }
+        let Some((question, at, tries)) = &mut self.open else { return true };
+        if now < *at {
+            return false;
+        }
+        if *tries > PATIENCE {
+            return true;
+        }
+        (*at, *tries) = (now + repeat, *tries + 1);
+        let compare = Compare { database: name.to_owned(), question: question.clone() };
+        sends.push_back(Message::Compare(compare));
+        false
+    }
+}
