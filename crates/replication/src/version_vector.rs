@@ -69,6 +69,12 @@ impl VersionVector {
         self
     }
 
+    /// What both know.
+    #[must_use]
+    pub fn met(&self, other: &Self) -> Self {
+        self.iter().map(|(origin, sequence)| (origin, sequence.min(other.get(origin)))).collect()
+    }
+
     /// How many sequences of `other` are not covered here: an upper bound on the changes that are missing, since
     /// sequences may have gaps and superseded changes are never sent.
     pub fn behind(&self, other: &Self) -> u64 {

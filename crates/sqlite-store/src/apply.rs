@@ -297,7 +297,7 @@ fn merge_next(
     let held = exchanges::count(conn, source)?;
     let whole = held < rules.max_rows && stage.holds_at_most(conn, rules.max_rows - held)?;
     let mut left = if whole { rules.max_rows } else { rules.max_rows.min(STEP_ROWS) };
-    // What comes knows the rows by the dots that they are going to have.
+    // What comes knows the rows by the dots that they are going to have, and may be in their ranges: all of these go first.
     match exchanges::step(conn, replica, source, left)? {
         Exchanged::Rows(rows) => left -= rows.min(left),
         Exchanged::Gone => {
@@ -305,6 +305,9 @@ fn merge_next(
             replica.save(conn, &own)?;
             return Ok(Applied { started_over: true, ..Applied::default() });
         }
+    }
+    if !exchanges::is_empty(conn, source)? {
+        left = 0;
     }
     let mut work = Work::new(conn, replica, rules, &own, Some(&stage));
     while left > 0 {
