@@ -57,6 +57,11 @@ impl Node {
         });
     }
 
+    /// Removes the last database from the configuration.
+    pub fn without_database(&mut self) {
+        self.config.databases.pop();
+    }
+
     /// Adds a line to the last database's part of the configuration.
     pub fn database_setting(&mut self, line: &str) {
         if let Some(database) = self.config.databases.last_mut() {
@@ -81,9 +86,20 @@ impl Node {
         self.config.peers.push(url.to_owned());
     }
 
+    /// Removes a peer from the configuration.
+    pub fn without_peer(&mut self, other: &Self) {
+        let url = other.url();
+        self.config.peers.retain(|known| *known != url);
+    }
+
     /// Adds a line to the top of the configuration.
     pub fn setting(&mut self, line: &str) {
         self.config.settings.push(line.to_owned());
+    }
+
+    /// Removes a line from the top of the configuration.
+    pub fn without_setting(&mut self, line: &str) {
+        self.config.settings.retain(|known| known != line);
     }
 
     /// Adds a line to the configuration's part about the log.
@@ -94,6 +110,20 @@ impl Node {
     /// Sets a variable of the daemon's environment.
     pub fn environment(&mut self, name: &str, value: &str) {
         self.environment.push((name.to_owned(), value.to_owned()));
+    }
+
+    /// Gives the node another port, in the configuration.
+    ///
+    /// # Errors
+    /// No port is free.
+    pub fn move_port(&mut self) -> Result<u16> {
+        self.port = free_port()?;
+        Ok(self.port)
+    }
+
+    /// Goes back to a port that it had, in the configuration.
+    pub fn keep_port(&mut self, port: u16) {
+        self.port = port;
     }
 
     /// Gives the node another name than its folder has.
@@ -172,12 +202,61 @@ impl Node {
         if self.running.is_some() {
             crate::fail!("node {} runs already", self.name);
         }
-        let config = self.folder.join("sync-engine.toml");
-        std::fs::write(&config, self.config.render(&self.name, self.port, &self.folder))?;
+        self.write_config()?;
         let mut command = self.command()?;
-        command.arg("run").arg("--config").arg(&config);
+        command.arg("run").arg("--config").arg(self.config_file());
         self.running = Some(Running::start(&mut command, &self.folder.join("daemon"))?);
         Ok(())
+    }
+
+    /// Its configuration file.
+    #[must_use]
+    pub fn config_file(&self) -> PathBuf {
+        self.folder.join("sync-engine.toml")
+    }
+
+    /// Writes what was said of the node into its configuration file.
+    ///
+    /// # Errors
+    /// The file cannot be written.
+    pub fn write_config(&self) -> Result {
+        Ok(std::fs::write(self.config_file(), self.config.render(&self.name, self.port, &self.folder))?)
+    }
+
+    /// Writes the configuration file and has the daemon read it again; the line of the log in which it says what became of it.
+    ///
+    /// # Errors
+    /// It does not run, or says nothing.
+    pub fn reload(&self) -> Result<String> {
+        self.write_config()?;
+        self.read_again()
+    }
+
+    /// Has the daemon read its configuration file again as it stands.
+    ///
+    /// # Errors
+    /// It does not run, or says nothing.
+    pub fn read_again(&self) -> Result<String> {
+        let before = self.reloads().len();
+        self.signal(Signal::HangUp)?;
+        Scene::within(crate::DEADLINE, "the daemon has read its configuration", || {
+            self.reloads().into_iter().nth(before).ok_or_else(|| Failure::new("it has not"))
+        })
+    }
+
+    fn reloads(&self) -> Vec<String> {
+        self.log().lines().filter(|line| line.contains("config_reload")).map(str::to_owned).collect()
+    }
+
+    /// Sends the daemon a signal.
+    ///
+    /// # Errors
+    /// It does not run.
+    pub fn signal(&self, signal: Signal) -> Result {
+        match &self.running {
+            Some(running) => running.signal(signal),
+            None => Err(Failure::new(format!("node {} does not run", self.name))),
+        }
     }
 
     /// A `sync-engine` command in the node's folder and environment.

@@ -410,9 +410,8 @@ impl Database {
         self.closing.store(true, Ordering::Relaxed);
         self.records.close().await;
         self.tell(Command::Close).await;
-        // The thread holds the other end for as long as it runs. Not joined: a blocked join would keep the process.
-        let mut state = self.state.clone();
-        while state.changed().await.is_ok() {}
+        // Not joined: a blocked join would keep the process.
+        self.ended().await;
     }
 
     async fn tell(&self, command: Command) {
@@ -424,8 +423,19 @@ impl Database {
         &self,
         command: impl FnOnce(oneshot::Sender<Result<T, StoreError>>) -> Command,
     ) -> Result<T, StoreError> {
-        let (reply, answer) = oneshot::channel();
+        let (reply, mut answer) = oneshot::channel();
         self.tell(command(reply)).await;
-        answer.await.unwrap_or(Err(StoreError::Closed))
+        // What stands in the queue when the thread ends stays there for as long as somebody holds a handle.
+        tokio::select! {
+            biased;
+            answered = &mut answer => answered.unwrap_or(Err(StoreError::Closed)),
+            () = self.ended() => answer.try_recv().unwrap_or(Err(StoreError::Closed)),
+        }
+    }
+
+    /// Waits until the thread has ended: it holds the other end of the state for as long as it runs.
+    async fn ended(&self) {
+        let mut state = self.state.clone();
+        while state.changed().await.is_ok() {}
     }
 }

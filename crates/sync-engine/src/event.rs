@@ -44,6 +44,8 @@ pub enum EventName {
     PeerConnected,
     /// It ends.
     PeerLost,
+    /// The configuration was read again: what changed, or that it stays as it was.
+    ConfigReload,
     /// The hook failed or could not keep up.
     LogHookError,
     /// A row was inserted by a peer's change.
@@ -69,6 +71,7 @@ impl EventName {
             Self::ConflictDismiss => "conflict_dismiss",
             Self::PeerConnected => "peer_connected",
             Self::PeerLost => "peer_lost",
+            Self::ConfigReload => "config_reload",
             Self::LogHookError => "log_hook_error",
             Self::Insert => "insert",
             Self::Update => "update",
@@ -90,6 +93,7 @@ impl EventName {
             | Self::SyncComplete
             | Self::ConflictRestore
             | Self::ConflictDismiss
+            | Self::ConfigReload
             | Self::PeerConnected => Level::INFO,
             Self::Insert | Self::Update | Self::Delete => Level::DEBUG,
         }

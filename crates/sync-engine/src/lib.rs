@@ -37,7 +37,7 @@ mod wire;
 
 pub use change_event::{ApplyCallback, ApplyDecision, ChangeEvent};
 pub use conflicts::{ConflictError, ConflictFilter, ConflictRecord, ConflictState, RecordSide};
-pub use engine::{Database, EngineError, SyncEngine, SyncEngineBuilder};
+pub use engine::{Database, EngineError, Reconfigured, SyncEngine, SyncEngineBuilder};
 pub use event::{Event, EventName};
 pub use replication::{
     ColumnRule, Conflict, ConflictKind, ConflictPolicy, FirstWriteWins, Granularity, LastWriteWins, Maximum, Minimum,

@@ -6,22 +6,23 @@ mod log_file;
 use std::fmt::{self, Write as _};
 use std::io::IsTerminal as _;
 use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde_json::{Map, Value as Json};
 use tracing::field::{Field, Visit};
 use tracing::{Event, Subscriber};
 use tracing_appender::non_blocking::{NonBlockingBuilder, WorkerGuard};
-use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::format::Writer;
 use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::registry::LookupSpan;
 use tracing_subscriber::util::SubscriberInitExt as _;
+use tracing_subscriber::{EnvFilter, Registry, reload};
 
 use crate::config::{LogFormat, LogSettings};
 use crate::event::{FieldValue, TARGET};
-use crate::telemetry::log_file::LogFile;
+use crate::telemetry::log_file::{LogFile, Retention};
 
 /// Lines that may wait to be written. Beyond that whoever logs waits: nothing is dropped.
 const BUFFER: usize = 16_384;
@@ -50,21 +51,32 @@ pub enum TelemetryError {
     Installed,
 }
 
-/// Starts the log of this process. The guard writes what is queued when it is dropped: keep it until the end.
+/// The log of this process. What is queued is written when it is dropped: keep it until the end.
+#[derive(Debug)]
+pub struct Log {
+    level: reload::Handle<EnvFilter, Registry>,
+    format: Arc<Mutex<LogFormat>>,
+    retention: Arc<Mutex<Retention>>,
+    _queue: WorkerGuard,
+}
+
+/// Starts the log of this process.
 ///
 /// # Errors
 /// The folder cannot be written, the level is none, or there is a log already.
-pub fn start(settings: &LogSettings) -> Result<WorkerGuard, TelemetryError> {
+pub fn start(settings: &LogSettings) -> Result<Log, TelemetryError> {
     let folder_error = |reason: String| TelemetryError::Folder { folder: settings.directory.clone(), reason };
-    let filter = filter(&settings.level)?;
-    let file = LogFile::open(&settings.directory, settings.rotation, settings.keep)
-        .map_err(|error| folder_error(error.to_string()))?;
-    let (writer, guard) = NonBlockingBuilder::default().lossy(false).buffered_lines_limit(BUFFER).finish(file);
-    let lines = Lines { format: settings.format };
+    let (filter, level) = reload::Layer::new(filter(&settings.level)?);
+    let retention = Arc::new(Mutex::new(Retention { rotation: settings.rotation, keep: settings.keep }));
+    let file =
+        LogFile::open(&settings.directory, Arc::clone(&retention)).map_err(|error| folder_error(error.to_string()))?;
+    let (writer, queue) = NonBlockingBuilder::default().lossy(false).buffered_lines_limit(BUFFER).finish(file);
+    let format = Arc::new(Mutex::new(settings.format));
+    let lines = Lines { format: Arc::clone(&format) };
     let to_file = tracing_subscriber::fmt::layer().event_format(lines).with_ansi(false).with_writer(writer);
     let to_terminal = std::io::stderr().is_terminal().then(|| {
         tracing_subscriber::fmt::layer()
-            .event_format(Lines { format: LogFormat::Text })
+            .event_format(Lines { format: Arc::new(Mutex::new(LogFormat::Text)) })
             .with_ansi(false)
             .with_writer(std::io::stderr)
     });
@@ -74,7 +86,24 @@ pub fn start(settings: &LogSettings) -> Result<WorkerGuard, TelemetryError> {
         .with(to_terminal)
         .try_init()
         .map_err(|_| TelemetryError::Installed)?;
-    Ok(guard)
+    Ok(Log { level, format, retention, _queue: queue })
+}
+
+impl Log {
+    /// Goes on with another level, format or rotation. The folder stays the one that the log was started in.
+    ///
+    /// # Errors
+    /// The level is none. Nothing was changed.
+    pub fn reconfigure(&self, settings: &LogSettings) -> Result<(), TelemetryError> {
+        let filter = filter(&settings.level)?;
+        self.level
+            .reload(filter)
+            .map_err(|error| TelemetryError::Level { level: settings.level.clone(), reason: error.to_string() })?;
+        *self.format.lock().unwrap_or_else(PoisonError::into_inner) = settings.format;
+        *self.retention.lock().unwrap_or_else(PoisonError::into_inner) =
+            Retention { rotation: settings.rotation, keep: settings.keep };
+        Ok(())
+    }
 }
 
 /// A plain level holds for our own lines; libraries are heard from a warning on.
@@ -91,7 +120,7 @@ fn filter(level: &str) -> Result<EnvFilter, TelemetryError> {
 
 /// How a line looks.
 struct Lines {
-    format: LogFormat,
+    format: Arc<Mutex<LogFormat>>,
 }
 
 impl<S, N> FormatEvent<S, N> for Lines
@@ -103,7 +132,8 @@ where
         let mut fields = Fields::default();
         event.record(&mut fields);
         let line = fields.line(event);
-        match self.format {
+        let format = *self.format.lock().unwrap_or_else(PoisonError::into_inner);
+        match format {
             LogFormat::Json => writeln!(writer, "{}", Json::Object(line)),
             LogFormat::Text => writeln!(writer, "{}", text(&line)),
         }
@@ -242,7 +272,7 @@ mod tests {
         let captured = Captured::default();
         let writer = captured.clone();
         let layer = tracing_subscriber::fmt::layer()
-            .event_format(Lines { format })
+            .event_format(Lines { format: Arc::new(Mutex::new(format)) })
             .with_ansi(false)
             .with_writer(move || writer.clone());
         let subscriber = tracing_subscriber::registry().with(filter(level).unwrap()).with(layer);

@@ -35,6 +35,8 @@ type PoliciesDiffering = (String, Option<String>, Option<String>);
 #[derive(Debug, Default)]
 pub(super) struct Channel {
     pub(super) local: Option<LocalState>,
+    /// The database was here, and went away.
+    pub(super) left: bool,
     pub(super) remote: Option<DatabaseHello>,
     /// What the peer vouched for.
     pub(super) peer_have: VersionVector,

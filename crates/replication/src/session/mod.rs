@@ -17,7 +17,7 @@ mod outgoing;
 
 use std::collections::{BTreeMap, VecDeque};
 
-use crate::message::{Bye, ByeReason, Envelope, Message, Problem, ProblemCode};
+use crate::message::{Bye, ByeReason, Envelope, Message, Problem, ProblemCode, Want};
 use crate::session::channel::Channel;
 
 pub use interface::{
@@ -176,16 +176,26 @@ impl Session {
     }
 
     fn local(&mut self, database: String, state: LocalState) {
-        let channel = self.channels.entry(database).or_default();
+        let channel = self.channels.entry(database.clone()).or_default();
+        let have = state.have.clone();
+        let returns = std::mem::take(&mut channel.left) && channel.remote.is_some();
         let greet_again = channel.update_local(state);
+        let received = channel.received();
         if greet_again && self.stage != Stage::Waiting {
             self.say_hello();
+            if returns {
+                // What came meanwhile was not taken. The peer may not have heard that the database was away: the greeting that said so
+                // may have given way to this one.
+                self.sends.push_back(Message::Want(Want { database, have, received }));
+            }
             self.review_shared();
         }
     }
 
     fn local_gone(&mut self, database: &str) {
-        let gone = self.channels.get_mut(database).is_some_and(|channel| channel.local.take().is_some());
+        let Some(channel) = self.channels.get_mut(database) else { return };
+        let gone = channel.local.take().is_some();
+        channel.left |= gone;
         if gone && self.stage != Stage::Waiting {
             self.say_hello();
         }

@@ -8,7 +8,8 @@ use std::time::Duration;
 use anyhow::Context as _;
 use sqlite_store::sample::{self, Application};
 
-use crate::commands::{Signals, say};
+use crate::commands::say;
+use crate::commands::signals::{HangUp, Signals};
 use sync_engine::{ApplyDecision, ChangeEvent, Database, SyncEngine};
 
 /// The two shops.
@@ -19,7 +20,7 @@ const PACE: Duration = Duration::from_millis(1500);
 
 /// Runs until Ctrl-C.
 pub(crate) async fn run(folder: &Path, listen: &str) -> anyhow::Result<ExitCode> {
-    let signals = Signals::register(true)?;
+    let signals = Signals::register(HangUp::Stops)?;
     std::fs::create_dir_all(folder).with_context(|| format!("cannot create the folder {}", folder.display()))?;
     let files = SHOPS.map(|shop| folder.join(format!("{shop}.db")));
     sample::create(&files[0], true)?;
@@ -33,11 +34,10 @@ pub(crate) async fn run(folder: &Path, listen: &str) -> anyhow::Result<ExitCode>
     for (shop, file) in SHOPS.iter().zip(&files) {
         applications.push((*shop, Arc::new(Mutex::new(Application::open(file, shop)?))));
     }
-    let mut stop = std::pin::pin!(signals.stop());
     let mut turn = 0_usize;
     loop {
         tokio::select! {
-            () = &mut stop => break,
+            () = signals.stop() => break,
             () = tokio::time::sleep(PACE) => {}
         }
         let (shop, application) = &applications[turn % applications.len()];

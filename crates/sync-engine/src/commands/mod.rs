@@ -6,7 +6,9 @@ mod daemon;
 mod databases;
 mod demo;
 mod migrate;
+mod reload;
 mod run;
+mod signals;
 mod status;
 
 use std::collections::BTreeMap;
@@ -15,7 +17,6 @@ use std::process::ExitCode;
 
 use sync_engine::EngineError;
 use sync_engine::config::ConfigErrors;
-use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::cli::Command;
 
@@ -101,47 +102,4 @@ pub(crate) fn complain(error: &anyhow::Error) {
 /// Prints a line. A reader that went away ends the output, not the command.
 fn say(line: &str) {
     let _ = writeln!(std::io::stdout().lock(), "{line}");
-}
-
-/// The signals that the daemon minds, from the moment this is made.
-struct Signals {
-    terminate: Signal,
-    interrupt: Signal,
-    hangup: Signal,
-    /// Whether a terminal that goes away ends the program; a daemon is meant to read its configuration again.
-    ends_with_terminal: bool,
-}
-
-impl Signals {
-    fn register(ends_with_terminal: bool) -> std::io::Result<Self> {
-        Ok(Self {
-            terminate: signal(SignalKind::terminate())?,
-            interrupt: signal(SignalKind::interrupt())?,
-            hangup: signal(SignalKind::hangup())?,
-            ends_with_terminal,
-        })
-    }
-
-    /// Waits for SIGTERM or SIGINT. A second one then ends the process at once.
-    async fn stop(mut self) {
-        self.asked_to_stop().await;
-        tokio::spawn(async move {
-            self.asked_to_stop().await;
-            std::process::exit(130);
-        });
-    }
-
-    async fn asked_to_stop(&mut self) {
-        loop {
-            tokio::select! {
-                _ = self.terminate.recv() => return,
-                _ = self.interrupt.recv() => return,
-                _ = self.hangup.recv() => if self.ends_with_terminal {
-                    return;
-                } else {
-                    say("SIGHUP: this version reads its configuration at the start only; restart it");
-                },
-            }
-        }
-    }
 }

@@ -82,7 +82,7 @@ impl Settings {
         format!("{:#}", Json::Object(map))
     }
 
-    fn to_map(&self) -> Map<String, Json> {
+    pub(super) fn to_map(&self) -> Map<String, Json> {
         let format = match self.log.format {
             LogFormat::Text => "text",
             LogFormat::Json => "json",

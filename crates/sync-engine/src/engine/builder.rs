@@ -6,20 +6,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use replication::Origin;
-use sqlite_store::{BatchLimits, ConflictRetention, DatabaseOptions, FileWatch, Machine, StateDatabase};
+use sqlite_store::{BatchLimits, ConflictRetention, FileWatch, Machine, StateDatabase};
 use tokio::sync::mpsc;
-use tokio_util::task::TaskTracker;
 
-use crate::change_event::{ApplyCallback, ApplyDecision, ChangeEvent, ChangeObserver};
+use crate::change_event::{ApplyCallback, ApplyDecision, ChangeEvent};
+use crate::config::Settings;
 use crate::engine::database::Database;
+use crate::engine::databases::{DatabaseLimits, Databases, DatabasesParts};
 use crate::engine::shared::{Shared, SharedParts};
-use crate::engine::source::Source;
 use crate::engine::{EngineError, SyncEngine, database_events};
 use crate::event::{Event, EventName, EventSink};
-
-/// The longest pause between two schema changes of one migration. Frameworks run theirs within fractions of a second of each
-/// other.
-const SCHEMA_QUIET: Duration = Duration::from_secs(2);
 
 /// Log events of databases that may wait to be written.
 const EVENT_QUEUE: usize = 256;
@@ -29,11 +25,8 @@ pub struct SyncEngineBuilder {
     node: Option<String>,
     cluster: String,
     state_dir: PathBuf,
-    poll_interval: Duration,
-    max_clock_skew: Duration,
     grace: Duration,
-    limits: BatchLimits,
-    retention: ConflictRetention,
+    limits: DatabaseLimits,
     databases: Vec<Database>,
     callback: Option<Arc<ApplyCallback>>,
     events: EventSink,
@@ -45,11 +38,13 @@ impl Default for SyncEngineBuilder {
             node: None,
             cluster: "default".to_owned(),
             state_dir: PathBuf::from(".sync-engine"),
-            poll_interval: Duration::from_secs(1),
-            max_clock_skew: Duration::from_secs(60),
             grace: Duration::from_secs(10),
-            limits: BatchLimits::default(),
-            retention: ConflictRetention::default(),
+            limits: DatabaseLimits {
+                poll_interval: Duration::from_secs(1),
+                max_clock_skew: Duration::from_secs(60),
+                batch: BatchLimits::default(),
+                retention: ConflictRetention::default(),
+            },
             databases: Vec::new(),
             callback: None,
             events: EventSink::default(),
@@ -67,6 +62,19 @@ impl std::fmt::Debug for SyncEngineBuilder {
 }
 
 impl SyncEngineBuilder {
+    /// What a configuration says of the node, its databases and the hook. Listening and dialing are left to
+    /// [`SyncEngine::listen`] and [`SyncEngine::connect`]; [`SyncEngine::reconfigure`] goes over to another configuration.
+    #[must_use]
+    pub fn configured(mut self, settings: &Settings) -> Self {
+        self.node = Some(settings.node.clone());
+        self.cluster.clone_from(&settings.cluster);
+        self.state_dir.clone_from(&settings.state_dir);
+        self.grace = settings.shutdown_grace;
+        self.limits = settings.into();
+        self.databases = settings.databases.iter().map(Database::configured).collect();
+        if settings.log.hook.is_empty() { self } else { self.log_hook_command(settings.log.hook.clone()) }
+    }
+
     /// The node's name, unique among its peers. Default: the host name.
     #[must_use]
     pub fn node(mut self, node: impl Into<String>) -> Self {
@@ -91,14 +99,14 @@ impl SyncEngineBuilder {
     /// The pause between looks at a database when no file event comes. Default: one second.
     #[must_use]
     pub fn poll_interval(mut self, interval: Duration) -> Self {
-        self.poll_interval = interval;
+        self.limits.poll_interval = interval;
         self
     }
 
     /// How far ahead of this machine's clock a peer's stamps may be. Default: 60 seconds.
     #[must_use]
     pub fn max_clock_skew(mut self, skew: Duration) -> Self {
-        self.max_clock_skew = skew;
+        self.limits.max_clock_skew = skew;
         self
     }
 
@@ -112,21 +120,21 @@ impl SyncEngineBuilder {
     /// How many rows a peer applies in one transaction at most. Default: 20,000.
     #[must_use]
     pub fn max_batch_rows(mut self, rows: usize) -> Self {
-        self.limits.rows = rows.max(1);
+        self.limits.batch.rows = rows.max(1);
         self
     }
 
     /// How many conflict records each database keeps; those that were acted on go first, then the oldest. Default: 10,000.
     #[must_use]
     pub fn keep_conflicts(mut self, records: usize) -> Self {
-        self.retention.records = records.max(1);
+        self.limits.retention.records = records.max(1);
         self
     }
 
     /// How long conflict records are kept, whatever their state. Default: 90 days.
     #[must_use]
     pub fn keep_conflicts_for(mut self, age: Duration) -> Self {
-        self.retention.age = age;
+        self.limits.retention.age = age;
         self
     }
 
@@ -174,49 +182,31 @@ impl SyncEngineBuilder {
         self.databases.iter().try_for_each(|database| database.attach_rules().map(drop))?;
         let node = self.node.clone().unwrap_or_else(crate::config::host_name);
         let state = StateDatabase::open(&self.state_dir, Machine::this(), &node).await?;
-        let file_watch = Arc::new(FileWatch::new()?);
-        let (events, heard) = mpsc::channel(EVENT_QUEUE);
-        let mut databases = Vec::with_capacity(self.databases.len());
-        let mut sources = Vec::with_capacity(self.databases.len());
-        for database in self.databases {
-            let (path, rules, attach) = (database.path.clone(), database.rules(), database.attach_rules()?);
-            let observer = ChangeObserver::wanted(&database.name, self.callback.as_ref(), &self.events);
-            let options = DatabaseOptions {
-                name: database.name,
-                path: database.path,
-                node: node.clone(),
-                rules,
-                attach,
-                poll_interval: self.poll_interval,
-                max_clock_skew: self.max_clock_skew,
-                schema_quiet: SCHEMA_QUIET,
-                max_rows: self.limits.rows,
-                retention: self.retention,
-                observer,
-                state: Some(state.clone()),
-            };
-            let started = sqlite_store::Database::start(options, Arc::clone(&file_watch), events.clone())?;
-            sources.push((Source::File(started.clone()), path));
-            databases.push(started);
-        }
-        drop(events);
-        self.events
-            .emit(Event::new(EventName::SyncStart).field("node", node.as_str()).field("databases", databases.len()));
-        let subscriber = databases.is_empty().then(|| subscriber_origin(&node));
+        let (heard, hears) = mpsc::channel(EVENT_QUEUE);
+        let databases = Databases::new(DatabasesParts {
+            node: node.clone(),
+            state: state.clone(),
+            file_watch: Arc::new(FileWatch::new()?),
+            heard,
+            callback: self.callback.clone(),
+            events: self.events.clone(),
+            limits: self.limits,
+            subscriber: self.databases.is_empty().then(|| subscriber_origin(&node)),
+        });
+        self.events.emit(Event::new(EventName::SyncStart).field("node", node.as_str()).field("databases", names.len()));
+        self.databases.into_iter().try_for_each(|database| databases.start(database))?;
         let shared = Arc::new(Shared::new(SharedParts {
             node,
             cluster: self.cluster,
             incarnation: fastrand::u64(..),
-            limits: self.limits,
+            grace: self.grace,
             events: self.events,
             callback: self.callback,
             state,
-            sources,
-            subscriber,
+            databases,
         }));
-        let tracker: &TaskTracker = &shared.tracker;
-        tracker.spawn(database_events::report(shared.events.clone(), heard, shared.stop.clone()));
-        Ok(SyncEngine { shared, databases, grace: self.grace })
+        shared.tracker.spawn(database_events::report(shared.events.clone(), hears, shared.stop.clone()));
+        Ok(SyncEngine { shared })
     }
 }
 

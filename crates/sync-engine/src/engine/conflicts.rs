@@ -119,7 +119,7 @@ impl Shared {
     }
 
     fn files(&self) -> Vec<Database> {
-        let files = self.sources().into_iter().filter_map(|source| match source {
+        let files = self.databases.members().into_iter().filter_map(|member| match member.source {
             Source::File(database) => Some(database),
             Source::Subscriber(_) => None,
         });

@@ -40,8 +40,8 @@ const LAST_ANSWERS: Duration = Duration::from_secs(1);
 /// The pause after a connection that could not be taken: the system is out of something.
 const OUT_OF_SOMETHING: Duration = Duration::from_millis(100);
 
-/// Serves until the engine stops.
-pub(crate) async fn serve(shared: Arc<Shared>, listener: TcpListener) {
+/// Serves until the engine stops, or listens elsewhere.
+pub(crate) async fn serve(shared: Arc<Shared>, listener: TcpListener, end: CancellationToken) {
     let router = Router::new()
         .route("/", get(root))
         .route("/v1/sync", get(sync))
@@ -54,12 +54,12 @@ pub(crate) async fn serve(shared: Arc<Shared>, listener: TcpListener) {
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
-            () = shared.stop.cancelled() => return,
+            () = end.cancelled() => return,
         };
         let trouble = match accepted {
             Ok((stream, address)) => match Arc::clone(&room).try_acquire_owned() {
                 Ok(place) => {
-                    let connection = connection(router.clone(), stream, address, shared.stop.clone());
+                    let connection = connection(router.clone(), stream, address, end.clone());
                     shared.tracker.spawn(async move {
                         connection.await;
                         drop(place);

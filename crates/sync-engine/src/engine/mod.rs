@@ -5,8 +5,11 @@ mod conflict_routes;
 mod conflicts;
 mod database;
 mod database_events;
+mod databases;
 mod http;
+mod membership;
 mod peering;
+mod reconfigure;
 mod registry;
 mod repeats;
 mod session_driver;
@@ -15,21 +18,23 @@ mod shared;
 mod source;
 
 use std::net::SocketAddr;
-use std::sync::Arc;
-use std::time::Duration;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use sqlite_store::ConflictAction;
 use sqlite_store::key_ranges::KeyRanges;
 use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
 
 pub use builder::SyncEngineBuilder;
 pub use database::Database;
+pub use reconfigure::Reconfigured;
 
 use crate::change_event::{ApplyCallback, ApplyDecision, ChangeEvent};
 use crate::conflicts::{ConflictError, ConflictFilter, ConflictRecord};
-use crate::engine::shared::Shared;
+use crate::engine::peering::Dialing;
+use crate::engine::shared::{Dialed, Shared};
 use crate::event::{Event, EventName};
-use crate::status::Status;
+use crate::status::{PeerStatus, Status};
 
 /// What keeps an engine from doing what it is asked. Nothing is changed when one is returned.
 #[derive(Debug, thiserror::Error)]
@@ -93,6 +98,14 @@ pub enum EngineError {
         /// What has it too.
         second: String,
     },
+    /// A database is to be added to an engine without files. Trying again does not help.
+    #[error(
+        "database {name:?} cannot be added: this engine was built without any, and keeps what it hears of in no file"
+    )]
+    Subscriber {
+        /// The name.
+        name: String,
+    },
     /// The engine was stopped.
     #[error("the engine is stopped")]
     Stopped,
@@ -105,8 +118,6 @@ pub enum EngineError {
 /// says goodbye to peers first.
 pub struct SyncEngine {
     shared: Arc<Shared>,
-    databases: Vec<sqlite_store::Database>,
-    grace: Duration,
 }
 
 impl std::fmt::Debug for SyncEngine {
@@ -150,16 +161,24 @@ impl SyncEngine {
             return Err(EngineError::Stopped);
         }
         let urls: Vec<&str> = urls.split(',').map(str::trim).collect();
-        for url in &urls {
-            peer_link::check_url(url)
-                .map_err(|error| EngineError::Url { url: (*url).to_owned(), reason: error.to_string() })?;
-        }
+        urls.iter().try_for_each(|url| check_url(url))?;
         for url in urls {
-            let seed = fastrand::u64(..);
-            let task = peering::keep_dialing(Arc::clone(&self.shared), url.to_owned(), callback.clone(), seed);
-            self.shared.tracker.spawn(task);
+            let status = Arc::new(Mutex::new(PeerStatus { url: url.to_owned(), ..PeerStatus::default() }));
+            let end = self.shared.stop.child_token();
+            self.shared.note_dialed(Dialed { url: url.to_owned(), status: Arc::clone(&status), end: end.clone() });
+            let dialing =
+                Dialing { url: url.to_owned(), callback: callback.clone(), status, end, seed: fastrand::u64(..) };
+            self.shared.tracker.spawn(peering::keep_dialing(Arc::clone(&self.shared), dialing));
         }
         Ok(())
+    }
+
+    /// Ends the sessions with the peer at `url` that [`SyncEngine::open_websocket`] or [`SyncEngine::connect`] opened, and does not
+    /// dial it again. False if it was not dialed. A session that the peer opened goes on.
+    pub fn disconnect(&self, url: &str) -> bool {
+        let ends = self.shared.forget_dialed(url);
+        ends.iter().for_each(CancellationToken::cancel);
+        !ends.is_empty()
     }
 
     /// Listens for peers and for HTTP on `address`; returns the address with the port that the system chose for port 0.
@@ -180,8 +199,45 @@ impl SyncEngine {
             );
         }
         let (listener, local) = bound?;
-        self.shared.tracker.spawn(http::serve(Arc::clone(&self.shared), listener));
+        let end = self.shared.stop.child_token();
+        self.shared.listeners.lock().unwrap_or_else(PoisonError::into_inner).push((local, end.clone()));
+        self.shared.tracker.spawn(http::serve(Arc::clone(&self.shared), listener, end));
         Ok(local)
+    }
+
+    /// Does not listen on an address any more that [`SyncEngine::listen`] returned. Peers that came by it stay. False if it was not
+    /// listened on.
+    pub fn stop_listening(&self, address: SocketAddr) -> bool {
+        let mut listeners = self.shared.listeners.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(place) = listeners.iter().position(|(local, _)| *local == address) else { return false };
+        listeners.swap_remove(place).1.cancel();
+        true
+    }
+
+    /// Starts a database beside those that are there; peers are told of it.
+    ///
+    /// # Errors
+    /// There is one of its name, what is said of it cannot be, the engine was built without databases, or it is stopped. Nothing was
+    /// changed then.
+    pub fn add_database(&self, database: Database) -> Result<(), EngineError> {
+        if self.shared.stop.is_cancelled() {
+            return Err(EngineError::Stopped);
+        }
+        if self.shared.databases.is_subscriber() {
+            return Err(EngineError::Subscriber { name: database.name });
+        }
+        self.shared.databases.start(database)
+    }
+
+    /// Closes a database and tells peers that it is gone. It stays attached: what applications write meanwhile is kept in the file
+    /// and sent when it is added again. False if there is none of this name.
+    pub async fn remove_database(&self, name: &str) -> bool {
+        self.shared.databases.remove(name).await
+    }
+
+    /// Writes an event of the program that the engine is part of into the log, and shows it to the hook.
+    pub fn log(&self, event: Event) {
+        self.shared.events.emit(event);
     }
 
     async fn bind(&self, address: &str) -> Result<(TcpListener, SocketAddr), EngineError> {
@@ -243,19 +299,19 @@ impl SyncEngine {
         let shared = Arc::clone(&self.shared);
         shared.stop.cancel();
         shared.tracker.close();
-        let end = tokio::time::Instant::now() + self.grace;
+        let grace = *shared.grace.lock().unwrap_or_else(PoisonError::into_inner);
+        let end = tokio::time::Instant::now() + grace;
         let talks = async {
             // Sessions say goodbye and end by themselves; their links close behind them. A peer that takes nothing is
             // not waited for beyond its share.
-            if tokio::time::timeout(self.grace / 4, shared.tracker.wait()).await.is_err() {
+            if tokio::time::timeout(grace / 4, shared.tracker.wait()).await.is_err() {
                 shared.links.cancel();
                 shared.tracker.wait().await;
             }
         };
-        let talked = tokio::time::timeout(self.grace / 4 * 3, talks).await.is_ok();
+        let talked = tokio::time::timeout(grace / 4 * 3, talks).await.is_ok();
         shared.links.cancel();
-        let closing = futures::future::join_all(self.databases.iter().map(sqlite_store::Database::close));
-        let clean = tokio::time::timeout_at(end, closing).await.is_ok() && talked;
+        let clean = tokio::time::timeout_at(end, shared.databases.close()).await.is_ok() && talked;
         shared
             .events
             .emit(Event::new(EventName::SyncComplete).field("node", shared.node.as_str()).field("clean", clean));
@@ -263,6 +319,12 @@ impl SyncEngine {
         shared.state.clone().close().await;
         Ok(())
     }
+}
+
+fn check_url(url: &str) -> Result<(), EngineError> {
+    peer_link::check_url(url)
+        .map(drop)
+        .map_err(|error| EngineError::Url { url: url.to_owned(), reason: error.to_string() })
 }
 
 impl Drop for SyncEngine {

@@ -7,8 +7,10 @@ use std::time::{Duration, Instant};
 use peer_link::{Backoff, Link, Pending, dial};
 use replication::message::SUBPROTOCOL;
 use tokio::sync::OwnedSemaphorePermit;
+use tokio_util::sync::CancellationToken;
 
 use crate::change_event::ApplyCallback;
+use crate::engine::membership::Member;
 use crate::engine::session_driver::{SessionDriver, SessionEnd};
 use crate::engine::shared::Shared;
 use crate::event::{Event, EventName};
@@ -22,43 +24,44 @@ const LONGEST_RETRY: Duration = Duration::from_secs(30);
 /// link and drops it again is not asked without a pause.
 const LASTING: Duration = Duration::from_secs(1);
 
-/// Keeps a session with the peer at `url` until the engine stops.
-pub(crate) async fn keep_dialing(shared: Arc<Shared>, url: String, callback: Option<Arc<ApplyCallback>>, seed: u64) {
-    let status = Arc::new(Mutex::new(PeerStatus { url: url.clone(), ..PeerStatus::default() }));
-    shared.dialed.lock().unwrap_or_else(PoisonError::into_inner).insert(url.clone(), Arc::clone(&status));
-    let mut backoff = Backoff::new(FIRST_RETRY, LONGEST_RETRY, seed);
-    while !shared.stop.is_cancelled() {
-        set(&status, |status| status.state = "connecting".to_owned());
+/// A peer to dial.
+pub(crate) struct Dialing {
+    pub(crate) url: String,
+    pub(crate) callback: Option<Arc<ApplyCallback>>,
+    pub(crate) status: Arc<Mutex<PeerStatus>>,
+    /// Ends it; the engine's end does so too.
+    pub(crate) end: CancellationToken,
+    pub(crate) seed: u64,
+}
+
+/// Keeps a session with a peer until the engine stops or the peer is not to be dialed any more.
+pub(crate) async fn keep_dialing(shared: Arc<Shared>, dialing: Dialing) {
+    let Dialing { url, status, end, .. } = &dialing;
+    let mut backoff = Backoff::new(FIRST_RETRY, LONGEST_RETRY, dialing.seed);
+    while !end.is_cancelled() {
+        set(status, |status| status.state = "connecting".to_owned());
         let begun = Instant::now();
-        let reason = match reach(&shared, &url, callback.clone(), &status).await {
-            Ok(SessionEnd::Stopped) => return,
+        let over = shared.membership.present().over;
+        let reason = match reach(&shared, &dialing).await {
+            // The cluster is another one now: there is no reason to wait.
+            Ok(SessionEnd::Stopped) => {
+                backoff.reset();
+                continue;
+            }
             Ok(SessionEnd::Duplicate { node: Some(node) }) if shared.registry.has(&node) => {
-                set(&status, |status| {
+                set(status, |status| {
                     // The other link's session tells how things stand with this node.
                     (status.node, status.last_error) = (Some(node.clone()), None);
                     status.state = "connected".to_owned();
                 });
                 tokio::select! {
                     () = shared.registry.gone(&node) => {}
-                    () = shared.stop.cancelled() => return,
+                    () = end.cancelled() => return,
                 }
                 backoff.reset();
                 continue;
             }
-            Ok(SessionEnd::SelfConnection) => {
-                shared.events.emit(
-                    Event::new(EventName::SyncError)
-                        .field("kind", "self_connection")
-                        .field("url", url.as_str())
-                        .field("reason", "this peer URL leads back to this node")
-                        .field("remedy", "remove it from peers"),
-                );
-                set(&status, |status| {
-                    status.state = "self".to_owned();
-                    status.last_error = Some("this peer URL leads back to this node".to_owned());
-                });
-                return;
-            }
+            Ok(SessionEnd::SelfConnection) => return tell_self_connection(&shared, &dialing),
             Ok(SessionEnd::Duplicate { .. }) => {
                 format!(
                     "the peer has another link to a node named {:?}; if that is another node, rename one",
@@ -72,16 +75,33 @@ pub(crate) async fn keep_dialing(shared: Arc<Shared>, url: String, callback: Opt
             backoff.reset();
         }
         let pause = backoff.next_delay();
-        set(&status, |status| {
+        set(status, |status| {
             status.state = "waiting".to_owned();
             status.last_error = Some(reason.clone());
         });
-        tell_retry(&shared, &url, &reason, pause);
+        tell_retry(&shared, url, &reason, pause);
         tokio::select! {
             () = tokio::time::sleep(pause) => {}
-            () = shared.stop.cancelled() => return,
+            () = end.cancelled() => return,
+            // Who refused this node may take it as a member of another cluster.
+            () = over.cancelled() => backoff.reset(),
         }
     }
+}
+
+fn tell_self_connection(shared: &Shared, dialing: &Dialing) {
+    let reason = "this peer URL leads back to this node";
+    shared.events.emit(
+        Event::new(EventName::SyncError)
+            .field("kind", "self_connection")
+            .field("url", dialing.url.as_str())
+            .field("reason", reason)
+            .field("remedy", "remove it from peers"),
+    );
+    set(&dialing.status, |status| {
+        status.state = "self".to_owned();
+        status.last_error = Some(reason.to_owned());
+    });
 }
 
 /// One line for each new reason, and one a minute while it lasts.
@@ -97,18 +117,22 @@ fn tell_retry(shared: &Shared, url: &str, reason: &str, pause: Duration) {
     );
 }
 
-async fn reach(
-    shared: &Arc<Shared>,
-    url: &str,
-    callback: Option<Arc<ApplyCallback>>,
-    status: &Arc<Mutex<PeerStatus>>,
-) -> Result<SessionEnd, String> {
+async fn reach(shared: &Arc<Shared>, dialing: &Dialing) -> Result<SessionEnd, String> {
+    let Dialing { url, callback, status, end, .. } = dialing;
     let link = tokio::select! {
         link = dial(url, SUBPROTOCOL, &shared.link_options, &shared.tracker, shared.links.child_token()) => link,
-        () = shared.stop.cancelled() => return Ok(SessionEnd::Stopped),
+        () = end.cancelled() => return Ok(SessionEnd::Stopped),
     };
     let link = link.map_err(|error| error.to_string())?;
-    Ok(converse(shared, link, callback, status, None).await.1)
+    let Member { cluster, over } = shared.membership.present();
+    let leave = over.child_token();
+    let member = Member { cluster, over: leave.clone() };
+    let mut talk = std::pin::pin!(converse(shared, link, callback.clone(), status, None, member));
+    tokio::select! {
+        (_, how) = &mut talk => return Ok(how),
+        () = end.cancelled() => leave.cancel(),
+    }
+    Ok(talk.await.1)
 }
 
 /// Takes in a peer that dialed us.
@@ -119,7 +143,8 @@ pub(crate) async fn accept_peer(shared: Arc<Shared>, pending: Pending, address: 
     let Ok(link) = pending.establish(&shared.tracker, shared.links.child_token()).await else { return };
     let status = Arc::new(Mutex::new(PeerStatus { url: address.to_string(), ..PeerStatus::default() }));
     let callback = shared.callback.clone();
-    let (node, end) = converse(&shared, link, callback, &status, Some(place)).await;
+    let member = shared.membership.present();
+    let (node, end) = converse(&shared, link, callback, &status, Some(place), member).await;
     if let (None, SessionEnd::Lost { reason }) = (node, end)
         && shared.told.is_news(format!("stranger {reason}"))
     {
@@ -139,13 +164,15 @@ async fn converse(
     callback: Option<Arc<ApplyCallback>>,
     status: &Arc<Mutex<PeerStatus>>,
     place: Option<OwnedSemaphorePermit>,
+    member: Member,
 ) -> (Option<String>, SessionEnd) {
-    let driver = SessionDriver::new(Arc::clone(shared), link, callback, Arc::clone(status), place);
+    let driver = SessionDriver::new(Arc::clone(shared), link, callback, Arc::clone(status), place, member);
     let (node, end) = driver.run().await;
     if let Some(node) = &node {
         let reason = match &end {
             SessionEnd::Duplicate { .. } | SessionEnd::SelfConnection => None,
-            SessionEnd::Stopped => Some("this node stops".to_owned()),
+            SessionEnd::Stopped if shared.stop.is_cancelled() => Some("this node stops".to_owned()),
+            SessionEnd::Stopped => Some("the configuration of this node has changed".to_owned()),
             SessionEnd::Lost { reason } | SessionEnd::Refused { reason } => Some(reason.clone()),
         };
         if let Some(reason) = reason {

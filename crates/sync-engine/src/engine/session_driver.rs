@@ -14,7 +14,9 @@ use futures::future::BoxFuture;
 use futures::stream::{BoxStream, FuturesUnordered, SelectAll, StreamExt as _, unfold};
 use peer_link::{Direction, Frame, Link, LinkReceiver, LinkSender};
 use replication::message::Envelope;
-use replication::session::{CloseReason, Input, LocalState, Output, Session, SessionConfig, SessionEvent};
+use replication::session::{
+    CloseReason, Input, LocalState, Output, PeerDatabase, Session, SessionConfig, SessionEvent,
+};
 use sqlite_store::{DatabaseState, NodeNames, Phase};
 use tokio::sync::OwnedSemaphorePermit;
 use tokio_util::sync::CancellationToken;
@@ -24,6 +26,8 @@ pub(crate) use ending::SessionEnd;
 use ending::overdue;
 
 use crate::change_event::ApplyCallback;
+use crate::engine::databases;
+use crate::engine::membership::Member;
 use crate::engine::registry::Seat;
 use crate::engine::session_events;
 use crate::engine::shared::{Shared, wall_millis};
@@ -34,8 +38,8 @@ use crate::wire;
 /// Bytes without a whole message that count as a message on its way; pings are a few.
 const PROGRESS: u64 = 4 << 10;
 
-/// A database's name and its newest state.
-type StateStream = BoxStream<'static, (String, Arc<DatabaseState>)>;
+/// A database's name and life, and its newest state.
+type StateStream = BoxStream<'static, (String, u64, Arc<DatabaseState>)>;
 
 /// One session at work.
 pub(crate) struct SessionDriver {
@@ -44,13 +48,18 @@ pub(crate) struct SessionDriver {
     sender: LinkSender,
     receiver: LinkReceiver,
     callback: Option<Arc<ApplyCallback>>,
-    sources: BTreeMap<String, Source>,
+    /// The databases, each with its life: one that was closed and started again is another one.
+    sources: BTreeMap<String, (u64, Source)>,
+    /// What the peer has said last of its databases.
+    said: BTreeMap<String, PeerDatabase>,
     states: SelectAll<StateStream>,
     pending: FuturesUnordered<BoxFuture<'static, Answer>>,
     seat: Option<Seat>,
     /// The place among those who have not said who they are.
     place: Option<OwnedSemaphorePermit>,
     status: Arc<Mutex<PeerStatus>>,
+    /// Ends the session.
+    over: CancellationToken,
     number: u64,
     /// Since when the peer lacks something, by database.
     behind: BTreeMap<String, Instant>,
@@ -68,14 +77,15 @@ impl SessionDriver {
         callback: Option<Arc<ApplyCallback>>,
         status: Arc<Mutex<PeerStatus>>,
         place: Option<OwnedSemaphorePermit>,
+        member: Member,
     ) -> Self {
         let config = SessionConfig {
             node: shared.node.clone(),
-            cluster: shared.cluster.clone(),
+            cluster: member.cluster,
             incarnation: shared.incarnation,
             version: env!("CARGO_PKG_VERSION").to_owned(),
             wall_millis: wall_millis(),
-            max_batch_bytes: shared.limits.bytes,
+            max_batch_bytes: shared.databases.limits().batch.bytes,
             ..SessionConfig::default()
         };
         let number = shared.next_session();
@@ -87,11 +97,13 @@ impl SessionDriver {
             receiver,
             callback,
             sources: BTreeMap::new(),
+            said: BTreeMap::new(),
             states: SelectAll::new(),
             pending: FuturesUnordered::new(),
             seat: None,
             place,
             status,
+            over: member.over,
             number,
             behind: BTreeMap::new(),
             closing: None,
@@ -102,10 +114,10 @@ impl SessionDriver {
 
     /// Talks until the session ends; returns the peer's name, if it was the session with that peer, and the end.
     pub(crate) async fn run(mut self) -> (Option<String>, SessionEnd) {
-        let mut sources_changed = self.shared.sources_changed();
-        self.add_sources();
+        let mut sources_changed = self.shared.databases.changed();
+        self.follow_sources();
         self.handle(Input::Start);
-        let stop = self.shared.stop.clone();
+        let over = self.over.clone();
         loop {
             self.act().await;
             if let Some(reason) = self.closing.take() {
@@ -117,11 +129,13 @@ impl SessionDriver {
             let leaving = self.leaving.clone();
             tokio::select! {
                 biased;
-                () = stop.cancelled(), if leaving.is_none() => self.leave(Input::Stop, CloseReason::Stopped),
+                () = over.cancelled(), if leaving.is_none() => self.leave(Input::Stop, CloseReason::Stopped),
                 () = cancelled(replaced), if leaving.is_none() => self.leave(Input::Replaced, CloseReason::Replaced),
                 reason = overdue(leaving) => return self.ended(reason),
                 Some(answer) = self.pending.next(), if !self.pending.is_empty() => self.take_answer(answer),
-                Some((database, state)) = self.states.next(), if !self.states.is_empty() => self.take_state(database, &state),
+                Some((database, life, state)) = self.states.next(), if !self.states.is_empty() => if self.knows(&database, life) {
+                    self.take_state(database, &state);
+                },
                 room = self.sender.room(), if self.session.wants_room() => if !room {
                     return self.lost().await;
                 },
@@ -130,7 +144,8 @@ impl SessionDriver {
                     None => return self.lost().await,
                 },
                 changed = sources_changed.changed() => if changed.is_ok() {
-                    self.add_sources();
+                    let new = self.follow_sources();
+                    self.pass_on(&new).await;
                 },
                 () = until(&self.shared, deadline) => self.wake(),
             }
@@ -204,17 +219,13 @@ impl SessionDriver {
             self.connected_to(node);
         }
         if let SessionEvent::Databases { databases } = &event {
-            if let Err(error) = self.shared.subscribe(databases.keys().cloned()).await {
+            if let Err(error) = self.shared.databases.subscribe(databases.keys().cloned()).await {
                 session_events::store_failed(&self.shared.events, &error);
             }
-            self.add_sources();
-            for (name, said) in databases {
-                if let Some(source) = self.sources.get(name) {
-                    let own = BTreeMap::from([(said.origin, node.clone())]);
-                    source.learn_names(NodeNames { own, heard: said.nodes.clone() }).await;
-                    source.learn_schemas(said.schemas.clone()).await;
-                }
-            }
+            self.said.clone_from(databases);
+            self.follow_sources();
+            let all: Vec<String> = databases.keys().cloned().collect();
+            self.pass_on(&all).await;
         }
         if let SessionEvent::PeerProblem(problem)
         | SessionEvent::Refused(problem)
@@ -235,7 +246,7 @@ impl SessionDriver {
             return;
         }
         let source = session_events::database_of(&event).and_then(|database| self.sources.get(database));
-        let names = source.map(|source| Arc::clone(&source.state().borrow().names)).unwrap_or_default();
+        let names = source.map(|(_, source)| Arc::clone(&source.state().borrow().names)).unwrap_or_default();
         session_events::tell(&self.shared.events, &node, event, &names);
     }
 
@@ -244,24 +255,52 @@ impl SessionDriver {
         (status.node, status.state, status.last_error) = (Some(node.to_owned()), "connected".to_owned(), None);
     }
 
-    /// Listens to databases that this session does not know yet.
-    fn add_sources(&mut self) {
-        for source in self.shared.sources() {
+    /// Tells databases what the peer has said of them.
+    async fn pass_on(&mut self, databases: &[String]) {
+        let Some(node) = self.session.remote_node().map(str::to_owned) else { return };
+        for name in databases {
+            let Some((_, source)) = self.sources.get(name).cloned() else { continue };
+            let Some(PeerDatabase { origin, nodes, schemas }) = self.said.get(name).cloned() else { continue };
+            source.learn_names(NodeNames { own: BTreeMap::from([(origin, node.clone())]), heard: nodes }).await;
+            source.learn_schemas(schemas).await;
+        }
+    }
+
+    /// Listens to databases that this session does not know yet, which it answers, and takes leave of those that are gone.
+    fn follow_sources(&mut self) -> Vec<String> {
+        let members = self.shared.databases.members();
+        let stays = |name: &String, life| members.iter().any(|it| it.life == life && it.source.name() == name);
+        let gone: Vec<String> =
+            self.sources.iter().filter(|(name, (life, _))| !stays(name, *life)).map(|(name, _)| name.clone()).collect();
+        for database in gone {
+            self.sources.remove(&database);
+            self.behind.remove(&database);
+            self.handle(Input::LocalGone { database });
+        }
+        let mut new = Vec::new();
+        for databases::Member { life, source, .. } in members {
             if self.sources.contains_key(source.name()) {
                 continue;
             }
             let name = source.name().to_owned();
             let mut states = source.state();
             let first = states.borrow_and_update().clone();
-            self.sources.insert(name.clone(), source);
+            self.sources.insert(name.clone(), (life, source));
             self.take_state(name.clone(), &first);
-            let stream = unfold((name, states), |(name, mut states)| async move {
+            new.push(name.clone());
+            let stream = unfold((name, states), move |(name, mut states)| async move {
                 states.changed().await.ok()?;
                 let state = states.borrow_and_update().clone();
-                Some(((name.clone(), state), (name, states)))
+                Some(((name.clone(), life, state), (name, states)))
             });
             self.states.push(Box::pin(stream));
         }
+        new
+    }
+
+    /// Whether a database is the one that was started as `life`.
+    fn knows(&self, database: &str, life: u64) -> bool {
+        self.sources.get(database).is_some_and(|(known, _)| *known == life)
     }
 
     fn take_state(&mut self, database: String, state: &DatabaseState) {

@@ -1,22 +1,22 @@
 //! What all tasks of one engine share.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
 use peer_link::LinkOptions;
-use replication::Origin;
-use sqlite_store::{BatchLimits, DatabaseState, Phase, StateDatabase, StoreError};
-use tokio::sync::{Semaphore, watch};
+use sqlite_store::{DatabaseState, Phase, StateDatabase};
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::change_event::ApplyCallback;
+use crate::engine::databases::Databases;
+use crate::engine::membership::Membership;
 use crate::engine::registry::Registry;
 use crate::engine::repeats::Repeats;
-use crate::engine::source::{Source, Subscriber};
 use crate::event::EventSink;
 use crate::status::{DatabaseStatus, PeerStatus, RemoteNames, Status, TriggerStatus, UnsyncedTable, WarningStatus};
 
@@ -26,10 +26,11 @@ const STRANGERS: usize = 128;
 /// One engine's common state.
 pub(crate) struct Shared {
     pub(crate) node: String,
-    pub(crate) cluster: String,
+    pub(crate) membership: Membership,
     /// Drawn at each start: tells this process from another of the same name.
     pub(crate) incarnation: u64,
-    pub(crate) limits: BatchLimits,
+    /// How long stopping may take.
+    pub(crate) grace: Mutex<Duration>,
     pub(crate) link_options: LinkOptions,
     pub(crate) registry: Registry,
     pub(crate) events: EventSink,
@@ -43,13 +44,11 @@ pub(crate) struct Shared {
     pub(crate) callback: Option<Arc<ApplyCallback>>,
     pub(crate) state: StateDatabase,
     /// The databases; a subscriber learns their names from its peers.
-    sources: Mutex<BTreeMap<String, (Source, PathBuf)>>,
-    /// Counts up when a database is added.
-    sources_changed: watch::Sender<u64>,
-    /// Whether this engine has no database files.
-    pub(crate) subscriber: Option<Origin>,
-    /// URLs that are dialed, with what became of it.
-    pub(crate) dialed: Mutex<BTreeMap<String, Arc<Mutex<PeerStatus>>>>,
+    pub(crate) databases: Databases,
+    /// Peers that are dialed.
+    dialed: Mutex<BTreeMap<u64, Dialed>>,
+    /// Addresses that are listened on.
+    pub(crate) listeners: Mutex<Vec<(SocketAddr, CancellationToken)>>,
     sessions: AtomicU64,
     /// Troubles with peers that the log has lately.
     pub(crate) told: Repeats,
@@ -62,36 +61,42 @@ pub(crate) struct SharedParts {
     pub(crate) node: String,
     pub(crate) cluster: String,
     pub(crate) incarnation: u64,
-    pub(crate) limits: BatchLimits,
+    pub(crate) grace: Duration,
     pub(crate) events: EventSink,
     pub(crate) callback: Option<Arc<ApplyCallback>>,
     pub(crate) state: StateDatabase,
-    pub(crate) sources: Vec<(Source, PathBuf)>,
-    pub(crate) subscriber: Option<Origin>,
+    pub(crate) databases: Databases,
+}
+
+/// A peer that is dialed.
+pub(crate) struct Dialed {
+    pub(crate) url: String,
+    /// What became of it.
+    pub(crate) status: Arc<Mutex<PeerStatus>>,
+    /// Ends it.
+    pub(crate) end: CancellationToken,
 }
 
 impl Shared {
     pub(crate) fn new(parts: SharedParts) -> Self {
-        let sources =
-            parts.sources.into_iter().map(|(source, path)| (source.name().to_owned(), (source, path))).collect();
+        let stop = CancellationToken::new();
         Self {
             node: parts.node,
-            cluster: parts.cluster,
+            membership: Membership::new(parts.cluster, &stop),
             incarnation: parts.incarnation,
-            limits: parts.limits,
+            grace: Mutex::new(parts.grace),
             link_options: LinkOptions::default(),
             registry: Registry::default(),
             events: parts.events,
             tracker: TaskTracker::new(),
-            stop: CancellationToken::new(),
+            stop,
             links: CancellationToken::new(),
             started: Instant::now(),
             callback: parts.callback,
             state: parts.state,
-            sources: Mutex::new(sources),
-            sources_changed: watch::Sender::new(0),
-            subscriber: parts.subscriber,
+            databases: parts.databases,
             dialed: Mutex::default(),
+            listeners: Mutex::default(),
             sessions: AtomicU64::new(1),
             told: Repeats::default(),
             strangers: Arc::new(Semaphore::new(STRANGERS)),
@@ -108,45 +113,29 @@ impl Shared {
         u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX)
     }
 
-    /// The databases, by name.
-    pub(crate) fn sources(&self) -> Vec<Source> {
-        let sources = self.sources.lock().unwrap_or_else(PoisonError::into_inner);
-        sources.values().map(|(source, _)| source.clone()).collect()
+    /// Takes note of a peer that is dialed.
+    pub(crate) fn note_dialed(&self, dialed: Dialed) {
+        self.dialed.lock().unwrap_or_else(PoisonError::into_inner).insert(self.next_session(), dialed);
     }
 
-    /// News of databases that come.
-    pub(crate) fn sources_changed(&self) -> watch::Receiver<u64> {
-        self.sources_changed.subscribe()
-    }
-
-    /// Makes an engine without files a subscriber of these databases too.
-    pub(crate) async fn subscribe(&self, names: impl Iterator<Item = String>) -> Result<(), StoreError> {
-        let Some(origin) = self.subscriber else { return Ok(()) };
-        for name in names {
-            let known = self.sources.lock().unwrap_or_else(PoisonError::into_inner).contains_key(&name);
-            if known {
-                continue;
-            }
-            let subscriber = Source::Subscriber(Subscriber::open(&name, origin, self.state.clone()).await?);
-            let mut sources = self.sources.lock().unwrap_or_else(PoisonError::into_inner);
-            sources.entry(name).or_insert((subscriber, PathBuf::new()));
-            drop(sources);
-            self.sources_changed.send_modify(|count| *count = count.wrapping_add(1));
-        }
-        Ok(())
+    /// Forgets a peer that is dialed; what ends it, once for each time that it was to be dialed.
+    pub(crate) fn forget_dialed(&self, url: &str) -> Vec<CancellationToken> {
+        let mut dialed = self.dialed.lock().unwrap_or_else(PoisonError::into_inner);
+        let ends = dialed.values().filter(|known| known.url == url).map(|known| known.end.clone()).collect();
+        dialed.retain(|_, known| known.url != url);
+        ends
     }
 
     /// What there is to say of the engine now.
     pub(crate) fn status(&self) -> Status {
-        let sources = self.sources.lock().unwrap_or_else(PoisonError::into_inner);
-        let databases: Vec<DatabaseStatus> = sources
-            .values()
-            .map(|(source, path)| database_status(source.name(), path, &source.state().borrow()))
+        let members = self.databases.members();
+        let databases: Vec<DatabaseStatus> = members
+            .iter()
+            .map(|member| database_status(member.source.name(), &member.path, &member.source.state().borrow()))
             .collect();
-        drop(sources);
         let mut peers = self.registry.statuses();
         let dialed = self.dialed.lock().unwrap_or_else(PoisonError::into_inner);
-        for (url, status) in dialed.iter() {
+        for Dialed { url, status, .. } in dialed.values() {
             let status = status.lock().unwrap_or_else(PoisonError::into_inner).clone();
             // A link that a better one made needless shows under that one.
             let shown = peers.iter().any(|peer| peer.url == *url || (peer.node.is_some() && peer.node == status.node));

@@ -5,7 +5,7 @@ use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -45,15 +45,15 @@ impl Target {
     }
 }
 
-/// Where events go: the log, and the hook if there is one.
+/// Where events go: the log, and the hook if there is one. Clones are the same sink.
 #[derive(Clone, Default)]
 pub struct EventSink {
-    hook: Option<Arc<Hook>>,
+    hook: Arc<RwLock<Option<Arc<Hook>>>>,
 }
 
 impl fmt::Debug for EventSink {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("EventSink").field("hook", &self.hook.is_some()).finish()
+        f.debug_struct("EventSink").field("hook", &self.hook().is_some()).finish()
     }
 }
 
@@ -77,49 +77,39 @@ struct Queue {
 impl EventSink {
     /// A sink with a hook. Without a thread for it the hook is never called, which the log says.
     pub fn with_hook(hook: Arc<LogHook>) -> Self {
-        Self::with(Target::Function(hook), true)
+        Self { hook: Arc::new(RwLock::new(Hook::start(Target::Function(hook), true))) }
     }
 
     /// A sink that runs a command for each event, with the event as a line of JSON on its standard input. It sees single rows
     /// only where the log does.
     pub fn with_command(command: Vec<String>) -> Self {
-        Self::with(Target::Command(command), false)
+        Self { hook: Arc::new(RwLock::new(Hook::start(Target::Command(command), false))) }
     }
 
-    fn with(target: Target, sees_rows: bool) -> Self {
-        let (sender, receiver) = sync_channel(HOOK_QUEUE);
-        let waiting = Arc::new(AtomicUsize::new(0));
-        let taken = Arc::clone(&waiting);
-        let thread = std::thread::Builder::new()
-            .name("log hook".to_owned())
-            .spawn(move || call_hook(&target, &receiver, &taken));
-        match thread {
-            Ok(thread) => Self {
-                hook: Some(Arc::new(Hook {
-                    queue: Mutex::new(Queue { sender: Some(sender), missed: 0 }),
-                    thread: Mutex::new(Some(thread)),
-                    waiting,
-                    sees_rows,
-                })),
-            },
-            Err(error) => {
-                log(&hook_error(&format!("no thread for the hook: {error}")));
-                Self::default()
-            }
+    /// Has another command, or none, take the place of the hook. The one before sees what is queued, for two seconds at most.
+    pub(crate) async fn replace_command(&self, command: Vec<String>) {
+        let next = if command.is_empty() { None } else { Hook::start(Target::Command(command), false) };
+        let last = std::mem::replace(&mut *self.hook.write().unwrap_or_else(PoisonError::into_inner), next);
+        if let Some(last) = last {
+            last.close().await;
         }
+    }
+
+    fn hook(&self) -> Option<Arc<Hook>> {
+        self.hook.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Logs an event and hands it to the hook. Never waits for the hook.
     pub fn emit(&self, event: Event) {
         log(&event);
-        if let Some(report) = self.hook.as_ref().and_then(|hook| hook.hand_over(event)) {
+        if let Some(report) = self.hook().and_then(|hook| hook.hand_over(event)) {
             log(&report);
         }
     }
 
     /// Whether anybody wants to see single rows.
     pub(crate) fn wants_changes(&self) -> bool {
-        self.hook.as_ref().is_some_and(|hook| hook.sees_rows) || tracing::enabled!(target: TARGET, Level::DEBUG)
+        self.hook().is_some_and(|hook| hook.sees_rows) || tracing::enabled!(target: TARGET, Level::DEBUG)
     }
 
     /// Logs a row that a peer's change wrote.
@@ -139,16 +129,45 @@ impl EventSink {
 
     /// Waits until the hook has seen what is queued, for two seconds at most. Nothing reaches it afterwards.
     pub async fn close(&self) {
-        let Some(hook) = &self.hook else { return };
+        if let Some(hook) = self.hook() {
+            hook.close().await;
+        }
+    }
+}
+
+impl Hook {
+    /// Starts the hook's thread; without one there is no hook, which the log says.
+    fn start(target: Target, sees_rows: bool) -> Option<Arc<Self>> {
+        let (sender, receiver) = sync_channel(HOOK_QUEUE);
+        let waiting = Arc::new(AtomicUsize::new(0));
+        let taken = Arc::clone(&waiting);
+        let thread = std::thread::Builder::new()
+            .name("log hook".to_owned())
+            .spawn(move || call_hook(&target, &receiver, &taken));
+        match thread {
+            Ok(thread) => Some(Arc::new(Self {
+                queue: Mutex::new(Queue { sender: Some(sender), missed: 0 }),
+                thread: Mutex::new(Some(thread)),
+                waiting,
+                sees_rows,
+            })),
+            Err(error) => {
+                log(&hook_error(&format!("no thread for the hook: {error}")));
+                None
+            }
+        }
+    }
+
+    async fn close(&self) {
         let missed = {
-            let mut queue = hook.queue.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
             queue.sender = None;
             std::mem::take(&mut queue.missed)
         };
         if missed > 0 {
             log(&hook_error("the hook was too slow").field("missed", missed));
         }
-        let thread = hook.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
         let Some(thread) = thread else { return };
         // Asked instead of joined: a thread of the runtime that joined a hung hook would keep the runtime from ending.
         let finished = async {
@@ -160,9 +179,7 @@ impl EventSink {
             log(&hook_error("the hook did not finish in time"));
         }
     }
-}
 
-impl Hook {
     /// Puts an event into the queue. Answers what there is to report: the first event of a burst that finds no room, and,
     /// once the hook has worked half of the queue off, how many they were.
     fn hand_over(&self, event: Event) -> Option<Event> {
@@ -251,7 +268,7 @@ mod tests {
         let sink = EventSink::with_hook(Arc::new(move |_: &Event| {
             let _ = steps.lock().unwrap().recv();
         }));
-        let hook = sink.hook.as_ref().unwrap();
+        let hook = sink.hook().unwrap();
         let mut reports = Vec::new();
         // One event is with the hook already, or not yet.
         for _ in 0..HOOK_QUEUE + 10 {

@@ -9,6 +9,7 @@ use std::ffi::OsString;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use crate::config::Rotation;
@@ -17,29 +18,36 @@ use crate::telemetry::rfc3339;
 /// The name of the current log file.
 pub(crate) const NAME: &str = "synchronization.log";
 
+/// When a file is set aside, and how many stay.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Retention {
+    pub(crate) rotation: Rotation,
+    pub(crate) keep: usize,
+}
+
 /// The current file, and when it is set aside.
 pub(crate) struct LogFile {
     folder: PathBuf,
-    rotation: Rotation,
-    keep: usize,
+    /// Whoever holds it too may change it while the file is written.
+    retention: Arc<Mutex<Retention>>,
     file: File,
     /// A time in the day or hour whose lines the file holds.
     since: SystemTime,
 }
 
 impl LogFile {
-    /// Opens the current file in `folder`, of which `keep` files stay, the current one included.
-    pub(crate) fn open(folder: &Path, rotation: Rotation, keep: usize) -> io::Result<Self> {
-        Self::open_at(folder, rotation, keep, SystemTime::now())
+    /// Opens the current file in `folder`, of which as many files stay as are to be kept, the current one included.
+    pub(crate) fn open(folder: &Path, retention: Arc<Mutex<Retention>>) -> io::Result<Self> {
+        Self::open_at(folder, retention, SystemTime::now())
     }
 
-    fn open_at(folder: &Path, rotation: Rotation, keep: usize, now: SystemTime) -> io::Result<Self> {
+    fn open_at(folder: &Path, retention: Arc<Mutex<Retention>>, now: SystemTime) -> io::Result<Self> {
         fs::create_dir_all(folder)?;
         let file = append(folder)?;
         let found = file.metadata()?;
         // Lines of an earlier run belong to the day or hour in which the last of them was written.
         let since = if found.len() == 0 { now } else { found.modified().unwrap_or(now) };
-        let mut log = Self { folder: folder.to_owned(), rotation, keep, file, since };
+        let mut log = Self { folder: folder.to_owned(), retention, file, since };
         log.rotate(now);
         log.prune();
         Ok(log)
@@ -64,10 +72,14 @@ impl LogFile {
         }
     }
 
+    fn retention(&self) -> Retention {
+        *self.retention.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// The number of a time's day or hour.
     fn period(&self, time: SystemTime) -> u64 {
         let seconds = time.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
-        match self.rotation {
+        match self.retention().rotation {
             Rotation::Daily => seconds / 86_400,
             Rotation::Hourly => seconds / 3_600,
             Rotation::Never => 0,
@@ -78,7 +90,7 @@ impl LogFile {
     /// behind it if that is taken, as after a clock that went back.
     fn free_name(&self) -> PathBuf {
         let time = rfc3339(self.since);
-        let length = if self.rotation == Rotation::Hourly { 13 } else { 10 };
+        let length = if self.retention().rotation == Rotation::Hourly { 13 } else { 10 };
         let name = format!("{NAME}.{}", time.get(..length).unwrap_or(&time));
         let plain = self.folder.join(&name);
         if !plain.exists() {
@@ -90,7 +102,7 @@ impl LogFile {
 
     /// Deletes the oldest files that were set aside. Without rotation all stay: they are not this process's then.
     fn prune(&self) {
-        if self.rotation == Rotation::Never {
+        if self.retention().rotation == Rotation::Never {
             return;
         }
         let Ok(entries) = fs::read_dir(&self.folder) else { return };
@@ -98,7 +110,7 @@ impl LogFile {
             entries.filter_map(|entry| Some(entry.ok()?.file_name())).filter(is_aside).collect();
         // Dates sort as text.
         aside.sort();
-        let surplus = aside.len().saturating_sub(self.keep.saturating_sub(1));
+        let surplus = aside.len().saturating_sub(self.retention().keep.saturating_sub(1));
         for name in &aside[..surplus] {
             // A file that somebody else deleted, or that cannot be: the next time tries again.
             let _ = fs::remove_file(self.folder.join(name));
@@ -140,14 +152,19 @@ mod tests {
     use std::fs;
     use std::io::Write as _;
     use std::path::Path;
+    use std::sync::{Arc, Mutex};
     use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-    use super::{LogFile, NAME};
+    use super::{LogFile, NAME, Retention};
     use crate::config::Rotation;
 
     /// 2026-11-23 00:00 and some hours.
     fn hour(hours: u64) -> SystemTime {
         UNIX_EPOCH + Duration::from_secs(1_795_392_000 + hours * 3_600)
+    }
+
+    fn open(folder: &Path, rotation: Rotation, keep: usize, now: SystemTime) -> std::io::Result<LogFile> {
+        LogFile::open_at(folder, Arc::new(Mutex::new(Retention { rotation, keep })), now)
     }
 
     fn write(log: &mut LogFile, now: SystemTime, line: &str) {
@@ -167,7 +184,7 @@ mod tests {
     #[test]
     fn the_last_lines_are_always_under_the_one_name() {
         let folder = tempfile::tempdir().unwrap();
-        let mut log = LogFile::open_at(folder.path(), Rotation::Daily, 14, hour(0)).unwrap();
+        let mut log = open(folder.path(), Rotation::Daily, 14, hour(0)).unwrap();
         write(&mut log, hour(0), "a");
         write(&mut log, hour(23), "b");
         assert_eq!(files(folder.path()), expected(&[("", "ab")]));
@@ -181,13 +198,24 @@ mod tests {
     #[test]
     fn by_the_hour_and_not_at_all() {
         let folder = tempfile::tempdir().unwrap();
-        let mut log = LogFile::open_at(folder.path(), Rotation::Hourly, 14, hour(9)).unwrap();
+        let mut log = open(folder.path(), Rotation::Hourly, 14, hour(9)).unwrap();
         write(&mut log, hour(9), "a");
         write(&mut log, hour(10), "b");
         assert_eq!(files(folder.path()), expected(&[("", "b"), (".2026-11-23T09", "a")]));
-        let mut log = LogFile::open_at(folder.path(), Rotation::Never, 1, hour(500)).unwrap();
+        let mut log = open(folder.path(), Rotation::Never, 1, hour(500)).unwrap();
         write(&mut log, hour(500), "c");
         assert_eq!(files(folder.path()), expected(&[("", "bc"), (".2026-11-23T09", "a")]));
+    }
+
+    #[test]
+    fn another_rotation_counts_from_the_next_line_on() {
+        let folder = tempfile::tempdir().unwrap();
+        let retention = Arc::new(Mutex::new(Retention { rotation: Rotation::Never, keep: 14 }));
+        let mut log = LogFile::open_at(folder.path(), Arc::clone(&retention), hour(0)).unwrap();
+        write(&mut log, hour(30), "a");
+        retention.lock().unwrap().rotation = Rotation::Hourly;
+        write(&mut log, hour(31), "b");
+        assert_eq!(files(folder.path()), expected(&[("", "b"), (".2026-11-23T00", "a")]));
     }
 
     #[test]
@@ -196,12 +224,12 @@ mod tests {
         let current = folder.path().join(NAME);
         fs::write(&current, "earlier ").unwrap();
         fs::File::options().append(true).open(&current).unwrap().set_modified(hour(1)).unwrap();
-        let mut log = LogFile::open_at(folder.path(), Rotation::Daily, 1, hour(2)).unwrap();
+        let mut log = open(folder.path(), Rotation::Daily, 1, hour(2)).unwrap();
         write(&mut log, hour(2), "a");
         drop(log);
         assert_eq!(files(folder.path()), expected(&[("", "earlier a")]), "one file to keep is the current one");
         fs::File::options().append(true).open(&current).unwrap().set_modified(hour(2)).unwrap();
-        let mut log = LogFile::open_at(folder.path(), Rotation::Daily, 2, hour(30)).unwrap();
+        let mut log = open(folder.path(), Rotation::Daily, 2, hour(30)).unwrap();
         write(&mut log, hour(30), "b");
         assert_eq!(files(folder.path()), expected(&[("", "b"), (".2026-11-23", "earlier a")]));
     }
@@ -212,7 +240,7 @@ mod tests {
         for name in ["synchronization.log.gz", "synchronization.log.2026-11-2x", "synchronization.log.bak", "notes"] {
             fs::write(folder.path().join(name), "").unwrap();
         }
-        let mut log = LogFile::open_at(folder.path(), Rotation::Daily, 3, hour(0)).unwrap();
+        let mut log = open(folder.path(), Rotation::Daily, 3, hour(0)).unwrap();
         for day in 0..6 {
             write(&mut log, hour(day * 24), "x");
         }
@@ -235,7 +263,7 @@ mod tests {
     fn a_name_that_is_taken_is_not_overwritten() {
         let folder = tempfile::tempdir().unwrap();
         fs::write(folder.path().join("synchronization.log.2026-11-23"), "before").unwrap();
-        let mut log = LogFile::open_at(folder.path(), Rotation::Daily, 14, hour(0)).unwrap();
+        let mut log = open(folder.path(), Rotation::Daily, 14, hour(0)).unwrap();
         write(&mut log, hour(0), "a");
         write(&mut log, hour(24), "b");
         assert_eq!(files(folder.path()), expected(&[("", "b"), (".2026-11-23", "before"), (".2026-11-23.001", "a")]));

@@ -18,51 +18,61 @@ const RETRY: Duration = Duration::from_millis(500);
 
 /// Something that a database was asked and has answered.
 pub(super) enum Answer {
-    Read { database: String, result: Result<Option<Batch>, StoreError> },
-    Applied { database: String, result: Result<ApplyReply, StoreError> },
-    Fingerprinted { database: String, result: Result<Option<reconcile::Answer>, StoreError> },
-    Compared { database: String, rest: TableRanges, result: Result<Option<Compared>, StoreError> },
+    Read { database: String, life: u64, result: Result<Option<Batch>, StoreError> },
+    Applied { database: String, life: u64, result: Result<ApplyReply, StoreError> },
+    Fingerprinted { database: String, life: u64, result: Result<Option<reconcile::Answer>, StoreError> },
+    Compared { database: String, life: u64, rest: TableRanges, result: Result<Option<Compared>, StoreError> },
     Done,
 }
 
 impl SessionDriver {
     pub(super) fn read(&mut self, database: String, from: VersionVector, omit: Arc<DotSet>) {
-        let Some(source) = self.sources.get(&database).cloned() else { return };
-        let limits = self.shared.limits;
+        let Some((life, source)) = self.sources.get(&database).cloned() else {
+            let outcome = ReadOutcome::Retry { after: millis(RETRY) };
+            return self.handle(Input::BatchRead { database, outcome });
+        };
+        let limits = self.shared.databases.limits().batch;
         self.pending.push(Box::pin(async move {
             let result = source.read(from, omit, limits).await;
-            Answer::Read { database, result }
+            Answer::Read { database, life, result }
         }));
     }
 
     pub(super) fn fingerprint(&mut self, database: String, question: Question) {
-        let Some(source) = self.sources.get(&database).cloned() else { return };
+        let Some((life, source)) = self.sources.get(&database).cloned() else {
+            return self.handle(Input::Fingerprinted { database, answer: None });
+        };
         self.pending.push(Box::pin(async move {
             let result = source.fingerprint(question).await;
-            Answer::Fingerprinted { database, result }
+            Answer::Fingerprinted { database, life, result }
         }));
     }
 
     pub(super) fn compare(&mut self, database: String, origin: Origin, answer: reconcile::Answer) {
-        let Some(source) = self.sources.get(&database).cloned() else { return };
+        let rest = answer.rest.clone();
+        let Some((life, source)) = self.sources.get(&database).cloned() else {
+            return self.handle(Input::Compared { database, rest, compared: None });
+        };
         self.pending.push(Box::pin(async move {
-            let rest = answer.rest.clone();
             let result = source.compare(origin, answer).await;
-            Answer::Compared { database, rest, result }
+            Answer::Compared { database, life, rest, result }
         }));
     }
 
     pub(super) fn apply(&mut self, database: String, batch: Batch) {
-        let Some(source) = self.sources.get(&database).cloned() else { return };
+        let Some((life, source)) = self.sources.get(&database).cloned() else {
+            let outcome = AppliedOutcome::Retry { after: millis(RETRY) };
+            return self.handle(Input::Applied { database, outcome });
+        };
         let observer = ChangeObserver::wanted(&database, self.callback.as_ref(), &self.shared.events);
         self.pending.push(Box::pin(async move {
             let result = source.apply(batch, observer).await;
-            Answer::Applied { database, result }
+            Answer::Applied { database, life, result }
         }));
     }
 
     pub(super) fn publish(&mut self, database: &str) {
-        let Some(source) = self.sources.get(database).cloned() else { return };
+        let Some((_, source)) = self.sources.get(database).cloned() else { return };
         self.pending.push(Box::pin(async move {
             source.publish().await;
             Answer::Done
@@ -72,13 +82,15 @@ impl SessionDriver {
     pub(super) fn take_answer(&mut self, answer: Answer) {
         match answer {
             Answer::Done => {}
-            Answer::Read { database, result } => {
+            Answer::Read { database, life, result } => {
                 // The peer is told what the tables are before it is sent what was written in them.
-                let state = self.sources.get(&database).map(|source| source.state().borrow().clone());
+                let state = self.sources.get(&database).map(|(_, source)| source.state().borrow().clone());
                 if let Some(state) = state {
                     self.take_state(database.clone(), &state);
                 }
                 let outcome = match result {
+                    // What another life of the database has read may not be what this one shows to peers.
+                    Ok(_) if !self.knows(&database, life) => ReadOutcome::Retry { after: 0 },
                     Ok(Some(batch)) => ReadOutcome::Batch(batch),
                     Ok(None) => ReadOutcome::Nothing,
                     // A database that cannot be read says so itself.
@@ -87,13 +99,19 @@ impl SessionDriver {
                 self.handle(Input::BatchRead { database, outcome });
             }
             // A database that cannot be read says so itself; what it was asked is asked again.
-            Answer::Fingerprinted { database, result } => {
-                self.handle(Input::Fingerprinted { database, answer: result.ok().flatten() });
+            Answer::Fingerprinted { database, life, result } => {
+                let answer = result.ok().flatten().filter(|_| self.knows(&database, life));
+                self.handle(Input::Fingerprinted { database, answer });
             }
-            Answer::Compared { database, rest, result } => {
-                self.handle(Input::Compared { database, rest, compared: result.ok().flatten() });
+            Answer::Compared { database, life, rest, result } => {
+                let compared = result.ok().flatten().filter(|_| self.knows(&database, life));
+                self.handle(Input::Compared { database, rest, compared });
             }
-            Answer::Applied { database, result } => {
+            Answer::Applied { database, life, .. } if !self.knows(&database, life) => {
+                let outcome = AppliedOutcome::Retry { after: 0 };
+                self.handle(Input::Applied { database, outcome });
+            }
+            Answer::Applied { database, result, .. } => {
                 let outcome = self.outcome(&database, result);
                 self.handle(Input::Applied { database, outcome });
             }
