@@ -434,6 +434,22 @@ fn a_database_that_comes_back_is_begun_anew() {
     assert_eq!(bench.reads.last(), Some(&vector(&[])), "what the old file had sent says nothing");
 }
 
+/// Its farewell may never have been sent: the peer then takes what it sent meanwhile for arrived.
+#[test]
+fn a_database_that_comes_back_asks_for_what_it_lacks() {
+    let mut bench = Bench::open(SessionConfig::default(), Some((vector(&[]), vector(&[(1, 3)]))));
+    assert_eq!(bench.wants(), 0);
+    bench.input(Input::LocalGone { database: DATABASE.to_owned() });
+    bench.hear_part(0, true, batch(1, vector(&[]), vector(&[(1, 3)]), vec![table(1, "t", 0, &[1, 1, 1])]));
+    assert_eq!(bench.applies.len(), 0, "there is nothing to apply it to");
+    for _ in 0..2 {
+        bench.input(Input::Local { database: DATABASE.to_owned(), state: state(2, vector(&[])) });
+        assert_eq!(bench.wants(), 1, "it is asked for once");
+    }
+    bench.hear_part(0, true, batch(1, vector(&[]), vector(&[(1, 3)]), vec![table(1, "t", 0, &[1, 1, 1])]));
+    assert_eq!(bench.applies.len(), 1);
+}
+
 #[test]
 fn what_is_held_is_asked_for_again_when_the_peer_has_migrated() {
     let mut bench = Bench::open(SessionConfig::default(), Some((vector(&[]), vector(&[(1, 3)]))));

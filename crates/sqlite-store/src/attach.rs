@@ -113,7 +113,7 @@ pub fn attach_with(
     merge: Option<&DatabaseRules>,
     rules: &AttachRules,
 ) -> Result<Attached, StoreError> {
-    let transaction = write_lock::transaction(conn)?;
+    let transaction = write_lock::transaction(conn, None)?;
     let attached = attach_within(&transaction, new_origin, node, merge, rules)?;
     transaction.commit()?;
     Ok(attached)

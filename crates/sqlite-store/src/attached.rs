@@ -127,7 +127,7 @@ impl Attachment {
         closing: &Arc<AtomicBool>,
     ) -> Result<(Self, Vec<DatabaseEvent>), StoreError> {
         let mut conn = connection::open(&options.path)?;
-        let mut attached = settling::attach(&mut conn, options)?;
+        let mut attached = settling::attach(&mut conn, options, closing)?;
         let mut events = vec![DatabaseEvent::Attached {
             created: attached.created,
             synced: attached.schema.tables.len(),

@@ -57,7 +57,7 @@ pub fn lift(path: &Path) -> Result<Option<Lifted>, StoreError> {
         return Ok(None);
     }
     let lock = MigrationLock::take(path)?;
-    let transaction = write_lock::transaction(&mut conn)?;
+    let transaction = write_lock::transaction(&mut conn, None)?;
     // What migrations did before this one is marked first: what the tables hold now is what they are compared with.
     let attached = attach_whatever_is_lifted(&transaction)?;
     for trigger in stored_triggers(&transaction)? {
@@ -79,7 +79,7 @@ impl Lifted {
     /// attach does it, a running daemon's too.
     pub fn restore(&self) -> Result<Option<Attached>, StoreError> {
         let mut conn = connection::open(&self.path)?;
-        let transaction = write_lock::transaction(&mut conn)?;
+        let transaction = write_lock::transaction(&mut conn, None)?;
         if !is_attached(&transaction)? {
             return Ok(None);
         }

@@ -37,13 +37,16 @@ pub(crate) fn begin(conn: &Connection, closing: &Arc<AtomicBool>) -> Result<(), 
     patiently(conn, Some(closing), || conn.execute_batch("BEGIN EXCLUSIVE"))
 }
 
-/// A write transaction, rolled back where it is dropped.
+/// A write transaction, rolled back where it is dropped; of a daemon, if `closing` tells when that is to stop.
 ///
 /// # Errors
 /// As [`begin`].
-pub(crate) fn transaction(conn: &mut Connection) -> Result<Transaction<'_>, StoreError> {
+pub(crate) fn transaction<'c>(
+    conn: &'c mut Connection,
+    closing: Option<&Arc<AtomicBool>>,
+) -> Result<Transaction<'c>, StoreError> {
     let conn = &*conn;
-    patiently(conn, None, || Transaction::new_unchecked(conn, TransactionBehavior::Exclusive))
+    patiently(conn, closing, || Transaction::new_unchecked(conn, TransactionBehavior::Exclusive))
 }
 
 /// Whether another program holds the write lock now.

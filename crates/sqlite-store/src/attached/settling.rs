@@ -2,6 +2,7 @@
 //! parents are noted and automatic keys stay this node's.
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use rusqlite::Connection;
 
@@ -13,10 +14,19 @@ use crate::foreign_keys::{ForeignKeys, Judged};
 use crate::key_ranges;
 use crate::replica::wall_millis;
 use crate::warning::{Warning, WarningKind};
+use crate::write_lock;
 
 /// Attaches the database as its options say.
-pub(super) fn attach(conn: &mut Connection, options: &DatabaseOptions) -> Result<Attached, StoreError> {
-    attach::attach_with(conn, new_origin(), &options.node, Some(&options.rules), &options.attach)
+pub(super) fn attach(
+    conn: &mut Connection,
+    options: &DatabaseOptions,
+    closing: &Arc<AtomicBool>,
+) -> Result<Attached, StoreError> {
+    let transaction = write_lock::transaction(conn, Some(closing))?;
+    let (node, rules) = (&options.node, Some(&options.rules));
+    let attached = attach::attach_within(&transaction, new_origin(), node, rules, &options.attach)?;
+    transaction.commit()?;
+    Ok(attached)
 }
 
 /// What an attach tells people: of keys that may clash at the first only, of what is not as they asked for each time.

@@ -131,7 +131,7 @@ impl Attachment {
             return Err(StoreError::Detached);
         }
         let mut conn = connection::open(&self.options.path)?;
-        let attached = settling::attach(&mut conn, &self.options)?;
+        let attached = settling::attach(&mut conn, &self.options, &self.closing)?;
         let publishing = self.publishing.take();
         let known = Arc::clone(&self.warnings);
         let fresh = Self::over(self.options.clone(), conn, &attached, self.file, Arc::clone(&self.closing))?;

@@ -7,6 +7,7 @@ mod columns_apart;
 mod constraints;
 mod counters;
 mod counters_apart;
+mod ending;
 mod foreign_keys;
 mod gone;
 mod identity;
