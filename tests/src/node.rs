@@ -121,11 +121,6 @@ impl Node {
         Ok(self.port)
     }
 
-    /// Goes back to a port that it had, in the configuration.
-    pub fn keep_port(&mut self, port: u16) {
-        self.port = port;
-    }
-
     /// Gives the node another name than its folder has.
     pub fn rename(&mut self, name: &str) {
         name.clone_into(&mut self.name);

@@ -83,8 +83,8 @@ impl FileWatch {
         self.watcher.lock().unwrap_or_else(PoisonError::into_inner).watch(&folder, RecursiveMode::NonRecursive)?;
         let mut folders = self.folders.lock().unwrap_or_else(PoisonError::into_inner);
         let watched = folders.entry(folder).or_default();
-        // Asked again where the folder may have been another one.
-        watched.retain(|(_, known)| !Arc::ptr_eq(&known.raised, &wake.raised));
+        // Asked again where the folder may have been another one. Databases that were closed are not to be woken any more.
+        watched.retain(|(_, known)| !Arc::ptr_eq(&known.raised, &wake.raised) && known.commands.upgrade().is_some());
         watched.push((watched_names(name), wake.clone()));
         Ok(())
     }

@@ -315,3 +315,38 @@ async fn a_program_numbers_its_keys_and_decides_about_triggers() {
     assert_eq!(conn.last_insert_rowid(), 4 << 20 | 1);
     engine.stop_realtime_sync().await.unwrap();
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn databases_and_peers_come_and_go_while_an_engine_runs() {
+    let scene = Scene::new();
+    let rows = |node: &str| -> u32 {
+        open(&scene.file(node)).query_row("SELECT count(*) FROM stock", [], |row| row.get(0)).unwrap()
+    };
+    let berlin = scene.builder("berlin").database(scene.database("berlin")).build().await.unwrap();
+    let address = berlin.listen("127.0.0.1:0").await.unwrap();
+    let oslo = scene.builder("oslo").database(scene.database("oslo")).build().await.unwrap();
+    let url = format!("ws://{address}");
+    oslo.connect(&url).await.unwrap();
+    write(&scene.file("berlin"), "INSERT INTO stock VALUES ('A', 1, 'one')");
+    eventually("the row is there", || rows("oslo") == 1).await;
+
+    assert!(matches!(oslo.add_database(scene.database("oslo")), Err(EngineError::DuplicateDatabase { .. })));
+    assert!(oslo.remove_database("shop").await && !oslo.remove_database("shop").await);
+    assert!(oslo.status().databases.is_empty());
+    write(&scene.file("oslo"), "INSERT INTO stock VALUES ('B', 2, 'two')");
+    write(&scene.file("berlin"), "INSERT INTO stock VALUES ('C', 3, 'three')");
+    oslo.add_database(scene.database("oslo")).unwrap();
+    for node in ["berlin", "oslo"] {
+        eventually("all rows are there", || rows(node) == 3).await;
+    }
+
+    assert!(oslo.disconnect(&url) && !oslo.disconnect(&url));
+    eventually("they are parted", || oslo.status().peers.is_empty() && berlin.status().peers.is_empty()).await;
+    assert!(berlin.stop_listening(address) && !berlin.stop_listening(address));
+    eventually("nobody listens", || std::net::TcpListener::bind(address).is_ok()).await;
+    let subscriber = scene.builder("tail").build().await.unwrap();
+    assert!(matches!(subscriber.add_database(scene.database("tail")), Err(EngineError::Subscriber { .. })));
+    for engine in [berlin, oslo, subscriber] {
+        engine.stop_realtime_sync().await.unwrap();
+    }
+}

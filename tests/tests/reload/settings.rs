@@ -168,7 +168,7 @@ fn another_address_is_listened_on_and_links_that_came_by_the_old_one_stay() {
         drop(taken);
         changed(&node.read_again()?, "listen")?;
         answers(second)?;
-        scene.eventually("the old address is free", || Ok(drop(TcpListener::bind(("127.0.0.1", first))?)))?;
+        scene.eventually("the old address is free", || Ok(TcpListener::bind(("127.0.0.1", first)).map(drop)?))?;
         still_in_step(&cluster, 1)?;
         links_stand(&cluster)
     });

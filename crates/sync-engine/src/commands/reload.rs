@@ -66,6 +66,8 @@ impl Reloader {
         match outcome {
             Ok(done) => told(file, &done),
             Err(reason) => {
+                // This one was taken before.
+                let _ = self.log.reconfigure(&self.present.log);
                 engine.log(
                     Event::new(EventName::SyncError)
                         .field("kind", "config")

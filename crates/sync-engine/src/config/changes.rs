@@ -43,3 +43,42 @@ fn collect(path: &str, here: &Map<String, Json>, there: &Map<String, Json>, dept
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::Settings;
+    use crate::config::{Environment, Overrides, load};
+
+    fn settings(text: &str) -> Settings {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("sync-engine.toml");
+        std::fs::write(&file, text).unwrap();
+        load(Some(&file), &Overrides::default(), &Environment::new()).unwrap()
+    }
+
+    #[test]
+    fn what_differs_is_told_by_its_keys() {
+        let before = settings(
+            "node = \"a\"\npeers = [\"ws://x:1\"]\n[[database]]\npath = \"one.db\"\n[[database]]\npath = \"two.db\"\n",
+        );
+        // In another order, from another file.
+        let same = settings(
+            "peers = [\"ws://x:1\"]\nnode = \"a\"\n[[database]]\npath = \"two.db\"\n[[database]]\npath = \"one.db\"\n",
+        );
+        assert_eq!(before.differences(&same), [""; 0]);
+        let after = settings(
+            "node = \"a\"\npeers = [\"ws://x:2\"]\n[log]\nlevel = \"warn\"\nkeep = 3\n[[database]]\npath = \"one.db\"\nkey_ranges = 7\n\
+             [[database.table]]\nname = \"t\"\npolicy = \"max\"\n[[database]]\npath = \"three.db\"\n",
+        );
+        let keys = [
+            "peers",
+            "log.level",
+            "log.keep",
+            "database.one.table",
+            "database.one.key_ranges",
+            "database.two",
+            "database.three",
+        ];
+        assert_eq!(before.differences(&after), keys);
+    }
+}
