@@ -30,4 +30,4 @@ pub use node::Node;
 pub use process::{Finished, Running, Signal, run_to_end};
 pub use proxy::Proxy;
 pub use scene::{DEADLINE, Scene, scenario};
-pub use writer::{data_file, python, python_code, python_script, python_with, shell};
+pub use writer::{data_file, python, python_code, python_script, python_with, shell, while_locked};

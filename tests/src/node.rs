@@ -344,6 +344,21 @@ impl Node {
             .ok_or_else(|| Failure::new(format!("node {} does not know database {name}: {status}", self.name)))
     }
 
+    /// The bytes of catch-ups that it has received and not merged.
+    ///
+    /// # Errors
+    /// Its state folder cannot be read.
+    pub fn staged(&self) -> Result<u64> {
+        let mut bytes = 0;
+        for file in std::fs::read_dir(self.folder.join("state"))? {
+            let file = file?;
+            if file.file_name().to_string_lossy().starts_with("staged-") {
+                bytes += file.metadata()?.len();
+            }
+        }
+        Ok(bytes)
+    }
+
     /// The text of its log.
     #[must_use]
     pub fn log(&self) -> String {

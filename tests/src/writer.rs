@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use crate::process::run_with_input;
-use crate::{Result, fail, run_to_end};
+use crate::{Failure, Result, Scene, fail, run_to_end};
 
 /// A file of `tests/data`.
 #[must_use]
@@ -73,4 +73,28 @@ pub fn shell(file: &Path, sql: &str) -> Result<String> {
     command.args(["-batch", "-bail", "-init", "/dev/null", "-cmd", ".timeout 30000"]).arg(file);
     // The last statement may lack its semicolon.
     run_with_input(&mut command, &format!("{sql}\n;\n"))?.success()
+}
+
+/// Does something while another program holds a file's write lock, in a transaction that has run `sql` and commits afterwards.
+///
+/// # Errors
+/// The lock cannot be had, or what is done meanwhile fails.
+#[track_caller]
+pub fn while_locked(scene: &Scene, file: &Path, sql: &str, act: impl FnOnce() -> Result) -> Result {
+    let (locked, released) = (scene.path("locked"), scene.path("released"));
+    let text = |path: &Path| path.display().to_string();
+    let hold = format!(
+        "import os, time\ndb.execute('BEGIN IMMEDIATE')\ndb.execute({sql:?})\nopen({:?}, 'w').close()\n\
+         while not os.path.exists({:?}): time.sleep(0.01)\ndb.execute('COMMIT')",
+        text(&locked),
+        text(&released)
+    );
+    std::thread::scope(|scope| {
+        let holder = scope.spawn(|| python_code(file, &hold));
+        let held = scene.eventually("the lock is held", || Ok(std::fs::metadata(&locked).map(drop)?));
+        let outcome = held.and_then(|()| act());
+        std::fs::write(&released, "")?;
+        holder.join().map_err(|_| Failure::new("the holder panicked"))??;
+        outcome
+    })
 }

@@ -5,9 +5,7 @@ use std::io::{Seek as _, SeekFrom, Write as _};
 use std::path::Path;
 use std::time::Duration;
 
-use system_tests::{
-    Cluster, Failure, Result, Scene, Signal, Topology, check, check_equal, python_code, query_text, scenario, shell,
-};
+use system_tests::{Cluster, Result, Scene, Signal, Topology, check, check_equal, query_text, scenario, shell};
 
 const SCHEMA: &str = "CREATE TABLE note (id INTEGER PRIMARY KEY, body TEXT);";
 const FILL: &str = "INSERT INTO note SELECT value, printf('%0200d', value) FROM generate_series(1, 500)";
@@ -51,16 +49,6 @@ fn damage(file: &Path) -> Result {
     Ok(())
 }
 
-/// A program that holds the write lock until a file is there, and inserts a row.
-fn hold(locked: &Path, released: &Path) -> String {
-    format!(
-        "import os, time\ndb.execute('BEGIN IMMEDIATE')\ndb.execute(\"INSERT INTO note VALUES (2001, 'held')\")\n\
-         open({:?}, 'w').close()\nwhile not os.path.exists({:?}): time.sleep(0.01)\ndb.execute('COMMIT')",
-        locked.display().to_string(),
-        released.display().to_string()
-    )
-}
-
 #[test]
 fn a_malformed_file_is_not_written_until_it_is_restored() {
     scenario(|scene| {
@@ -93,23 +81,14 @@ fn a_malformed_file_is_not_written_until_it_is_restored() {
 
 /// Does something while a program holds the second node's write lock, and the daemon has said that it waits.
 fn while_locked(scene: &Scene, cluster: &mut Cluster, act: impl FnOnce(&mut Cluster) -> Result) -> Result {
-    let (locked, released) = (scene.path("locked"), scene.path("released"));
-    let (hold, file) = (hold(&locked, &released), cluster.file(1).to_owned());
-    std::thread::scope(|scope| {
-        let holder = scope.spawn(|| python_code(&file, &hold));
-        let held = || -> Result {
-            scene.eventually("the lock is held", || Ok(std::fs::metadata(&locked).map(drop)?))?;
-            shell(cluster.file(0), "INSERT INTO note VALUES (2002, 'meanwhile')")?;
-            scene.eventually("it is told", || {
-                check_equal!(told(cluster, HELD), 1);
-                Ok(())
-            })?;
-            act(cluster)
-        };
-        let outcome = held();
-        std::fs::write(&released, "")?;
-        holder.join().map_err(|_| Failure::new("the holder panicked"))??;
-        outcome
+    let file = cluster.file(1).to_owned();
+    system_tests::while_locked(scene, &file, "INSERT INTO note VALUES (2001, 'held')", || {
+        shell(cluster.file(0), "INSERT INTO note VALUES (2002, 'meanwhile')")?;
+        scene.eventually("it is told", || {
+            check_equal!(told(cluster, HELD), 1);
+            Ok(())
+        })?;
+        act(cluster)
     })
 }
 

@@ -5,8 +5,8 @@ use std::path::Path;
 use std::time::Duration;
 
 use system_tests::{
-    Cluster, Failure, Node, Result, Scene, Signal, Topology, check, check_equal, check_integrity, contents,
-    python_code, query_text, scenario, shell,
+    Cluster, Node, Result, Scene, Signal, Topology, check, check_equal, check_integrity, contents, query_text,
+    scenario, shell, while_locked,
 };
 
 const SCHEMA: &str = "CREATE TABLE note (id INTEGER PRIMARY KEY, body TEXT);";
@@ -68,25 +68,13 @@ fn while_the_rows_of_before_are_made_known() {
     });
 }
 
-/// The bytes of catch-ups that a node has received and not merged.
-fn staged(node: &Node) -> Result<u64> {
-    let mut bytes = 0;
-    for file in std::fs::read_dir(node.path("state"))? {
-        let file = file?;
-        if file.file_name().to_string_lossy().starts_with("staged-") {
-            bytes += file.metadata()?.len();
-        }
-    }
-    Ok(bytes)
-}
-
 /// Stops one of the two while a long catch-up is on its way.
 fn stop_during_catch_up(scene: &Scene, stopped: usize) -> Result {
     const ROWS: usize = 120_000;
     let mut cluster = one_full(scene, ROWS)?;
     cluster.start()?;
     scene.eventually("a part of it is staged", || {
-        check!(staged(&cluster.nodes[1])? > 1 << 20, "nothing yet");
+        check!(cluster.nodes[1].staged()? > 1 << 20, "nothing yet");
         Ok(())
     })?;
     stop_in_order(&mut cluster.nodes[stopped])?;
@@ -139,17 +127,6 @@ fn while_a_peer_is_dialed_that_is_not_there() {
     });
 }
 
-/// A program that holds the write lock until a file is there.
-fn hold(locked: &Path, released: &Path) -> String {
-    let path = |path: &Path| path.display().to_string();
-    format!(
-        "import os, time\ndb.execute('BEGIN IMMEDIATE')\ndb.execute(\"INSERT INTO note VALUES (2001, 'held')\")\n\
-         open({:?}, 'w').close()\nwhile not os.path.exists({:?}): time.sleep(0.01)\ndb.execute('COMMIT')",
-        path(locked),
-        path(released)
-    )
-}
-
 /// It cannot attach the file yet. The grace time is shorter than its patience with a lock.
 #[test]
 fn while_it_starts_and_another_program_holds_the_lock() {
@@ -159,22 +136,14 @@ fn while_it_starts_and_another_program_holds_the_lock() {
             node.without_setting(GRACE);
             node.setting("shutdown_grace = \"2s\"");
         }
-        let (locked, released) = (scene.path("locked"), scene.path("released"));
-        let (code, file) = (hold(&locked, &released), cluster.file(0).to_owned());
-        std::thread::scope(|scope| {
-            let holder = scope.spawn(|| python_code(&file, &code));
-            let mut stopped = || -> Result {
-                scene.eventually("the lock is held", || Ok(std::fs::metadata(&locked).map(drop)?))?;
-                cluster.nodes[0].start()?;
-                check_equal!(cluster.nodes[0].database_status("notes")?["state"], "opening");
-                check_equal!(cluster.nodes[0].end(Signal::Terminate)?.code, Some(0));
-                check_equal!(cluster.nodes[0].log().matches("clean=true").count(), 1);
-                Ok(())
-            };
-            let outcome = stopped();
-            std::fs::write(&released, "")?;
-            holder.join().map_err(|_| Failure::new("the holder panicked"))??;
-            outcome
+        let file = cluster.file(0).to_owned();
+        while_locked(scene, &file, "INSERT INTO note VALUES (2001, 'held')", || {
+            let node = &mut cluster.nodes[0];
+            node.start()?;
+            check_equal!(node.database_status("notes")?["state"], "opening");
+            check_equal!(node.end(Signal::Terminate)?.code, Some(0));
+            check_equal!(node.log().matches("clean=true").count(), 1);
+            Ok(())
         })?;
         goes_on(&mut cluster, 11)
     });

@@ -4,6 +4,7 @@ use std::path::Path;
 
 use system_tests::{
     Cluster, Failure, Result, Scene, check, check_equal, python_code, query_text, same_contents, scenario, shell,
+    while_locked,
 };
 
 use crate::{SCHEMA, changed, links_stand, running, still_in_step, told};
@@ -128,6 +129,57 @@ fn another_file_is_synced_and_the_one_before_left_alone() {
         still_in_step(&cluster, 10)?;
         check_equal!(query_text(cluster.file(0), "SELECT count(*) FROM note WHERE id = 3")?, "0");
         check_equal!(query_text(&before, "SELECT count(*) FROM _sync_log")?, "1");
+        links_stand(&cluster)
+    });
+}
+
+#[test]
+fn a_database_is_closed_and_started_although_another_program_holds_its_lock() {
+    scenario(|scene| {
+        let mut cluster = running(scene)?;
+        let file = cluster.file(1).to_owned();
+        while_locked(scene, &file, "INSERT INTO note VALUES (1, 'held')", || {
+            let node = &mut cluster.nodes[1];
+            node.database_setting("exclude = [\"scratch\"]");
+            changed(&node.reload()?, "database.notes.exclude")?;
+            check_equal!(node.database_status("notes")?["state"], "opening");
+            shell(cluster.file(0), "INSERT INTO note VALUES (2, 'meanwhile')").map(drop)
+        })?;
+        check_equal!(cluster.settled()?.count("note"), 2);
+        links_stand(&cluster)
+    });
+}
+
+const ROWS: usize = 60_000;
+
+/// What is staged of it is kept.
+#[test]
+fn a_long_catch_up_goes_on_after_reloads_in_its_middle() {
+    scenario(|scene| {
+        let mut cluster = running(scene)?;
+        for node in &mut cluster.nodes {
+            node.setting("max_batch_rows = 500");
+            changed(&node.reload()?, "max_batch_rows")?;
+        }
+        shell(
+            cluster.file(0),
+            &format!("INSERT INTO note SELECT value, printf('%0200d', value) FROM generate_series(1, {ROWS})"),
+        )?;
+        let mut before = 0;
+        for reloaded in [1, 0, 1] {
+            before = scene.eventually("more of it is staged", || {
+                let staged = cluster.nodes[1].staged()?;
+                check!(staged > before + (64 << 10), "{staged} bytes");
+                Ok(staged)
+            })?;
+            let node = &mut cluster.nodes[reloaded];
+            let skew = |seconds: usize| format!("max_clock_skew = \"{seconds}s\"");
+            let reloads = told(node, "config_reload");
+            node.without_setting(&skew(30 + reloads - 1));
+            node.setting(&skew(30 + reloads));
+            changed(&node.reload()?, "max_clock_skew")?;
+        }
+        check_equal!(cluster.settled()?.count("note"), ROWS);
         links_stand(&cluster)
     });
 }
