@@ -13,7 +13,7 @@ const SCHEMA: &str = "CREATE TABLE note (id INTEGER PRIMARY KEY, body TEXT);";
 const DEADLINE: Duration = Duration::from_secs(180);
 
 /// The daemons' grace time. A clean end within it is told as such in the log.
-const GRACE: &str = "shutdown_grace = \"8s\"";
+const GRACE: &str = "shutdown_grace = \"15s\"";
 
 /// Two nodes with the table; the first has rows, more than one transaction takes. The second dials it.
 fn one_full(scene: &Scene, rows: usize) -> Result<Cluster> {

@@ -9,7 +9,7 @@ mod damage;
 mod opening;
 
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use damage::Traces;
@@ -164,23 +164,25 @@ impl Worker {
         }
     }
 
-    /// Serves commands until it is told to close or nobody is left to send one.
+    /// Serves commands until it is told to close or nobody is left to send one. Once it is to close it does nothing of what still waits:
+    /// each command, and each look, may be the turn of some long work.
     pub(crate) fn run(mut self, commands: &flume::Receiver<Command>) {
         self.poll();
         loop {
-            match commands.recv_timeout(self.pause()) {
-                Ok(Command::Close) => {
-                    // What is not remembered makes the next start a little less able to tell an older copy.
-                    let _ = self.with_attachment(Attachment::remember);
-                    // Without it a power cut before the next start costs the database a new origin.
-                    let _ = self.with_attachment(Attachment::rest);
-                    break;
-                }
+            let command = commands.recv_timeout(self.pause());
+            if self.is_closing() || matches!(command, Ok(Command::Close)) {
+                // What is not remembered makes the next start a little less able to tell an older copy.
+                let _ = self.with_attachment(Attachment::remember);
+                // Without it a power cut before the next start costs the database a new origin.
+                let _ = self.with_attachment(Attachment::rest);
+                break;
+            }
+            match command {
                 Err(flume::RecvTimeoutError::Disconnected) => break,
                 Ok(command) => self.serve(command),
                 Err(flume::RecvTimeoutError::Timeout) => self.on_timer(),
             }
-            if self.wake.take() {
+            if !self.is_closing() && self.wake.take() {
                 self.recheck = 0;
                 self.look();
             }
@@ -190,8 +192,15 @@ impl Worker {
         }
     }
 
-    /// How long to wait for a command.
+    fn is_closing(&self) -> bool {
+        self.closing.load(Ordering::Relaxed)
+    }
+
+    /// How long to wait for a command. Not at all where it is to close.
     fn pause(&self) -> Duration {
+        if self.is_closing() {
+            return Duration::ZERO;
+        }
         let poll = self.options.poll_interval.saturating_sub(self.last_poll.elapsed());
         if let Some(at) = self.retry_at {
             return at.saturating_duration_since(Instant::now()).min(poll);
