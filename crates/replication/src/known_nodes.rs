@@ -61,19 +61,20 @@ impl KnownNodes {
 
     /// Takes note of a node. What was heard later counts: a node that was restored from a backup knows less than before.
     pub fn learn(&mut self, name: &str, heard: KnownNode) {
-        match self.0.get_mut(name) {
-            None if self.0.len() < MAX_NODES => drop(self.0.insert(name.to_owned(), heard)),
-            None => {}
-            Some(known) => {
-                let forgotten = known.forgotten.max(heard.forgotten);
-                if heard.seen > known.seen {
-                    *known = heard;
-                } else if heard.seen == known.seen && heard.origin == known.origin {
-                    known.have.join(&heard.have);
-                }
-                known.forgotten = forgotten;
+        let full = self.0.len() >= MAX_NODES;
+        let Some(known) = self.0.get_mut(name) else {
+            if !full {
+                self.0.insert(name.to_owned(), heard);
             }
+            return;
+        };
+        let forgotten = known.forgotten.max(heard.forgotten);
+        if heard.seen > known.seen {
+            *known = heard;
+        } else if heard.seen == known.seen && heard.origin == known.origin {
+            known.have.join(&heard.have);
         }
+        known.forgotten = forgotten;
     }
 
     /// Takes note of what others know.

@@ -17,7 +17,7 @@ mod outgoing;
 
 use std::collections::{BTreeMap, VecDeque};
 
-use crate::message::{Bye, ByeReason, Envelope, Message, Problem, ProblemCode, Want};
+use crate::message::{Bye, ByeReason, Envelope, Message, Problem, ProblemCode};
 use crate::session::channel::Channel;
 
 pub use interface::{
@@ -177,16 +177,14 @@ impl Session {
 
     fn local(&mut self, database: String, state: LocalState) {
         let channel = self.channels.entry(database.clone()).or_default();
-        let have = state.have.clone();
         let returns = std::mem::take(&mut channel.left) && channel.remote.is_some();
         let greet_again = channel.update_local(state);
-        let received = channel.received();
         if greet_again && self.stage != Stage::Waiting {
             self.say_hello();
-            if returns {
+            if let Some(channel) = self.channels.get(&database).filter(|_| returns) {
                 // What came meanwhile was not taken. The peer may not have heard that the database was away: the greeting that said so
                 // may have given way to this one.
-                self.sends.push_back(Message::Want(Want { database, have, received }));
+                channel.say_want(&database, &mut self.sends);
             }
             self.review_shared();
         }

@@ -20,7 +20,9 @@ async fn what_is_asked_of_a_database_that_ends_is_answered() {
         let mut asked = JoinSet::new();
         for _ in 0..40 {
             let database = replica.database.clone();
-            asked.spawn(async move { database.read(VersionVector::new(), BatchLimits::default()).await });
+            asked.spawn(async move {
+                database.read(VersionVector::new(), std::sync::Arc::default(), BatchLimits::default()).await
+            });
         }
         let both = async { tokio::join!(replica.database.close(), asked.join_all()) };
         let ((), answers) = tokio::time::timeout(Duration::from_secs(60), both).await.expect("all are answered");
