@@ -33,7 +33,15 @@ fn batch(count: u64) -> Envelope {
     let tables = vec![TableRows::new(shape, rows.collect())];
     let mut context = VersionVector::new();
     context.raise(origin, count);
-    let rows = Batch { source: origin, from: VersionVector::new(), to: context.clone(), context, held: 0, tables };
+    let rows = Batch {
+        source: origin,
+        from: VersionVector::new(),
+        to: context.clone(),
+        context,
+        held: 0,
+        dropped: VersionVector::new(),
+        tables,
+    };
     let changes = Changes { database: "shop".to_owned(), batch: 1, part: 0, last: true, rows };
     Envelope { from: "a".to_owned(), to: Some("b".to_owned()), message: Message::Changes(changes) }
 }

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::dot_set::DotSet;
 use crate::hybrid_clock::Timestamp;
+use crate::known_nodes::KnownNodes;
 use crate::node_schema::NodeSchemas;
 use crate::origin::Origin;
 use crate::reconcile::{Answer, Question};
@@ -118,14 +119,20 @@ pub struct DatabaseHello {
     /// The tables in which the sender's origin has issued something: what others have of them may be compared with it.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub issued: BTreeSet<String>,
+    /// Up to where tombstones may be gone at the sender: who does not know all of that has to ask for keys first.
+    #[serde(default, skip_serializing_if = "VersionVector::is_empty")]
+    pub dropped: VersionVector,
+    /// What the sender knows of what other nodes know.
+    #[serde(default, skip_serializing_if = "KnownNodes::is_empty")]
+    pub known: KnownNodes,
 }
 
 impl DatabaseHello {
     /// A database of which nothing more is known.
     pub fn new(origin: Origin, have: VersionVector) -> Self {
         let (received, tables, policies, nodes, schemas, selection) = Default::default();
-        let (publishing, issued) = Default::default();
-        Self { origin, have, received, tables, policies, nodes, schemas, selection, publishing, issued }
+        let (publishing, issued, dropped, known) = Default::default();
+        Self { origin, have, received, tables, policies, nodes, schemas, selection, publishing, issued, dropped, known }
     }
 }
 
@@ -202,6 +209,12 @@ pub struct Ack {
     pub received: Option<Received>,
     /// The last stamp that the sender's clock gave or saw.
     pub clock: Timestamp,
+    /// As in [`DatabaseHello`]; said again, for a greeting can be lost.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub publishing: bool,
+    /// As in [`DatabaseHello`].
+    #[serde(default, skip_serializing_if = "VersionVector::is_empty")]
+    pub dropped: VersionVector,
 }
 
 /// What goes wrong at the sender.

@@ -10,12 +10,16 @@
 //!
 //! Ranges that differ are split, and in the end the few rows around each difference travel as they always do.
 //!
+//! The same questions about keys alone serve a database that was away for so long that tombstones which it lacks are gone: of what
+//! the other one knows, rows that the other one does not have were deleted. It *sweeps* them away before the two exchange changes.
+//!
 //! The method is range-based set reconciliation (Meyer, "Range-Based Set Reconciliation", 2022), with a fingerprint of all
 //! rows in their order in place of a sum: a range is always read as a whole, and the order is what the runs stand for.
 
 use crate::dot_set::DotSet;
 use crate::origin::{Dot, MAX_SEQUENCE, Origin};
 use crate::value::Value;
+use crate::version_vector::VersionVector;
 
 /// Rows in a range that is asked about first.
 pub const FIRST_ROWS: u32 = 256;
@@ -42,6 +46,8 @@ pub struct Question {
     pub number: u64,
     /// How many rows a fingerprint is to be of at most; at least 1.
     pub rows: u32,
+    /// Whether it is about keys alone, and these are to be told as well where a fingerprint is of [`LAST_ROWS`] rows at most.
+    pub keys: bool,
     /// Where.
     pub tables: TableRanges,
 }
@@ -57,6 +63,8 @@ pub struct RangeFingerprint {
     pub content: [u8; 16],
     /// The dot of the first, where all of them are baseline rows with one entry each, and their dots follow each other.
     pub run: Option<Dot>,
+    /// The keys, where they were asked for.
+    pub keys: Option<Vec<Vec<Value>>>,
 }
 
 /// "This."
@@ -68,6 +76,12 @@ pub struct Answer {
     pub tables: Vec<(String, Vec<RangeFingerprint>)>,
     /// What was asked about and is to be asked about again: answers are short.
     pub rest: TableRanges,
+    /// What the database knew when it looked: of what it knows, rows that are not there were deleted.
+    pub have: VersionVector,
+    /// Up to where tombstones may be gone.
+    pub dropped: VersionVector,
+    /// Keys of rows that are there but in no table, because they could not be taken in. Only where keys are asked for.
+    pub waiting: Vec<(String, Vec<Vec<Value>>)>,
 }
 
 /// How two fingerprints of a range stand to each other.

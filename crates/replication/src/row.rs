@@ -309,6 +309,8 @@ pub struct Batch {
     pub context: VersionVector,
     /// The [fingerprint](crate::DotSet::fingerprint) of the dots that were left out because the receiver said that it holds them.
     pub held: u64,
+    /// Up to where tombstones may be gone at the sender: a receiver that knows less would not hear of them.
+    pub dropped: VersionVector,
     /// The rows by table.
     pub tables: Vec<TableRows>,
 }
@@ -334,6 +336,16 @@ pub enum Admission {
     Known,
     /// It rests on something that the receiver lacks: refuse it and ask for what is missing.
     Gap,
+}
+
+/// Whether a replica that knows `have`, and has swept away what tombstones up to `swept` deleted, lacks tombstones that are gone at
+/// another which knows `other`. One that has nothing in common with the other has nothing that they could have deleted.
+pub fn lacks_dropped(
+    (have, swept): (&VersionVector, &VersionVector),
+    (other, dropped): (&VersionVector, &VersionVector),
+) -> bool {
+    let met = || have.iter().any(|(origin, _)| other.get(origin) > 0);
+    dropped.iter().any(|(origin, sequence)| sequence > have.get(origin).max(swept.get(origin))) && met()
 }
 
 /// Decides whether a batch fits a receiver that knows `have` and that stands at position `received` with this sender.

@@ -15,8 +15,8 @@ use replication::message::{
 };
 use replication::reconcile::{Answer, KeyRange, Question, RangeFingerprint};
 use replication::{
-    Batch, Counter, Dot, DotSet, Entry, EntryFlags, MAX_SEQUENCE, NodeSchema, NodeSchemas, Origin, RowClock, RowImage,
-    Selection, TableRows, TableShape, Tally, Timestamp, Value, VersionVector,
+    Batch, Counter, Dot, DotSet, Entry, EntryFlags, KnownNode, KnownNodes, MAX_SEQUENCE, NodeSchema, NodeSchemas,
+    Origin, RowClock, RowImage, Selection, TableRows, TableShape, Tally, Timestamp, Value, VersionVector,
 };
 
 fn origin() -> impl Strategy<Value = Origin> {
@@ -154,15 +154,15 @@ fn changes() -> impl Strategy<Value = Changes> {
         any::<u32>(),
         any::<bool>(),
         origin(),
-        ([vector(), vector(), vector()], prop_oneof![Just(0), any::<u64>()]),
+        ([vector(), vector(), vector()], prop_oneof![Just(0), any::<u64>()], vector()),
         vec(table(), 0..3),
     )
-        .prop_map(|(database, batch, part, last, source, ([from, to, context], held), tables)| Changes {
+        .prop_map(|(database, batch, part, last, source, ([from, to, context], held, dropped), tables)| Changes {
             database,
             batch,
             part,
             last,
-            rows: Batch { source, from, to, context, held, tables },
+            rows: Batch { source, from, to, context, held, dropped, tables },
         })
 }
 
@@ -202,6 +202,16 @@ fn selection() -> impl Strategy<Value = Selection> {
     })
 }
 
+fn known() -> impl Strategy<Value = KnownNodes> {
+    let node = (origin(), vector(), 0_i64..1_000, 0_i64..1_000);
+    let node = node.prop_map(|(origin, have, seen, forgotten)| KnownNode { origin, have, seen, forgotten });
+    vec((name(), node), 0..3).prop_map(|nodes| {
+        let mut known = KnownNodes::default();
+        nodes.into_iter().for_each(|(name, node)| known.learn(&name, node));
+        known
+    })
+}
+
 fn hello() -> impl Strategy<Value = Hello> {
     let database = (
         origin(),
@@ -211,7 +221,7 @@ fn hello() -> impl Strategy<Value = Hello> {
         btree_map(any::<String>(), any::<String>(), 0..3),
         btree_map(origin(), name(), 0..3),
         schemas(),
-        (selection(), any::<bool>(), btree_set(any::<String>(), 0..3)),
+        (selection(), any::<bool>(), btree_set(any::<String>(), 0..3), vector(), known()),
     )
         .prop_map(|(origin, have, received, tables, policies, nodes, schemas, last)| DatabaseHello {
             origin,
@@ -224,6 +234,8 @@ fn hello() -> impl Strategy<Value = Hello> {
             selection: last.0,
             publishing: last.1,
             issued: last.2,
+            dropped: last.3,
+            known: last.4,
         });
     (any::<(u32, String, u64, String, i64)>(), name(), btree_map(name(), database, 0..3)).prop_map(
         |((protocol, cluster, incarnation, version, clock_millis), node, databases)| Hello {
@@ -262,12 +274,17 @@ fn compare() -> impl Strategy<Value = Compare> {
 
 fn fingerprints() -> impl Strategy<Value = Fingerprints> {
     let run = option::of((origin(), 1..=MAX_SEQUENCE / 2).prop_map(|(origin, sequence)| Dot { origin, sequence }));
-    let fingerprint = (range(), 0..=MAX_SEQUENCE / 2, any::<[u8; 16]>(), run)
-        .prop_map(|(range, rows, content, run)| RangeFingerprint { range, rows, content, run });
+    let keys = || vec(vec(value().prop_filter("keys hold no NULL", |value| !value.is_null()), 1..3), 0..3);
+    let fingerprint = (range(), 0..=MAX_SEQUENCE / 2, any::<[u8; 16]>(), run, option::of(keys()))
+        .prop_map(|(range, rows, content, run, keys)| RangeFingerprint { range, rows, content, run, keys });
     let tables = vec((any::<String>(), vec(fingerprint, 0..3)), 0..3);
-    (any::<String>(), origin(), any::<u64>(), tables, ranges()).prop_map(|(database, source, number, tables, rest)| {
-        Fingerprints { database, source, answer: Answer { number, tables, rest } }
-    })
+    let waiting = vec((any::<String>(), keys()), 0..2);
+    (any::<String>(), origin(), any::<u64>(), tables, ranges(), [vector(), vector()], waiting).prop_map(
+        |(database, source, number, tables, rest, [have, dropped], waiting)| {
+            let answer = Answer { number, tables, rest, have, dropped, waiting };
+            Fingerprints { database, source, answer }
+        },
+    )
 }
 
 fn problem() -> impl Strategy<Value = Problem> {
@@ -300,8 +317,16 @@ fn message() -> impl Strategy<Value = Message> {
             .prop_map(|(database, have, received, held)| Message::Want(Want { database, have, received, held })),
         1 => compare().prop_map(Message::Compare),
         1 => fingerprints().prop_map(Message::Fingerprints),
-        1 => (any::<String>(), origin(), vector(), received(), timestamp()).prop_map(
-            |(database, origin, have, received, clock)| Message::Ack(Ack { database, origin, have, received, clock })
+        1 => (any::<String>(), origin(), vector(), received(), timestamp(), vector()).prop_map(
+            |(database, origin, have, received, clock, dropped)| Message::Ack(Ack {
+                database,
+                origin,
+                have,
+                received,
+                clock,
+                publishing: dropped.is_empty(),
+                dropped,
+            })
         ),
         1 => problem().prop_map(Message::Problem),
         1 => reason.prop_map(|reason| Message::Bye(Bye { reason })),
@@ -383,7 +408,15 @@ fn rows(rows: Vec<RowImage>) -> Envelope {
     let mut context = VersionVector::new();
     context.raise(origin, 3);
     let tables = vec![TableRows::new(shape, rows)];
-    let rows = Batch { source: origin, from: VersionVector::new(), to: context.clone(), context, held: 0, tables };
+    let rows = Batch {
+        source: origin,
+        from: VersionVector::new(),
+        to: context.clone(),
+        context,
+        held: 0,
+        dropped: VersionVector::new(),
+        tables,
+    };
     let changes = Changes { database: "d".to_owned(), batch: 1, part: 0, last: true, rows };
     Envelope { from: "a".to_owned(), to: Some("b".to_owned()), message: Message::Changes(changes) }
 }

@@ -43,6 +43,8 @@ fn state(number: u8, have: VersionVector) -> LocalState {
         publishing: false,
         issued: BTreeSet::new(),
         held: BTreeMap::new(),
+        dropped: vector(&[]),
+        known: Arc::default(),
     }
 }
 
@@ -61,7 +63,7 @@ fn table(source: u8, name: &str, from: u64, sizes: &[usize]) -> TableRows {
 }
 
 fn batch(source: u8, from: VersionVector, context: VersionVector, tables: Vec<TableRows>) -> Batch {
-    Batch { source: origin(source), from, to: context.clone(), context, held: 0, tables }
+    Batch { source: origin(source), from, to: context.clone(), context, held: 0, dropped: VersionVector::new(), tables }
 }
 
 /// A session of node "b" (origin 2) that node "a" (origin 1) greets, and what came out of it.
@@ -120,7 +122,9 @@ impl Bench {
                 Output::Read { from, .. } => self.reads.push(from),
                 Output::Apply { batch, .. } => self.applies.push(*batch),
                 Output::Publish { .. } => self.published += 1,
-                Output::Fingerprint { .. } | Output::Compare { .. } => panic!("nothing is there to compare"),
+                Output::Fingerprint { .. } | Output::Compare { .. } | Output::Sweep { .. } | Output::Swept { .. } => {
+                    panic!("nothing is there to compare")
+                }
                 Output::Event(event) => self.events.push(event),
                 Output::Close(reason) => self.closed = Some(reason),
             }

@@ -105,7 +105,15 @@ pub(crate) fn read_batch(
     let tables = gathered.passed_on.into_iter().chain(gathered.beside).chain(own).collect();
     let context = replica.have.clone();
     let to = if whole { context.clone() } else { to };
-    Ok(Batch { source: replica.own, from: from.clone(), to, context, held: 0, tables })
+    Ok(Batch {
+        source: replica.own,
+        from: from.clone(),
+        to,
+        context,
+        held: 0,
+        dropped: replica.dropped.clone(),
+        tables,
+    })
 }
 
 /// Gathers the rows of one origin's entries; returns the sequence up to which all are gathered.

@@ -19,6 +19,9 @@ const LAST: u64 = 1;
 /// The mark of a batch in which dots were left out: their fingerprint follows.
 const HELD: u64 = 2;
 
+/// The mark of a batch from where tombstones may be gone: up to where follows the other vectors.
+const DROPPED: u64 = 4;
+
 /// The mark of a table whose rows have a context of their own.
 const CONTEXT: u64 = 1;
 
@@ -39,7 +42,7 @@ pub(super) fn encode(from: &str, to: Option<&str>, changes: &Changes) -> Result<
 fn origins_of(batch: &Batch) -> Origins {
     let mut origins = Origins::default();
     origins.add(batch.source);
-    for vector in [&batch.from, &batch.to, &batch.context] {
+    for vector in [&batch.from, &batch.to, &batch.context, &batch.dropped] {
         vector.iter().for_each(|(origin, _)| origins.add(origin));
     }
     for table in &batch.tables {
@@ -53,16 +56,19 @@ fn write_body(out: &mut Vec<u8>, from: &str, to: Option<&str>, changes: &Changes
     write_addresses(out, from, to, &changes.database)?;
     mp::write_uint(out, changes.batch)?;
     mp::write_uint(out, u64::from(changes.part))?;
-    let held = changes.rows.held;
-    mp::write_uint(out, (if changes.last { LAST } else { 0 }) | (if held == 0 { 0 } else { HELD }))?;
-    if held != 0 {
-        mp::write_uint(out, held)?;
+    let batch = &changes.rows;
+    let marks = [(changes.last, LAST), (batch.held != 0, HELD), (!batch.dropped.is_empty(), DROPPED)];
+    mp::write_uint(out, marks.iter().filter(|(set, _)| *set).map(|(_, mark)| mark).sum())?;
+    if batch.held != 0 {
+        mp::write_uint(out, batch.held)?;
     }
     origins.write(out)?;
-    let batch = &changes.rows;
     mp::write_uint(out, origins.number(batch.source))?;
     for vector in [&batch.from, &batch.to, &batch.context] {
         write_vector(out, vector, origins)?;
+    }
+    if !batch.dropped.is_empty() {
+        write_vector(out, &batch.dropped, origins)?;
     }
     mp::write_uint(out, batch.tables.len() as u64)?;
     batch.tables.iter().try_for_each(|table| write_table(out, table, origins))
@@ -110,7 +116,7 @@ pub(super) fn decode(mut reader: Reader<'_>) -> Result<Envelope, CodecError> {
     let batch = reader.unsigned()?;
     let part = u32::try_from(reader.unsigned()?).map_err(|_| CodecError::Invalid("a part number is too large"))?;
     let marks = reader.unsigned()?;
-    if marks & !(LAST | HELD) != 0 {
+    if marks & !(LAST | HELD | DROPPED) != 0 {
         return Err(CodecError::Invalid("a part bears a mark that is not known"));
     }
     let last = marks & LAST != 0;
@@ -118,12 +124,13 @@ pub(super) fn decode(mut reader: Reader<'_>) -> Result<Envelope, CodecError> {
     let origins = read_origins(&mut reader)?;
     let source = read_origin(&mut reader, &origins)?;
     let [from_vector, to_vector, context] = [(); 3].map(|()| read_vector(&mut reader, &origins));
+    let dropped = if marks & DROPPED != 0 { read_vector(&mut reader, &origins)? } else { VersionVector::new() };
     let mut tables = Vec::new();
     for _ in 0..reader.count::<TableRows>(4)? {
         tables.push(read_table(&mut reader, &origins)?);
     }
     reader.end()?;
-    let rows = Batch { source, from: from_vector?, to: to_vector?, context: context?, held, tables };
+    let rows = Batch { source, from: from_vector?, to: to_vector?, context: context?, held, dropped, tables };
     Ok(Envelope { from, to, message: Message::Changes(Changes { database, batch, part, last, rows }) })
 }
 

@@ -65,12 +65,15 @@ pub(super) fn decode(text: &str) -> Result<Envelope, CodecError> {
     let message = match incoming.control {
         Control::Hello(hello) => {
             let origins = hello.databases.values().flat_map(|database| database.nodes.values());
-            let names = hello.databases.keys().chain(origins).chain([&hello.node]);
+            let known = hello.databases.values().flat_map(|database| database.known.iter().map(|(name, _)| name));
+            let names = hello.databases.keys().chain(origins).chain([&hello.node]).map(String::as_str).chain(known);
             if names.into_iter().any(|name| unfit_name(name).is_some()) {
                 return Err(CodecError::Invalid("a name is empty, too long, or holds a control character"));
             }
             for database in hello.databases.values() {
                 check(&database.have)?;
+                check(&database.dropped)?;
+                database.known.iter().try_for_each(|(_, node)| check(&node.have))?;
                 database.received.values().try_for_each(check)?;
             }
             Message::Hello(hello)
@@ -82,6 +85,7 @@ pub(super) fn decode(text: &str) -> Result<Envelope, CodecError> {
         }
         Control::Ack(ack) => {
             check(&ack.have)?;
+            check(&ack.dropped)?;
             ack.received.iter().try_for_each(|received| check(&received.position))?;
             if ack.clock.raw() < 0 {
                 return Err(CodecError::Invalid("a timestamp is negative"));

@@ -44,6 +44,9 @@ pub struct MergeContext<'a> {
     pub nodes: &'a BTreeMap<Origin, String>,
     /// The columns that the incoming row came without, which have been filled in here.
     pub filled_in: &'a [u16],
+    /// Rows that are not here and not newer than this may have been deleted: tombstones up to then are gone here, and the sender
+    /// does not know all of those deletions.
+    pub doubtful: Option<Timestamp>,
 }
 
 /// What becomes of the row.
@@ -247,10 +250,7 @@ fn undecided(policy: &dyn ConflictPolicy, reason: String) -> Undecided {
 /// # Errors
 /// A policy that was asked cannot decide.
 pub fn merge(local: Option<&RowImage>, remote: &RowImage, cx: &MergeContext<'_>) -> Result<Merged, Undecided> {
-    let Some(local) = local else {
-        let known = remote.clock.entries().all(|entry| cx.own.covers(entry.dot));
-        return Ok(Merged::quiet(if known { Outcome::Keep } else { Outcome::TakeRemote }));
-    };
+    let Some(local) = local else { return Ok(Merged::quiet(unknown_here(remote, cx))) };
     let merged = match (local.clock.is_deleted(), remote.clock.is_deleted()) {
         (true, true) => whole::merge_tombstones(local, remote, cx),
         (false, false) if cx.granularity == Granularity::Column || has_cells_apart(local, remote) => {
@@ -259,6 +259,21 @@ pub fn merge(local: Option<&RowImage>, remote: &RowImage, cx: &MergeContext<'_>)
         _ => whole::merge_whole(local, remote, cx)?,
     };
     Ok(rest::join_into(counters::join_into(merged, local, remote, cx), local, remote, cx))
+}
+
+/// What becomes of a row of which this node has nothing.
+fn unknown_here(remote: &RowImage, cx: &MergeContext<'_>) -> Outcome {
+    if remote.clock.entries().all(|entry| cx.own.covers(entry.dot)) {
+        return Outcome::Keep;
+    }
+    let doubtful = cx.doubtful.is_some_and(|until| remote.clock.newest().timestamp <= until);
+    if remote.clock.is_deleted() || !doubtful {
+        return Outcome::TakeRemote;
+    }
+    // A node that still has the tombstone lets it win. It is not to be found out whether there was one: the row stays, on all nodes.
+    let mut image = remote.clone();
+    image.clock.row.flags = image.clock.row.flags.with(EntryFlags::RESOLUTION);
+    Outcome::Issue { image, fresh: Fresh::Row }
 }
 
 /// Whether a side has cells that its row was written without: in a table that is merged by rows, the rest of it is merged as

@@ -7,7 +7,7 @@ use crate::dot_set::DotSet;
 use crate::message::{Ack, DatabaseHello, Message, Problem, Received};
 use crate::origin::Origin;
 use crate::row::Batch;
-use crate::session::comparing::Comparing;
+use crate::session::comparing::{Comparing, Sweep};
 use crate::session::incoming::Waiting;
 use crate::session::{LocalState, Output, SessionEvent};
 use crate::version_vector::VersionVector;
@@ -49,6 +49,7 @@ pub(super) struct Channel {
     /// What the peer said to hold when a batch was asked for that is being read.
     pub(super) reading: Option<DotSet>,
     pub(super) comparing: Comparing,
+    pub(super) sweep: Option<Box<Sweep>>,
     /// A question of the peer's is being looked into.
     pub(super) fingerprinting: bool,
     /// Dots that the peer holds the rows of, under others: it says so with a `want`.
@@ -101,7 +102,9 @@ impl Channel {
     }
 
     pub(super) fn next_timeout(&self) -> Option<u64> {
-        let due = [self.want_repeat, self.held_until, self.patience, self.unreadable, self.comparing.next_timeout()];
+        let sweep = self.sweep.as_ref().and_then(|sweep| sweep.next_timeout());
+        let due =
+            [self.want_repeat, self.held_until, self.patience, self.unreadable, self.comparing.next_timeout(), sweep];
         let due = due.into_iter().flatten().filter(|at| *at < u64::MAX).min();
         due.filter(|_| self.is_shared())
     }
@@ -130,6 +133,7 @@ impl Channel {
     /// Nothing is known of what both sides have.
     fn compare_anew(&mut self) {
         self.comparing = Comparing::Undecided;
+        self.sweep = None;
         (self.held_by_peer, self.spared) = Default::default();
     }
 
@@ -167,7 +171,9 @@ impl Channel {
             || old.schemas != state.schemas
             || old.selection != state.selection
             || old.publishing != state.publishing
-            || old.issued != state.issued;
+            || old.issued != state.issued
+            || old.dropped != state.dropped
+            || old.known != state.known;
         if old.origin != state.origin {
             self.begin_local(state);
             return true;
@@ -264,6 +270,8 @@ impl Channel {
             have: local.have.clone(),
             received: self.received(),
             clock: local.clock,
+            publishing: local.publishing,
+            dropped: local.dropped.clone(),
         }))
     }
 }

@@ -7,9 +7,11 @@ use std::collections::VecDeque;
 
 use crate::message::{Compare, Fingerprints, Message, Want};
 use crate::reconcile::{Answer, Compared, FIRST_ROWS, KeyRange, LAST_ROWS, Question, TableRanges};
+use crate::row::lacks_dropped;
 use crate::session::channel::Channel;
 use crate::session::incoming::PATIENCE;
 use crate::session::{Output, Session, SessionEvent};
+use crate::version_vector::VersionVector;
 
 /// Ranges in one question.
 const RANGES: usize = 256;
@@ -42,6 +44,23 @@ pub(super) struct Asking {
     compared: Option<Question>,
     since: u64,
     asked: u64,
+    /// Whether keys are asked for.
+    keys: bool,
+}
+
+/// What tombstones that are gone at the peer deleted is being deleted.
+#[derive(Debug)]
+pub(super) struct Sweep {
+    asking: Asking,
+    /// Up to where they may be gone.
+    dropped: VersionVector,
+    finished: bool,
+}
+
+impl Sweep {
+    pub(super) fn next_timeout(&self) -> Option<u64> {
+        self.asking.open.as_ref().map(|(_, repeat, _)| *repeat)
+    }
 }
 
 impl Comparing {
@@ -103,11 +122,17 @@ impl Session {
         let Fingerprints { database, source, answer } = fingerprints;
         let Some(channel) = self.channels.get_mut(&database) else { return };
         let current = channel.remote.as_ref().is_some_and(|remote| remote.origin == source);
-        let Comparing::Asking(asking) = &mut channel.comparing else { return };
+        let sweeps = channel.sweep.is_some();
+        let Some(asking) = channel.asking() else { return };
         let asked = asking.open.take_if(|(question, ..)| current && question.number == answer.number);
         if let Some((question, ..)) = asked {
             asking.compared = Some(question);
-            self.actions.push_back(Output::Compare { database, source, answer });
+            let output = if sweeps {
+                Output::Sweep { database, source, answer }
+            } else {
+                Output::Compare { database, source, answer }
+            };
+            self.actions.push_back(output);
         }
     }
 
@@ -115,21 +140,21 @@ impl Session {
     pub(super) fn compared(&mut self, database: &str, rest: TableRanges, compared: Option<Compared>) {
         let (now, repeat) = (self.now, self.config.repeat);
         let Some(channel) = self.channels.get_mut(database) else { return };
-        let Comparing::Asking(asking) = &mut channel.comparing else { return };
+        let Some(asking) = channel.asking() else { return };
         let Some(question) = asking.compared.take() else { return };
         let Some(Compared { ours, theirs, differing }) = compared else {
             asking.open = Some((question, now + repeat, 0));
             return;
         };
-        channel.spared.join(&ours);
-        if let (Some(local), Some(remote)) = (&mut channel.local, &channel.remote) {
-            local.held.insert(remote.origin, theirs);
-        }
         if !rest.is_empty() {
             asking.todo.push_front((question.rows, rest));
         }
         if question.rows > LAST_ROWS {
             asking.todo.extend(in_portions(differing).map(|portion| (LAST_ROWS, portion)));
+        }
+        channel.spared.join(&ours);
+        if let (Some(local), Some(remote), false) = (&mut channel.local, &channel.remote, theirs.is_empty()) {
+            local.held.insert(remote.origin, theirs);
         }
     }
 }
@@ -145,6 +170,67 @@ fn in_portions(tables: TableRanges) -> impl Iterator<Item = TableRanges> {
 }
 
 impl Channel {
+    /// What this side asks, if it does.
+    fn asking(&mut self) -> Option<&mut Asking> {
+        match (&mut self.sweep, &mut self.comparing) {
+            (Some(sweep), _) => Some(&mut sweep.asking),
+            (None, Comparing::Asking(asking)) => Some(asking),
+            _ => None,
+        }
+    }
+
+    /// Whether one side lacks tombstones that the other has no more: neither sends anything before it has deleted what they
+    /// deleted.
+    pub(super) fn is_swept(&self) -> bool {
+        let (Some(local), Some(remote)) = (&self.local, &self.remote) else { return true };
+        let ours = (&local.have, &local.dropped);
+        let theirs = (&self.peer_have, &remote.dropped);
+        !lacks_dropped(ours, theirs) && !lacks_dropped(theirs, ours)
+    }
+
+    /// Asks for keys where tombstones that this side lacks may be gone at the other.
+    pub(super) fn pump_sweep(
+        &mut self,
+        name: &str,
+        now: u64,
+        repeat: u64,
+        actions: &mut VecDeque<Output>,
+        sends: &mut VecDeque<Message>,
+    ) {
+        let (Some(local), Some(remote)) = (&self.local, &self.remote) else { return };
+        if !lacks_dropped((&local.have, &local.dropped), (&self.peer_have, &remote.dropped)) {
+            if self.sweep.take().is_some() {
+                // What came meanwhile was not taken.
+                self.say_want(name, sends);
+            }
+            return;
+        }
+        // More of them may have gone meanwhile.
+        let noted = |sweep: &&Box<Sweep>| sweep.finished && local.dropped.covers_all(&sweep.dropped);
+        if self.sweep.as_ref().filter(noted).is_some() {
+            self.sweep = None;
+        }
+        let sweep = self.sweep.get_or_insert_with(|| {
+            let tables = local.tables.keys().filter(|table| remote.tables.contains_key(*table));
+            let ranges: TableRanges = tables.map(|table| (table.clone(), vec![KeyRange::default()])).collect();
+            let todo = VecDeque::from([(FIRST_ROWS, ranges)]);
+            let asking = Asking { todo, open: None, compared: None, since: now, asked: 0, keys: true };
+            Box::new(Sweep { asking, dropped: remote.dropped.clone(), finished: false })
+        });
+        if sweep.finished {
+            return;
+        }
+        match sweep.asking.ask(name, now, repeat, sends) {
+            Asked::Waiting => {}
+            // The peer does not answer: from the beginning, when it is heard again.
+            Asked::Unanswered => self.sweep = None,
+            Asked::All => {
+                sweep.finished = true;
+                actions.push_back(Output::Swept { database: name.to_owned(), dropped: sweep.dropped.clone() });
+            }
+        }
+    }
+
     /// Decides whether there is something to compare, asks the next question, and comes to an end.
     pub(super) fn pump_comparing(
         &mut self,
@@ -158,7 +244,7 @@ impl Channel {
             Comparing::Undecided => self.decide(name, now, repeat, sends),
             Comparing::Answering { until } if now >= *until => self.comparing = Comparing::Done,
             Comparing::Asking(asking) => {
-                if asking.ask(name, now, repeat, sends) {
+                if asking.ask(name, now, repeat, sends) != Asked::Waiting {
                     let millis = now.saturating_sub(asking.since);
                     let rows = self.spared.runs().map(|(_, first, last)| last - first + 1).sum();
                     let event = SessionEvent::Reconciled { database: name.to_owned(), rows, millis };
@@ -192,7 +278,7 @@ impl Channel {
             Comparing::Done
         } else if local.origin < remote.origin {
             let todo = VecDeque::from([(FIRST_ROWS, ranges)]);
-            Comparing::Asking(Box::new(Asking { todo, open: None, compared: None, since: now, asked: 0 }))
+            Comparing::Asking(Box::new(Asking { todo, open: None, compared: None, since: now, asked: 0, keys: false }))
         } else {
             Comparing::Answering { until: now + PATIENCE * repeat }
         };
@@ -207,27 +293,41 @@ impl Channel {
     }
 }
 
+/// What is to be done.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Asked {
+    /// Nothing now.
+    Waiting,
+    /// There is nothing more to ask.
+    All,
+    /// There is no answer.
+    Unanswered,
+}
+
 impl Asking {
-    /// Asks what is to be asked now. True if there is nothing more.
-    fn ask(&mut self, name: &str, now: u64, repeat: u64, sends: &mut VecDeque<Message>) -> bool {
+    /// Asks what is to be asked now.
+    fn ask(&mut self, name: &str, now: u64, repeat: u64, sends: &mut VecDeque<Message>) -> Asked {
         if self.compared.is_some() {
-            return false;
+            return Asked::Waiting;
         }
         if self.open.is_none() {
-            let Some((rows, tables)) = self.todo.pop_front().filter(|_| self.asked < QUESTIONS) else { return true };
+            let Some((rows, tables)) = self.todo.pop_front() else { return Asked::All };
+            if self.asked == QUESTIONS {
+                return Asked::Unanswered;
+            }
             self.asked += 1;
-            self.open = Some((Question { number: self.asked, rows, tables }, now, 0));
+            self.open = Some((Question { number: self.asked, rows, keys: self.keys, tables }, now, 0));
         }
-        let Some((question, at, tries)) = &mut self.open else { return true };
+        let Some((question, at, tries)) = &mut self.open else { return Asked::All };
         if now < *at {
-            return false;
+            return Asked::Waiting;
         }
         if *tries > PATIENCE {
-            return true;
+            return Asked::Unanswered;
         }
         (*at, *tries) = (now + repeat, *tries + 1);
         let compare = Compare { database: name.to_owned(), question: question.clone() };
         sends.push_back(Message::Compare(compare));
-        false
+        Asked::Waiting
     }
 }

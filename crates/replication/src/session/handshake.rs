@@ -27,6 +27,8 @@ impl Session {
                     selection: local.selection.clone(),
                     publishing: local.publishing,
                     issued: local.issued.clone(),
+                    dropped: local.dropped.clone(),
+                    known: (*local.known).clone(),
                 };
                 Some((name.clone(), hello))
             })
@@ -61,8 +63,8 @@ impl Session {
         let databases = hello.databases.iter().map(|(name, database)| {
             let mut nodes = database.nodes.clone();
             nodes.remove(&database.origin);
-            let schemas = database.schemas.clone();
-            (name.clone(), PeerDatabase { origin: database.origin, nodes, schemas })
+            let (schemas, known) = (database.schemas.clone(), database.known.clone());
+            (name.clone(), PeerDatabase { origin: database.origin, nodes, schemas, known })
         });
         let event = SessionEvent::Databases { databases: databases.collect() };
         self.actions.push_back(Output::Event(event));

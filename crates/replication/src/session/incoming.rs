@@ -31,6 +31,13 @@ impl Session {
         channel.peer_have.join(&changes.rows.context);
         channel.position.join(&changes.rows.context);
         channel.patience = None;
+        if let Some(remote) = &mut channel.remote {
+            remote.dropped.join(&changes.rows.dropped);
+        }
+        if !channel.is_swept() {
+            // It is asked for when all that was deleted is known.
+            return;
+        }
         if channel.held_until.is_some() {
             return;
         }
@@ -154,7 +161,8 @@ impl Channel {
                 && assembly.batch.from == changes.rows.from
                 && assembly.batch.to == changes.rows.to
                 && assembly.batch.context == changes.rows.context
-                && assembly.batch.held == changes.rows.held;
+                && assembly.batch.held == changes.rows.held
+                && assembly.batch.dropped == changes.rows.dropped;
             if !same {
                 return Err(OutOfOrder);
             }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use crate::dot_set::DotSet;
 use crate::hybrid_clock::Timestamp;
+use crate::known_nodes::KnownNodes;
 use crate::message::{ByeReason, Envelope, Problem};
 use crate::node_schema::NodeSchemas;
 use crate::origin::Origin;
@@ -92,6 +93,10 @@ pub struct LocalState {
     /// Dots of catch-ups that are not complete which are not to be sent, by the origin they are read from: see
     /// [`reconcile`](crate::reconcile).
     pub held: BTreeMap<Origin, DotSet>,
+    /// Up to where tombstones may be gone.
+    pub dropped: VersionVector,
+    /// What is known of what other nodes know.
+    pub known: Arc<KnownNodes>,
 }
 
 /// What happens to a session.
@@ -136,7 +141,7 @@ pub enum Input {
         /// What there is; none if the database could not be read now.
         answer: Option<Answer>,
     },
-    /// The answer to [`Output::Compare`].
+    /// The answer to [`Output::Compare`], or to [`Output::Sweep`].
     Compared {
         /// The database.
         database: String,
@@ -227,6 +232,22 @@ pub enum Output {
         /// What the peer has.
         answer: Answer,
     },
+    /// Delete the rows in some ranges that the peer does not have, of what it knows; answer with [`Input::Compared`].
+    Sweep {
+        /// The database.
+        database: String,
+        /// The origin of the peer's database.
+        source: Origin,
+        /// What the peer has.
+        answer: Answer,
+    },
+    /// All that tombstones up to here deleted is deleted: take note of that.
+    Swept {
+        /// The database.
+        database: String,
+        /// Up to where.
+        dropped: VersionVector,
+    },
     /// Apply a batch; answer with [`Input::Applied`].
     Apply {
         /// The database.
@@ -254,6 +275,8 @@ pub struct PeerDatabase {
     pub nodes: BTreeMap<Origin, String>,
     /// The tables of each node that the peer knows of.
     pub schemas: NodeSchemas,
+    /// What the peer knows of what nodes know, itself not among them.
+    pub known: KnownNodes,
 }
 
 /// Something worth a line in the log.

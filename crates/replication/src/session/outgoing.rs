@@ -19,6 +19,7 @@ impl Session {
                 continue;
             }
             channel.unreadable = channel.unreadable.filter(|until| now < *until);
+            channel.pump_sweep(name, now, self.config.repeat, &mut self.actions, &mut self.sends);
             channel.pump_comparing(name, now, self.config.repeat, &mut self.actions, &mut self.sends);
             if let Some(from) = channel.next_read(window) {
                 let omit = Arc::clone(&channel.omit);
@@ -94,6 +95,10 @@ impl Session {
         }
         channel.peer_have.join(&ack.have);
         channel.position.join(&ack.have);
+        if let Some(remote) = channel.remote.as_mut().filter(|remote| remote.origin == ack.origin) {
+            remote.publishing = ack.publishing;
+            remote.dropped.join(&ack.dropped);
+        }
         let mut reached = channel.peer_have.clone();
         if let (Some(received), Some(local)) = (ack.received, &channel.local)
             && received.source == local.origin
@@ -157,8 +162,16 @@ fn too_large(batch: &Batch, limit: usize) -> Option<Problem> {
 
 /// Splits a batch into parts of at most `limit` bytes, to within a row; at least one part, which may hold no row.
 fn split(batch: Batch, limit: usize) -> Vec<Batch> {
-    let Batch { source, from, to, context, held, tables } = batch;
-    let part = |tables| Batch { source, from: from.clone(), to: to.clone(), context: context.clone(), held, tables };
+    let Batch { source, from, to, context, held, dropped, tables } = batch;
+    let part = |tables| Batch {
+        source,
+        from: from.clone(),
+        to: to.clone(),
+        context: context.clone(),
+        held,
+        dropped: dropped.clone(),
+        tables,
+    };
     let mut parts = Vec::new();
     let mut current: Vec<TableRows> = Vec::new();
     let mut bytes = 0;

@@ -4,9 +4,11 @@ use std::collections::BTreeMap;
 use std::ops::Bound;
 
 use replication::reconcile::{
-    Answer, Compared, Exchange, KeyRange, Question, RangeFingerprint, RowHasher, RunFinder, Verdict,
+    Answer, Compared, Exchange, KeyRange, LAST_ROWS, Question, RangeFingerprint, RowHasher, RunFinder, Verdict,
 };
-use replication::{DotSet, Entry, EntryFlags, Granularity, Origin, RowClock, RowImage, Timestamp, Value};
+use replication::{
+    DotSet, Entry, EntryFlags, Granularity, Origin, RowClock, RowImage, Timestamp, Value, VersionVector,
+};
 
 use crate::model::{COLUMNS, Replica, Rules, assert_equal};
 use crate::network::Cluster;
@@ -57,12 +59,71 @@ impl Replica {
             let alone = row.clock.columns.is_empty() && row.clock.counters.is_empty() && row.clock.rest.is_none();
             run.note(Some(row.clock.row.dot).filter(|_| alone && row.clock.row.timestamp == Timestamp::BASELINE));
         }
-        RangeFingerprint { range, rows: run.rows(), content: hasher.finish(), run: run.run() }
+        RangeFingerprint { range, rows: run.rows(), content: hasher.finish(), run: run.run(), keys: None }
+    }
+
+    /// The same of the keys alone.
+    fn keys_of(&self, range: KeyRange, tell: bool) -> RangeFingerprint {
+        let mut hasher = RowHasher::new();
+        let keys: Vec<Vec<Value>> = self.within(&range).map(|(key, _)| vec![Value::Integer(*key)]).collect();
+        keys.iter().for_each(|key| hasher.row(key));
+        let rows = keys.len() as u64;
+        RangeFingerprint { range, rows, content: hasher.finish(), run: None, keys: tell.then_some(keys) }
+    }
+
+    /// Deletes what a source that knows `answer.have` does not have of that. What it does not know stays, but for newer cells of a
+    /// row that it does know: that row is deleted anew, and recorded.
+    pub(crate) fn sweep(&mut self, answer: &Answer, now: i64) -> Compared {
+        let mut compared = Compared::default();
+        for (table, parts) in &answer.tables {
+            let mut differing = Vec::new();
+            for theirs in parts {
+                let ours = self.keys_of(theirs.range.clone(), true);
+                let there = match (&theirs.keys, theirs.rows) {
+                    _ if ours.content == theirs.content => continue,
+                    (Some(keys), _) => keys.as_slice(),
+                    (None, 0) => &[],
+                    (None, _) => {
+                        differing.push(theirs.range.clone());
+                        continue;
+                    }
+                };
+                let gone: Vec<i64> = self.within(&theirs.range).map(|(key, _)| *key).collect();
+                for key in gone.into_iter().filter(|key| !there.contains(&vec![Value::Integer(*key)])) {
+                    let clock = &self.rows[&key].clock;
+                    if clock.entries().all(|entry| answer.have.covers(entry.dot)) {
+                        self.rows.remove(&key);
+                    } else if answer.have.covers(clock.row.dot) {
+                        self.delete(key, now);
+                    }
+                }
+            }
+            compared.differing.push((table.clone(), differing));
+        }
+        compared
+    }
+
+    /// Forgets deletions that all others know, or any.
+    pub(crate) fn drop_tombstones(&mut self, known: &VersionVector, any: bool) {
+        let (dropped, until) = (&mut self.dropped, &mut self.dropped_until);
+        self.rows.retain(|_, row| {
+            let goes = row.clock.is_deleted() && (any || row.clock.entries().all(|entry| known.covers(entry.dot)));
+            if goes {
+                *until = (*until).max(row.clock.newest().timestamp);
+                row.clock.entries().for_each(|entry| dropped.raise(entry.dot.origin, entry.dot.sequence));
+            }
+            !goes
+        });
     }
 
     pub(crate) fn answer(&self, question: &Question) -> Answer {
         let size = usize::try_from(question.rows / PORTION).unwrap();
-        let mut answer = Answer { number: question.number, tables: Vec::new(), rest: Vec::new() };
+        let (number, have, dropped) = (question.number, self.have.clone(), self.dropped.clone());
+        let mut answer = Answer { number, tables: Vec::new(), rest: Vec::new(), have, dropped, waiting: Vec::new() };
+        let look = |range: KeyRange| match question.keys {
+            true => self.keys_of(range, question.rows <= LAST_ROWS),
+            false => self.fingerprint_of(range),
+        };
         for (table, ranges) in &question.tables {
             let (mut parts, mut rest) = (Vec::new(), Vec::new());
             for range in ranges {
@@ -79,12 +140,12 @@ impl Replica {
                     let until = Some(vec![Value::Integer(portion[portion.len() - 1])]);
                     let until = if portion.last() == keys.last() { range.until.clone() } else { until };
                     let part = KeyRange { after: after.clone(), until: until.clone() };
-                    parts.push(self.fingerprint_of(part));
+                    parts.push(look(part));
                     after = until;
                 }
                 if after != range.until || keys.is_empty() {
                     if keys.is_empty() {
-                        parts.push(self.fingerprint_of(range.clone()));
+                        parts.push(look(range.clone()));
                     } else {
                         rest.push(KeyRange { after, until: range.until.clone() });
                     }
@@ -109,6 +170,8 @@ impl Replica {
                         let (origin, first, last) = exchange.our_run();
                         compared.ours.insert(origin, first, last);
                         self.exchanges.entry(source).or_default().push((theirs.range.clone(), exchange));
+                        let began = || (answer.have.clone(), answer.dropped.clone());
+                        self.began.entry(source).or_insert_with(began);
                     }
                     Verdict::Differ if ours.rows > 0 && theirs.rows > 0 => differing.push(theirs.range.clone()),
                     Verdict::Differ => {}
@@ -167,7 +230,7 @@ impl Replica {
 }
 
 /// Files that mostly hold the same rows, as copies of one do.
-fn alike(nodes: u8, random: &mut Random) -> Vec<BTreeMap<i64, Value>> {
+pub(crate) fn alike(nodes: u8, random: &mut Random) -> Vec<BTreeMap<i64, Value>> {
     let count = 8 + random.range(60);
     let common: BTreeMap<i64, Value> =
         (0..count).map(|key| (2 * key, Value::from(format!("v{key}").as_str()))).collect();

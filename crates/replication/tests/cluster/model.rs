@@ -6,7 +6,7 @@ use replication::reconcile::{Exchange, KeyRange};
 use replication::{
     Admission, Batch, ColumnRule, ConflictPolicy, Counter, Decided, Dot, DotSet, Entry, EntryFlags, Granularity,
     HybridClock, MergeContext, Merged, Origin, Outcome, RowClock, RowImage, TableRows, TableShape, Timestamp,
-    Undecided, Value, VersionVector, admit, merge,
+    Undecided, Value, VersionVector, admit, lacks_dropped, merge,
 };
 
 use crate::random::Random;
@@ -58,6 +58,12 @@ pub(crate) struct Replica {
     staged: BTreeMap<Origin, BTreeMap<i64, (RowImage, VersionVector)>>,
     /// Dots that are to be exchanged when a catch-up is complete, by its source.
     pub(crate) exchanges: BTreeMap<Origin, Vec<(KeyRange, Exchange)>>,
+    /// Up to where tombstones may be gone.
+    pub(crate) dropped: VersionVector,
+    /// The stamp of the newest of them.
+    pub(crate) dropped_until: Timestamp,
+    /// What the source of a catch-up knew when it began, and up to where tombstones may have been gone there.
+    pub(crate) began: BTreeMap<Origin, (VersionVector, VersionVector)>,
     pub(crate) clock: HybridClock,
     pub(crate) rows: BTreeMap<i64, RowImage>,
     /// The conflicts that it recorded.
@@ -80,6 +86,9 @@ impl Replica {
             received: BTreeMap::new(),
             staged: BTreeMap::new(),
             exchanges: BTreeMap::new(),
+            dropped: VersionVector::new(),
+            dropped_until: Timestamp::BASELINE,
+            began: BTreeMap::new(),
             clock: HybridClock::default(),
             rows: BTreeMap::new(),
             decided: Vec::new(),
@@ -207,6 +216,7 @@ impl Replica {
             columns: rules.columns,
             nodes: rules.nodes,
             filled_in: &[],
+            doubtful: None,
         };
         merge(self.rows.get(&key), &other.rows[&key], &cx)
     }
@@ -253,7 +263,7 @@ impl Replica {
         let context = self.have.clone();
         let to = if whole { context.clone() } else { to };
         let tables = if rows.is_empty() { Vec::new() } else { vec![TableRows::new(self.shape.clone(), rows)] };
-        Batch { source: self.origin, from: from.clone(), to, context, held: 0, tables }
+        Batch { source: self.origin, from: from.clone(), to, context, held: 0, dropped: self.dropped.clone(), tables }
     }
 
     /// Applies a batch whole, or not at all.
@@ -263,6 +273,16 @@ impl Replica {
             Admission::Known => return Applied::Done,
             Admission::Gap => return Applied::Gap,
             Admission::Apply => {}
+        }
+        let (ours, theirs) = ((&self.have, &self.dropped), (&batch.context, &batch.dropped));
+        if lacks_dropped(ours, theirs) || lacks_dropped(theirs, ours) {
+            return Applied::Gap;
+        }
+        if let Some((context, dropped)) = self.began.get(&batch.source)
+            && (lacks_dropped((&self.have, dropped), theirs) || lacks_dropped((context, dropped), ours))
+        {
+            self.forget_catch_up(batch.source);
+            return Applied::Gap;
         }
         let held = self.held(batch.source);
         if held.beyond(&batch.from).fingerprint() != batch.held {
@@ -283,6 +303,10 @@ impl Replica {
         for remote in incoming {
             let Value::Integer(key) = *remote.key(&shape)[0] else { panic!("keys are integers") };
             staged.insert(key, (remote.clone(), batch.context.clone()));
+        }
+        if !alone {
+            let began = || (batch.context.clone(), batch.dropped.clone());
+            self.began.entry(batch.source).or_insert_with(began);
         }
         if !batch.is_complete() {
             self.staged.insert(batch.source, staged);
@@ -306,6 +330,7 @@ impl Replica {
                 columns: rules.columns,
                 nodes: rules.nodes,
                 filled_in: &[],
+                doubtful: (!context.covers_all(&self.dropped)).then_some(self.dropped_until),
             };
             let merged = merge(self.rows.get(&key), remote, &cx).expect("the policies decide");
             self.decided.extend(merged.conflict);
@@ -331,7 +356,17 @@ impl Replica {
         let over: Vec<Origin> =
             self.exchanges.keys().copied().filter(|source| self.held(*source).beyond(&self.have).is_empty()).collect();
         over.iter().for_each(|source| drop(self.exchanges.remove(source)));
+        let (received, exchanges) = (&self.received, &self.exchanges);
+        self.began.retain(|source, _| received.contains_key(source) || exchanges.contains_key(source));
         Applied::Done
+    }
+
+    /// Begins a catch-up anew: of what came with it tombstones may be gone at its source.
+    fn forget_catch_up(&mut self, source: Origin) {
+        self.received.remove(&source);
+        self.staged.remove(&source);
+        self.exchanges.remove(&source);
+        self.began.remove(&source);
     }
 
     /// What is compared in the end: the living rows.

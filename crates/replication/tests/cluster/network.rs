@@ -23,8 +23,10 @@ enum Event {
     Read { side: Side, epoch: u64, from: VersionVector, omit: Arc<DotSet> },
     Fingerprint { side: Side, epoch: u64, question: Question },
     Compare { side: Side, epoch: u64, source: Origin, answer: Answer },
+    Sweep { side: Side, epoch: u64, answer: Answer },
     Apply { side: Side, epoch: u64, batch: Box<Batch> },
     Connect { edge: Side },
+    Moved { node: usize },
 }
 
 /// How hard the network is.
@@ -54,6 +56,8 @@ pub(crate) struct Cluster<'a> {
     next_event: u64,
     pub(crate) now: u64,
     batch_rows: usize,
+    /// Whether nodes forget deletions.
+    pub(crate) drops: bool,
     /// Rows that were read for peers.
     pub(crate) rows_sent: usize,
     random: Random,
@@ -78,6 +82,7 @@ impl<'a> Cluster<'a> {
             next_event: 0,
             now: 0,
             batch_rows,
+            drops: false,
             rows_sent: 0,
             random,
         };
@@ -158,6 +163,8 @@ impl<'a> Cluster<'a> {
             publishing: false,
             issued: (replica.have.get(replica.origin) > 0).then(|| "t".to_owned()).into_iter().collect(),
             held: replica.exchanges.keys().map(|source| (*source, replica.held(*source))).collect(),
+            dropped: replica.dropped.clone(),
+            known: Arc::default(),
         }
     }
 
@@ -187,6 +194,13 @@ impl<'a> Cluster<'a> {
                 Output::Read { from, omit, .. } => self.plan(work, Event::Read { side, epoch, from, omit }),
                 Output::Fingerprint { question, .. } => {
                     self.plan(work, Event::Fingerprint { side, epoch, question });
+                }
+                Output::Sweep { answer, .. } => self.plan(work, Event::Sweep { side, epoch, answer }),
+                Output::Swept { dropped, .. } => {
+                    let replica = &mut self.replicas[side.0];
+                    replica.dropped.join(&dropped);
+                    replica.dropped_until = replica.clock.last();
+                    self.plan(1, Event::Moved { node: side.0 });
                 }
                 Output::Compare { source, answer, .. } => {
                     self.plan(work, Event::Compare { side, epoch, source, answer });
@@ -235,6 +249,8 @@ impl<'a> Cluster<'a> {
     fn happen(&mut self, event: Event) {
         match event {
             Event::Connect { edge } => self.connect(edge),
+            Event::Moved { node } => self.moved(node),
+            Event::Sweep { side, epoch, answer } => self.sweep(side, epoch, &answer),
             Event::Deliver { side, epoch, bytes } if epoch == self.epoch(side) => {
                 let limits = Limits::default();
                 let envelope = match &bytes {
@@ -261,6 +277,32 @@ impl<'a> Cluster<'a> {
             Event::Compare { side, epoch, source, answer } => self.compare(side, epoch, source, &answer),
             // The link that it belonged to is gone.
             Event::Deliver { .. } | Event::Read { .. } | Event::Fingerprint { .. } => {}
+        }
+    }
+
+    /// So may a part of a sweep.
+    fn sweep(&mut self, side: Side, epoch: u64, answer: &Answer) {
+        let current = epoch == self.epoch(side);
+        if self.dead.contains(&side.0) || (!current && self.random.chance(2)) {
+            return;
+        }
+        let now = self.millis();
+        let compared = self.replicas[side.0].sweep(answer, now);
+        if current {
+            let (rest, compared) = (answer.rest.clone(), Some(compared));
+            self.input(side, Input::Compared { database: DATABASE.to_owned(), rest, compared });
+        }
+        self.moved(side.0);
+    }
+
+    /// A node forgets deletions: those that all others know, or any, as they are old.
+    fn drop_tombstones(&mut self, node: usize) {
+        let any = self.random.chance(6);
+        let have = self.replicas[node].have.clone();
+        let known = self.living().map(|replica| &replica.have).fold(have.clone(), |known, other| known.met(other));
+        if any || self.living().all(|replica| have.covers_all(&replica.have)) {
+            self.replicas[node].drop_tombstones(&known, any);
+            self.moved(node);
         }
     }
 
@@ -316,13 +358,11 @@ impl<'a> Cluster<'a> {
             let edge = edges[self.random.index(edges.len())];
             match self.random.below(24) {
                 0 => self.disconnect(edge),
-                1 => {
-                    self.parted.insert(edge);
-                    self.disconnect(edge);
-                }
+                1 => self.part(edge),
                 2 => self.heal(),
                 3 => self.restart(node),
                 4 if deaths && self.dead.is_empty() => self.die(node),
+                5..8 if self.drops => self.drop_tombstones(node),
                 _ => self.write(node),
             }
         }
@@ -350,6 +390,12 @@ impl<'a> Cluster<'a> {
     fn die(&mut self, node: usize) {
         self.dead.insert(node);
         self.restart(node);
+    }
+
+    /// Breaks a link until all are healed.
+    pub(crate) fn part(&mut self, edge: Side) {
+        self.parted.insert(edge);
+        self.disconnect(edge);
     }
 
     /// Ends all partitions.
