@@ -268,8 +268,12 @@ fn ranges() -> impl Strategy<Value = Vec<(String, Vec<KeyRange>)>> {
 }
 
 fn compare() -> impl Strategy<Value = Compare> {
-    (any::<String>(), any::<u64>(), 1..=u32::MAX, ranges())
-        .prop_map(|(database, number, rows, tables)| Compare { database, question: Question { number, rows, tables } })
+    (any::<String>(), any::<u64>(), 1..=u32::MAX, any::<bool>(), ranges()).prop_map(
+        |(database, number, rows, keys, tables)| Compare {
+            database,
+            question: Question { number, rows, keys, tables },
+        },
+    )
 }
 
 fn fingerprints() -> impl Strategy<Value = Fingerprints> {
@@ -457,8 +461,15 @@ fn the_text_of_an_acknowledgement_is_fixed() {
     let origin = Origin::from_bytes([7; 16]);
     let mut have = VersionVector::new();
     have.raise(origin, 3);
-    let ack =
-        Ack { database: "d".to_owned(), origin, have, received: None, clock: Timestamp::from_raw(131_072).unwrap() };
+    let ack = Ack {
+        database: "d".to_owned(),
+        origin,
+        have,
+        received: None,
+        clock: Timestamp::from_raw(131_072).unwrap(),
+        publishing: false,
+        dropped: VersionVector::new(),
+    };
     let envelope = Envelope { from: "a".to_owned(), to: Some("b".to_owned()), message: Message::Ack(ack) };
     let name = origin.to_string();
     let expected = format!(

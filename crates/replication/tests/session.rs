@@ -172,6 +172,8 @@ fn a_batch_is_sent_although_the_peer_learns_something_while_it_is_read() {
         have: vector(&[(1, 9)]),
         received: None,
         clock: Timestamp::default(),
+        publishing: false,
+        dropped: vector(&[]),
     }));
     let rows = batch(2, vector(&[]), vector(&[(2, 3)]), vec![table(2, "t", 0, &[1, 1, 1])]);
     bench.input(Input::BatchRead { database: DATABASE.to_owned(), outcome: ReadOutcome::Batch(rows) });

@@ -55,6 +55,8 @@ fn start(runtime: &Runtime, folder: &Path, name: &str, schema: &str) -> Node {
         max_clock_skew: Duration::from_secs(60),
         schema_quiet: Duration::ZERO,
         max_rows: 20_000,
+        tombstone_horizon: Duration::from_secs(86_400),
+        upkeep_interval: Duration::from_secs(60),
         retention: ConflictRetention::default(),
         observer: None,
         state: None,

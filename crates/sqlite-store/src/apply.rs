@@ -4,12 +4,14 @@ pub(crate) mod columns;
 mod parts;
 mod placing;
 mod storing;
+mod sweeping;
 mod work;
 
-use replication::{Admission, Batch, Origin, TableRows, VersionVector, admit};
+use replication::{Admission, Batch, Origin, TableRows, VersionVector, admit, lacks_dropped};
 use rusqlite::Connection;
 
 pub(crate) use placing::told_of;
+pub(crate) use sweeping::sweep_rows;
 pub(crate) use work::{Work, unknown_entry};
 
 use crate::conflict_record::ConflictNote;
@@ -160,7 +162,24 @@ pub(crate) fn apply(
         // What was left out of it is not what is here.
         return Ok(ApplyOutcome::Gap);
     }
+    if lacks_deletions(replica, &batch) {
+        return Ok(ApplyOutcome::Gap);
+    }
     outcome(apply_admitted(conn, replica, batch, rules))
+}
+
+/// Whether tombstones that one side lacks are gone at the other: rows that they deleted are to be swept away first.
+fn lacks_deletions(replica: &Replica, batch: &Batch) -> bool {
+    let (ours, theirs) = ((&replica.have, &replica.dropped.upto), (&batch.context, &batch.dropped));
+    lacks_dropped(ours, theirs) || lacks_dropped(theirs, ours)
+}
+
+/// Whether they went since a catch-up began of which this is a part: what is here of that is not to be merged.
+pub(crate) fn is_outdated(replica: &Replica, batch: &Batch) -> bool {
+    let Some(received) = replica.received.get(&batch.source) else { return false };
+    let Some((context, dropped)) = &received.began else { return false };
+    let (ours, theirs) = ((&replica.have, &replica.dropped.upto), (&batch.context, &batch.dropped));
+    lacks_dropped((&replica.have, dropped), theirs) || lacks_dropped((context, dropped), ours)
 }
 
 fn apply_admitted(
@@ -227,8 +246,9 @@ fn turn(table: &TableRows) -> Turn {
 fn stage(conn: &Connection, replica: &mut Replica, batch: Batch, rules: &ApplyRules<'_>) -> Result<Applied, Stop> {
     let own = replica.have.clone();
     let complete = batch.is_complete();
-    let Batch { source, to, context, tables, .. } = batch;
+    let Batch { source, to, context, dropped, tables, .. } = batch;
     let mut stage = Stage::open(conn, source)?;
+    staging::note_began(conn, replica, source, || (context.clone(), dropped))?;
     if !context.covers_all(&stage.context()) {
         // An old message: the catch-up went on since, and its rows are in a newer state.
         return Err(Stop::Outcome(Box::new(ApplyOutcome::Gap)));

@@ -11,7 +11,9 @@ mod outrun;
 mod reading;
 mod records;
 mod settling;
+mod sweeping;
 mod told;
+mod tombstones;
 mod transaction;
 mod waiting;
 
@@ -28,6 +30,7 @@ use identity::Memory;
 pub use identity::new_origin;
 use migrating::Migration;
 use records::Pruning;
+use tombstones::Tombstones;
 
 use crate::app_triggers::{self, AppTrigger};
 use crate::attach::{self, Attached};
@@ -107,6 +110,7 @@ pub(crate) struct Attachment {
     /// Open conflict records.
     conflicts: u64,
     pruning: Pruning,
+    tombstones: Tombstones,
     /// Counts the daemon's transactions on this file, as the file has it: another daemon on the same file, which the
     /// replica must follow, moves it too.
     generation: i64,
@@ -162,6 +166,7 @@ impl Attachment {
         staging::clear_stale(&conn, &replica)?;
         let policies = told::policies(&attached.schema, &options.rules);
         let conflicts = count_open(&conn)?;
+        let tombstones = Tombstones::load(&conn)?;
         let generation = transaction::generation(&conn)?;
         let lifts = BeforeLift::count(&conn)?;
         let publish: Option<i64> = conn
@@ -198,6 +203,7 @@ impl Attachment {
             foreign_keys,
             conflicts,
             pruning: Pruning::default(),
+            tombstones,
             generation,
             lifts,
             last_progress: Instant::now(),
@@ -231,6 +237,7 @@ impl Attachment {
                 || self.retry.is_some()
                 || self.forgetting.is_some()
                 || self.pruning.has_work()
+                || self.tombstones.has_work()
                 || self.foreign_keys.has_work(wall_millis())
         };
         self.more || (self.migrating().is_none() && rest())
@@ -280,6 +287,7 @@ impl Attachment {
         } else {
             self.look_for_parents()?;
             self.prune_step()?;
+            self.forget_deletions()?;
         }
         Ok(())
     }

@@ -111,7 +111,7 @@ pub(crate) fn read_batch(
         to,
         context,
         held: 0,
-        dropped: replica.dropped.clone(),
+        dropped: replica.dropped.upto.clone(),
         tables,
     })
 }

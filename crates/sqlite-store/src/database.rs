@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use replication::reconcile::{Answer, Compared, Question};
-use replication::{Batch, DotSet, NodeSchemas, Origin, Selection, Timestamp, VersionVector};
+use replication::{Batch, DotSet, KnownNodes, NodeSchemas, Origin, Selection, Timestamp, VersionVector};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::app_triggers::AppTrigger;
@@ -52,6 +52,10 @@ pub struct DatabaseOptions {
     pub schema_quiet: Duration,
     /// How many rows one transaction of incoming changes writes at most.
     pub max_rows: usize,
+    /// For how long a deletion is remembered at most for nodes that do not know of it.
+    pub tombstone_horizon: Duration,
+    /// The pause between looks for deletions that need not be remembered, and between what is told of other nodes.
+    pub upkeep_interval: Duration,
     /// Which conflict records are kept.
     pub retention: ConflictRetention,
     /// Who sees rows of a catch-up that was interrupted while it was merged.
@@ -132,6 +136,14 @@ pub struct DatabaseState {
     pub issued: BTreeSet<String>,
     /// Dots that peers need not send, by the origin of the database that has them: the same rows are here under others.
     pub held: BTreeMap<Origin, DotSet>,
+    /// Up to where tombstones may be gone.
+    pub dropped: VersionVector,
+    /// What is known of what other nodes know.
+    pub known: Arc<KnownNodes>,
+    /// Tombstones that are kept, as of the last look at them.
+    pub tombstones: u64,
+    /// The nodes that they wait for.
+    pub tombstones_wait_for: Arc<BTreeSet<String>>,
     /// Log rows that wait for capture, as of the last look.
     pub backlog: u64,
 }
@@ -360,6 +372,32 @@ impl Database {
     /// The database is not attached at the moment, or cannot be written; nothing changed, and a later try may succeed.
     pub async fn apply(&self, batch: Batch, observer: Option<Arc<dyn RowObserver>>) -> Result<ApplyReply, StoreError> {
         self.ask(|reply| Command::Apply { batch: Box::new(batch), observer, reply }).await
+    }
+
+    /// Deletes the rows in some ranges of tables that a peer's database does not have, of what that knows.
+    ///
+    /// # Errors
+    /// The database is not attached at the moment, or cannot be written; a later try may succeed.
+    pub async fn sweep(&self, source: Origin, answer: Answer) -> Result<Compared, StoreError> {
+        self.ask(|reply| Command::Sweep { source, answer, reply }).await
+    }
+
+    /// Takes note that all which tombstones up to there deleted is deleted.
+    pub async fn swept(&self, dropped: VersionVector) {
+        self.tell(Command::Swept(dropped)).await;
+    }
+
+    /// Tells what other nodes know.
+    pub async fn learn_nodes(&self, nodes: KnownNodes) {
+        self.tell(Command::LearnNodes(nodes)).await;
+    }
+
+    /// Does not wait for a node any more; false if it is not known.
+    ///
+    /// # Errors
+    /// The database is not attached at the moment, or cannot be written; nothing changed, and a later try may succeed.
+    pub async fn forget_node(&self, node: String) -> Result<bool, StoreError> {
+        self.ask(|reply| Command::ForgetNode { node, reply }).await
     }
 
     /// Conflict records, the newest first. They are read beside the database's thread, which may be at work for long.

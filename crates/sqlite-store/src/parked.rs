@@ -335,6 +335,23 @@ pub(crate) fn read(conn: &Connection, id: i64) -> Result<Option<Parked>, StoreEr
     rows.next()?.map(Parked::from_row).transpose()
 }
 
+/// The keys of rows of a table that wait, as far as they fit its key.
+pub(crate) fn keys_of(conn: &Connection, shape: &TableShape) -> Result<Vec<Vec<Value>>, StoreError> {
+    let mut statement = conn.prepare_cached(&format!("SELECT {COLUMNS} FROM main._sync_parked WHERE tbl = ?1"))?;
+    let mut rows = statement.query([&shape.name])?;
+    let names = |shape: &TableShape| -> Vec<String> {
+        shape.key.iter().map(|index| shape.columns[usize::from(*index)].to_ascii_lowercase()).collect()
+    };
+    let mut keys = Vec::new();
+    while let Some(row) = rows.next()? {
+        let parked = Parked::from_row(row)?;
+        if names(&parked.shape) == names(shape) {
+            keys.push(parked.row.key(&parked.shape).into_iter().cloned().collect());
+        }
+    }
+    Ok(keys)
+}
+
 /// Takes back that what waits, or this database when it came, had taken into account what an origin did after a sequence.
 pub(crate) fn forget_sequences(conn: &Connection, origin: Origin, after: u64) -> Result<(), StoreError> {
     let mut statement = conn.prepare("SELECT id, context, own FROM main._sync_parked")?;

@@ -12,6 +12,7 @@ use replication::{
     TableShape, Timestamp, Value, VersionVector,
 };
 use rusqlite::{Connection, OptionalExtension, params};
+use serde::{Deserialize, Serialize};
 
 use crate::attach::born_key;
 use crate::bind::value_at;
@@ -146,6 +147,30 @@ pub(crate) struct Received {
     pub(crate) merged: bool,
     /// Dots that are not sent with it: the same rows are here, and take these at its end.
     pub(crate) held: DotSet,
+    /// What its source knew when it began, and up to where tombstones may have been gone there.
+    pub(crate) began: Option<(VersionVector, VersionVector)>,
+}
+
+/// Tombstones that are gone.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Dropped {
+    /// Up to where: some of the changes up to here may have been deletions of which nothing is here any more.
+    pub(crate) upto: VersionVector,
+    /// The stamp of the newest.
+    pub(crate) until: Timestamp,
+}
+
+impl Dropped {
+    const KEY: &str = "dropped";
+
+    /// Up to which stamp a row that is not here, and comes from who knows `context`, may have been deleted; none if it was not.
+    pub(crate) fn doubts(&self, context: &VersionVector) -> Option<Timestamp> {
+        (!context.covers_all(&self.upto)).then_some(self.until)
+    }
+
+    pub(crate) fn save(&self, conn: &Connection) -> Result<(), StoreError> {
+        meta::write(conn, Self::KEY, self)
+    }
 }
 
 /// The state of one attached database.
@@ -168,6 +193,8 @@ pub(crate) struct Replica {
     /// What has to be known before the tables are what the vector says: a merge was cut off by a migration, and its rows are
     /// asked for again.
     pub(crate) owed: VersionVector,
+    /// Tombstones that are gone.
+    pub(crate) dropped: Dropped,
     /// Rows of peers that could not be taken in.
     pub(crate) waiting: Waiting,
     /// Numbers of tables in which rows have changed since it was last tried to merge what waits.
@@ -209,6 +236,7 @@ impl Replica {
             have: VersionVector::new(),
             received: BTreeMap::new(),
             owed: VersionVector::new(),
+            dropped: meta::read(conn, Dropped::KEY)?.unwrap_or_default(),
             waiting: Waiting::default(),
             touched: BTreeSet::new(),
             schemas: Arc::new(node_schemas::load(conn)?),

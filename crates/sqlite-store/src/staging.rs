@@ -62,6 +62,9 @@ const TABLES: &str = "
     CREATE TABLE IF NOT EXISTS _sync_spool._sync_received (source BLOB PRIMARY KEY, base TEXT NOT NULL,
         position TEXT NOT NULL, shapes INTEGER NOT NULL, complete INTEGER NOT NULL, merged INTEGER NOT NULL DEFAULT 0)
         WITHOUT ROWID;
+    -- What their sources knew when they began, and up to where tombstones may have been gone there.
+    CREATE TABLE IF NOT EXISTS _sync_spool._sync_began (source BLOB PRIMARY KEY, context TEXT NOT NULL,
+        dropped TEXT NOT NULL) WITHOUT ROWID;
     -- Their batches, and what the rows of each have taken into account.
     CREATE TABLE IF NOT EXISTS _sync_spool._sync_batch (id INTEGER PRIMARY KEY, source BLOB NOT NULL,
         context TEXT NOT NULL);
@@ -335,7 +338,46 @@ impl Stage {
 }
 
 /// Where a catch-up is noted, and what is staged of it.
-const STAGED: [&str; 4] = ["_sync_received", "_sync_batch", "_sync_staged", "_sync_exchange"];
+const STAGED: [&str; 5] = ["_sync_received", "_sync_batch", "_sync_staged", "_sync_exchange", "_sync_began"];
+
+/// What the source of a catch-up knew when it began, and up to where tombstones may have been gone there.
+fn began(conn: &Connection, source: Origin) -> Result<Option<(VersionVector, VersionVector)>, StoreError> {
+    let sql = "SELECT context, dropped FROM _sync_spool._sync_began WHERE source = ?1";
+    let found: Option<(String, String)> =
+        conn.query_row(sql, [source.as_bytes()], |row| Ok((row.get(0)?, row.get(1)?))).optional()?;
+    let read = |text: &str| {
+        serde_json::from_str(text).map_err(|error| StoreError::Damaged { what: format!("_sync_began: {error}") })
+    };
+    found.map(|(context, dropped)| Ok((read(&context)?, read(&dropped)?))).transpose()
+}
+
+/// Takes note of that when a catch-up begins.
+pub(crate) fn note_began(
+    conn: &Connection,
+    replica: &mut Replica,
+    source: Origin,
+    began: impl FnOnce() -> (VersionVector, VersionVector),
+) -> Result<(), StoreError> {
+    let received = replica.received.entry(source).or_default();
+    if received.began.is_none() {
+        let (context, dropped) = began();
+        conn.prepare_cached("INSERT OR REPLACE INTO _sync_spool._sync_began VALUES (?1, ?2, ?3)")?.execute(params![
+            source.as_bytes(),
+            text(&context)?,
+            text(&dropped)?
+        ])?;
+        received.began = Some((context, dropped));
+    }
+    Ok(())
+}
+
+/// Forgets a catch-up of whose rows tombstones may be gone since it began, here or at its source: it begins anew.
+pub(crate) fn begin_anew(conn: &Connection, replica: &mut Replica, source: Origin) -> Result<(), StoreError> {
+    exchanges::clear(conn, source)?;
+    start_over(conn, replica, source)?;
+    conn.prepare_cached("DELETE FROM _sync_spool._sync_began WHERE source = ?1")?.execute([source.as_bytes()])?;
+    Ok(())
+}
 
 /// Forgets what is staged of a catch-up, but not which dots are to be exchanged at its end: the rest is to be asked for again.
 pub(crate) fn start_over(conn: &Connection, replica: &mut Replica, source: Origin) -> Result<(), StoreError> {
@@ -353,7 +395,9 @@ pub(crate) fn start_over(conn: &Connection, replica: &mut Replica, source: Origi
     if !held.is_empty() {
         let position = replica.have.clone();
         Stage::open(conn, source)?.advance(conn, replica, &position, false)?;
-        replica.received.entry(source).or_default().held = held;
+        let began = began(conn, source)?;
+        let received = replica.received.entry(source).or_default();
+        (received.held, received.began) = (held, began);
     }
     Ok(())
 }
@@ -392,8 +436,8 @@ pub(crate) fn load(conn: &Connection, replica: &mut Replica) -> Result<(), Store
         let (complete, merged): (bool, bool) = (row.get(4)?, row.get(5)?);
         if row.get::<_, i64>(3)? == shapes(replica) {
             let source = Origin::from_bytes(source);
-            let held = exchanges::held(conn, source)?;
-            replica.received.insert(source, Received { position, complete, merged, held });
+            let (held, began) = (exchanges::held(conn, source)?, began(conn, source)?);
+            replica.received.insert(source, Received { position, complete, merged, held, began });
         } else if merged {
             replica.owed.join(&position);
         }
@@ -440,7 +484,7 @@ pub(crate) fn clear_stale(conn: &Connection, replica: &Replica) -> Result<(), St
         conn.execute_batch(
             "DELETE FROM _sync_spool._sync_owner; DELETE FROM _sync_spool._sync_received;
              DELETE FROM _sync_spool._sync_batch; DELETE FROM _sync_spool._sync_staged;
-             DELETE FROM _sync_spool._sync_exchange",
+             DELETE FROM _sync_spool._sync_exchange; DELETE FROM _sync_spool._sync_began",
         )?;
         conn.execute("INSERT INTO _sync_spool._sync_owner (origin) VALUES (?1)", [replica.own.as_bytes()])?;
         return Ok(());

@@ -236,6 +236,11 @@ impl TableSql {
         self.ranged(&format!("{}, {alone} c.origin END, c.seq", columns.join(", ")), after, until)
     }
 
+    /// The keys of the same rows.
+    pub(crate) fn keys_in_range(&self, after: bool, until: bool) -> String {
+        self.ranged(&self.key_list, after, until)
+    }
+
     /// The row entries of the same rows: (origin, ts, seq), NULL where a row has none.
     pub(crate) fn entries_in_range(&self, after: bool, until: bool) -> String {
         self.ranged("c.origin, c.ts, c.seq", after, until)

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use damage::Traces;
 use replication::reconcile::{Answer, Compared, Question};
-use replication::{Batch, DotSet, NodeSchemas, Origin, VersionVector};
+use replication::{Batch, DotSet, KnownNodes, NodeSchemas, Origin, VersionVector};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::attached::Attachment;
@@ -77,6 +77,17 @@ pub(crate) enum Command {
         number: i64,
         action: ConflictAction,
         reply: oneshot::Sender<Result<Result<StoredConflict, Refusal>, StoreError>>,
+    },
+    Sweep {
+        source: Origin,
+        answer: Answer,
+        reply: oneshot::Sender<Result<Compared, StoreError>>,
+    },
+    Swept(VersionVector),
+    LearnNodes(KnownNodes),
+    ForgetNode {
+        node: String,
+        reply: oneshot::Sender<Result<bool, StoreError>>,
     },
     Publish,
     LearnNames(NodeNames),
@@ -223,6 +234,23 @@ impl Worker {
             Command::Fingerprint { question, reply } => {
                 let _ = reply.send(self.read(|attachment| attachment.answer(&question)));
             }
+            Command::Sweep { source, answer, reply } => {
+                let swept = self.read(|attachment| attachment.sweep(source, &answer));
+                self.tell_all();
+                let _ = reply.send(swept);
+            }
+            Command::Swept(dropped) => {
+                // If it cannot be noted, it is asked for again.
+                let _ = self.read(|attachment| attachment.swept(&dropped));
+            }
+            Command::LearnNodes(nodes) => {
+                if let Some(attachment) = &mut self.attachment {
+                    attachment.learn_nodes(&nodes);
+                }
+            }
+            Command::ForgetNode { node, reply } => {
+                let _ = reply.send(self.read(|attachment| attachment.forget_node(&node)));
+            }
             Command::Compare { source, answer, reply } => {
                 let _ = reply.send(self.read(|attachment| attachment.compare(source, &answer)));
             }
@@ -277,8 +305,7 @@ impl Worker {
             Ok(ApplyReply { outcome, have: replica.have.clone(), received })
         });
         self.changed = Some(Instant::now());
-        let events = self.attachment.as_mut().map(Attachment::take_events).unwrap_or_default();
-        events.into_iter().for_each(|event| self.tell(event));
+        self.tell_all();
         match &reply {
             Ok(_) => self.recover(),
             Err(StoreError::NotAttached | StoreError::Closed | StoreError::Migrating | StoreError::Unmerged { .. }) => {
@@ -388,6 +415,12 @@ impl Worker {
         act(attachment)
     }
 
+    /// Tells what happened and is still to be told.
+    fn tell_all(&mut self) {
+        let events = self.attachment.as_mut().map(Attachment::take_events).unwrap_or_default();
+        events.into_iter().for_each(|event| self.tell(event));
+    }
+
     fn tell(&self, event: DatabaseEvent) {
         // The daemon drains its events until it stops; after that nobody listens.
         let _ = self.events.blocking_send((Arc::clone(&self.name), event));
@@ -407,6 +440,10 @@ impl Worker {
             && old.publishing == state.publishing
             && old.issued == state.issued
             && old.held == state.held
+            && old.dropped == state.dropped
+            && old.tombstones == state.tombstones
+            && Arc::ptr_eq(&old.known, &state.known)
+            && old.tombstones_wait_for == state.tombstones_wait_for
             && old.conflicts == state.conflicts
             && old.parked == state.parked
             && old.passed_on == state.passed_on

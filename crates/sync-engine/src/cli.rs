@@ -42,6 +42,12 @@ pub(crate) enum Command {
     Migrate(Migrate),
     /// Show what a running daemon is doing
     Status(Status),
+    /// Do not wait for a node any more that will not come back: deletions need not be remembered for it
+    #[command(
+        after_help = "The other nodes are told. If it does come back, it first deletes what was deleted meanwhile.\n\n\
+                      Example:\n  sync-engine forget old-laptop"
+    )]
+    Forget(Forget),
     /// Look at conflicts that were decided, and act on them
     #[command(
         subcommand,
@@ -127,6 +133,18 @@ pub(crate) struct Where {
 
 #[derive(Debug, Args)]
 pub(crate) struct Status {
+    #[command(flatten)]
+    pub(crate) place: Where,
+    /// Print JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Forget {
+    /// The node's name, as `status` shows it
+    #[arg(value_name = "NODE")]
+    pub(crate) node: String,
     #[command(flatten)]
     pub(crate) place: Where,
     /// Print JSON

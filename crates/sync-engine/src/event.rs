@@ -40,6 +40,8 @@ pub enum EventName {
     ConflictRestore,
     /// A person closed the record of a conflict.
     ConflictDismiss,
+    /// A node is not waited for any more.
+    PeerForgotten,
     /// A session with a peer begins.
     PeerConnected,
     /// It ends.
@@ -69,6 +71,7 @@ impl EventName {
             Self::ConflictMerge => "conflict_merge",
             Self::ConflictRestore => "conflict_restore",
             Self::ConflictDismiss => "conflict_dismiss",
+            Self::PeerForgotten => "peer_forgotten",
             Self::PeerConnected => "peer_connected",
             Self::PeerLost => "peer_lost",
             Self::ConfigReload => "config_reload",
@@ -93,6 +96,7 @@ impl EventName {
             | Self::SyncComplete
             | Self::ConflictRestore
             | Self::ConflictDismiss
+            | Self::PeerForgotten
             | Self::ConfigReload
             | Self::PeerConnected => Level::INFO,
             Self::Insert | Self::Update | Self::Delete => Level::DEBUG,

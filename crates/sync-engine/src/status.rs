@@ -68,8 +68,21 @@ pub struct DatabaseStatus {
     /// Changes that are kept only to be passed on to peers: of tables and columns that are excluded here.
     #[serde(default)]
     pub passed_on: u64,
+    /// Deletions that are still remembered.
+    #[serde(default)]
+    pub tombstones: Tombstones,
     /// What stands in the way.
     pub errors: Vec<String>,
+}
+
+/// Deletions that are remembered until all nodes know of them.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Tombstones {
+    /// How many, as of the last look at them.
+    pub kept: u64,
+    /// The nodes that do not know of all of them, or have something that is not here. `sync-engine forget NODE` does not wait for
+    /// one any more.
+    pub waiting_for: Vec<String>,
 }
 
 /// A table that bears another name on the wire, or has columns that do.

@@ -18,7 +18,9 @@ mod outgoing;
 use std::collections::{BTreeMap, VecDeque};
 
 use crate::message::{Bye, ByeReason, Envelope, Message, Problem, ProblemCode};
+use crate::origin::Origin;
 use crate::session::channel::Channel;
+use crate::version_vector::VersionVector;
 
 pub use interface::{
     AppliedOutcome, CloseReason, Input, LocalState, Output, PeerDatabase, ReadOutcome, SessionConfig, SessionEvent,
@@ -85,6 +87,15 @@ impl Session {
             let local = channel.local.as_ref()?;
             channel.remote.as_ref()?;
             Some((name.as_str(), channel.peer_have.behind(&local.have)))
+        })
+    }
+
+    /// What the peer has said that it knows: database, the origin of its file, its vector.
+    pub fn peer_vectors(&self) -> impl Iterator<Item = (&str, Origin, &VersionVector)> {
+        self.channels.iter().filter_map(|(name, channel)| {
+            let remote = channel.remote.as_ref()?;
+            channel.local.as_ref()?;
+            Some((name.as_str(), remote.origin, &channel.peer_have))
         })
     }
 

@@ -354,6 +354,6 @@ fn merge_context<'a>(
         columns: &table.columns,
         nodes: replica.names(),
         filled_in,
-        doubtful: None,
+        doubtful: replica.dropped.doubts(context),
     }
 }

@@ -8,7 +8,7 @@ use replication::{Batch, Origin};
 use rusqlite::Connection;
 
 use super::{Attachment, PROGRESS};
-use crate::apply::{Applied, ApplyOutcome, ApplyRules, apply, merge_staged};
+use crate::apply::{Applied, ApplyOutcome, ApplyRules, apply, is_outdated, merge_staged};
 use crate::database::DatabaseEvent;
 use crate::error::StoreError;
 use crate::observer::RowObserver;
@@ -37,6 +37,10 @@ impl Attachment {
         };
         if self.leave_origin(&batch)? {
             // It was read for what this database seemed to know.
+            return Ok(ApplyOutcome::Gap);
+        }
+        if is_outdated(&self.replica, &batch) {
+            self.in_write(|conn, replica| staging::begin_anew(conn, replica, source).map(|()| ((), true)))?;
             return Ok(ApplyOutcome::Gap);
         }
         let outcome = self.transact(observer, |conn, replica, rules| apply(conn, replica, batch, rules))?;

@@ -66,7 +66,7 @@ impl Attachment {
     }
 
     /// One transaction that reads the file; what it writes goes into the stage.
-    fn in_snapshot<T>(
+    pub(super) fn in_snapshot<T>(
         &mut self,
         work: impl FnOnce(&Connection, &mut Replica) -> Result<T, StoreError>,
     ) -> Result<T, StoreError> {

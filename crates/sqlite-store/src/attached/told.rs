@@ -40,6 +40,10 @@ impl Attachment {
             publishing: self.replica.is_publishing(),
             issued: self.replica.issued(),
             held: self.replica.held(),
+            dropped: self.replica.dropped.upto.clone(),
+            known: Arc::clone(self.tombstones.told()),
+            tombstones: self.tombstones.kept().0,
+            tombstones_wait_for: Arc::clone(self.tombstones.kept().1),
             backlog: if self.more { self.log_length() } else { 0 },
         }
     }

@@ -7,7 +7,7 @@
 
 use replication::codec::{decode_values, encode_values};
 use replication::reconcile::{Exchange, KeyRange};
-use replication::{Dot, DotSet, Origin, Timestamp, Value};
+use replication::{Dot, DotSet, Origin, Timestamp, Value, VersionVector};
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
 use super::{Stage, unusable};
@@ -106,10 +106,9 @@ impl Noted {
 pub(crate) fn note(
     conn: &Connection,
     replica: &mut Replica,
-    source: Origin,
-    table: i64,
-    range: &KeyRange,
-    exchange: &Exchange,
+    (source, table): (Origin, i64),
+    (range, exchange): (&KeyRange, &Exchange),
+    began: (VersionVector, VersionVector),
 ) -> Result<(), StoreError> {
     let key = |key: &Option<Vec<Value>>| key.as_deref().map(encode_values).transpose().map_err(unusable);
     let (after, until) = (key(&range.after)?, key(&range.until)?);
@@ -118,6 +117,7 @@ pub(crate) fn note(
         let position = replica.have.clone();
         Stage::open(conn, source)?.advance(conn, replica, &position, false)?;
     }
+    super::note_began(conn, replica, source, || began)?;
     let (origin, first, last) = exchange.their_run();
     replica.received.entry(source).or_default().held.insert(origin, first, last);
     Ok(())
@@ -237,6 +237,12 @@ fn follow(conn: &Connection, done: &Exchange) -> Result<(), StoreError> {
             Noted { exchange, after: noted.after.clone(), until: noted.until.clone(), ..noted }.write(conn)?;
         }
     }
+    Ok(())
+}
+
+/// Forgets all that is to be exchanged with a source.
+pub(super) fn clear(conn: &Connection, source: Origin) -> Result<(), StoreError> {
+    conn.prepare_cached("DELETE FROM _sync_spool._sync_exchange WHERE source = ?1")?.execute([source.as_bytes()])?;
     Ok(())
 }
 

@@ -21,6 +21,7 @@ mod restore;
 mod schemas;
 mod selection;
 mod selection_changes;
+mod tombstones;
 mod unique;
 mod waiting;
 

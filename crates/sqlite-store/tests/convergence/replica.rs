@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use replication::reconcile::{KeyRange, Question, TableRanges};
-use replication::{Batch, DotSet, Granularity, Origin, Selection};
+use replication::{Batch, DotSet, Granularity, Origin, Selection, lacks_dropped};
 use rusqlite::Connection;
 use rusqlite::types::Value;
 use sqlite_store::attach::AttachRules;
@@ -30,6 +30,8 @@ pub(crate) struct Setup {
     pub(crate) names: fn() -> WireNames,
     pub(crate) selection: fn() -> Selection,
     pub(crate) retention: ConflictRetention,
+    pub(crate) tombstone_horizon: Duration,
+    pub(crate) upkeep_interval: Duration,
     pub(crate) machine: Machine,
 }
 
@@ -45,6 +47,8 @@ impl Setup {
             names: WireNames::default,
             selection: Selection::default,
             retention: ConflictRetention::default(),
+            tombstone_horizon: Duration::from_secs(86_400),
+            upkeep_interval: Duration::from_secs(60),
             machine: Machine::this(),
         }
     }
@@ -101,6 +105,8 @@ impl Replica {
             max_clock_skew: Duration::from_secs(60),
             schema_quiet: Duration::ZERO,
             max_rows: setup.max_rows,
+            tombstone_horizon: setup.tombstone_horizon,
+            upkeep_interval: setup.upkeep_interval,
             retention: setup.retention,
             observer: None,
             state: Some(state.clone()),
@@ -237,6 +243,34 @@ impl Replica {
         batch
     }
 
+    /// Whether tombstones that it lacks are gone at another.
+    fn lacks_dropped(&self, other: &Self) -> bool {
+        let (ours, theirs) = (self.database.state().borrow().clone(), other.database.state().borrow().clone());
+        lacks_dropped((&ours.have, &ours.dropped), (&theirs.have, &theirs.dropped))
+    }
+
+    /// Deletes what was deleted at another, if tombstones are gone there that it lacks.
+    pub(crate) async fn sweep(&self, other: &Self) {
+        while self.lacks_dropped(other) {
+            let state = other.database.state().borrow().clone();
+            let whole = state.tables.keys().map(|table| (table.clone(), vec![KeyRange::default()])).collect();
+            let mut todo: Vec<(u32, TableRanges)> = vec![(40, whole)];
+            while let Some((rows, tables)) = todo.pop() {
+                let answer =
+                    other.database.fingerprint(Question { number: 1, rows, keys: true, tables }).await.unwrap();
+                let rest = answer.rest.clone();
+                let compared = self.database.sweep(state.origin.unwrap(), answer).await.unwrap();
+                todo.extend((!rest.is_empty()).then_some((rows, rest)));
+                if !compared.differing.is_empty() {
+                    assert!(rows > 5, "keys are told");
+                    todo.push((5, compared.differing));
+                }
+            }
+            self.database.swept(state.dropped.clone()).await;
+            self.until(|own| own.dropped.covers_all(&state.dropped)).await;
+        }
+    }
+
     /// Compares what both have, if they have never met, with so many rows to a fingerprint at first.
     pub(crate) async fn compare(&self, other: &Self, rows: u32) {
         let origin = |replica: &Self| replica.database.state().borrow().origin.unwrap();
@@ -250,7 +284,7 @@ impl Replica {
         let whole = tables.into_iter().map(|table| (table, vec![KeyRange::default()])).collect();
         let mut todo: Vec<(u32, TableRanges)> = vec![(rows, whole)];
         while let Some((rows, tables)) = todo.pop() {
-            let question = Question { number: 1, rows, tables };
+            let question = Question { number: 1, rows, keys: false, tables };
             let Ok(answer) = answering.database.fingerprint(question).await else { return };
             let rest = answer.rest.clone();
             let Ok(compared) = asking.database.compare(theirs, answer).await else { return };
@@ -276,6 +310,8 @@ impl Replica {
     /// Takes what `other` has and this replica lacks, in batches of at most `rows`.
     pub(crate) async fn pull(&self, other: &Self, rows: usize) {
         loop {
+            self.sweep(other).await;
+            other.sweep(self).await;
             let before = self.database.state().borrow().clone();
             let origin = before.origin;
             let batch = self.next_from(other, rows).await;
@@ -285,6 +321,9 @@ impl Replica {
             let complete = batch.is_complete();
             match self.apply(batch, None).await {
                 ApplyOutcome::Applied(_) | ApplyOutcome::Known => {}
+                // Tombstones have gone since.
+                ApplyOutcome::Gap if self.lacks_dropped(other) || other.lacks_dropped(self) => continue,
+                ApplyOutcome::Gap if self.database.state().borrow().received != before.received => continue,
                 // Rows that were not sent are no longer what they were: it starts over.
                 ApplyOutcome::Gap if self.database.state().borrow().held != before.held => continue,
                 // What the batch was read for is not what this replica knows any more.

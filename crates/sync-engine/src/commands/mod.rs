@@ -5,6 +5,7 @@ mod conflicts;
 mod daemon;
 mod databases;
 mod demo;
+mod forget;
 mod migrate;
 mod reload;
 mod run;
@@ -36,6 +37,7 @@ pub(crate) fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Detach(arguments) => databases::detach(&arguments),
         Command::Migrate(arguments) => asynchronously(migrate::run(arguments)),
         Command::Status(arguments) => status::run(&arguments),
+        Command::Forget(arguments) => forget::run(&arguments),
         Command::Conflicts(command) => conflicts::run(&command),
         Command::Config(command) => config::run(&command),
     }

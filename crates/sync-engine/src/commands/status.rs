@@ -67,6 +67,13 @@ fn show(report: &Report) {
         for (table, columns) in &database.excluded_columns {
             say(&format!("  not synced: {} of {table} (excluded by configuration)", columns.join(", ")));
         }
+        if database.tombstones.kept > 0 {
+            let waiting_for = match database.tombstones.waiting_for.as_slice() {
+                [] => String::new(),
+                nodes => format!(", waiting for {}", nodes.join(", ")),
+            };
+            say(&format!("  deletions remembered: {}{waiting_for}", database.tombstones.kept));
+        }
         show_rules(database);
     }
     for peer in &report.peers {

@@ -78,6 +78,10 @@ pub struct Settings {
     pub poll_interval: Duration,
     /// How far ahead of this machine's clock a peer's stamps may be.
     pub max_clock_skew: Duration,
+    /// For how long a deletion is remembered at most for nodes that do not know of it.
+    pub tombstone_horizon: Duration,
+    /// The pause between looks for deletions that need not be remembered any more.
+    pub upkeep_interval: Duration,
     /// How long stopping may take.
     pub shutdown_grace: Duration,
     /// How many rows are applied in one transaction at most.

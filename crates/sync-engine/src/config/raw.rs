@@ -15,6 +15,8 @@ pub(super) struct Raw {
     pub(super) state_dir: Option<String>,
     pub(super) poll_interval: Option<String>,
     pub(super) max_clock_skew: Option<String>,
+    pub(super) tombstone_horizon: Option<String>,
+    pub(super) upkeep_interval: Option<String>,
     pub(super) shutdown_grace: Option<String>,
     pub(super) max_batch_rows: Option<i64>,
     // Tables all keys of which are refused before; an empty one may stand in the file.

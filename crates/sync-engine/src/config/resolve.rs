@@ -26,7 +26,19 @@ pub(super) fn settings(
     let Layers { raw, check } = layers;
     let mut resolver = Resolver { check, environment };
     let r = &mut resolver;
-    let Raw { node, listen, peers, cluster, state_dir, poll_interval, max_clock_skew, shutdown_grace, .. } = raw;
+    let Raw {
+        node,
+        listen,
+        peers,
+        cluster,
+        state_dir,
+        poll_interval,
+        max_clock_skew,
+        shutdown_grace,
+        tombstone_horizon,
+        upkeep_interval,
+        ..
+    } = raw;
     let (ms, s) = (Duration::from_millis, Duration::from_secs);
     let mut settings = Settings {
         file,
@@ -37,6 +49,8 @@ pub(super) fn settings(
         state_dir: r.folder("state_dir", state_dir, &["STATE_DIRECTORY"], ".sync-engine"),
         poll_interval: r.duration("poll_interval", poll_interval, s(1), ms(10), s(3_600)),
         max_clock_skew: r.duration("max_clock_skew", max_clock_skew, s(60), ms(1), s(86_400)),
+        tombstone_horizon: r.duration("tombstone_horizon", tombstone_horizon, s(30 * 86_400), s(1), s(3_650 * 86_400)),
+        upkeep_interval: r.duration("upkeep_interval", upkeep_interval, s(60), ms(10), s(86_400)),
         shutdown_grace: r.duration("shutdown_grace", shutdown_grace, s(10), ms(100), s(600)),
         max_batch_rows: r.count("max_batch_rows", raw.max_batch_rows, 20_000, 1_000_000),
         log: r.log(raw.log),

@@ -66,6 +66,8 @@ pub(super) const ROOT: &[Key] = &[
     key("state_dir", Kind::Text),
     key("poll_interval", Kind::Text),
     key("max_clock_skew", Kind::Text),
+    key("tombstone_horizon", Kind::Text),
+    key("upkeep_interval", Kind::Text),
     key("shutdown_grace", Kind::Text),
     key("max_batch_rows", Kind::Integer),
     key("auth", Kind::Table(AUTH)),

@@ -101,6 +101,8 @@ impl Settings {
             "state_dir": path(&self.state_dir),
             "poll_interval": duration_text(self.poll_interval),
             "max_clock_skew": duration_text(self.max_clock_skew),
+            "tombstone_horizon": duration_text(self.tombstone_horizon),
+            "upkeep_interval": duration_text(self.upkeep_interval),
             "shutdown_grace": duration_text(self.shutdown_grace),
             "max_batch_rows": self.max_batch_rows,
             "log": {

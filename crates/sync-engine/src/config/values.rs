@@ -16,7 +16,7 @@ const LEVELS: [&str; 6] = ["error", "warn", "info", "debug", "trace", "off"];
 
 /// Whether a key holds a duration.
 pub(super) fn is_duration_key(path: &str) -> bool {
-    matches!(path, "poll_interval" | "max_clock_skew" | "shutdown_grace")
+    matches!(path, "poll_interval" | "max_clock_skew" | "tombstone_horizon" | "upkeep_interval" | "shutdown_grace")
 }
 
 /// A whole number with its unit.

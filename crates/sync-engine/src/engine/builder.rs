@@ -42,6 +42,8 @@ impl Default for SyncEngineBuilder {
             limits: DatabaseLimits {
                 poll_interval: Duration::from_secs(1),
                 max_clock_skew: Duration::from_secs(60),
+                tombstone_horizon: Duration::from_secs(30 * 86_400),
+                upkeep_interval: Duration::from_secs(60),
                 batch: BatchLimits::default(),
                 retention: ConflictRetention::default(),
             },
@@ -107,6 +109,21 @@ impl SyncEngineBuilder {
     #[must_use]
     pub fn max_clock_skew(mut self, skew: Duration) -> Self {
         self.limits.max_clock_skew = skew;
+        self
+    }
+
+    /// For how long a deletion is remembered at most for nodes that do not know of it. Default: 30 days.
+    #[must_use]
+    pub fn tombstone_horizon(mut self, horizon: Duration) -> Self {
+        self.limits.tombstone_horizon = horizon;
+        self
+    }
+
+    /// The pause between looks for deletions that need not be remembered any more, and between what nodes tell of each other.
+    /// Default: one minute.
+    #[must_use]
+    pub fn upkeep_interval(mut self, interval: Duration) -> Self {
+        self.limits.upkeep_interval = interval;
         self
     }
 

@@ -118,7 +118,8 @@ impl Shared {
         }
     }
 
-    fn files(&self) -> Vec<Database> {
+    /// The databases that are files.
+    pub(crate) fn files(&self) -> Vec<Database> {
         let files = self.databases.members().into_iter().filter_map(|member| match member.source {
             Source::File(database) => Some(database),
             Source::Subscriber(_) => None,

@@ -28,6 +28,8 @@ const SCHEMA_QUIET: Duration = Duration::from_secs(2);
 pub(crate) struct DatabaseLimits {
     pub(crate) poll_interval: Duration,
     pub(crate) max_clock_skew: Duration,
+    pub(crate) tombstone_horizon: Duration,
+    pub(crate) upkeep_interval: Duration,
     pub(crate) batch: BatchLimits,
     pub(crate) retention: ConflictRetention,
 }
@@ -38,6 +40,8 @@ impl From<&Settings> for DatabaseLimits {
         Self {
             poll_interval: settings.poll_interval,
             max_clock_skew: settings.max_clock_skew,
+            tombstone_horizon: settings.tombstone_horizon,
+            upkeep_interval: settings.upkeep_interval,
             batch: BatchLimits { rows: settings.max_batch_rows, ..BatchLimits::default() },
             retention: ConflictRetention {
                 records: settings.conflicts.keep,
@@ -136,6 +140,8 @@ impl Databases {
             attach,
             poll_interval: limits.poll_interval,
             max_clock_skew: limits.max_clock_skew,
+            tombstone_horizon: limits.tombstone_horizon,
+            upkeep_interval: limits.upkeep_interval,
             schema_quiet: SCHEMA_QUIET,
             max_rows: limits.batch.rows,
             retention: limits.retention,

@@ -20,9 +20,9 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt as _;
 
-use crate::engine::conflict_routes;
 use crate::engine::peering::accept_peer;
 use crate::engine::shared::Shared;
+use crate::engine::{conflict_routes, nodes};
 use crate::event::{Event, EventName};
 
 /// Connections that may be open and not be peers' links.
@@ -48,6 +48,7 @@ pub(crate) async fn serve(shared: Arc<Shared>, listener: TcpListener, end: Cance
         .route("/healthz", get(healthz))
         .route("/v1/status", get(status))
         .merge(conflict_routes::routes())
+        .merge(nodes::routes())
         .layer(axum::middleware::from_fn(refuse_foreign))
         .with_state(Arc::clone(&shared));
     let room = Arc::new(Semaphore::new(CONNECTIONS));

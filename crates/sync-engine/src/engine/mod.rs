@@ -8,6 +8,7 @@ mod database_events;
 mod databases;
 mod http;
 mod membership;
+mod nodes;
 mod peering;
 mod reconfigure;
 mod registry;

@@ -17,6 +17,7 @@ use replication::message::Envelope;
 use replication::session::{
     CloseReason, Input, LocalState, Output, PeerDatabase, Session, SessionConfig, SessionEvent,
 };
+use replication::{KnownNode, KnownNodes};
 use sqlite_store::{DatabaseState, NodeNames, Phase};
 use tokio::sync::OwnedSemaphorePermit;
 use tokio_util::sync::CancellationToken;
@@ -66,6 +67,8 @@ pub(crate) struct SessionDriver {
     closing: Option<CloseReason>,
     /// How much had been read from the link when something was last heard.
     heard_at: u64,
+    /// When databases were last told what the peer knows.
+    learned: tokio::time::Instant,
     /// Set once this side goes: until when the peer may take the goodbye, and how the session ends then.
     leaving: Option<(tokio::time::Instant, CloseReason)>,
 }
@@ -108,6 +111,7 @@ impl SessionDriver {
             behind: BTreeMap::new(),
             closing: None,
             heard_at: 0,
+            learned: tokio::time::Instant::now(),
             leaving: None,
         }
     }
@@ -127,6 +131,7 @@ impl SessionDriver {
             let deadline = self.session.next_timeout();
             let replaced = self.seat.as_ref().map(|seat| seat.replaced.clone());
             let leaving = self.leaving.clone();
+            let learn_at = self.learned + self.shared.databases.limits().upkeep_interval;
             tokio::select! {
                 biased;
                 () = over.cancelled(), if leaving.is_none() => self.leave(Input::Stop, CloseReason::Stopped),
@@ -148,6 +153,7 @@ impl SessionDriver {
                     self.pass_on(&new).await;
                 },
                 () = until(&self.shared, deadline) => self.wake(),
+                () = tokio::time::sleep_until(learn_at) => self.learn_peer().await,
             }
         }
     }
@@ -183,6 +189,8 @@ impl SessionDriver {
                 Output::Read { database, from, omit } => self.read(database, from, omit),
                 Output::Fingerprint { database, question } => self.fingerprint(database, question),
                 Output::Compare { database, source, answer } => self.compare(database, source, answer),
+                Output::Sweep { database, source, answer } => self.sweep(database, source, answer),
+                Output::Swept { database, dropped } => self.swept(&database, dropped),
                 Output::Apply { database, batch } => self.apply(database, *batch),
                 Output::Publish { database } => self.publish(&database),
                 Output::Event(event) => self.event(event).await,
@@ -260,9 +268,25 @@ impl SessionDriver {
         let Some(node) = self.session.remote_node().map(str::to_owned) else { return };
         for name in databases {
             let Some((_, source)) = self.sources.get(name).cloned() else { continue };
-            let Some(PeerDatabase { origin, nodes, schemas }) = self.said.get(name).cloned() else { continue };
+            let Some(said) = self.said.get(name).cloned() else { continue };
+            let PeerDatabase { origin, nodes, schemas, known } = said;
             source.learn_names(NodeNames { own: BTreeMap::from([(origin, node.clone())]), heard: nodes }).await;
             source.learn_schemas(schemas).await;
+            source.learn_nodes(known).await;
+        }
+        self.learn_peer().await;
+    }
+
+    /// Tells databases what the peer knows by now.
+    async fn learn_peer(&mut self) {
+        self.learned = tokio::time::Instant::now();
+        let Some(node) = self.session.remote_node() else { return };
+        let seen = wall_millis();
+        for (name, origin, have) in self.session.peer_vectors() {
+            let Some((_, source)) = self.sources.get(name) else { continue };
+            let mut nodes = KnownNodes::default();
+            nodes.learn(node, KnownNode { origin, have: have.clone(), seen, forgotten: 0 });
+            source.learn_nodes(nodes).await;
         }
     }
 
@@ -320,6 +344,8 @@ impl SessionDriver {
                     publishing: state.publishing,
                     issued: state.issued.clone(),
                     held: state.held.clone(),
+                    dropped: state.dropped.clone(),
+                    known: Arc::clone(&state.known),
                 };
                 self.handle(Input::Local { database, state });
             }

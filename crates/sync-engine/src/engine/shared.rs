@@ -18,7 +18,9 @@ use crate::engine::membership::Membership;
 use crate::engine::registry::Registry;
 use crate::engine::repeats::Repeats;
 use crate::event::EventSink;
-use crate::status::{DatabaseStatus, PeerStatus, RemoteNames, Status, TriggerStatus, UnsyncedTable, WarningStatus};
+use crate::status::{
+    DatabaseStatus, PeerStatus, RemoteNames, Status, Tombstones, TriggerStatus, UnsyncedTable, WarningStatus,
+};
 
 /// Links that may stand without their peers having said who they are.
 const STRANGERS: usize = 128;
@@ -185,6 +187,10 @@ fn database_status(name: &str, path: &std::path::Path, state: &DatabaseState) ->
         warnings: state.warnings.iter().map(WarningStatus::from).collect(),
         parked: state.parked,
         passed_on: state.passed_on,
+        tombstones: Tombstones {
+            kept: state.tombstones,
+            waiting_for: state.tombstones_wait_for.iter().cloned().collect(),
+        },
         errors,
     }
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use replication::reconcile::{Answer, Compared, Question};
-use replication::{Admission, Batch, DotSet, NodeSchema, NodeSchemas, Origin, VersionVector, admit};
+use replication::{Admission, Batch, DotSet, KnownNodes, NodeSchema, NodeSchemas, Origin, VersionVector, admit};
 use serde::{Deserialize, Serialize};
 use sqlite_store::{
     Applied, ApplyOutcome, ApplyReply, BatchLimits, Database, DatabaseState, IncomingRow, NodeNames, Phase,
@@ -62,6 +62,30 @@ impl Source {
         match self {
             Self::File(database) => database.compare(source, answer).await.map(Some),
             Self::Subscriber(_) => Ok(None),
+        }
+    }
+
+    /// Deletes what a peer does not have of what it knows; none where there are no tables.
+    pub(crate) async fn sweep(&self, source: Origin, answer: Answer) -> Result<Option<Compared>, StoreError> {
+        match self {
+            Self::File(database) => database.sweep(source, answer).await.map(Some),
+            Self::Subscriber(_) => Ok(None),
+        }
+    }
+
+    /// All that tombstones up to there deleted is deleted. A subscriber holds no rows.
+    pub(crate) async fn swept(&self, dropped: VersionVector) {
+        match self {
+            Self::File(database) => database.swept(dropped).await,
+            Self::Subscriber(subscriber) => {
+                subscriber.state.send_modify(|state| Arc::make_mut(state).dropped.join(&dropped));
+            }
+        }
+    }
+
+    pub(crate) async fn learn_nodes(&self, nodes: KnownNodes) {
+        if let Self::File(database) = self {
+            database.learn_nodes(nodes).await;
         }
     }
 

@@ -59,6 +59,25 @@ impl SessionDriver {
         }));
     }
 
+    pub(super) fn sweep(&mut self, database: String, origin: Origin, answer: reconcile::Answer) {
+        let rest = answer.rest.clone();
+        let Some((life, source)) = self.sources.get(&database).cloned() else {
+            return self.handle(Input::Compared { database, rest, compared: None });
+        };
+        self.pending.push(Box::pin(async move {
+            let result = source.sweep(origin, answer).await;
+            Answer::Compared { database, life, rest, result }
+        }));
+    }
+
+    pub(super) fn swept(&mut self, database: &str, dropped: VersionVector) {
+        let Some((_, source)) = self.sources.get(database).cloned() else { return };
+        self.pending.push(Box::pin(async move {
+            source.swept(dropped).await;
+            Answer::Done
+        }));
+    }
+
     pub(super) fn apply(&mut self, database: String, batch: Batch) {
         let Some((life, source)) = self.sources.get(&database).cloned() else {
             let outcome = AppliedOutcome::Retry { after: millis(RETRY) };

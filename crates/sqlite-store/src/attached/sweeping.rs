@@ -1,0 +1,50 @@
+//! Deleting what tombstones deleted that are gone at a peer: this database was away for longer than they are kept.
+//!
+//! Of what the peer knows, rows that it does not have were deleted. They go here too, without a trace, as if their tombstones had
+//! come and gone. A row in which something was written since that the peer does not know is deleted anew, and recorded: its
+//! writer did not know of the deletion. What the peer knows nothing of stays.
+
+use replication::reconcile::{Answer, Compared};
+use replication::{Origin, VersionVector};
+
+use super::Attachment;
+use crate::apply::{ApplyOutcome, sweep_rows};
+use crate::error::StoreError;
+use crate::fingerprints::compare_keys;
+
+/// Rows deleted in one transaction.
+const STEP_ROWS: usize = 1_000;
+
+impl Attachment {
+    /// Deletes the rows in the ranges of an answer that its sender does not have; tells where more is to be asked.
+    pub(crate) fn sweep(&mut self, source: Origin, answer: &Answer) -> Result<Compared, StoreError> {
+        let differing = self.in_snapshot(|conn, replica| compare_keys(conn, replica, answer))?;
+        let observer = self.options.observer.clone();
+        for (index, keys) in differing.missing_there {
+            for keys in keys.chunks(STEP_ROWS) {
+                let have = &answer.have;
+                let outcome = self.transact(observer.as_ref(), |conn, replica, rules| {
+                    sweep_rows(conn, replica, rules, (index, keys), (source, have))
+                })?;
+                match outcome {
+                    ApplyOutcome::Applied(_) => {}
+                    ApplyOutcome::Failed { reason } => return Err(StoreError::Unmerged { reason }),
+                    ApplyOutcome::Held(held) => return Err(StoreError::Unmerged { reason: held.reason }),
+                    ApplyOutcome::Known | ApplyOutcome::Gap => return Err(StoreError::Migrating),
+                }
+            }
+        }
+        Ok(Compared { differing: differing.ranges, ..Compared::default() })
+    }
+
+    /// All that tombstones up to here deleted is deleted.
+    pub(crate) fn swept(&mut self, dropped: &VersionVector) -> Result<(), StoreError> {
+        self.in_write(|conn, replica| {
+            replica.dropped.upto.join(dropped);
+            // Which stamps they had is not known.
+            replica.dropped.until = replica.dropped.until.max(replica.clock.last());
+            replica.dropped.save(conn)?;
+            Ok(((), true))
+        })
+    }
+}
