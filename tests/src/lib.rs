@@ -2,7 +2,8 @@
 //!
 //! It owns the life of daemons and writers as processes, and the comparison of the files that they leave. It knows the
 //! commands, the configuration, the log and the HTTP answers of `sync-engine`, and nothing of its insides: no crate of
-//! the workspace is linked here, and no writer shares a process with a daemon.
+//! the workspace is linked here but `replication`, whose messages peers speak that do not keep to the protocol, and no writer
+//! shares a process with a daemon.
 //!
 //! A test is a [`scenario`]: it gets a [`Scene`], the folder in which everything happens, makes [`Node`]s in it, lets
 //! Python and the `sqlite3` shell write, and awaits conditions with [`Scene::eventually`].
@@ -11,7 +12,9 @@ mod binary;
 mod cluster;
 mod compare;
 mod failure;
+mod hostile;
 mod http;
+mod message_proxy;
 mod node;
 mod node_config;
 mod process;
@@ -25,7 +28,9 @@ pub use compare::{
     Cell, Contents, check_integrity, contents, differences, log_is_drained, query, query_text, same_contents,
 };
 pub use failure::{Failure, Result};
+pub use hostile::{HostilePeer, claim, hello};
 pub use http::{HttpAnswer, get, get_as, post, post_as};
+pub use message_proxy::MessageProxy;
 pub use node::Node;
 pub use process::{Finished, Running, Signal, run_to_end};
 pub use proxy::Proxy;
