@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{OwnedSemaphorePermit, mpsc, watch};
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::protocol::{Role, WebSocketConfig};
 use tokio_util::sync::CancellationToken;
@@ -51,6 +51,8 @@ pub struct LinkOptions {
     pub outgoing_frames: usize,
     /// Frames that wait to be taken; beyond that nothing more is read from the connection.
     pub incoming_frames: usize,
+    /// Bytes that wait to be taken; one message is read however large it is.
+    pub incoming_bytes: usize,
     /// The pause between pings.
     pub ping_interval: Duration,
     /// How long not a single byte may come before the link counts as lost; more than two ping intervals.
@@ -65,9 +67,11 @@ impl Default for LinkOptions {
     fn default() -> Self {
         Self {
             max_message: 256 << 20,
-            before_admission: 1 << 20,
+            // A greeting of 2 MiB, and what goes around it.
+            before_admission: (2 << 20) + (64 << 10),
             outgoing_frames: 8,
             incoming_frames: 8,
+            incoming_bytes: 8 << 20,
             ping_interval: Duration::from_secs(15),
             idle_timeout: Duration::from_secs(45),
             send_timeout: Duration::from_secs(30),
@@ -221,17 +225,24 @@ impl LinkSender {
     }
 }
 
+/// A frame that waits to be taken, and its share of what may wait.
+#[derive(Debug)]
+pub(crate) struct Incoming {
+    pub(crate) frame: Frame,
+    pub(crate) _share: OwnedSemaphorePermit,
+}
+
 /// The receiving half of a link.
 #[derive(Debug)]
 pub struct LinkReceiver {
-    frames: mpsc::Receiver<Frame>,
+    frames: mpsc::Receiver<Incoming>,
     lost: watch::Receiver<Option<LinkLost>>,
 }
 
 impl LinkReceiver {
     /// The next frame; none once the link is gone.
     pub async fn recv(&mut self) -> Option<Frame> {
-        self.frames.recv().await
+        self.frames.recv().await.map(|incoming| incoming.frame)
     }
 
     /// Waits until the link is gone and tells why.

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use futures::stream::{SplitSink, SplitStream};
 use futures::{SinkExt as _, StreamExt as _};
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::sync::mpsc;
+use tokio::sync::{Semaphore, mpsc};
 use tokio::time::{Instant, MissedTickBehavior, interval_at, timeout};
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::error::CapacityError;
@@ -17,7 +17,7 @@ use tokio_tungstenite::tungstenite::{Error, Message};
 use tokio_util::sync::CancellationToken;
 
 use crate::error::LinkLost;
-use crate::link::{Frame, LinkOptions, Traffic};
+use crate::link::{Frame, Incoming, LinkOptions, Traffic};
 
 /// How long the peer may take to answer a close.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
@@ -32,7 +32,7 @@ const FEED: usize = 32;
 pub(crate) async fn pump<S>(
     socket: WebSocketStream<S>,
     outgoing: mpsc::Receiver<Frame>,
-    incoming: mpsc::Sender<Frame>,
+    incoming: mpsc::Sender<Incoming>,
     options: &LinkOptions,
     traffic: &Traffic,
     cancel: &CancellationToken,
@@ -53,7 +53,7 @@ where
 async fn talk<S>(
     socket: WebSocketStream<S>,
     outgoing: mpsc::Receiver<Frame>,
-    incoming: mpsc::Sender<Frame>,
+    incoming: mpsc::Sender<Incoming>,
     options: &LinkOptions,
     traffic: &Traffic,
     cancel: &CancellationToken,
@@ -153,13 +153,14 @@ async fn while_moving<T>(limit: Duration, progress: impl Fn() -> u64, work: impl
 
 async fn read<S>(
     stream: &mut SplitStream<WebSocketStream<S>>,
-    incoming: &mpsc::Sender<Frame>,
+    incoming: &mpsc::Sender<Incoming>,
     options: &LinkOptions,
     traffic: &Traffic,
 ) -> LinkLost
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
+    let room = Arc::new(Semaphore::new(options.incoming_bytes.min(Semaphore::MAX_PERMITS)));
     loop {
         // Pings of ours are answered, so a peer that is alive is heard.
         let Some(next) = while_moving(options.idle_timeout, || traffic.bytes_read(), stream.next()).await else {
@@ -178,8 +179,11 @@ where
             None => return LinkLost::Ended,
         };
         traffic.count_in(frame.len());
+        let share = u32::try_from(frame.len().min(options.incoming_bytes)).unwrap_or(u32::MAX);
+        // It is never closed.
+        let Ok(share) = Arc::clone(&room).acquire_many_owned(share).await else { return LinkLost::Closed };
         // Once nobody takes what comes, it is read on for the peer's goodbye alone.
-        let _ = incoming.send(frame).await;
+        let _ = incoming.send(Incoming { frame, _share: share }).await;
         // A peer that nobody knows yet is not read on from: what it sends would wait here.
         tokio::select! {
             () = traffic.admission() => {}

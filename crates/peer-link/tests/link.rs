@@ -264,3 +264,34 @@ async fn ports_and_credentials_in_urls_are_looked_at() {
         assert!(error.is_permanent(), "{url}: {error}");
     }
 }
+
+#[tokio::test]
+async fn what_waits_to_be_taken_is_bounded_in_bytes() {
+    let (near, far) = tokio::io::duplex(64 << 10);
+    let (tracker, cancel) = (TaskTracker::new(), CancellationToken::new());
+    let options = LinkOptions { incoming_bytes: 2 << 20, ..LinkOptions::default() };
+    let (dialed, _from_accepted) = over(near, Direction::Dialed, &options, &tracker, cancel.clone()).await.split();
+    let (accepted, mut from_dialed) = over(far, Direction::Accepted, &options, &tracker, cancel).await.split();
+    accepted.admit();
+    for _ in 0..8 {
+        assert!(dialed.send(Frame::Binary(Bytes::from(vec![7; 1 << 20]))).await);
+    }
+    let read = |most: u64| {
+        let traffic = accepted.traffic();
+        async move {
+            while traffic.bytes_in() <= most {
+                tokio::task::yield_now().await;
+            }
+        }
+    };
+    // Two wait, and one more was read and has no room.
+    read((3 << 20) - 1).await;
+    let more = tokio::time::timeout(Duration::from_millis(200), read(3 << 20)).await;
+    assert!(more.is_err(), "{} bytes were read", accepted.traffic().bytes_in());
+    // One that is larger than all that may wait is taken by itself.
+    for _ in 0..8 {
+        assert_eq!(from_dialed.recv().await.map(|frame| frame.len()), Some(1 << 20));
+    }
+    assert!(dialed.send(Frame::Binary(Bytes::from(vec![7; 5 << 20]))).await);
+    assert_eq!(from_dialed.recv().await.map(|frame| frame.len()), Some(5 << 20));
+}
