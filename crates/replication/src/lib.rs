@@ -27,7 +27,7 @@ pub use hybrid_clock::{HybridClock, Timestamp};
 pub use known_nodes::{KnownNode, KnownNodes};
 pub use merge::{Decided, Decision, Fresh, MergeContext, Merged, Outcome, Undecided, merge};
 pub use node_schema::{NodeSchema, NodeSchemas};
-pub use origin::{Dot, MAX_SEQUENCE, Origin};
+pub use origin::{Dot, MAX_ORIGINS, MAX_SEQUENCE, Origin};
 pub use policy::{
     ColumnRule, Conflict, ConflictKind, ConflictPolicy, FirstWriteWins, Granularity, LastWriteWins, Maximum, Minimum,
     OriginPriority, Resolution, ResolverPolicy, Scope, Side, TimestampColumn, Union,

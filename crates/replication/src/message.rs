@@ -37,6 +37,15 @@ pub fn unfit_name(text: &str) -> Option<String> {
     }
 }
 
+/// As much of a text as `most` bytes hold, with a mark where something is left out: what peers write is shown to people and
+/// remembered.
+pub fn shortened(text: &str, most: usize) -> String {
+    if text.len() <= most {
+        return text.to_owned();
+    }
+    format!("{}…", &text[..text.floor_char_boundary(most)])
+}
+
 /// A message with its addresses. A session belongs to a remote node, not to a socket: a relay may carry many over one.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Envelope {

@@ -19,6 +19,13 @@ impl Origin {
         Self(bytes)
     }
 
+    /// When it was made, in milliseconds since 1970, if it tells: a UUIDv7 does.
+    pub fn made_at(&self) -> Option<i64> {
+        let uuid = Uuid::from_bytes(self.0);
+        let (seconds, nanos) = uuid.get_timestamp().filter(|_| uuid.get_version_num() == 7)?.to_unix();
+        i64::try_from(seconds).ok()?.checked_mul(1_000)?.checked_add(i64::from(nanos / 1_000_000))
+    }
+
     /// The sixteen bytes.
     pub const fn as_bytes(&self) -> &[u8; 16] {
         &self.0
@@ -76,6 +83,9 @@ pub struct Dot {
 
 /// The largest sequence: SQLite stores sequences as signed 64-bit integers.
 pub const MAX_SEQUENCE: u64 = i64::MAX.cast_unsigned();
+
+/// Origins that one database knows of at most. A greeting names them all, and must be small enough to be taken from a stranger.
+pub const MAX_ORIGINS: usize = 10_000;
 
 impl fmt::Display for Dot {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

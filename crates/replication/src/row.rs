@@ -288,6 +288,14 @@ impl TableRows {
     pub const fn new(shape: TableShape, rows: Vec<RowImage>) -> Self {
         Self { shape, rows, context: None, limited: false, parts: Vec::new() }
     }
+
+    /// About how many bytes they take while they wait.
+    pub fn size(&self) -> usize {
+        let names = self.shape.columns.iter().chain(&self.parts).chain([&self.shape.name]);
+        let names: usize = names.map(|name| name.len() + size_of::<String>()).sum();
+        let context = self.context.as_ref().map_or(0, VersionVector::size);
+        names + context + size_of::<Self>() + self.rows.iter().map(RowImage::wire_size).sum::<usize>()
+    }
 }
 
 /// The delta of one snapshot of the sender's database: what a receiver at `from` lacks to be at `to`.
@@ -319,6 +327,12 @@ impl Batch {
     /// Whether the receiver may claim the sender's whole vector after this batch.
     pub fn is_complete(&self) -> bool {
         self.to == self.context
+    }
+
+    /// About how many bytes the batch takes while it waits: its rows, and what goes around them.
+    pub fn size(&self) -> usize {
+        let vectors = [&self.from, &self.to, &self.context].map(|vector| vector.size()).iter().sum::<usize>();
+        vectors + self.tables.iter().map(TableRows::size).sum::<usize>()
     }
 
     /// The number of rows.

@@ -91,6 +91,11 @@ impl VersionVector {
         self.0.len()
     }
 
+    /// About how many bytes it takes.
+    pub fn size(&self) -> usize {
+        size_of::<(Origin, u64)>() * self.0.len()
+    }
+
     /// Whether nothing is known.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()

@@ -9,7 +9,7 @@ use crate::codec::rows::{
     Origins, Written, read_origin, read_origins, read_row, read_sequence, write_addresses, write_row,
 };
 use crate::message::{Changes, Envelope, Message};
-use crate::origin::Origin;
+use crate::origin::{MAX_ORIGINS, Origin};
 use crate::row::{Batch, RowImage, TableRows, TableShape};
 use crate::version_vector::VersionVector;
 
@@ -136,7 +136,11 @@ pub(super) fn decode(mut reader: Reader<'_>) -> Result<Envelope, CodecError> {
 
 fn read_vector(reader: &mut Reader<'_>, origins: &[Origin]) -> Result<VersionVector, CodecError> {
     let mut vector = VersionVector::new();
-    for _ in 0..reader.count::<(Origin, u64)>(2)? {
+    let count = reader.count::<(Origin, u64)>(2)?;
+    if count > MAX_ORIGINS {
+        return Err(CodecError::Invalid("a version vector names more origins than a database may know"));
+    }
+    for _ in 0..count {
         let origin = read_origin(reader, origins)?;
         vector.raise(origin, read_sequence(reader)?);
     }

@@ -3,9 +3,12 @@
 use serde::{Deserialize, Serialize};
 
 use crate::codec::CodecError;
-use crate::message::{Ack, Bye, Envelope, Hello, Message, Problem, Want, unfit_name};
-use crate::origin::MAX_SEQUENCE;
+use crate::message::{Ack, Bye, Envelope, Hello, MAX_NAME, Message, Problem, Want, shortened, unfit_name};
+use crate::origin::{MAX_ORIGINS, MAX_SEQUENCE};
 use crate::version_vector::VersionVector;
+
+/// Bytes of a problem's text that are read.
+const MAX_PROBLEM: usize = 2_000;
 
 #[derive(Serialize)]
 struct Outgoing<'a> {
@@ -76,7 +79,8 @@ pub(super) fn decode(text: &str) -> Result<Envelope, CodecError> {
                 database.known.iter().try_for_each(|(_, node)| check(&node.have))?;
                 database.received.values().try_for_each(check)?;
             }
-            Message::Hello(hello)
+            let (version, cluster) = (shortened(&hello.version, MAX_NAME), shortened(&hello.cluster, MAX_NAME));
+            Message::Hello(Hello { version, cluster, ..hello })
         }
         Control::Want(want) => {
             check(&want.have)?;
@@ -92,13 +96,20 @@ pub(super) fn decode(text: &str) -> Result<Envelope, CodecError> {
             }
             Message::Ack(ack)
         }
-        Control::Problem(problem) => Message::Problem(problem),
+        Control::Problem(problem) => {
+            // It is told to people, and remembered.
+            let table = problem.table.map(|table| shortened(&table, MAX_NAME));
+            Message::Problem(Problem { text: shortened(&problem.text, MAX_PROBLEM), table, ..problem })
+        }
         Control::Bye(bye) => Message::Bye(bye),
     };
     Ok(Envelope { from: incoming.from, to: incoming.to, message })
 }
 
 fn check(vector: &VersionVector) -> Result<(), CodecError> {
+    if vector.len() > MAX_ORIGINS {
+        return Err(CodecError::Invalid("a version vector names more origins than a database may know"));
+    }
     if vector.iter().all(|(_, sequence)| sequence <= MAX_SEQUENCE) {
         Ok(())
     } else {

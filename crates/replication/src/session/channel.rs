@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use crate::dot_set::DotSet;
 use crate::message::{Ack, DatabaseHello, Message, Problem, Received};
-use crate::origin::Origin;
+use crate::origin::{MAX_ORIGINS, Origin};
 use crate::row::Batch;
 use crate::session::comparing::{Comparing, Sweep};
 use crate::session::incoming::Waiting;
@@ -99,6 +99,11 @@ impl Channel {
     /// Whether both sides have the database.
     pub(super) fn is_shared(&self) -> bool {
         self.local.is_some() && self.remote.is_some()
+    }
+
+    /// Whether the peer has named more origins than there can be.
+    pub(super) fn knows_too_many(&self) -> bool {
+        self.peer_have.len().max(self.position.len()) > 2 * MAX_ORIGINS
     }
 
     pub(super) fn next_timeout(&self) -> Option<u64> {

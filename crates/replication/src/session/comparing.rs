@@ -289,6 +289,8 @@ impl Channel {
         let (Some(local), Some(remote)) = (&self.local, &self.remote) else { return };
         let held = local.held.get(&remote.origin).cloned().unwrap_or_default();
         let (database, have) = (name.to_owned(), local.have.clone());
+        // An older one that still waits to be sent says less.
+        sends.retain(|message| !matches!(message, Message::Want(want) if want.database == name));
         sends.push_back(Message::Want(Want { database, have, received: self.received(), held }));
     }
 }

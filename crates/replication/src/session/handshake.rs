@@ -1,14 +1,44 @@
 //! The opening of a conversation: `hello` in both directions, said again when databases come or go.
 
+use std::collections::BTreeMap;
+
 use crate::message::{DatabaseHello, Hello, Message, PROTOCOL_VERSION, ProblemCode};
+use crate::origin::Origin;
 use crate::session::{Output, PeerDatabase, Remote, Session, SessionEvent, Stage};
+use crate::version_vector::VersionVector;
 
 /// Bytes that what is said of nodes' tables takes in a greeting, which must be small enough to be taken from a stranger.
 const SCHEMA_BYTES: usize = 512 << 10;
 
+/// Bytes that the names of nodes take in a greeting.
+const NAME_BYTES: usize = 768 << 10;
+
+/// The names of as many origins' nodes as there is room for, `first` before others.
+fn names_within(names: &BTreeMap<Origin, String>, first: Origin, room: &mut usize) -> BTreeMap<Origin, String> {
+    let others = names.iter().filter(|(origin, _)| **origin != first);
+    let fitting = names.get_key_value(&first).into_iter().chain(others).map_while(|(origin, name)| {
+        // JSON may take six bytes for one of a name.
+        *room = room.checked_sub(48 + if name.is_ascii() { name.len() } else { 6 * name.len() })?;
+        Some((*origin, name.clone()))
+    });
+    fitting.collect()
+}
+
+/// Bytes that positions in catch-ups take in a greeting. A peer that is not told its own sends from the beginning.
+const RECEIVED_BYTES: usize = 128 << 10;
+
+/// As many positions as there is room for, the newest sources first.
+fn received_within(received: &BTreeMap<Origin, VersionVector>, room: &mut usize) -> BTreeMap<Origin, VersionVector> {
+    let fitting = received.iter().rev().map_while(|(source, position)| {
+        *room = room.checked_sub(64 + 64 * position.len())?;
+        Some((*source, position.clone()))
+    });
+    fitting.collect()
+}
+
 impl Session {
     pub(super) fn say_hello(&mut self) {
-        let mut room = SCHEMA_BYTES;
+        let (mut room, mut name_room, mut received_room) = (SCHEMA_BYTES, NAME_BYTES, RECEIVED_BYTES);
         let databases = self
             .channels
             .iter()
@@ -16,13 +46,15 @@ impl Session {
                 let local = channel.local.as_ref()?;
                 let (schemas, left) = local.schemas.within(local.origin, room);
                 room = left;
+                let received = received_within(&local.received, &mut received_room);
+                let nodes = names_within(&local.nodes, local.origin, &mut name_room);
                 let hello = DatabaseHello {
                     origin: local.origin,
                     have: local.have.clone(),
-                    received: local.received.clone(),
+                    received,
                     tables: local.tables.clone(),
                     policies: local.policies.clone(),
-                    nodes: local.nodes.clone(),
+                    nodes,
                     schemas,
                     selection: local.selection.clone(),
                     publishing: local.publishing,
@@ -68,11 +100,14 @@ impl Session {
         });
         let event = SessionEvent::Databases { databases: databases.collect() };
         self.actions.push_back(Output::Event(event));
-        for (name, channel) in &mut self.channels {
-            if !hello.databases.contains_key(name) {
+        // What the peer alone has, and does not name any more, is nothing to keep.
+        self.channels.retain(|name, channel| {
+            let named = hello.databases.contains_key(name);
+            if !named {
                 channel.remote = None;
             }
-        }
+            named || channel.local.is_some()
+        });
         for (name, database) in hello.databases {
             self.channels.entry(name).or_default().greet(database);
         }

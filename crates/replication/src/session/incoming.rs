@@ -83,6 +83,8 @@ impl Session {
                 channel.assembly = None;
                 channel.held_until = Some(now + repeat);
                 let problem = Problem { database: Some(database.to_owned()), ..problem };
+                self.sends
+                    .retain(|message| !matches!(message, Message::Problem(old) if old.database == problem.database));
                 self.sends.push_back(Message::Problem(problem.clone()));
                 self.hold(database, problem);
             }
@@ -117,8 +119,9 @@ pub(super) struct Waiting {
 
 impl Waiting {
     fn of(batch: &Batch) -> Self {
-        let sizes = batch.tables.iter().flat_map(|table| &table.rows).map(RowImage::wire_size);
-        sizes.fold(Self::default(), |sum, size| sum.plus(Self { bytes: size, largest_row: size }))
+        let rows = batch.tables.iter().flat_map(|table| &table.rows).map(RowImage::wire_size);
+        // A part takes something even if there is nothing in it.
+        Self { bytes: size_of::<Batch>() + batch.size(), largest_row: rows.max().unwrap_or(0) }
     }
 
     fn plus(self, other: Self) -> Self {

@@ -184,6 +184,11 @@ impl Session {
             Message::Compare(compare) => self.compare(compare),
             Message::Fingerprints(fingerprints) => self.fingerprints(fingerprints),
         }
+        let beyond = self.channels.iter().find(|(_, channel)| channel.knows_too_many());
+        if let Some((database, _)) = beyond.filter(|_| self.stage != Stage::Closed) {
+            let text = format!("database {database:?}: more origins are named than a database may know");
+            self.refuse(ProblemCode::Protocol, text);
+        }
     }
 
     fn local(&mut self, database: String, state: LocalState) {

@@ -58,8 +58,7 @@ impl Session {
         }
         channel.last_batch += 1;
         channel.ack_due = false;
-        let bytes = batch.tables.iter().flat_map(|table| &table.rows).map(crate::row::RowImage::wire_size).sum();
-        channel.in_flight.push_back(InFlight { to: batch.to.clone(), bytes });
+        channel.in_flight.push_back(InFlight { to: batch.to.clone(), bytes: batch.size() });
         let number = channel.last_batch;
         let parts = split(batch, self.config.part_bytes);
         let last = parts.len().saturating_sub(1);
