@@ -174,5 +174,6 @@ pub fn hello(node: &str, databases: BTreeMap<String, DatabaseHello>) -> Hello {
 /// A batch without rows that claims to know `context` and rests on nothing.
 #[must_use]
 pub fn claim(source: Origin, context: VersionVector) -> Batch {
-    Batch { source, from: VersionVector::new(), to: context.clone(), context, tables: Vec::new() }
+    let (from, dropped) = (VersionVector::new(), VersionVector::new());
+    Batch { source, from, to: context.clone(), context, held: 0, dropped, tables: Vec::new() }
 }

@@ -13,7 +13,7 @@ pub(crate) fn encode(envelope: &Envelope) -> Result<Frame, CodecError> {
 }
 
 /// What is taken before a greeting, which is small, and which has no rows.
-const BEFORE_GREETING: Limits = Limits { control: 1 << 20, body: 0, structure: 0 };
+const BEFORE_GREETING: Limits = Limits { control: 2 << 20, body: 0, structure: 0 };
 
 /// The message in a frame. Little is taken from a peer that has not said who it is.
 pub(crate) fn decode(frame: &Frame, greeted: bool) -> Result<Envelope, CodecError> {

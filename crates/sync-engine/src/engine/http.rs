@@ -16,11 +16,11 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use replication::message::SUBPROTOCOL;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt as _;
 
 use crate::engine::peering::accept_peer;
+use crate::engine::places::{Place, Places};
 use crate::engine::shared::Shared;
 use crate::engine::{conflict_routes, nodes};
 use crate::event::{Event, EventName};
@@ -51,30 +51,28 @@ pub(crate) async fn serve(shared: Arc<Shared>, listener: TcpListener, end: Cance
         .merge(nodes::routes())
         .layer(axum::middleware::from_fn(refuse_foreign))
         .with_state(Arc::clone(&shared));
-    let room = Arc::new(Semaphore::new(CONNECTIONS));
+    let places = Places::new(CONNECTIONS);
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
             () = end.cancelled() => return,
         };
         let trouble = match accepted {
-            Ok((stream, address)) => match Arc::clone(&room).try_acquire_owned() {
-                Ok(place) => {
-                    let connection = connection(router.clone(), stream, address, end.clone());
-                    shared.tracker.spawn(async move {
-                        connection.await;
-                        drop(place);
-                    });
+            Ok((stream, address)) => {
+                let (place, full) = places.take();
+                let connection = connection(router.clone(), stream, address, place, end.clone());
+                shared.tracker.spawn(connection);
+                if !full {
                     continue;
                 }
-                Err(_) => format!("{CONNECTIONS} connections are open that are not peers"),
-            },
+                format!("more than {CONNECTIONS} are open that are not peers, the oldest is dropped")
+            }
             Err(error) => {
                 tokio::time::sleep(OUT_OF_SOMETHING).await;
                 format!("the system gives no connection: {error}")
             }
         };
-        if shared.told.is_news(trouble.clone()) {
+        if shared.told.is_news(&trouble) {
             shared.events.emit(
                 Event::new(EventName::SyncError)
                     .field("kind", "overload")
@@ -85,8 +83,8 @@ pub(crate) async fn serve(shared: Arc<Shared>, listener: TcpListener, end: Cance
     }
 }
 
-/// One connection, until its last answer is out or it has become a peer's link.
-async fn connection(router: Router, stream: TcpStream, address: SocketAddr, stop: CancellationToken) {
+/// One connection, until its last answer is out, it has become a peer's link, or its place is needed.
+async fn connection(router: Router, stream: TcpStream, address: SocketAddr, place: Place, stop: CancellationToken) {
     // A row is a small packet: waiting for more to go with it costs 40 ms. Where the system refuses, it is only slower.
     drop(stream.set_nodelay(true));
     let service = service_fn(move |mut request: hyper::Request<Incoming>| {
@@ -104,6 +102,7 @@ async fn connection(router: Router, stream: TcpStream, address: SocketAddr, stop
     tokio::select! {
         _ = served.as_mut() => return,
         () = tokio::time::sleep(CONNECTION) => return,
+        () = place.wanted.cancelled() => return,
         () = stop.cancelled() => served.as_mut().graceful_shutdown(),
     }
     let _ = tokio::time::timeout(LAST_ANSWERS, served).await;

@@ -10,6 +10,7 @@ mod http;
 mod membership;
 mod nodes;
 mod peering;
+mod places;
 mod reconfigure;
 mod registry;
 mod repeats;

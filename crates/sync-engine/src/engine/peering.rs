@@ -6,11 +6,11 @@ use std::time::{Duration, Instant};
 
 use peer_link::{Backoff, Link, Pending, dial};
 use replication::message::SUBPROTOCOL;
-use tokio::sync::OwnedSemaphorePermit;
 use tokio_util::sync::CancellationToken;
 
 use crate::change_event::ApplyCallback;
 use crate::engine::membership::Member;
+use crate::engine::places::Place;
 use crate::engine::session_driver::{SessionDriver, SessionEnd};
 use crate::engine::shared::Shared;
 use crate::event::{Event, EventName};
@@ -106,7 +106,7 @@ fn tell_self_connection(shared: &Shared, dialing: &Dialing) {
 
 /// One line for each new reason, and one a minute while it lasts.
 fn tell_retry(shared: &Shared, url: &str, reason: &str, pause: Duration) {
-    if !shared.told.is_news(format!("{url} {reason}")) {
+    if !shared.told.is_news(&format!("{url} {reason}")) {
         return;
     }
     shared.events.emit(
@@ -137,8 +137,8 @@ async fn reach(shared: &Arc<Shared>, dialing: &Dialing) -> Result<SessionEnd, St
 
 /// Takes in a peer that dialed us.
 pub(crate) async fn accept_peer(shared: Arc<Shared>, pending: Pending, address: SocketAddr) {
-    // Many that say nothing must not take every place: one more is dropped.
-    let Ok(place) = Arc::clone(&shared.strangers).try_acquire_owned() else { return };
+    // Many that say nothing must not keep others out: the oldest of them is dropped.
+    let (place, _) = shared.strangers.take();
     // A handshake that fails is the other side's to report.
     let Ok(link) = pending.establish(&shared.tracker, shared.links.child_token()).await else { return };
     let status = Arc::new(Mutex::new(PeerStatus { url: address.to_string(), ..PeerStatus::default() }));
@@ -146,7 +146,7 @@ pub(crate) async fn accept_peer(shared: Arc<Shared>, pending: Pending, address: 
     let member = shared.membership.present();
     let (node, end) = converse(&shared, link, callback, &status, Some(place), member).await;
     if let (None, SessionEnd::Lost { reason }) = (node, end)
-        && shared.told.is_news(format!("stranger {reason}"))
+        && shared.told.is_news(&format!("stranger {reason}"))
     {
         shared.events.emit(
             Event::new(EventName::SyncError)
@@ -163,7 +163,7 @@ async fn converse(
     link: Link,
     callback: Option<Arc<ApplyCallback>>,
     status: &Arc<Mutex<PeerStatus>>,
-    place: Option<OwnedSemaphorePermit>,
+    place: Option<Place>,
     member: Member,
 ) -> (Option<String>, SessionEnd) {
     let driver = SessionDriver::new(Arc::clone(shared), link, callback, Arc::clone(status), place, member);
@@ -175,7 +175,7 @@ async fn converse(
             SessionEnd::Stopped => Some("the configuration of this node has changed".to_owned()),
             SessionEnd::Lost { reason } | SessionEnd::Refused { reason } => Some(reason.clone()),
         };
-        if let Some(reason) = reason {
+        if let Some(reason) = reason.filter(|_| shared.allowance.take(node, 1).0 > 0) {
             shared.events.emit(Event::new(EventName::PeerLost).field("node", node.as_str()).field("reason", reason));
         }
     }

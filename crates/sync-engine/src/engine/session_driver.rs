@@ -19,7 +19,6 @@ use replication::session::{
 };
 use replication::{KnownNode, KnownNodes};
 use sqlite_store::{DatabaseState, NodeNames, Phase};
-use tokio::sync::OwnedSemaphorePermit;
 use tokio_util::sync::CancellationToken;
 
 use answers::Answer;
@@ -29,6 +28,7 @@ use ending::overdue;
 use crate::change_event::ApplyCallback;
 use crate::engine::databases;
 use crate::engine::membership::Member;
+use crate::engine::places::Place;
 use crate::engine::registry::Seat;
 use crate::engine::session_events;
 use crate::engine::shared::{Shared, wall_millis};
@@ -38,6 +38,9 @@ use crate::wire;
 
 /// Bytes without a whole message that count as a message on its way; pings are a few.
 const PROGRESS: u64 = 4 << 10;
+
+/// Why a link ends whose place another needs.
+const NO_PLACE: &str = "many connected and said nothing: the oldest of them were dropped";
 
 /// A database's name and life, and its newest state.
 type StateStream = BoxStream<'static, (String, u64, Arc<DatabaseState>)>;
@@ -57,7 +60,7 @@ pub(crate) struct SessionDriver {
     pending: FuturesUnordered<BoxFuture<'static, Answer>>,
     seat: Option<Seat>,
     /// The place among those who have not said who they are.
-    place: Option<OwnedSemaphorePermit>,
+    place: Option<Place>,
     status: Arc<Mutex<PeerStatus>>,
     /// Ends the session.
     over: CancellationToken,
@@ -79,7 +82,7 @@ impl SessionDriver {
         link: Link,
         callback: Option<Arc<ApplyCallback>>,
         status: Arc<Mutex<PeerStatus>>,
-        place: Option<OwnedSemaphorePermit>,
+        place: Option<Place>,
         member: Member,
     ) -> Self {
         let config = SessionConfig {
@@ -130,11 +133,13 @@ impl SessionDriver {
             self.update_status();
             let deadline = self.session.next_timeout();
             let replaced = self.seat.as_ref().map(|seat| seat.replaced.clone());
+            let wanted = self.place.as_ref().map(|place| place.wanted.clone());
             let leaving = self.leaving.clone();
             let learn_at = self.learned + self.shared.databases.limits().upkeep_interval;
             tokio::select! {
                 biased;
                 () = over.cancelled(), if leaving.is_none() => self.leave(Input::Stop, CloseReason::Stopped),
+                () = cancelled(wanted) => return (None, SessionEnd::Lost { reason: NO_PLACE.to_owned() }),
                 () = cancelled(replaced), if leaving.is_none() => self.leave(Input::Replaced, CloseReason::Replaced),
                 reason = overdue(leaving) => return self.ended(reason),
                 Some(answer) = self.pending.next(), if !self.pending.is_empty() => self.take_answer(answer),
@@ -209,7 +214,7 @@ impl SessionDriver {
         }
     }
 
-    async fn event(&mut self, event: SessionEvent) {
+    async fn event(&mut self, mut event: SessionEvent) {
         let node = self.session.remote_node().unwrap_or_default().to_owned();
         if let SessionEvent::Opened { node, incarnation, .. } = &event {
             self.sender.admit();
@@ -221,7 +226,7 @@ impl SessionDriver {
             let taken = self.shared.registry.take(node, *incarnation, self.number, &dialed_by, &self.status);
             let Some((seat, namesake)) = taken else { return self.handle(Input::Replaced) };
             self.seat = Some(seat);
-            if namesake && self.shared.told.is_news(format!("namesake {node}")) {
+            if namesake && self.shared.told.is_news(&format!("namesake {node}")) {
                 session_events::namesake(&self.shared.events, node);
             }
             self.connected_to(node);
@@ -243,14 +248,22 @@ impl SessionDriver {
             self.status.lock().unwrap_or_else(PoisonError::into_inner).last_error = Some(text);
             // A peer that is refused comes again and again.
             let refused = problem.database.is_none() && !matches!(event, SessionEvent::Held { .. });
-            if refused && !self.shared.told.is_news(format!("{node} {}", problem.text)) {
+            if refused && !self.shared.told.is_news(&format!("{node} {}", problem.text)) {
                 return;
             }
         }
         if let SessionEvent::PoliciesDiffer { database, table, here, there } = &event
-            && !self.shared.told.is_news(format!("{node} {database} {table} {here:?} {there:?}"))
+            && !self.shared.told.is_news(&format!("{node} {database} {table} {here:?} {there:?}"))
         {
             // Two nodes may meet several times before they keep one link.
+            return;
+        }
+        let (granted, cut_short) = self.shared.allowance.take(&node, session_events::lines_of(&event));
+        session_events::shorten(&mut event, granted);
+        if cut_short {
+            session_events::cut_short(&self.shared.events, &node);
+        }
+        if granted == 0 {
             return;
         }
         let source = session_events::database_of(&event).and_then(|database| self.sources.get(database));
@@ -371,7 +384,7 @@ impl SessionDriver {
     }
 }
 
-/// Waits until a better link took this one's place; for ever where there is none to take it.
+/// Waits until something is taken from this session; for ever where there is nothing to take.
 async fn cancelled(token: Option<CancellationToken>) {
     match token {
         Some(token) => token.cancelled().await,

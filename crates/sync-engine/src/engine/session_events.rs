@@ -2,11 +2,14 @@
 
 use std::time::Duration;
 
-use replication::message::ProblemCode;
+use replication::message::{ProblemCode, shortened};
 use replication::session::SessionEvent;
 use sqlite_store::{StoreError, TableNames};
 
 use crate::event::{Event, EventName, EventSink};
+
+/// Bytes of a peer's rule that are told.
+const MAX_RULE: usize = 2_000;
 
 /// Tells what happened in the session with `node`. Sessions know tables by their names on the wire; `names` are those that the
 /// event's database has for them here.
@@ -49,7 +52,8 @@ pub(crate) fn tell(events: &EventSink, node: &str, event: SessionEvent, names: &
         }
         SessionEvent::PoliciesDiffer { database, table, here, there } => {
             let rule = |rule: Option<String>| rule.unwrap_or_else(|| "column: last-write-wins".to_owned());
-            let reason = format!("conflicts are decided here by {:?} and there by {:?}", rule(here), rule(there));
+            let there = shortened(&rule(there), MAX_RULE);
+            let reason = format!("conflicts are decided here by {:?} and there by {there:?}", rule(here));
             let line = Event::new(EventName::SyncError)
                 .field("kind", "policy_mismatch")
                 .field("node", node)
@@ -96,6 +100,36 @@ pub(crate) fn tell(events: &EventSink, node: &str, event: SessionEvent, names: &
             );
         }
     }
+}
+
+/// How many lines an event takes in the log.
+pub(crate) fn lines_of(event: &SessionEvent) -> usize {
+    match event {
+        SessionEvent::Databases { .. } => 0,
+        SessionEvent::SchemaDiffers { tables, .. } | SessionEvent::SchemaAgrees { tables, .. } => tables.len(),
+        _ => 1,
+    }
+}
+
+/// Leaves of an event no more than so many lines.
+pub(crate) fn shorten(event: &mut SessionEvent, lines: usize) {
+    if let SessionEvent::SchemaDiffers { tables, .. } | SessionEvent::SchemaAgrees { tables, .. } = event {
+        tables.truncate(lines);
+    }
+}
+
+/// Tells that there is more to tell of a peer than is told.
+pub(crate) fn cut_short(events: &EventSink, node: &str) {
+    events.emit(
+        Event::new(EventName::SyncError)
+            .field("kind", "overload")
+            .field("node", node)
+            .field(
+                "reason",
+                "there is more to tell of this node than the log takes; what more there is in this minute is left out",
+            )
+            .field("remedy", "see to what is told of it first"),
+    );
 }
 
 /// The database that an event is about, if it may name one of its tables.

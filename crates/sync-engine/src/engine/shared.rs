@@ -8,15 +8,15 @@ use std::time::{Duration, Instant, SystemTime};
 
 use peer_link::LinkOptions;
 use sqlite_store::{DatabaseState, Phase, StateDatabase};
-use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::change_event::ApplyCallback;
 use crate::engine::databases::Databases;
 use crate::engine::membership::Membership;
+use crate::engine::places::Places;
 use crate::engine::registry::Registry;
-use crate::engine::repeats::Repeats;
+use crate::engine::repeats::{Allowance, Repeats};
 use crate::event::EventSink;
 use crate::status::{
     DatabaseStatus, PeerStatus, RemoteNames, Status, Tombstones, TriggerStatus, UnsyncedTable, WarningStatus,
@@ -54,8 +54,10 @@ pub(crate) struct Shared {
     sessions: AtomicU64,
     /// Troubles with peers that the log has lately.
     pub(crate) told: Repeats,
+    /// How much of what peers say the log still takes.
+    pub(crate) allowance: Allowance,
     /// Places for links whose peers have not said who they are.
-    pub(crate) strangers: Arc<Semaphore>,
+    pub(crate) strangers: Arc<Places>,
 }
 
 /// What a new [`Shared`] is made of.
@@ -101,7 +103,8 @@ impl Shared {
             listeners: Mutex::default(),
             sessions: AtomicU64::new(1),
             told: Repeats::default(),
-            strangers: Arc::new(Semaphore::new(STRANGERS)),
+            allowance: Allowance::default(),
+            strangers: Places::new(STRANGERS),
         }
     }
 
