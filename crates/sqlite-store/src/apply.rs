@@ -1,5 +1,6 @@
 //! Apply: a batch of a peer becomes rows, clocks, conflict records and version vector, in one write transaction.
 
+pub(crate) mod claims;
 pub(crate) mod columns;
 mod parts;
 mod placing;
@@ -89,6 +90,8 @@ pub enum HeldKind {
     ClockSkew,
     /// A row violates a constraint of the table here.
     Constraint,
+    /// It claims what cannot be, or what is not believed so often.
+    Claim,
 }
 
 /// What an apply is governed by.
@@ -247,6 +250,7 @@ fn stage(conn: &Connection, replica: &mut Replica, batch: Batch, rules: &ApplyRu
     let own = replica.have.clone();
     let complete = batch.is_complete();
     let Batch { source, to, context, dropped, tables, .. } = batch;
+    staging::make_room(conn, replica, source)?;
     let mut stage = Stage::open(conn, source)?;
     staging::note_began(conn, replica, source, || (context.clone(), dropped))?;
     if !context.covers_all(&stage.context()) {

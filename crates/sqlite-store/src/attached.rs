@@ -75,7 +75,7 @@ pub(crate) struct Attachment {
     replica: Replica,
     file: FileIdentity,
     memory: Option<Memory>,
-    /// The sequence up to which its own changes are older than this run.
+    /// The sequence up to which its own changes are older than this run, and were given to peers.
     opened_at: u64,
     /// Set when the replica may not be what the file holds: nothing of it may be told any more.
     broken: bool,
@@ -146,7 +146,9 @@ impl Attachment {
         attachment.migrated = Migrated::of(&attached);
         attachment.retry_all();
         attachment.memory = memory;
-        attachment.opened_at = attachment.replica.have.get(attachment.replica.own);
+        let issued = attachment.replica.have.get(attachment.replica.own);
+        let shown = attachment.memory.as_ref().and_then(Memory::shown);
+        attachment.opened_at = shown.map_or(issued, |shown| shown.min(issued));
         Ok((attachment, events))
     }
 

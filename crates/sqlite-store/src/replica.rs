@@ -332,6 +332,11 @@ impl Replica {
         Ok(id)
     }
 
+    /// How many origins the file has a number for.
+    pub(crate) fn origins_known(&self) -> usize {
+        self.ids.len()
+    }
+
     /// The origin that a small number stands for.
     pub(crate) fn origin(&self, id: i64) -> Result<Origin, StoreError> {
         self.origins.get(&id).copied().ok_or(StoreError::UnknownOrigin { id })

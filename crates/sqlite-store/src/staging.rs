@@ -337,6 +337,9 @@ impl Stage {
     }
 }
 
+/// Catch-ups that may be under way.
+const MAX_SOURCES: usize = 64;
+
 /// Where a catch-up is noted, and what is staged of it.
 const STAGED: [&str; 5] = ["_sync_received", "_sync_batch", "_sync_staged", "_sync_exchange", "_sync_began"];
 
@@ -505,6 +508,19 @@ pub(crate) fn clear_stale(conn: &Connection, replica: &Replica) -> Result<(), St
     for (source, owed) in stale {
         let tables = if owed { &STAGED[1..] } else { &STAGED };
         clear_tables(conn, &source, tables)?;
+    }
+    Ok(())
+}
+
+/// Sees to it that one more catch-up has room: what comes of very many sources is given up from the oldest on, and asked for again.
+pub(crate) fn make_room(conn: &Connection, replica: &mut Replica, source: Origin) -> Result<(), StoreError> {
+    if replica.received.len() < MAX_SOURCES || replica.received.contains_key(&source) {
+        return Ok(());
+    }
+    let given_up = replica.received.iter().find(|(_, received)| !received.complete && !received.merged);
+    if let Some(source) = given_up.map(|(source, _)| *source) {
+        replica.received.remove(&source);
+        clear(conn, &source)?;
     }
     Ok(())
 }

@@ -60,6 +60,8 @@ pub struct Remembered {
     pub file: FileIdentity,
     /// The last sequence that it was seen to have issued; it may have issued more.
     pub sequence: u64,
+    /// The sequence up to which its changes were given to some peer; none where that was not noted.
+    pub shown: Option<u64>,
     /// The boot of the machine in which it may have issued what is not on the disk yet; none after a stop that saw to that.
     pub boot: Option<Uuid>,
 }
@@ -140,7 +142,7 @@ impl StateDatabase {
     /// # Errors
     /// The state file cannot be read.
     pub async fn recall(&self, path: &str) -> Result<Option<Remembered>, StoreError> {
-        let row = sqlx::query("SELECT origin, device, inode, sequence, boot FROM database WHERE path = ?1")
+        let row = sqlx::query("SELECT origin, device, inode, sequence, boot, shown FROM database WHERE path = ?1")
             .bind(path)
             .fetch_optional(&self.pool)
             .await?;
@@ -153,7 +155,8 @@ impl StateDatabase {
             let sequence = row.get::<i64, _>(3).cast_unsigned();
             // What cannot be read counts as a boot before this one.
             let boot = row.get::<Option<String>, _>(4).map(|text| Uuid::try_parse(&text).unwrap_or_default());
-            Some(Remembered { origin: Origin::from_bytes(origin), file: identity, sequence, boot })
+            let shown = row.get::<Option<i64>, _>(5).map(i64::cast_unsigned);
+            Some(Remembered { origin: Origin::from_bytes(origin), file: identity, sequence, shown, boot })
         }))
     }
 
@@ -163,9 +166,9 @@ impl StateDatabase {
     /// The state file cannot be written; what was remembered stands.
     pub async fn remember(&self, path: &str, now: &Remembered) -> Result<(), StoreError> {
         sqlx::query(
-            "INSERT INTO database (path, origin, device, inode, sequence, boot) VALUES (?1, ?2, ?3, ?4, ?5, ?6) \
+            "INSERT INTO database (path, origin, device, inode, sequence, boot, shown) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7) \
              ON CONFLICT DO UPDATE SET origin = excluded.origin, device = excluded.device, inode = excluded.inode, \
-             sequence = excluded.sequence, boot = excluded.boot",
+             sequence = excluded.sequence, boot = excluded.boot, shown = excluded.shown",
         )
         .bind(path)
         .bind(now.origin.as_bytes().to_vec())
@@ -173,6 +176,7 @@ impl StateDatabase {
         .bind(now.file.inode.cast_signed())
         .bind(now.sequence.cast_signed())
         .bind(now.boot.map(|boot| boot.to_string()))
+        .bind(now.shown.map(u64::cast_signed))
         .execute(&self.pool)
         .await?;
         Ok(())

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use damage::Traces;
 use replication::reconcile::{Answer, Compared, Question};
-use replication::{Batch, DotSet, KnownNodes, NodeSchemas, Origin, VersionVector};
+use replication::{Batch, DotSet, KnownNodes, MAX_ORIGINS, NodeSchemas, Origin, VersionVector};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::attached::Attachment;
@@ -267,8 +267,11 @@ impl Worker {
                 self.look();
             }
             Command::LearnNames(names) => {
-                self.names.own.extend(names.own);
-                self.names.heard.extend(names.heard);
+                if self.names.own.len() < MAX_ORIGINS {
+                    self.names.own.extend(names.own);
+                }
+                let room = MAX_ORIGINS.saturating_sub(self.names.heard.len());
+                self.names.heard.extend(names.heard.into_iter().take(room));
                 self.look();
             }
             Command::LearnSchemas(schemas) => {

@@ -19,6 +19,8 @@ pub(super) struct Memory {
     path: String,
     runtime: tokio::runtime::Handle,
     known: Option<Remembered>,
+    /// The sequence up to which changes of the file's origin were given to some peer, as far as that is known.
+    shown: Option<u64>,
 }
 
 impl Memory {
@@ -31,7 +33,7 @@ impl Memory {
         let path = std::path::absolute(&options.path).unwrap_or_else(|_| options.path.clone());
         let path = path.to_string_lossy().into_owned();
         let known = runtime.block_on(state.recall(&path))?;
-        Ok(Some(Self { state, path, runtime: runtime.clone(), known }))
+        Ok(Some(Self { state, path, runtime: runtime.clone(), known, shown: None }))
     }
 
     /// Gives the database a new origin if it is not the file, or not in the state, that is remembered.
@@ -57,6 +59,9 @@ impl Memory {
             }
             Some(_) => None,
         };
+        // A new origin has given nothing to anybody.
+        let same = reason.is_none() && !attached.created;
+        self.shown = if same { self.known.and_then(|known| known.shown) } else { Some(0) };
         let event = match reason {
             Some(reason) => {
                 attached.origin = rotate_origin(conn, node, attached.origin)?;
@@ -72,12 +77,27 @@ impl Memory {
     /// Takes note of the file as it is now, in use.
     pub(super) fn remember(&mut self, origin: Origin, file: FileIdentity, sequence: u64) -> Result<(), StoreError> {
         let boot = self.state.machine().boot;
-        self.note(Remembered { origin, file, sequence, boot })
+        self.note(Remembered { origin, file, sequence, shown: self.shown, boot })
     }
 
     /// Takes note that all that the file has issued is on the disk.
     pub(super) fn rest(&mut self, origin: Origin, file: FileIdentity, sequence: u64) -> Result<(), StoreError> {
-        self.note(Remembered { origin, file, sequence, boot: None })
+        self.note(Remembered { origin, file, sequence, shown: self.shown, boot: None })
+    }
+
+    /// The sequence up to which changes were given to some peer, as far as that is known.
+    pub(super) const fn shown(&self) -> Option<u64> {
+        self.shown
+    }
+
+    /// A peer is given changes up to a sequence.
+    pub(super) fn show(&mut self, sequence: u64) {
+        self.shown = self.shown.max(Some(sequence));
+    }
+
+    /// The file goes on under an origin of which nobody has been given anything.
+    pub(super) fn begin_origin(&mut self) {
+        self.shown = Some(0);
     }
 
     fn note(&mut self, now: Remembered) -> Result<(), StoreError> {

@@ -7,7 +7,9 @@ use std::time::{Duration, Instant};
 use replication::{Batch, Origin};
 use rusqlite::Connection;
 
+use super::outrun::Outrun;
 use super::{Attachment, PROGRESS};
+use crate::apply::claims::contradiction;
 use crate::apply::{Applied, ApplyOutcome, ApplyRules, apply, is_outdated, merge_staged};
 use crate::database::DatabaseEvent;
 use crate::error::StoreError;
@@ -28,6 +30,10 @@ impl Attachment {
         observer: Option<&Arc<dyn RowObserver>>,
     ) -> Result<ApplyOutcome, StoreError> {
         self.check_not_migrating(&batch.tables)?;
+        let max_skew = self.max_skew();
+        if let Some(held) = contradiction(&self.replica, &batch, wall_millis(), max_skew) {
+            return Ok(ApplyOutcome::Held(held));
+        }
         // Where a row cannot be merged, its source may have mended it: what comes is staged in its place.
         let source = batch.source;
         let (mut total, stuck) = match self.merge_staged(observer)? {
@@ -35,9 +41,11 @@ impl Attachment {
             ApplyOutcome::Held(_) => (Applied::default(), self.replica.merging()),
             other => return Ok(other),
         };
-        if self.leave_origin(&batch)? {
+        match self.leave_origin(&batch)? {
+            Outrun::No => {}
             // It was read for what this database seemed to know.
-            return Ok(ApplyOutcome::Gap);
+            Outrun::Left => return Ok(ApplyOutcome::Gap),
+            Outrun::TooOften(held) => return Ok(ApplyOutcome::Held(held)),
         }
         if is_outdated(&self.replica, &batch) {
             self.in_write(|conn, replica| staging::begin_anew(conn, replica, source).map(|()| ((), true)))?;
@@ -127,6 +135,11 @@ impl Attachment {
         Ok(check.gone > 0)
     }
 
+    /// How far ahead of the clock a stamp may be, in milliseconds.
+    fn max_skew(&self) -> i64 {
+        i64::try_from(self.options.max_clock_skew.as_millis()).unwrap_or(i64::MAX)
+    }
+
     /// A line now and then while a long catch-up comes in.
     fn tell_progress(&mut self, staged: usize) {
         self.staged = if staged == 0 { 0 } else { self.staged + staged as u64 };
@@ -143,7 +156,7 @@ impl Attachment {
         work: impl FnOnce(&Connection, &mut Replica, &ApplyRules<'_>) -> Result<ApplyOutcome, StoreError>,
     ) -> Result<ApplyOutcome, StoreError> {
         let observer = observer.map(AsRef::as_ref);
-        let max_skew = i64::try_from(self.options.max_clock_skew.as_millis()).unwrap_or(i64::MAX);
+        let max_skew = self.max_skew();
         let rules = ApplyRules { now: wall_millis(), max_skew, max_rows: self.options.max_rows, observer };
         let schema = self.replica.schema_version;
         let outcome = self.write(|conn, replica| {

@@ -1,6 +1,6 @@
 //! What peers tell of other nodes: their names, and what their tables are.
 
-use replication::{NodeSchemas, Origin};
+use replication::{MAX_ORIGINS, NodeSchemas, Origin};
 
 use super::Attachment;
 use crate::database::NodeNames;
@@ -15,7 +15,8 @@ impl Attachment {
             let known = replica.names();
             let said = names.own.iter().filter(|(origin, node)| known.get(origin) != Some(node));
             let heard = names.heard.iter().filter(|(origin, _)| !known.contains_key(origin));
-            said.chain(heard)
+            // Names that are told of origins without end are not all kept.
+            said.chain(heard.take(MAX_ORIGINS.saturating_sub(replica.origins_known())))
                 .filter(|(origin, _)| **origin != own)
                 .map(|(origin, node)| (*origin, node.clone()))
                 .collect()

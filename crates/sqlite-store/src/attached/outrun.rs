@@ -3,14 +3,18 @@
 //! opened bears sequences that peers know for other changes: it goes out under a new origin, as the same changes, and peers
 //! give back what was lost.
 //!
-//! What cannot be told apart here: changes written in an earlier run, if no peer was met in that; and a file that has issued as many
-//! sequences again as were lost before it meets a peer.
+//! Changes of earlier runs that no peer was given go out again too.
+//!
+//! What cannot be told apart here: a file that has issued as many sequences again as were lost before it meets a peer, and peers that
+//! claim what is not so: nothing proves what they say, and to believe it costs no more than an origin. They are not believed without
+//! end.
 
 use replication::{Batch, Dot, Entry, EntryFlags, Origin, Value, VersionVector};
 use rusqlite::{Connection, params};
 
 use super::Attachment;
-use super::identity::succeed;
+use super::identity::{Memory, succeed};
+use crate::apply::{Held, HeldKind};
 use crate::attach::born_key;
 use crate::bind::values_from;
 use crate::database::DatabaseEvent;
@@ -18,22 +22,55 @@ use crate::error::StoreError;
 use crate::identifier::quote;
 use crate::meta;
 use crate::parked;
-use crate::replica::Replica;
+use crate::replica::{Replica, wall_millis};
 use crate::row_clock::{ORIGIN_BITS, put_counter, read_image};
 use crate::staging;
 
 const REASON: &str = "a peer knows changes of this file that are not in it: it was brought back from an older state";
 
+/// How often an origin is left within [`WINDOW`]: a file may be brought back again, but a peer that always claims more would make
+/// origins without end.
+const TIMES: usize = 4;
+
+/// The time in which an origin is left at most so often, in milliseconds.
+const WINDOW: i64 = 3_600_000;
+
+/// When origins were left, in `_sync_meta`.
+const LEFT: &str = "left";
+
+/// What came of what a peer knows of this database's origin.
+pub(super) enum Outrun {
+    /// It knows no more than there is.
+    No,
+    /// The origin was left.
+    Left,
+    /// It was left too often to be left again.
+    TooOften(Held),
+}
+
+/// When origins were left within the time that counts.
+fn left_lately(conn: &Connection, now: i64) -> Result<Vec<i64>, StoreError> {
+    let left: Vec<i64> = meta::read(conn, LEFT)?.unwrap_or_default();
+    // A clock that was ahead once does not count for ever.
+    Ok(left.into_iter().filter(|at| at.abs_diff(now) < WINDOW.unsigned_abs()).collect())
+}
+
 impl Attachment {
-    /// Gives the database a new origin if the sender of a batch knows more of its own than there is. True if it did.
-    pub(super) fn leave_origin(&mut self, batch: &Batch) -> Result<bool, StoreError> {
+    /// Gives the database a new origin if the sender of a batch knows more of its own than there is.
+    pub(super) fn leave_origin(&mut self, batch: &Batch) -> Result<Outrun, StoreError> {
         let is_outrun = |replica: &Replica| {
             let issued = replica.have.get(replica.own);
             batch.context.get(replica.own).max(batch.to.get(replica.own)) > issued
         };
         if !is_outrun(&self.replica) {
-            return Ok(false);
+            return Ok(Outrun::No);
         }
+        let now = wall_millis();
+        let mut left = left_lately(&self.conn, now)?;
+        if left.len() >= TIMES {
+            return Ok(Outrun::TooOften(self.too_often(batch)));
+        }
+        left.push(now);
         let (node, since) = (self.options.node.clone(), self.opened_at);
         let origin = self.in_write(|conn, replica| {
             // Another daemon on the file may have issued what the peer knows.
@@ -42,18 +79,31 @@ impl Attachment {
             }
             let origin = succeed(conn, &node, replica.own)?;
             issue_again(conn, replica, origin, since)?;
+            meta::write(conn, LEFT, &left)?;
             Ok((Some(origin), true))
         })?;
-        let Some(origin) = origin else { return Ok(false) };
+        let Some(origin) = origin else { return Ok(Outrun::No) };
         // Until the replica is what the file holds now, nothing of it may be told, and nothing be issued.
         self.broken = true;
         self.reload()?;
         staging::clear_stale(&self.conn, &self.replica)?;
         self.broken = false;
         self.opened_at = 0;
+        self.memory.iter_mut().for_each(Memory::begin_origin);
         self.remember()?;
         self.events.push(DatabaseEvent::NewOrigin { origin, reason: REASON.to_owned() });
-        Ok(true)
+        Ok(Outrun::Left)
+    }
+
+    fn too_often(&self, batch: &Batch) -> Held {
+        let known = batch.context.get(self.replica.own).max(batch.to.get(self.replica.own));
+        let reason = format!(
+            "it claims to know change {known} of this file, which has written {}, and the file has gone on under another origin {TIMES} times within the hour for such a claim",
+            self.replica.have.get(self.replica.own)
+        );
+        let remedy =
+            "see which peer claims what is not so: what it says is taken again an hour after the first of these claims";
+        Held { kind: HeldKind::Claim, table: None, reason, remedy: remedy.to_owned() }
     }
 }
 

@@ -21,6 +21,13 @@ impl Attachment {
         (from, omit): (&VersionVector, &DotSet),
         limits: BatchLimits,
     ) -> Result<Batch, StoreError> {
+        let batch = self.snapshot((from, omit), limits)?;
+        let shown = batch.to.get(self.replica.own).min(self.replica.have.get(self.replica.own));
+        self.memory.iter_mut().for_each(|memory| memory.show(shown));
+        Ok(batch)
+    }
+
+    fn snapshot(&mut self, (from, omit): (&VersionVector, &DotSet), limits: BatchLimits) -> Result<Batch, StoreError> {
         self.check_not_migrating(&[])?;
         self.finish_interrupted()?;
         self.merge_waiting()?;

@@ -152,6 +152,7 @@ impl SessionDriver {
                 let code = match held.kind {
                     HeldKind::ClockSkew => ProblemCode::ClockSkew,
                     HeldKind::Constraint => ProblemCode::Unavailable,
+                    HeldKind::Claim => ProblemCode::Protocol,
                 };
                 let text = format!("{}; {}", held.reason, held.remedy);
                 AppliedOutcome::Held(Problem { code, text, database: None, table: held.table })
