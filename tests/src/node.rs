@@ -92,6 +92,11 @@ impl Node {
         self.config.peers.retain(|known| *known != url);
     }
 
+    /// Removes all peers that this node dials.
+    pub fn without_peers(&mut self) {
+        self.config.peers.clear();
+    }
+
     /// Adds a line to the top of the configuration.
     pub fn setting(&mut self, line: &str) {
         self.config.settings.push(line.to_owned());
@@ -268,6 +273,15 @@ impl Node {
     #[must_use]
     pub fn is_running(&self) -> bool {
         self.running.is_some()
+    }
+
+    /// The daemon's process.
+    ///
+    /// # Errors
+    /// It does not run.
+    pub fn pid(&self) -> Result<u32> {
+        let running = self.running.as_ref();
+        running.map(Running::pid).ok_or_else(|| Failure::new(format!("node {} does not run", self.name)))
     }
 
     /// Stops the daemon with SIGTERM, and takes nothing but exit code 0.

@@ -57,6 +57,12 @@ impl Running {
         Ok(Self { child, stdout, stderr })
     }
 
+    /// Its number.
+    #[must_use]
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
     /// What it has printed until now.
     #[must_use]
     pub fn output(&self) -> String {
