@@ -8,7 +8,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use hostile_bench::Bench;
-use system_tests::{HostilePeer, Result, Scene, scenario};
+use replication::message::DatabaseHello;
+use replication::{Origin, VersionVector};
+use system_tests::{HostilePeer, Result, Scene, check, scenario};
 
 /// More than the daemon has places for.
 const MANY: usize = 400;
@@ -44,7 +46,7 @@ fn come_while<T>(
         });
         let outcome = scene
             .eventually("every place is taken", || {
-                system_tests::check!(taken.load(Ordering::SeqCst), "not yet");
+                check!(taken.load(Ordering::SeqCst), "not yet");
                 Ok(())
             })
             .and_then(|()| bench.restart_honest())
@@ -72,4 +74,27 @@ fn requests_that_never_end_keep_nobody_out() {
 fn links_on_which_nobody_says_who_it_is_keep_nobody_out() {
     let stands = |peer: &mut HostilePeer| peer.send_raw(&[0x89, 0x80, 1, 2, 3, 4]).is_ok();
     scenario(|scene| come_while(scene, |port| HostilePeer::connect(port, "silent"), stands));
+}
+
+/// Each bears another name. Those that are connected stay so, and who is turned away hears why.
+#[test]
+fn nodes_without_end_are_turned_away_and_the_connected_stay() {
+    scenario(|scene| {
+        let mut bench = Bench::start(scene)?;
+        let mut peers = Vec::new();
+        for number in 0..MANY + 50 {
+            let own = DatabaseHello::new(Origin::from_bytes([9; 16]), VersionVector::new());
+            let port = bench.daemon().port();
+            peers.push(HostilePeer::greeted(port, &format!("node {number}"), hostile_bench::DATABASE, own)?.0);
+        }
+        let Some(last) = peers.last_mut() else { return Ok(()) };
+        let problems = last.dropped()?;
+        check!(problems.iter().any(|text| text.contains("no more are taken")), "{problems:?}");
+        bench.told("no more are taken")?;
+        bench.unaffected()?;
+        drop(peers);
+        bench.restart_honest()?;
+        bench.unaffected()?;
+        bench.end()
+    });
 }

@@ -4,6 +4,7 @@
 //! Owns: what is decided. Never touches: tokio, SQL, files, sockets, the clock, randomness (`now` and seeds are
 //! arguments). The same inputs give the same outputs, so a failing seed of a simulation replays exactly.
 
+pub mod claims;
 pub mod codec;
 pub mod counter;
 pub mod dot_set;
@@ -21,6 +22,7 @@ pub mod session;
 pub mod value;
 pub mod version_vector;
 
+pub use claims::{Contradiction, contradiction};
 pub use counter::{Counter, Tally};
 pub use dot_set::DotSet;
 pub use hybrid_clock::{HybridClock, Timestamp};

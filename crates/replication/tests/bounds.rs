@@ -30,6 +30,11 @@ fn state(have: VersionVector) -> LocalState {
         nodes: BTreeMap::new(),
         schemas: Arc::default(),
         selection: Selection::default(),
+        publishing: false,
+        issued: BTreeSet::new(),
+        held: BTreeMap::new(),
+        dropped: VersionVector::new(),
+        known: Arc::default(),
     }
 }
 
@@ -118,8 +123,15 @@ fn requests_that_wait_to_be_sent_take_the_place_of_older_ones() {
     let mut bench = Bench::greeted();
     for round in 0..200 {
         let context: VersionVector = [(origin(2), 9 + round)].into_iter().collect();
-        let rows =
-            Batch { source: origin(2), from: VersionVector::new(), to: context.clone(), context, tables: Vec::new() };
+        let rows = Batch {
+            source: origin(2),
+            from: VersionVector::new(),
+            to: context.clone(),
+            context,
+            held: 0,
+            dropped: VersionVector::new(),
+            tables: Vec::new(),
+        };
         let database = DATABASE.to_owned();
         bench.hear(Message::Changes(Changes { database: database.clone(), batch: round, part: 0, last: true, rows }));
         let text = format!("refused for the {round}th time");
@@ -139,7 +151,15 @@ fn tables_without_rows_and_parts_without_tables_take_room_too() {
         let mut bench = Bench::greeted();
         let most = if tables.is_empty() { 1_000_000 } else { 2_000 };
         let context: VersionVector = [(origin(2), 9)].into_iter().collect();
-        let rows = Batch { source: origin(2), from: VersionVector::new(), to: context.clone(), context, tables };
+        let rows = Batch {
+            source: origin(2),
+            from: VersionVector::new(),
+            to: context.clone(),
+            context,
+            held: 0,
+            dropped: VersionVector::new(),
+            tables,
+        };
         let refused = (0..most).any(|part| {
             let (database, rows) = (DATABASE.to_owned(), rows.clone());
             bench.hear(Message::Changes(Changes { database, batch: 1, part, last: false, rows }));
@@ -156,7 +176,15 @@ fn a_peer_that_names_ever_new_origins_is_refused() {
         let many = (0..4_000).map(|n| (origin(10 + 4_000 * round + n), 1));
         let context: VersionVector = many.collect();
         let from: VersionVector = [(origin(3), 1)].into_iter().collect();
-        let rows = Batch { source: origin(2), from, to: context.clone(), context, tables: Vec::new() };
+        let rows = Batch {
+            source: origin(2),
+            from,
+            to: context.clone(),
+            context,
+            held: 0,
+            dropped: VersionVector::new(),
+            tables: Vec::new(),
+        };
         bench.hear(Message::Changes(Changes { database: DATABASE.to_owned(), batch: 1, part: 0, last: true, rows }));
     }
     assert!(bench.is_refused());

@@ -1,6 +1,5 @@
 //! Apply: a batch of a peer becomes rows, clocks, conflict records and version vector, in one write transaction.
 
-pub(crate) mod claims;
 pub(crate) mod columns;
 mod parts;
 mod placing;
@@ -380,8 +379,10 @@ fn outcome(result: Result<Applied, Stop>) -> Result<ApplyOutcome, StoreError> {
 fn observe_stamps(replica: &mut Replica, rows: &TableRows, rules: &ApplyRules<'_>) -> Result<(), Stop> {
     let limit = rules.now.saturating_add(rules.max_skew);
     for entry in rows.rows.iter().flat_map(|row| row.clock.entries().chain(&row.clock.rest)) {
-        if entry.timestamp.millis() > limit {
-            let ahead = entry.timestamp.millis() - rules.now;
+        // A resolution stands for a change that was before it.
+        let latest = entry.authored().0.max(entry.timestamp).millis();
+        if latest > limit {
+            let ahead = latest - rules.now;
             let reason = format!(
                 "a change of node {} is stamped {} s ahead of this machine's clock",
                 replica.node_name(entry.dot.origin),

@@ -206,10 +206,7 @@ impl Channel {
             return;
         }
         // More of them may have gone meanwhile.
-        let noted = |sweep: &&Box<Sweep>| sweep.finished && local.dropped.covers_all(&sweep.dropped);
-        if self.sweep.as_ref().filter(noted).is_some() {
-            self.sweep = None;
-        }
+        self.sweep.take_if(|sweep| sweep.finished && local.dropped.covers_all(&sweep.dropped));
         let sweep = self.sweep.get_or_insert_with(|| {
             let tables = local.tables.keys().filter(|table| remote.tables.contains_key(*table));
             let ranges: TableRanges = tables.map(|table| (table.clone(), vec![KeyRange::default()])).collect();

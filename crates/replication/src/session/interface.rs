@@ -158,6 +158,8 @@ pub enum Input {
     Stop,
     /// Another link to the same node takes this one's place.
     Replaced,
+    /// This node does not take the peer, and why.
+    TurnedAway(String),
 }
 
 /// What became of a batch that was to be read.

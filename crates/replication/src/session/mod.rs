@@ -118,6 +118,7 @@ impl Session {
             Input::Progress => self.progress(),
             Input::Timeout => self.timeout(),
             Input::Stop => self.leave(ByeReason::Shutdown, CloseReason::Stopped),
+            Input::TurnedAway(reason) => self.refuse(ProblemCode::Other, reason),
             Input::Replaced => self.leave(ByeReason::Duplicate, CloseReason::Replaced),
         }
         if self.stage == Stage::Open {

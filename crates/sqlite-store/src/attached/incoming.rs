@@ -4,13 +4,12 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use replication::{Batch, Origin};
+use replication::{Batch, Contradiction, Origin, contradiction};
 use rusqlite::Connection;
 
 use super::outrun::Outrun;
 use super::{Attachment, PROGRESS};
-use crate::apply::claims::contradiction;
-use crate::apply::{Applied, ApplyOutcome, ApplyRules, apply, is_outdated, merge_staged};
+use crate::apply::{Applied, ApplyOutcome, ApplyRules, Held, HeldKind, apply, is_outdated, merge_staged};
 use crate::database::DatabaseEvent;
 use crate::error::StoreError;
 use crate::observer::RowObserver;
@@ -22,6 +21,10 @@ use crate::staging::exchanges::{self, Check};
 /// and must find it free at times.
 const LET_IN: Duration = Duration::from_millis(5);
 
+/// What to do about a peer that says what cannot be.
+const UNBELIEVABLE: &str =
+    "see what that peer is: another program, or a sync-engine whose state is damaged; keep it out until it is mended";
+
 impl Attachment {
     /// Applies a batch; with the last of a catch-up, merges everything that is staged.
     pub(crate) fn apply(
@@ -30,9 +33,11 @@ impl Attachment {
         observer: Option<&Arc<dyn RowObserver>>,
     ) -> Result<ApplyOutcome, StoreError> {
         self.check_not_migrating(&batch.tables)?;
-        let max_skew = self.max_skew();
-        if let Some(held) = contradiction(&self.replica, &batch, wall_millis(), max_skew) {
-            return Ok(ApplyOutcome::Held(held));
+        let clocks = (wall_millis(), self.max_skew());
+        let name = |origin| self.replica.node_name(origin);
+        if let Some(Contradiction { table, reason }) = contradiction(&self.replica.have, &batch, clocks, name) {
+            let remedy = UNBELIEVABLE.to_owned();
+            return Ok(ApplyOutcome::Held(Held { kind: HeldKind::Claim, table, reason, remedy }));
         }
         // Where a row cannot be merged, its source may have mended it: what comes is staged in its place.
         let source = batch.source;

@@ -23,6 +23,9 @@ use crate::event::EventSink;
 /// other.
 const SCHEMA_QUIET: Duration = Duration::from_secs(2);
 
+/// Databases that an engine without files subscribes to at most: peers name as many as they like.
+const SUBSCRIPTIONS: usize = 1_000;
+
 /// What holds for all databases of an engine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct DatabaseLimits {
@@ -191,7 +194,11 @@ impl Databases {
     pub(crate) async fn subscribe(&self, names: impl Iterator<Item = String>) -> Result<(), StoreError> {
         let Some(origin) = self.parts.subscriber else { return Ok(()) };
         for name in names {
-            if self.lock().members.contains_key(&name) {
+            let needless = {
+                let set = self.lock();
+                set.members.contains_key(&name) || set.members.len() >= SUBSCRIPTIONS
+            };
+            if needless {
                 continue;
             }
             let subscriber = Source::Subscriber(Subscriber::open(&name, origin, self.parts.state.clone()).await?);

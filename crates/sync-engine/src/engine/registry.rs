@@ -12,6 +12,9 @@ use tokio_util::sync::CancellationToken;
 
 use crate::status::PeerStatus;
 
+/// Sessions that nodes may begin which dial this one: each takes a file and some memory, and the databases need files too.
+pub(crate) const MOST: usize = 400;
+
 /// The sessions of one engine.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Registry {
@@ -41,6 +44,12 @@ pub(crate) struct Seat {
 }
 
 impl Registry {
+    /// Whether one more node can be taken in.
+    pub(crate) fn has_room_for(&self, node: &str) -> bool {
+        let members = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
+        members.len() < MOST || members.contains_key(node)
+    }
+
     /// Takes the place of `node`'s session for a link that `dialed_by` dialed; none if there is a better link already.
     /// Also tells whether it was the place of another process of that name.
     pub(crate) fn take(

@@ -29,7 +29,7 @@ use crate::change_event::ApplyCallback;
 use crate::engine::databases;
 use crate::engine::membership::Member;
 use crate::engine::places::Place;
-use crate::engine::registry::Seat;
+use crate::engine::registry::{MOST, Seat};
 use crate::engine::session_events;
 use crate::engine::shared::{Shared, wall_millis};
 use crate::engine::source::Source;
@@ -221,6 +221,11 @@ impl SessionDriver {
             self.place = None;
             let dialed_by = match self.sender.direction() {
                 Direction::Dialed => self.shared.node.clone(),
+                Direction::Accepted if !self.shared.registry.has_room_for(node) => {
+                    let reason =
+                        format!("{MOST} nodes are connected, and no more are taken; let it dial another one of them");
+                    return self.handle(Input::TurnedAway(reason));
+                }
                 Direction::Accepted => node.clone(),
             };
             let taken = self.shared.registry.take(node, *incarnation, self.number, &dialed_by, &self.status);

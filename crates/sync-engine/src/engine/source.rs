@@ -1,16 +1,28 @@
 //! Where a session's rows come from and go to: a database file, or the callback of an engine without one.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use replication::reconcile::{Answer, Compared, Question};
-use replication::{Admission, Batch, DotSet, KnownNodes, NodeSchema, NodeSchemas, Origin, VersionVector, admit};
+use replication::{
+    Admission, Batch, Contradiction, DotSet, KnownNodes, MAX_ORIGINS, NodeSchema, NodeSchemas, Origin, VersionVector,
+    admit, contradiction,
+};
 use serde::{Deserialize, Serialize};
 use sqlite_store::{
-    Applied, ApplyOutcome, ApplyReply, BatchLimits, Database, DatabaseState, IncomingRow, NodeNames, Phase,
-    RowObserver, RowOperation, RowVerdict, StateDatabase, StoreError,
+    Applied, ApplyOutcome, ApplyReply, BatchLimits, Database, DatabaseState, Held, HeldKind, IncomingRow, NodeNames,
+    Phase, RowObserver, RowOperation, RowVerdict, StateDatabase, StoreError,
 };
 use tokio::sync::watch;
+
+use crate::engine::shared::wall_millis;
+
+/// How far ahead of this machine's clock that of another may be, in milliseconds.
+const CLOCK_SKEW: i64 = 60_000;
+
+/// Catch-ups of a subscriber that may be under way.
+const CATCH_UPS: usize = 64;
 
 /// One database as sessions see it.
 #[derive(Debug, Clone)]
@@ -117,10 +129,16 @@ impl Source {
             Self::File(database) => database.learn_names(names).await,
             Self::Subscriber(subscriber) => {
                 let mut known = subscriber.names.lock().unwrap_or_else(PoisonError::into_inner);
-                for (origin, node) in names.heard {
-                    known.entry(origin).or_insert(node);
-                }
-                known.extend(names.own);
+                let full = known.len() + names.heard.len() > MAX_ORIGINS;
+                // Names that are told of origins without end are not all kept.
+                let mut learn = |origin, node: String, anew: bool| match known.entry(origin) {
+                    Entry::Occupied(mut entry) if anew => drop(entry.insert(node)),
+                    Entry::Occupied(_) => {}
+                    Entry::Vacant(_) if full => {}
+                    Entry::Vacant(entry) => drop(entry.insert(node)),
+                };
+                names.heard.into_iter().for_each(|(origin, node)| learn(origin, node, false));
+                names.own.into_iter().for_each(|(origin, node)| learn(origin, node, true));
             }
         }
     }
@@ -177,6 +195,18 @@ impl Subscriber {
         let source = batch.source;
         let mut progress = self.progress.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let nothing = VersionVector::new();
+        let name = |origin: Origin| {
+            let names = self.names.lock().unwrap_or_else(PoisonError::into_inner);
+            names.get(&origin).cloned().unwrap_or_else(|| origin.to_string())
+        };
+        if let Some(Contradiction { table, reason }) =
+            contradiction(&progress.have, &batch, (wall_millis(), CLOCK_SKEW), name)
+        {
+            let remedy = "see what that peer is, and keep it out until it is mended".to_owned();
+            let outcome = ApplyOutcome::Held(Held { kind: HeldKind::Claim, table, reason, remedy });
+            let received = progress.received.get(&source).cloned();
+            return Ok(ApplyReply { outcome, have: progress.have, received });
+        }
         let outcome = match admit(&progress.have, progress.received.get(&source).unwrap_or(&nothing), &batch) {
             Admission::Known => ApplyOutcome::Known,
             Admission::Gap => ApplyOutcome::Gap,
@@ -212,6 +242,10 @@ impl Subscriber {
             progress.received.remove(&source);
         } else {
             progress.received.entry(source).or_default().join(&to);
+            // The oldest are begun anew if they go on.
+            while progress.received.len() > CATCH_UPS {
+                progress.received.pop_first();
+            }
         }
         let text =
             serde_json::to_string(progress).map_err(|error| StoreError::Encoding { reason: error.to_string() })?;
