@@ -4,7 +4,7 @@
 
 use std::path::Path;
 
-use replication::message::DatabaseHello;
+use replication::message::{DatabaseHello, Message, ProblemCode};
 use replication::{
     Dot, Entry, EntryFlags, Origin, RowClock, RowImage, TableRows, TableShape, Timestamp, Value, VersionVector,
 };
@@ -187,4 +187,29 @@ pub(crate) fn note(table: &str, columns: &[&str], origin: Origin, sequence: u64,
     values.resize(columns.len(), Value::Text(b"of the liar".to_vec()));
     let shape = TableShape { name: table.to_owned(), columns, key: vec![0] };
     TableRows::new(shape, vec![RowImage { values, clock: RowClock::whole(entry) }])
+}
+
+/// An origin that nobody has.
+pub(crate) fn origin(number: u32) -> Origin {
+    let mut bytes = [0x5a; 16];
+    bytes[..4].copy_from_slice(&number.to_be_bytes());
+    Origin::from_bytes(bytes)
+}
+
+/// The liar's own origin.
+pub(crate) fn liar() -> Origin {
+    origin(0)
+}
+
+/// A version vector.
+pub(crate) fn vector(entries: &[(Origin, u64)]) -> VersionVector {
+    entries.iter().copied().collect()
+}
+
+/// What kind of problem the daemon has with what was said.
+pub(crate) fn problem(peer: &mut HostilePeer) -> Result<ProblemCode> {
+    peer.hear("it is told", |message| match message {
+        Message::Problem(problem) => Some(problem.code),
+        _ => None,
+    })
 }
