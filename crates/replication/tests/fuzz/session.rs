@@ -1,0 +1,162 @@
+//! A conversation with a peer that says anything.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use bolero::check;
+use replication::codec::{decode_binary, decode_text, encode};
+use replication::message::{
+    Ack, Bye, ByeReason, Changes, DatabaseHello, Envelope, Hello, Message, Problem, ProblemCode, Received, Want,
+};
+use replication::session::{AppliedOutcome, Input, LocalState, Output, ReadOutcome, Session, SessionConfig};
+use replication::{Batch, Origin, Selection, Timestamp, VersionVector};
+
+use crate::alteration::Script;
+use crate::corpora::named;
+use crate::wire::{CONTROL, LIMITS, ROWS};
+
+const DATABASE: &str = "db";
+
+fn origin(number: u8) -> Origin {
+    Origin::from_bytes([number; 16])
+}
+
+fn vector(script: &mut Script<'_>) -> VersionVector {
+    let mut vector = VersionVector::new();
+    (0..script.byte() % 3).for_each(|_| vector.raise(origin(script.byte() % 3), u64::from(script.byte() % 8)));
+    vector
+}
+
+fn state(script: &mut Script<'_>) -> LocalState {
+    LocalState {
+        origin: origin(script.byte() % 2),
+        have: vector(script),
+        received: BTreeMap::from([(origin(2), vector(script))]),
+        clock: Timestamp::from_millis(1),
+        tables: BTreeMap::from([("t".to_owned(), u64::from(script.byte() % 2))]),
+        policies: BTreeMap::new(),
+        retired: BTreeSet::new(),
+        nodes: BTreeMap::new(),
+        schemas: Arc::default(),
+        selection: Selection::default(),
+    }
+}
+
+fn batch(script: &mut Script<'_>) -> Batch {
+    let source = origin(script.byte() % 3);
+    Batch { source, from: vector(script), to: vector(script), context: vector(script), tables: Vec::new() }
+}
+
+/// A message that keeps to the protocol's form, though perhaps not to its order.
+fn message(script: &mut Script<'_>) -> Message {
+    let database = if script.byte().is_multiple_of(8) { "other" } else { DATABASE }.to_owned();
+    let received =
+        |script: &mut Script<'_>| Some(Received { source: origin(script.byte() % 2), position: vector(script) });
+    match script.byte() % 6 {
+        0 => {
+            let mut hello = DatabaseHello::new(origin(2 + script.byte() % 2), vector(script));
+            hello.received.insert(origin(0), vector(script));
+            hello.tables.insert("t".to_owned(), u64::from(script.byte() % 2));
+            Message::Hello(Hello {
+                protocol: 1,
+                cluster: "c".to_owned(),
+                node: "a".to_owned(),
+                incarnation: 1,
+                version: String::new(),
+                clock_millis: i64::MIN,
+                databases: BTreeMap::from([(database, hello)]),
+            })
+        }
+        1 => Message::Want(Want { database, have: vector(script), received: received(script) }),
+        2 => Message::Ack(Ack {
+            database,
+            origin: origin(2),
+            have: vector(script),
+            received: received(script),
+            clock: Timestamp::from_millis(i64::MAX),
+        }),
+        3 => {
+            let text = String::new();
+            Message::Problem(Problem { code: ProblemCode::Other, text, database: Some(database), table: None })
+        }
+        4 if script.byte() == 7 => Message::Bye(Bye { reason: ByeReason::Other }),
+        _ => {
+            let (number, part) = (u64::from(script.byte() % 2), u32::from(script.byte() % 3));
+            let last = script.byte().is_multiple_of(2);
+            Message::Changes(Changes { database, batch: number, part, last, rows: batch(script) })
+        }
+    }
+}
+
+fn problem() -> Problem {
+    Problem { code: ProblemCode::SchemaMismatch, text: String::new(), database: None, table: None }
+}
+
+/// What comes next: from the peer, from the databases, or with time.
+fn input(script: &mut Script<'_>, texts: &[Vec<u8>], rows: &[Vec<u8>]) -> Option<Input> {
+    let received = |envelope| Some(Input::Received(Box::new(envelope)));
+    let database = DATABASE.to_owned();
+    match script.byte() % 12 {
+        0 => received(decode_text(std::str::from_utf8(&script.altered(texts)).ok()?, &LIMITS).ok()?),
+        1 => received(decode_binary(&script.altered(rows), &LIMITS).ok()?),
+        2..6 => received(Envelope { from: "a".to_owned(), to: None, message: message(script) }),
+        6 => Some(Input::Local { database, state: state(script) }),
+        7 if script.byte().is_multiple_of(8) => Some(Input::LocalGone { database }),
+        8 => {
+            let outcome = match script.byte() % 3 {
+                0 => ReadOutcome::Nothing,
+                1 => ReadOutcome::Retry { after: 5 },
+                _ => ReadOutcome::Batch(batch(script)),
+            };
+            Some(Input::BatchRead { database, outcome })
+        }
+        9 | 10 => {
+            let (have, received) = (vector(script), Some(vector(script)));
+            let outcome = match script.byte() % 4 {
+                0 => AppliedOutcome::Gap { have, received },
+                1 => AppliedOutcome::Held(problem()),
+                2 => AppliedOutcome::Retry { after: 5 },
+                _ => AppliedOutcome::Done { have, received, rows: 1 },
+            };
+            Some(Input::Applied { database, outcome })
+        }
+        11 => Some(Input::Timeout),
+        _ => Some(Input::Progress),
+    }
+}
+
+/// Takes out all that is to be done. It comes to an end, and what is to be sent can be sent.
+fn drain(session: &mut Session, room: bool) {
+    let mut count = 0;
+    while let Some(output) = session.poll_output(room) {
+        count += 1;
+        assert!(count < 1_000, "outputs without end");
+        if let Output::Send(envelope) = output {
+            encode(&envelope).unwrap();
+        }
+    }
+}
+
+#[test]
+fn a_session_goes_on_whatever_the_peer_says() {
+    let (texts, rows) = (named(CONTROL, "real"), named(ROWS, "real"));
+    check!().with_iterations(5_000).with_max_len(512).for_each(|script: &[u8]| {
+        let mut script = Script(script);
+        let config = SessionConfig { node: "b".to_owned(), cluster: "c".to_owned(), ..SessionConfig::default() };
+        let mut session = Session::new(config, 0);
+        let mut now = 0;
+        session.handle(now, Input::Local { database: DATABASE.to_owned(), state: state(&mut script) });
+        session.handle(now, Input::Start);
+        while !script.is_over() {
+            if let Some(input) = input(&mut script, &texts, &rows) {
+                session.handle(now, input);
+            }
+            now += u64::from(script.byte()) * 16;
+            drain(&mut session, !script.byte().is_multiple_of(4));
+            assert!(session.next_timeout().is_none_or(|due| due < now + 100_000));
+        }
+        session.handle(now, Input::Stop);
+        drain(&mut session, true);
+        assert_eq!(session.next_timeout(), None, "it is over");
+    });
+}
