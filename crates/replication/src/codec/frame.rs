@@ -61,11 +61,20 @@ pub(super) fn open<'a>(bytes: &'a [u8], limits: &Limits) -> Result<(Kind, Cow<'a
             let (size, body) = rest.split_first_chunk().ok_or(CodecError::Truncated)?;
             let size = usize::try_from(u32::from_be_bytes(*size)).unwrap_or(usize::MAX);
             check_size(size, limits)?;
+            if size > unpacked_at_most(body.len()) {
+                return Err(CodecError::Compression);
+            }
             let body = zstd::bulk::decompress(body, size).map_err(|_| CodecError::Compression)?;
             Ok((kind, Cow::Owned(body)))
         }
         _ => Err(CodecError::Compression),
     }
+}
+
+/// What zstd can make of so many bytes: a block takes four or more, and is 128 KiB or less (RFC 8878, section 3.1.1.2). Room for
+/// more than that is never made, whatever a message says of its size.
+const fn unpacked_at_most(bytes: usize) -> usize {
+    (bytes / 4 + 1).saturating_mul(128 << 10)
 }
 
 fn check_size(size: usize, limits: &Limits) -> Result<(), CodecError> {
