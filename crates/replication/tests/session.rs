@@ -267,6 +267,29 @@ fn a_peer_that_sends_more_than_the_window_is_refused() {
 }
 
 #[test]
+fn messages_without_rows_fill_the_window_too() {
+    let config = SessionConfig { window_bytes: 10_000, max_batch_bytes: 10_000, ..SessionConfig::default() };
+    let mut bench = Bench::open(config, Some((vector(&[]), vector(&[(1, 300)]))));
+    for number in 0..100 {
+        let names = table(1, &"n".repeat(1_000), 0, &[]);
+        bench.hear_part(number, false, batch(1, vector(&[]), vector(&[(1, 300)]), vec![names]));
+    }
+    assert!(matches!(&bench.closed, Some(CloseReason::Refused(problem)) if problem.code == ProblemCode::Protocol));
+}
+
+#[test]
+fn of_databases_that_neither_side_has_nothing_is_kept() {
+    let mut bench = Bench::open(SessionConfig::default(), Some((vector(&[]), vector(&[]))));
+    for number in 0..3 {
+        let elsewhere = DatabaseHello::new(origin(1), vector(&[(1, 1)]));
+        bench.greet(BTreeMap::from([(format!("elsewhere {number}"), elsewhere)]));
+    }
+    let session = format!("{:?}", bench.session);
+    assert!(session.contains("elsewhere 2") && !session.contains("elsewhere 1"), "{session}");
+    assert_eq!(bench.session.shared_databases().count(), 0);
+}
+
+#[test]
 fn a_row_that_no_message_holds_is_named_once_and_nothing_is_sent() {
     let config = SessionConfig { max_row_bytes: 50, ..SessionConfig::default() };
     let mut bench = Bench::open(config, Some((vector(&[(2, 1)]), vector(&[]))));
