@@ -55,6 +55,8 @@ pub struct Table {
     pub rowid_alias: Option<usize>,
     /// Whether SQLite gives out keys by AUTOINCREMENT, never the same again.
     pub autoincrement: bool,
+    /// Whether constraints may say ON CONFLICT what SQLite is to do where they are broken.
+    pub has_conflict_clauses: bool,
     /// Unique indexes other than the key's. An INSERT OR REPLACE can displace rows through them.
     pub unique: Vec<UniqueIndex>,
     /// Whether the rows that were there before attach have been given clock entries.

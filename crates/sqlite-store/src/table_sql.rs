@@ -45,9 +45,10 @@ pub(crate) struct TableSql {
     pub(crate) same_unique: Option<Vec<(String, Vec<usize>)>>,
     /// Rows by their rowids, in tables whose key is not the rowid.
     pub(crate) by_rowid: Option<ByRowid>,
-    /// Inserts a row: all synced columns. Whatever the schema says ON CONFLICT of a constraint: a row that is not written,
-    /// or that takes others out, must not go unnoticed.
+    /// Inserts a row: all synced columns.
     pub(crate) insert: String,
+    /// The same, and takes out the rows that stand in its way: only to find out which they are.
+    pub(crate) replace: String,
     /// Inserts a row under a given rowid: the rowid, then all synced columns.
     pub(crate) insert_with_rowid: Option<String>,
     /// Deletes the row with a key.
@@ -69,6 +70,8 @@ pub(crate) struct TableSql {
     /// Keys of living rows by the clock that have no row in the table, at most `?1`.
     pub(crate) rowless: String,
     key_match: String,
+    /// See [`or_abort`].
+    or_abort: &'static str,
     table: String,
     clock: String,
     columns: Vec<String>,
@@ -169,9 +172,11 @@ impl TableSql {
                 row: format!("SELECT {list} FROM {name} WHERE {rowid} = ?1"),
                 delete: format!("DELETE FROM {name} WHERE {rowid} = ?1"),
             }),
-            insert: format!("INSERT OR ABORT INTO {name} ({list}) VALUES ({})", parameters(1, columns.len())),
+            insert: format!("INSERT{} INTO {name} ({list}) VALUES ({})", or_abort(table), parameters(1, columns.len())),
+            replace: format!("INSERT OR REPLACE INTO {name} ({list}) VALUES ({})", parameters(1, columns.len())),
             insert_with_rowid: plain.map(|rowid| {
-                format!("INSERT OR ABORT INTO {name} ({rowid}, {list}) VALUES ({})", parameters(1, columns.len() + 1))
+                let values = parameters(1, columns.len() + 1);
+                format!("INSERT{} INTO {name} ({rowid}, {list}) VALUES ({values})", or_abort(table))
             }),
             delete: format!("DELETE FROM {name} WHERE {key_match}"),
             excluded: excluded(table, &name, &key_match),
@@ -191,6 +196,7 @@ impl TableSql {
                 joined("t", "c")
             ),
             key_match,
+            or_abort: or_abort(table),
             table: name,
             clock,
             key: key_names,
@@ -274,8 +280,15 @@ impl TableSql {
             .enumerate()
             .map(|(n, index)| format!("{} = ?{}", self.columns[*index], key_width + n + 1))
             .collect();
-        format!("UPDATE OR ABORT {} SET {} WHERE {}", self.table, sets.join(", "), self.key_match)
+        format!("UPDATE{} {} SET {} WHERE {}", self.or_abort, self.table, sets.join(", "), self.key_match)
     }
+}
+
+/// Where constraints say what is to be done when they are broken, that is for the application's statements: a row that is not
+/// written, or that takes others out, must not go unnoticed. Elsewhere nothing is said, because it would hold for the
+/// statements of triggers too: INSERT OR REPLACE in one would fail.
+const fn or_abort(table: &Table) -> &'static str {
+    if table.has_conflict_clauses { " OR ABORT" } else { "" }
 }
 
 fn excluded(table: &Table, name: &str, key_match: &str) -> Option<Excluded> {
@@ -288,7 +301,11 @@ fn excluded(table: &Table, name: &str, key_match: &str) -> Option<Excluded> {
     Some(Excluded {
         count: columns.len(),
         read: format!("SELECT {} FROM {name} WHERE {key_match}", columns.join(", ")),
-        write: format!("UPDATE OR ABORT {name} SET {} WHERE {key_match}", sets.collect::<Vec<_>>().join(", ")),
+        write: format!(
+            "UPDATE{} {name} SET {} WHERE {key_match}",
+            or_abort(table),
+            sets.collect::<Vec<_>>().join(", ")
+        ),
     })
 }
 

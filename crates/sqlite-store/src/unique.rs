@@ -393,7 +393,7 @@ type Replaced = Vec<(Option<i64>, Vec<Value>)>;
 fn replaced(conn: &Connection, index: usize, table: &ReplicaTable, new: &[Value]) -> rusqlite::Result<Replaced> {
     // Rows that were taken out before left their keys there as well.
     conn.prepare_cached(&format!("DELETE FROM temp._sync_rivals_{index}"))?.execute([])?;
-    let mut statement = conn.prepare_cached(&table.sql.insert.replacen("OR ABORT", "OR REPLACE", 1))?;
+    let mut statement = conn.prepare_cached(&table.sql.replace)?;
     bind_from(&mut statement, 1, new)?;
     statement.raw_execute()?;
     let mut statement = conn.prepare_cached(&format!("SELECT * FROM temp._sync_rivals_{index}"))?;

@@ -56,6 +56,7 @@ struct Listed {
     without_rowid: bool,
     strict: bool,
     autoincrement: bool,
+    has_conflict_clauses: bool,
     /// A virtual table of a module that this SQLite lacks: its shadow tables look like ordinary ones.
     is_foreign_virtual: bool,
 }
@@ -73,11 +74,14 @@ fn list_tables(conn: &Connection) -> Result<Vec<Listed>, StoreError> {
         let sql: Option<String> = row.get(4)?;
         let module = sql.as_deref().filter(|_| kind == "virtual").and_then(module_of);
         let known = |module: &String| modules.iter().any(|known| known.eq_ignore_ascii_case(module));
+        // AUTOINCREMENT names nothing unless it is quoted. CONFLICT may, and then does no harm.
+        let says =
+            |word: &str| sql.as_ref().is_some_and(|sql| significant(sql).iter().any(|token| token.is_word(word)));
         Ok(Listed {
             name: row.get(0)?,
             is_foreign_virtual: module.is_some_and(|module| !known(&module)),
-            // A keyword that names nothing unless it is quoted.
-            autoincrement: sql.is_some_and(|sql| significant(&sql).iter().any(|token| token.is_word("AUTOINCREMENT"))),
+            autoincrement: says("AUTOINCREMENT"),
+            has_conflict_clauses: says("CONFLICT"),
             kind,
             without_rowid: row.get(2)?,
             strict: row.get(3)?,
@@ -251,6 +255,7 @@ impl Shaping<'_> {
             has_rowid: !self.listed.without_rowid,
             rowid_alias: key.first().copied().filter(|_| key_index.is_none()),
             autoincrement: self.listed.autoincrement,
+            has_conflict_clauses: self.listed.has_conflict_clauses,
             unique: Vec::new(),
             baseline_published: false,
             columns,

@@ -45,6 +45,27 @@ async fn conflict_clauses_of_the_schema_neither_drop_nor_displace_applied_rows()
     }
 }
 
+/// What a statement says is to be done on a conflict holds for the statements of triggers too: none is said where rows are
+/// applied, or INSERT OR REPLACE in a trigger would fail there and not in the application.
+#[tokio::test]
+async fn triggers_that_replace_in_unsynced_tables_do_so_when_rows_are_applied() {
+    let folder = TempDir::new().unwrap();
+    let schema = "CREATE TABLE t (id INTEGER PRIMARY KEY, v); CREATE TABLE cache (id UNIQUE, v NOT NULL); \
+                  CREATE TRIGGER fills AFTER INSERT ON t BEGIN \
+                    INSERT OR REPLACE INTO cache VALUES (NEW.id, NEW.v); INSERT OR IGNORE INTO cache VALUES (0, NULL); END; \
+                  CREATE TRIGGER refills AFTER UPDATE ON t BEGIN INSERT OR REPLACE INTO cache VALUES (NEW.id, NEW.v); END";
+    let replicas = pair(&folder, schema).await;
+    replicas[1].write("INSERT INTO cache VALUES (1, 'stale'), (2, 'stale')");
+    replicas[0].write("INSERT INTO t VALUES (1, 'a'), (2, 'b')");
+    settle(&replicas, || 100).await;
+    replicas[0].write("UPDATE t SET v = 'c' WHERE id = 2");
+    settle(&replicas, || 100).await;
+    for replica in &replicas {
+        assert_eq!(replica.text("SELECT group_concat(id || v) FROM (SELECT * FROM cache ORDER BY id)"), "1a,2c");
+        assert_eq!(replica.database.state().borrow().parked, 0);
+    }
+}
+
 /// Each side's update is in order; together they are not.
 #[tokio::test]
 async fn columns_that_do_not_go_together_come_from_one_side() {
