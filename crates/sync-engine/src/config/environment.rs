@@ -61,6 +61,10 @@ fn variable_value(variable: &str, name: &str, value: &str, check: &mut Check) ->
             }
             Kind::TextsByName => {
                 let (Some(name), None) = (segments.next(), segments.next()) else { break };
+                if !is_plain(name) {
+                    refuse_name(variable, &path, name, check);
+                    return None;
+                }
                 let path = format!("{path}.{name}");
                 check.given(&path, place());
                 return Some((path, value.into()));
@@ -72,6 +76,10 @@ fn variable_value(variable: &str, name: &str, value: &str, check: &mut Check) ->
                     check.complain_at(place(), &path, ErrorKind::UnknownKey, what, remedy);
                     return None;
                 };
+                if !is_plain(name) {
+                    refuse_name(variable, &path, name, check);
+                    return None;
+                }
                 path = format!("{path}.{name}");
                 inner
             }
@@ -88,6 +96,17 @@ fn variable_value(variable: &str, name: &str, value: &str, check: &mut Check) ->
         return None;
     }
     typed(key, &path, value, check).map(|value| (path, value))
+}
+
+/// Whether a name that the owner chose can stand in a variable's: other characters mean something in the paths of keys.
+fn is_plain(name: &str) -> bool {
+    !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-'))
+}
+
+fn refuse_name(variable: &str, path: &str, name: &str, check: &mut Check) {
+    let what = format!("a variable cannot name {name:?}: it needs letters of ASCII, digits, - or _");
+    let place = Place::Variable(variable.to_owned());
+    check.complain_at(place, path, ErrorKind::UnknownKey, what, "set it in the configuration file".to_owned());
 }
 
 fn typed(key: &'static Key, path: &str, value: &str, check: &mut Check) -> Option<config::Value> {

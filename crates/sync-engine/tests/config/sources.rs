@@ -217,3 +217,15 @@ fn variables_name_columns() {
     let errors = errors_of(load_text("", &nameless, &Overrides::default()));
     assert_eq!(errors, ["$SYNC_ENGINE__DATABASE__0__TABLE__0__COLUMNS database[0].table[0].columns: UnknownKey"]);
 }
+
+#[test]
+fn variables_name_only_what_a_path_of_keys_can_hold() {
+    for name in ["TRIGGERS__", "TRIGGERS__A B", "TABLE__0__COLUMNS__A.B__POLICY", "TABLE__0__COLUMNS__GRÖSSE__POLICY"]
+    {
+        let variable = format!("SYNC_ENGINE__DATABASE__0__{name}");
+        let errors =
+            load_text("[[database]]\npath = \"a.db\"", &[(&variable, "skip")], &Overrides::default()).unwrap_err();
+        let error = errors.to_string();
+        assert!(error.contains("a variable cannot name") && error.contains("configuration file"), "{error}");
+    }
+}
