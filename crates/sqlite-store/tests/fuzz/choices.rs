@@ -1,0 +1,42 @@
+//! The bytes of an input as choices.
+
+use bolero::ValueGenerator;
+
+/// Bytes for so many choices, or for half of them, or anything between. By itself bolero gives few of them, mostly.
+pub(crate) fn bytes(most: usize) -> impl ValueGenerator<Output = Vec<u8>> {
+    bolero::produce_with::<Vec<u8>>().len(most / 2..=most)
+}
+
+/// Choices, taken from the front; where there are no more of them, zeros.
+pub(crate) struct Choices<'a>(pub(crate) &'a [u8]);
+
+impl Choices<'_> {
+    pub(crate) fn byte(&mut self) -> u8 {
+        let (first, rest) = self.0.split_first().unwrap_or((&0, &[]));
+        self.0 = rest;
+        *first
+    }
+
+    pub(crate) fn below(&mut self, bound: usize) -> usize {
+        usize::from(self.byte()) % bound
+    }
+
+    /// True once in so many times.
+    pub(crate) fn one_in(&mut self, times: u8) -> bool {
+        self.byte() % times == 1
+    }
+
+    pub(crate) fn choose<'s, T: ?Sized>(&mut self, from: &[&'s T]) -> &'s T {
+        from[self.below(from.len())]
+    }
+
+    pub(crate) fn is_over(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// One to `most` of these, perhaps one twice, joined by commas.
+    pub(crate) fn list(&mut self, most: usize, mut item: impl FnMut(&mut Self) -> String) -> String {
+        let count = 1 + self.below(most);
+        (0..count).map(|_| item(self)).collect::<Vec<_>>().join(", ")
+    }
+}
