@@ -1,5 +1,12 @@
 //! Errors in messages that were whole: they come further into a decoder than bytes without any order.
 
+use bolero::ValueGenerator;
+
+/// Bytes for so many choices, or for half of them, or anything between. By itself bolero gives few of them, mostly.
+pub(crate) fn script(most: usize) -> impl ValueGenerator<Output = Vec<u8>> {
+    bolero::produce_with::<Vec<u8>>().len(most / 2..=most)
+}
+
 /// Bytes that mean something to a decoder: ends of ranges, and markers of lengths that follow.
 const TELLING: [&[u8]; 12] = [
     &[0],

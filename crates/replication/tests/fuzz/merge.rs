@@ -10,7 +10,7 @@ use replication::{
     Origin, OriginPriority, Outcome, RowImage, TableShape, Timestamp, TimestampColumn, Union, VersionVector, merge,
 };
 
-use crate::alteration::Script;
+use crate::alteration::{Script, script};
 use crate::corpora::named;
 use crate::stored::{ROW, shape};
 
@@ -61,7 +61,7 @@ fn what_a_merge_makes_of_any_two_rows_is_a_row() {
     let (whole, shape) = (rows(), shape());
     let own = Origin::from_bytes([0xee; 16]);
     let nodes = BTreeMap::from([(Origin::from_bytes([1; 16]), "one".to_owned()), (own, "two".to_owned())]);
-    check!().with_iterations(20_000).with_max_len(128).for_each(|script: &[u8]| {
+    check!().with_iterations(20_000).with_generator(script(128)).for_each(|script| {
         let (mut script, policies) = (Script(script), policies());
         let granularity = if script.byte().is_multiple_of(2) { Granularity::Column } else { Granularity::Row };
         let policy = script.choose(&policies).clone();

@@ -11,7 +11,7 @@ use replication::message::{
 use replication::session::{AppliedOutcome, Input, LocalState, Output, ReadOutcome, Session, SessionConfig};
 use replication::{Batch, Origin, Selection, Timestamp, VersionVector};
 
-use crate::alteration::Script;
+use crate::alteration::{Script, script};
 use crate::corpora::named;
 use crate::wire::{CONTROL, LIMITS, ROWS};
 
@@ -140,7 +140,7 @@ fn drain(session: &mut Session, room: bool) {
 #[test]
 fn a_session_goes_on_whatever_the_peer_says() {
     let (texts, rows) = (named(CONTROL, "real"), named(ROWS, "real"));
-    check!().with_iterations(5_000).with_max_len(512).for_each(|script: &[u8]| {
+    check!().with_iterations(5_000).with_generator(script(512)).for_each(|script| {
         let mut script = Script(script);
         let config = SessionConfig { node: "b".to_owned(), cluster: "c".to_owned(), ..SessionConfig::default() };
         let mut session = Session::new(config, 0);

@@ -9,7 +9,7 @@ use replication::{NodeSchemas, Selection, TableShape, VersionVector};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use crate::alteration::Script;
+use crate::alteration::{Script, script};
 use crate::corpora::named;
 
 /// The corpora of rows, of values by themselves, and of what is kept as JSON.
@@ -85,7 +85,7 @@ fn json_that_reads_back_can_be_kept_again() {
 #[test]
 fn rows_with_errors_are_refused_or_are_other_rows() {
     let whole = named(ROW, "real");
-    check!().with_iterations(10_000).with_max_len(64).for_each(|script: &[u8]| {
+    check!().with_iterations(10_000).with_generator(script(64)).for_each(|script| {
         drop(row(&Script(script).altered(&whole)));
     });
 }
@@ -93,7 +93,7 @@ fn rows_with_errors_are_refused_or_are_other_rows() {
 #[test]
 fn json_with_errors_is_refused_or_is_something_else() {
     let whole = named(JSON, "real");
-    check!().with_iterations(5_000).with_max_len(64).for_each(|script: &[u8]| {
+    check!().with_iterations(5_000).with_generator(script(64)).for_each(|script| {
         drop(json(&Script(script).altered(&whole)));
     });
 }

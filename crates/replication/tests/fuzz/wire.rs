@@ -4,7 +4,7 @@ use bolero::check;
 use replication::codec::{CodecError, Encoded, Limits, decode_binary, decode_text, encode};
 use replication::message::Envelope;
 
-use crate::alteration::Script;
+use crate::alteration::{Script, script};
 use crate::corpora::named;
 
 /// The corpora of rows and of control messages.
@@ -46,7 +46,7 @@ fn control_messages_that_are_understood_can_be_said_again() {
 #[test]
 fn rows_with_errors_are_refused_or_are_other_rows() {
     let whole = named(ROWS, "real");
-    check!().with_iterations(10_000).with_max_len(64).for_each(|script: &[u8]| {
+    check!().with_iterations(10_000).with_generator(script(64)).for_each(|script| {
         drop(rows(&Script(script).altered(&whole)));
     });
 }
@@ -54,7 +54,7 @@ fn rows_with_errors_are_refused_or_are_other_rows() {
 #[test]
 fn control_messages_with_errors_are_refused_or_are_other_messages() {
     let whole = named(CONTROL, "real");
-    check!().with_iterations(5_000).with_max_len(64).for_each(|script: &[u8]| {
+    check!().with_iterations(5_000).with_generator(script(64)).for_each(|script| {
         drop(control(&Script(script).altered(&whole)));
     });
 }
