@@ -28,8 +28,11 @@ pub(crate) fn application(path: &Path) -> Connection {
 }
 
 /// What a statement did, as the application sees it: the rows that it returned, how many it changed, the last that it
-/// inserted. Or how it failed.
-pub(crate) fn execute(conn: &Connection, sql: &str) -> Result<(Vec<Vec<Value>>, u64, Option<i64>), String> {
+/// inserted.
+type Done = (Vec<Vec<Value>>, u64, Option<i64>);
+
+/// Runs a statement. What it did, or how it failed.
+pub(crate) fn execute(conn: &Connection, sql: &str) -> Result<Done, String> {
     let run = || {
         let mut statement = conn.prepare(sql)?;
         let width = statement.column_count();

@@ -161,7 +161,9 @@ fn what_is_real_loads_and_what_is_hostile_is_refused() {
 
 #[test]
 fn a_file_that_loads_is_printed_as_it_loads() {
-    check!().with_iterations(200).for_each(|bytes: &[u8]| drop(holds(load_bytes(bytes, &Environment::new()))));
+    check!().with_iterations(200).for_each(|bytes: &[u8]| {
+        holds(load_bytes(bytes, &Environment::new()));
+    });
 }
 
 #[test]
