@@ -27,9 +27,9 @@ pub(crate) fn application(path: &Path) -> Connection {
     conn
 }
 
-/// What a statement did, as the application sees it: the rows that it returned, how many it changed, the last that it
-/// inserted.
-type Done = (Vec<Vec<Value>>, u64, Option<i64>);
+/// What a statement did, as the application sees it: the rows that it returned, and how many it changed. Not the last rowid: after
+/// statements that failed, and in tables without rowids, it is that of a row which is not there.
+type Done = (Vec<Vec<Value>>, u64);
 
 /// Runs a statement. What it did, or how it failed.
 pub(crate) fn execute(conn: &Connection, sql: &str) -> Result<Done, String> {
@@ -43,9 +43,7 @@ pub(crate) fn execute(conn: &Connection, sql: &str) -> Result<Done, String> {
         }
         let writes = ["INSERT", "UPDATE", "DELETE"].iter().any(|verb| sql.starts_with(verb));
         let changes = if writes { conn.changes() } else { 0 };
-        // Where nothing is inserted the last rowid is that of an earlier statement, which may have failed.
-        let inserted = sql.starts_with("INSERT") && changes > 0;
-        Ok((found, changes, inserted.then(|| conn.last_insert_rowid())))
+        Ok((found, changes))
     };
     run().map_err(|error: rusqlite::Error| error.to_string())
 }
@@ -142,7 +140,7 @@ impl Replica {
 
     /// Takes what `other` has and this one lacks.
     pub(crate) async fn pull(&self, other: &Self) -> Result<(), String> {
-        loop {
+        for _ in 0..100 {
             let have = self.database.state().borrow().have.clone();
             let batch = other.database.read(have, BatchLimits { rows: 1_000, bytes: 1 << 20 }).await;
             let batch = batch.map_err(|error| format!("read: {error}"))?;
@@ -156,12 +154,14 @@ impl Replica {
                 other => return Err(format!("{other:?}")),
             }
         }
+        Err("its batches do not come to an end".to_owned())
     }
 
-    /// Takes what `other` has until `reached`; false if that does not come about although nothing happens any more.
+    /// Takes what `other` has until `reached`; false if that has not come about after as much news as a few rows make, or where
+    /// there is none.
     pub(crate) async fn follow(&self, other: &Self, reached: impl Fn() -> bool) -> Result<bool, String> {
         let mut news = other.database.state();
-        loop {
+        for _ in 0..10 {
             news.mark_unchanged();
             self.pull(other).await?;
             if reached() {
@@ -169,9 +169,10 @@ impl Replica {
             }
             // What was there before attach is made known bit by bit.
             if tokio::time::timeout(QUIET, news.changed()).await.is_err() {
-                return Ok(false);
+                break;
             }
         }
+        Ok(false)
     }
 
     /// Ends its thread. What it said that should not have been.
