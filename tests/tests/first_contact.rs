@@ -3,7 +3,8 @@
 use std::path::Path;
 
 use system_tests::{
-    Cell, Cluster, Result, Scene, Topology, check, check_equal, contents, python_code, query_text, scenario,
+    Cell, Cluster, Node, Result, Scene, Topology, check, check_equal, contents, python_code, query_text, scenario,
+    shell,
 };
 
 const ROWS: usize = 5_000;
@@ -68,6 +69,29 @@ fn files_with_different_rows_become_their_union() {
         let own =
             "SELECT count(*) FROM stock WHERE (qty < 4800 AND name = 'from a') OR (qty >= 5000 AND name = 'from b')";
         check_equal!(query_text(cluster.file(1), own)?, "5000");
+        Ok(())
+    });
+}
+
+/// What went over the link in both directions, seen from one end.
+fn traffic(node: &Node) -> Result<u64> {
+    let status = node.status()?;
+    let peer = &status["peers"][0];
+    Ok(peer["bytes_in"].as_u64().unwrap_or(0) + peer["bytes_out"].as_u64().unwrap_or(0))
+}
+
+#[test]
+fn files_that_differ_in_a_few_rows_exchange_little_more_than_these() {
+    scenario(|scene| {
+        let mut cluster = one_full(scene)?;
+        fill(cluster.file(1), 0, ROWS, "from a")?;
+        shell(cluster.file(1), "UPDATE stock SET name = 'other' WHERE qty = 77; DELETE FROM stock WHERE qty = 4000")?;
+        cluster.start()?;
+        let rows = cluster.settled()?;
+        check_equal!(rows.count("stock"), ROWS);
+        let bytes = traffic(&cluster.nodes[0])?;
+        // The rows are about 150,000 bytes.
+        check!(bytes < 20_000, "{bytes} bytes were exchanged");
         Ok(())
     });
 }

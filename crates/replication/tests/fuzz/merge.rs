@@ -84,6 +84,7 @@ fn what_a_merge_makes_of_any_two_rows_is_a_row() {
             columns: &columns,
             nodes: &nodes,
             filled_in: &[],
+            doubtful: None,
         };
         let merged = match merge(Some(&local), &remote, &cx) {
             Ok(merged) => merged,

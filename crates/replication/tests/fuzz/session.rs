@@ -6,10 +6,12 @@ use std::sync::Arc;
 use bolero::check;
 use replication::codec::{decode_binary, decode_text, encode};
 use replication::message::{
-    Ack, Bye, ByeReason, Changes, DatabaseHello, Envelope, Hello, Message, Problem, ProblemCode, Received, Want,
+    Ack, Bye, ByeReason, Changes, Compare, DatabaseHello, Envelope, Fingerprints, Hello, Message, Problem, ProblemCode,
+    Received, Want,
 };
+use replication::reconcile::{Answer, Compared, KeyRange, Question, RangeFingerprint, TableRanges};
 use replication::session::{AppliedOutcome, Input, LocalState, Output, ReadOutcome, Session, SessionConfig};
-use replication::{Batch, Origin, Selection, Timestamp, VersionVector};
+use replication::{Batch, DotSet, Origin, Selection, Timestamp, Value, VersionVector};
 
 use crate::alteration::{Script, script};
 use crate::corpora::named;
@@ -39,12 +41,40 @@ fn state(script: &mut Script<'_>) -> LocalState {
         nodes: BTreeMap::new(),
         schemas: Arc::default(),
         selection: Selection::default(),
+        publishing: script.byte().is_multiple_of(4),
+        issued: BTreeSet::from(["t".to_owned()]),
+        held: BTreeMap::from([(origin(2), dots(script))]),
+        dropped: vector(script),
+        known: Arc::default(),
     }
+}
+
+fn dots(script: &mut Script<'_>) -> DotSet {
+    let mut dots = DotSet::new();
+    dots.insert(origin(script.byte() % 3), u64::from(script.byte() % 8), u64::from(script.byte() % 8));
+    dots
+}
+
+fn ranges(script: &mut Script<'_>) -> TableRanges {
+    let key = |script: &mut Script<'_>| Some(vec![Value::Integer(i64::from(script.byte() % 8))]);
+    let range = KeyRange { after: key(script), until: None };
+    vec![("t".to_owned(), vec![range; usize::from(script.byte() % 3)])]
+}
+
+fn answer(script: &mut Script<'_>) -> Answer {
+    let tables = ranges(script).into_iter().map(|(table, ranges)| {
+        let fingerprint =
+            |range: KeyRange| RangeFingerprint { range, rows: 2, content: [7; 16], run: None, keys: None };
+        (table, ranges.into_iter().map(fingerprint).collect())
+    });
+    let (number, tables) = (u64::from(script.byte() % 4), tables.collect());
+    Answer { number, tables, rest: ranges(script), have: vector(script), dropped: vector(script), waiting: Vec::new() }
 }
 
 fn batch(script: &mut Script<'_>) -> Batch {
     let source = origin(script.byte() % 3);
-    Batch { source, from: vector(script), to: vector(script), context: vector(script), tables: Vec::new() }
+    let [from, to, context, dropped] = [(); 4].map(|()| vector(script));
+    Batch { source, from, to, context, held: u64::from(script.byte() % 2), dropped, tables: Vec::new() }
 }
 
 /// A message that keeps to the protocol's form, though perhaps not to its order.
@@ -52,11 +82,22 @@ fn message(script: &mut Script<'_>) -> Message {
     let database = if script.byte().is_multiple_of(8) { "other" } else { DATABASE }.to_owned();
     let received =
         |script: &mut Script<'_>| Some(Received { source: origin(script.byte() % 2), position: vector(script) });
-    match script.byte() % 6 {
+    match script.byte() % 8 {
+        6 => {
+            let (number, keys) = (u64::from(script.byte()), script.byte().is_multiple_of(2));
+            let question = Question { number, rows: 16, keys, tables: ranges(script) };
+            Message::Compare(Compare { database, question })
+        }
+        7 => {
+            let source = origin(2 + script.byte() % 2);
+            Message::Fingerprints(Fingerprints { database, source, answer: answer(script) })
+        }
         0 => {
             let mut hello = DatabaseHello::new(origin(2 + script.byte() % 2), vector(script));
             hello.received.insert(origin(0), vector(script));
             hello.tables.insert("t".to_owned(), u64::from(script.byte() % 2));
+            hello.issued.insert("t".to_owned());
+            (hello.publishing, hello.dropped) = (script.byte().is_multiple_of(4), vector(script));
             Message::Hello(Hello {
                 protocol: 1,
                 cluster: "c".to_owned(),
@@ -67,13 +108,15 @@ fn message(script: &mut Script<'_>) -> Message {
                 databases: BTreeMap::from([(database, hello)]),
             })
         }
-        1 => Message::Want(Want { database, have: vector(script), received: received(script) }),
+        1 => Message::Want(Want { database, have: vector(script), received: received(script), held: dots(script) }),
         2 => Message::Ack(Ack {
             database,
             origin: origin(2),
             have: vector(script),
             received: received(script),
             clock: Timestamp::from_millis(i64::MAX),
+            publishing: script.byte().is_multiple_of(4),
+            dropped: vector(script),
         }),
         3 => {
             let text = String::new();
@@ -96,7 +139,7 @@ fn problem() -> Problem {
 fn input(script: &mut Script<'_>, texts: &[Vec<u8>], rows: &[Vec<u8>]) -> Option<Input> {
     let received = |envelope| Some(Input::Received(Box::new(envelope)));
     let database = DATABASE.to_owned();
-    match script.byte() % 12 {
+    match script.byte() % 14 {
         0 => received(decode_text(std::str::from_utf8(&script.altered(texts)).ok()?, &LIMITS).ok()?),
         1 => received(decode_binary(&script.altered(rows), &LIMITS).ok()?),
         2..6 => received(Envelope { from: "a".to_owned(), to: None, message: message(script) }),
@@ -121,6 +164,15 @@ fn input(script: &mut Script<'_>, texts: &[Vec<u8>], rows: &[Vec<u8>]) -> Option
             Some(Input::Applied { database, outcome })
         }
         11 => Some(Input::Timeout),
+        12 => {
+            let answer = (!script.byte().is_multiple_of(4)).then(|| answer(script));
+            Some(Input::Fingerprinted { database, answer })
+        }
+        13 => {
+            let compared = Compared { ours: dots(script), theirs: dots(script), differing: ranges(script) };
+            let compared = (!script.byte().is_multiple_of(4)).then_some(compared);
+            Some(Input::Compared { database, rest: ranges(script), compared })
+        }
         _ => Some(Input::Progress),
     }
 }

@@ -41,7 +41,7 @@ pub(super) struct Tombstones {
     passed_at: Option<Instant>,
     took: Duration,
     /// What the last pass was made for.
-    passed_for: Option<(VersionVector, Option<VersionVector>)>,
+    passed_for: Option<(VersionVector, Vec<(String, VersionVector)>)>,
     /// When the last pass looked for old ones.
     aged_at: Option<Instant>,
     pass: Option<Pass>,
@@ -166,9 +166,11 @@ impl Attachment {
         }
         let horizon_millis = i64::try_from(horizon.as_millis()).unwrap_or(i64::MAX);
         let oldest = wall_millis().saturating_sub(horizon_millis);
-        let common = tombstones.known.known_to_all(&self.options.node, &self.replica.have, oldest);
+        let (own, have) = (&self.options.node, &self.replica.have);
+        let common = tombstones.known.known_to_all(own, have, oldest);
+        let expected = tombstones.known.expected(own, oldest);
         let aged = tombstones.aged_at.is_none_or(|at| at.elapsed() >= horizon / HORIZON_PARTS);
-        let news = (self.replica.have.clone(), common.clone());
+        let news = (have.clone(), expected.map(|(name, node)| (name.to_owned(), node.have.clone())).collect());
         if !aged && tombstones.passed_for.as_ref() == Some(&news) {
             return None;
         }

@@ -112,6 +112,8 @@ impl Replica {
             max_clock_skew: Duration::from_secs(60),
             schema_quiet: Duration::ZERO,
             max_rows: 1_000,
+            tombstone_horizon: Duration::from_secs(86_400),
+            upkeep_interval: Duration::from_secs(60),
             retention: ConflictRetention::default(),
             observer: None,
             state: None,
@@ -142,7 +144,8 @@ impl Replica {
     pub(crate) async fn pull(&self, other: &Self) -> Result<(), String> {
         for _ in 0..100 {
             let have = self.database.state().borrow().have.clone();
-            let batch = other.database.read(have, BatchLimits { rows: 1_000, bytes: 1 << 20 }).await;
+            let batch =
+                other.database.read(have, std::sync::Arc::default(), BatchLimits { rows: 1_000, bytes: 1 << 20 }).await;
             let batch = batch.map_err(|error| format!("read: {error}"))?;
             let schemas = other.database.state().borrow().schemas.clone();
             self.database.learn_schemas((*schemas).clone()).await;
