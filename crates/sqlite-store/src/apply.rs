@@ -16,6 +16,7 @@ pub(crate) use work::{Work, unknown_entry};
 
 use crate::conflict_record::ConflictNote;
 use crate::error::StoreError;
+use crate::fail_point::fail_point;
 use crate::observer::RowObserver;
 use crate::parked::ParkedNote;
 use crate::replica::Replica;
@@ -215,6 +216,7 @@ fn apply_whole(
         let context = passed_on.as_ref().unwrap_or(&context);
         let place = work.place(&shape);
         for row in rows {
+            fail_point("apply-between-rows");
             match work.fitting(&place, (&shape, &parts), row, context, limited)? {
                 Some((index, row)) if parts.is_empty() => work.row(index, row, context)?,
                 Some((index, row)) => work.part(index, row, context)?,
@@ -226,6 +228,7 @@ fn apply_whole(
     replica.have.join(&context);
     staging::clear_known(conn, replica)?;
     replica.save(conn, &own)?;
+    fail_point("apply-before-commit");
     Ok(applied)
 }
 
@@ -272,6 +275,7 @@ fn stage(conn: &Connection, replica: &mut Replica, batch: Batch, rules: &ApplyRu
     let applied = Applied { staged, ..work.finish()? };
     stage.advance(conn, replica, &to, complete)?;
     replica.save(conn, &own)?;
+    fail_point("stage-before-commit");
     Ok(applied)
 }
 
@@ -290,6 +294,7 @@ fn put_rows(
     let mut staged = 0;
     for row in rows {
         if let Some((index, row)) = work.fitting(&place, (&shape, &parts), row, context, limited)? {
+            fail_point("stage-between-rows");
             staged += 1;
             stage.put(work.conn, (batch, turn), &work.replica.tables[index], &row)?;
         }
@@ -340,6 +345,7 @@ fn merge_next(
         }
         left -= page.len().min(left);
         for Staged { table, row, context, turn } in page {
+            fail_point("merge-between-rows");
             match turn {
                 Turn::PassedOn | Turn::Own => {
                     work.row(table, row, &context)?;
@@ -360,8 +366,10 @@ fn merge_next(
         replica.received.remove(&source);
         staging::clear(conn, &source)?;
         staging::clear_known(conn, replica)?;
+        fail_point("merge-last-before-commit");
     } else {
         stage.note_merged(conn, replica)?;
+        fail_point("merge-before-commit");
     }
     replica.save(conn, &own)?;
     Ok(applied)

@@ -40,6 +40,7 @@ use crate::conflicts::closing::count_open;
 use crate::connection;
 use crate::database::{DatabaseEvent, DatabaseOptions, TableNames};
 use crate::error::StoreError;
+use crate::fail_point::fail_point;
 use crate::foreign_keys::ForeignKeys;
 use crate::lift::BeforeLift;
 use crate::migration::Migrated;
@@ -313,8 +314,10 @@ impl Attachment {
             // was looked at may have been rebuilt again.
             let same = replica.schema_version == schema;
             let step = if same { Some(migrated.step(conn, replica)?) } else { None };
+            fail_point("migration-before-commit");
             Ok((step, same))
         })?;
+        fail_point("migration-committed");
         if let Some(step) = step {
             self.migrated.advance(step);
         }
@@ -327,6 +330,7 @@ impl Attachment {
         // A failed step starts over from the first row without an entry.
         self.publishing = Some(if step.is_ok() { publishing } else { Publishing::default() });
         let step = step?;
+        fail_point("publish-committed");
         // A line now and then: a large table is published in many steps.
         let due = step.finished || self.last_progress.elapsed() >= PROGRESS;
         if let Some(table) = step.table.filter(|_| step.rows > 0 && due) {
@@ -375,6 +379,7 @@ impl Attachment {
         self.conn.busy_timeout(Duration::ZERO)?;
         self.conn.execute_batch("PRAGMA main.synchronous = EXTRA")?;
         self.in_write(|_, _| Ok(((), true)))?;
+        fail_point("rest-committed");
         let (own, sequence) = (self.replica.own, self.replica.have.get(self.replica.own));
         self.memory.as_mut().map_or(Ok(()), |memory| memory.rest(own, self.file, sequence))
     }
@@ -383,10 +388,12 @@ impl Attachment {
     /// other one does; a program that puts another file in the place of this one, with nobody else using it, would have
     /// the frames of the old file read into the new one.
     pub(crate) fn fold(&self) -> bool {
+        fail_point("fold-begun");
         let folded = self
             .conn
             .busy_timeout(Duration::ZERO)
             .and_then(|()| self.conn.query_row("PRAGMA main.wal_checkpoint(TRUNCATE)", [], |row| row.get::<_, i64>(0)));
+        fail_point("folded");
         // Setting it cannot fail on an open connection.
         let _ = self.conn.busy_timeout(connection::BUSY_TIMEOUT);
         matches!(folded, Ok(0))

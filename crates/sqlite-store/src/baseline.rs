@@ -12,6 +12,7 @@ use crate::bind::bind_from;
 use crate::capture::give_row_entry;
 use crate::counting;
 use crate::error::StoreError;
+use crate::fail_point::fail_point;
 use crate::replica::Replica;
 use crate::row_clock::collect_keys;
 
@@ -66,6 +67,7 @@ impl Publishing {
         }
         self.at = keys.into_iter().next_back().map(|key| (number, key));
         replica.save(conn, &before)?;
+        fail_point("publish-before-commit");
         Ok(PublishStep { table: Some(replica.tables[index].shape.name.clone()), rows: self.rows, finished })
     }
 }

@@ -11,6 +11,7 @@ use rusqlite::Connection;
 use crate::bind::{bind_from, value_at, values_from};
 use crate::counting::{self, Before, Counting, Written};
 use crate::error::StoreError;
+use crate::fail_point::fail_point;
 use crate::parked;
 use crate::replica::{Replica, ReplicaTable};
 use crate::row_clock::{Counters, drop_column_entries, has_entry, put_entry, put_rest, read_clock};
@@ -61,6 +62,7 @@ pub(crate) fn capture(
     if captured.log_rows == 0 {
         return Ok(captured);
     }
+    fail_point("capture-log-read");
     let before = replica.have.clone();
     for row in touched {
         if row.key.iter().any(Value::is_null) {
@@ -70,6 +72,7 @@ pub(crate) fn capture(
             replica.touched.insert(replica.tables[row.table].table.number);
         }
     }
+    fail_point("capture-rows-written");
     replica.save(conn, &before)?;
     Ok(captured)
 }

@@ -6,6 +6,7 @@ use rusqlite::{Connection, TransactionBehavior};
 
 use crate::attach::bookkeeping::{has_table, is_own_table};
 use crate::error::StoreError;
+use crate::fail_point::fail_point;
 use crate::identifier::quote;
 use crate::triggers::parse_name;
 
@@ -26,6 +27,7 @@ pub struct Detached {
 pub fn detach(conn: &mut Connection) -> Result<Detached, StoreError> {
     let transaction = conn.transaction_with_behavior(TransactionBehavior::Immediate)?;
     let detached = remove(&transaction)?;
+    fail_point("detach-before-commit");
     transaction.commit()?;
     Ok(detached)
 }

@@ -26,6 +26,7 @@ mod conflict_record;
 mod conflicts;
 mod counting;
 mod database;
+mod fail_point;
 mod fingerprints;
 mod identifier;
 mod meta;
@@ -56,6 +57,7 @@ pub use conflicts::{
 };
 pub use database::{ApplyReply, Database, DatabaseEvent, DatabaseOptions, DatabaseState, NodeNames, Phase, TableNames};
 pub use error::StoreError;
+pub use fail_point::fail_point;
 pub use observer::{IncomingRow, RowObserver, RowOperation, RowVerdict};
 pub use parked::{ParkedKind, ParkedNote};
 pub use replica::{DatabaseRules, MergeRules};

@@ -24,6 +24,7 @@ use crate::attach::{self, AttachRules, Attached};
 use crate::attached::new_origin;
 use crate::connection;
 use crate::error::StoreError;
+use crate::fail_point::fail_point;
 use crate::identifier::quote;
 use crate::schema::Table;
 use crate::triggers;
@@ -67,7 +68,9 @@ pub fn lift(path: &Path) -> Result<Option<Lifted>, StoreError> {
         transaction.execute_batch(&placeholder(table))?;
     }
     BeforeLift::note(&transaction, &attached.schema.tables)?;
+    fail_point("lift-before-commit");
     transaction.commit()?;
+    fail_point("lift-committed");
     Ok(Some(Lifted { path: path.to_owned(), lock }))
 }
 
@@ -84,7 +87,9 @@ impl Lifted {
             return Ok(None);
         }
         let attached = attach_whatever_is_lifted(&transaction)?;
+        fail_point("unlift-before-commit");
         transaction.commit()?;
+        fail_point("unlift-committed");
         Ok(Some(attached))
     }
 

@@ -9,6 +9,7 @@ use crate::attach::Attached;
 use crate::attach::naming::WireNames;
 use crate::capture::capture;
 use crate::error::StoreError;
+use crate::fail_point::fail_point;
 use crate::migration::Migrated;
 use crate::parked;
 use crate::replica::{DatabaseRules, Replica, wall_millis};
@@ -54,6 +55,7 @@ pub(crate) fn set_aside(
     let sql = "INSERT INTO main._sync_meta (key, value) VALUES ('generation', 1) \
                ON CONFLICT DO UPDATE SET value = value + 1";
     conn.execute(sql, [])?;
+    fail_point("reselect-before-commit");
     Ok(())
 }
 

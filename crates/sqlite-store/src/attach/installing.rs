@@ -11,6 +11,7 @@ use super::naming::{Said, WireNames};
 use super::registry::{Registry, StoredTrigger, stored_triggers};
 use super::{bookkeeping, clock_table, sort, sorted_out, statement_check};
 use crate::error::StoreError;
+use crate::fail_point::fail_point;
 use crate::identifier::quote;
 use crate::lift::BeforeLift;
 use crate::meta;
@@ -106,6 +107,7 @@ impl<'a> Installation<'a> {
                 meta::write(self.conn, &born_key(table.number, column), &known_now(self.conn)?)?;
             }
         }
+        fail_point("attach-before-triggers");
         self.put_triggers(&table, &triggers)?;
         let refusal = statement_check::refusal(self.conn, &table, &triggers)?;
         if refusal.is_some() {

@@ -8,6 +8,7 @@ use uuid::Uuid;
 use crate::attach::Attached;
 use crate::database::{DatabaseEvent, DatabaseOptions};
 use crate::error::StoreError;
+use crate::fail_point::fail_point;
 use crate::node_schemas;
 use crate::replica::wall_millis;
 use crate::state::{FileIdentity, Remembered, StateDatabase};
@@ -102,7 +103,9 @@ impl Memory {
 
     fn note(&mut self, now: Remembered) -> Result<(), StoreError> {
         if self.known.as_ref() != Some(&now) {
+            fail_point("state-before-write");
             self.runtime.block_on(self.state.remember(&self.path, &now))?;
+            fail_point("state-written");
             self.known = Some(now);
         }
         Ok(())
@@ -127,7 +130,9 @@ fn rotate_origin(conn: &Connection, node: &str, before: Origin) -> Result<Origin
         "INSERT INTO main._sync_meta (key, value) VALUES ('generation', 1) ON CONFLICT DO UPDATE SET value = value + 1",
         [],
     )?;
+    fail_point("origin-before-commit");
     transaction.commit()?;
+    fail_point("origin-committed");
     Ok(origin)
 }
 

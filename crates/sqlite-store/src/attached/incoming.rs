@@ -12,6 +12,7 @@ use super::{Attachment, PROGRESS};
 use crate::apply::{Applied, ApplyOutcome, ApplyRules, Held, HeldKind, apply, is_outdated, merge_staged};
 use crate::database::DatabaseEvent;
 use crate::error::StoreError;
+use crate::fail_point::fail_point;
 use crate::observer::RowObserver;
 use crate::replica::{Replica, wall_millis};
 use crate::staging;
@@ -58,6 +59,7 @@ impl Attachment {
         }
         let outcome = self.transact(observer, |conn, replica, rules| apply(conn, replica, batch, rules))?;
         let ApplyOutcome::Applied(applied) = outcome else { return Ok(outcome) };
+        fail_point(if applied.staged == 0 { "apply-committed" } else { "stage-committed" });
         self.tell_progress(applied.staged);
         total.add(applied);
         let parked = std::mem::take(&mut total.parked);
@@ -111,6 +113,7 @@ impl Attachment {
             }
             let outcome = self.transact(observer, |conn, replica, rules| merge_staged(conn, replica, source, rules))?;
             let ApplyOutcome::Applied(applied) = outcome else { return Ok(outcome) };
+            fail_point("merge-committed");
             if applied.started_over {
                 return Ok(ApplyOutcome::Gap);
             }

@@ -19,6 +19,7 @@ use crate::attach::born_key;
 use crate::bind::values_from;
 use crate::database::DatabaseEvent;
 use crate::error::StoreError;
+use crate::fail_point::fail_point;
 use crate::identifier::quote;
 use crate::meta;
 use crate::parked;
@@ -80,9 +81,11 @@ impl Attachment {
             let origin = succeed(conn, &node, replica.own)?;
             issue_again(conn, replica, origin, since)?;
             meta::write(conn, LEFT, &left)?;
+            fail_point("outrun-before-commit");
             Ok((Some(origin), true))
         })?;
         let Some(origin) = origin else { return Ok(Outrun::No) };
+        fail_point("outrun-committed");
         // Until the replica is what the file holds now, nothing of it may be told, and nothing be issued.
         self.broken = true;
         self.reload()?;

@@ -8,6 +8,7 @@ use super::{Attachment, transaction};
 use crate::batch_read::{BatchLimits, read_batch};
 use crate::capture::has_log;
 use crate::error::StoreError;
+use crate::fail_point::fail_point;
 use crate::fingerprints;
 use crate::replica::Replica;
 
@@ -90,6 +91,7 @@ impl Attachment {
             Err(error) => Err(error),
         };
         let done = done.and_then(|done| self.conn.execute_batch("COMMIT").map(|()| done).map_err(StoreError::from));
+        fail_point("compare-committed");
         if done.is_err() {
             if !self.conn.is_autocommit() {
                 self.conn.execute_batch("ROLLBACK")?;

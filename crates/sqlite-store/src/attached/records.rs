@@ -9,6 +9,7 @@ use crate::conflicts::restore::restore;
 use crate::conflicts::{ConflictAction, Refusal, StoredConflict};
 use crate::database::DatabaseEvent;
 use crate::error::StoreError;
+use crate::fail_point::fail_point;
 use crate::replica::wall_millis;
 
 /// The pause between looks for records that have grown old.
@@ -47,12 +48,14 @@ impl Attachment {
                 ConflictAction::Restore => restore(conn, replica, number, wall_millis()),
                 ConflictAction::Dismiss => dismiss(conn, number),
             };
+            fail_point("restore-before-commit");
             match acted {
                 Ok(record) => Ok((Ok((record, count_open(conn)?)), true)),
                 Err(Denied::Refused(refusal)) => Ok((Err(refusal), false)),
                 Err(Denied::Store(error)) => Err(error),
             }
         })?;
+        fail_point("restore-committed");
         Ok(acted.map(|(record, open)| {
             self.conflicts = open;
             record
@@ -74,7 +77,11 @@ impl Attachment {
         }
         let (retention, now) = (self.options.retention, wall_millis());
         let more = if retention.is_due(&self.conn, now)? {
-            let (done, open) = self.in_write(|conn, _| Ok(((retention.step(conn, now)?, count_open(conn)?), true)))?;
+            let (done, open) = self.in_write(|conn, _| {
+                let done = retention.step(conn, now)?;
+                fail_point("prune-before-commit");
+                Ok(((done, count_open(conn)?), true))
+            })?;
             self.conflicts = open;
             !done
         } else {

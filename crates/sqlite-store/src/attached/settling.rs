@@ -10,6 +10,7 @@ use super::{Attachment, new_origin};
 use crate::attach::{self, Attached};
 use crate::database::{DatabaseEvent, DatabaseOptions};
 use crate::error::StoreError;
+use crate::fail_point::fail_point;
 use crate::foreign_keys::{ForeignKeys, Judged};
 use crate::key_ranges;
 use crate::replica::wall_millis;
@@ -25,7 +26,9 @@ pub(super) fn attach(
     let transaction = write_lock::transaction(conn, Some(closing))?;
     let (node, rules) = (&options.node, Some(&options.rules));
     let attached = attach::attach_within(&transaction, new_origin(), node, rules, &options.attach)?;
+    fail_point("attach-before-commit");
     transaction.commit()?;
+    fail_point("attach-committed");
     Ok(attached)
 }
 

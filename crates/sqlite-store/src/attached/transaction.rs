@@ -13,6 +13,7 @@ use crate::conflicts::closing::count_open;
 use crate::connection;
 use crate::database::DatabaseEvent;
 use crate::error::StoreError;
+use crate::fail_point::fail_point;
 use crate::lift::BeforeLift;
 use crate::migration::Migrated;
 use crate::replica::{Replica, wall_millis};
@@ -68,7 +69,9 @@ impl Attachment {
         let sql = "INSERT INTO main._sync_meta (key, value) VALUES ('generation', ?1) \
                    ON CONFLICT DO UPDATE SET value = excluded.value";
         self.conn.prepare_cached(sql)?.execute([self.generation + 1])?;
+        fail_point("transaction-before-commit");
         self.conn.prepare_cached("COMMIT")?.execute([])?;
+        fail_point("transaction-committed");
         self.generation += 1;
         self.settled(settled);
         Ok(())
@@ -130,8 +133,10 @@ impl Attachment {
         if !attach::bookkeeping::is_attached(&self.conn)? {
             return Err(StoreError::Detached);
         }
+        fail_point("reattach-begun");
         let mut conn = connection::open(&self.options.path)?;
         let attached = settling::attach(&mut conn, &self.options, &self.closing)?;
+        fail_point("reattach-attached");
         let publishing = self.publishing.take();
         let known = Arc::clone(&self.warnings);
         let fresh = Self::over(self.options.clone(), conn, &attached, self.file, Arc::clone(&self.closing))?;

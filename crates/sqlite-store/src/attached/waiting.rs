@@ -8,6 +8,7 @@ use super::Attachment;
 use crate::apply::{ApplyOutcome, Stop};
 use crate::database::DatabaseEvent;
 use crate::error::StoreError;
+use crate::fail_point::fail_point;
 use crate::observer::RowObserver;
 use crate::parked::{ParkedNote, Progress, forget_gone, merge_next, pass_over};
 
@@ -66,6 +67,7 @@ impl Attachment {
             let outcome = self.transact(observer.as_ref(), |conn, replica, rules| {
                 match merge_next(conn, replica, &progress, rules) {
                     Ok(mut step) => {
+                        fail_point("waiting-before-commit");
                         let applied = std::mem::take(&mut step.applied);
                         merged = Some(step);
                         Ok(ApplyOutcome::Applied(applied))
@@ -89,6 +91,7 @@ impl Attachment {
                 break;
             };
             let Some(merged) = merged else { break };
+            fail_point("waiting-committed");
             self.tell_parked(applied.parked);
             merged.rows.into_iter().for_each(|(table, rows)| *told.entry(table).or_default() += rows);
             self.retry = merged.next;

@@ -13,6 +13,7 @@ use rusqlite::{Connection, OptionalExtension, Row, params};
 use super::{Stage, unusable};
 use crate::bind::bind_from;
 use crate::error::StoreError;
+use crate::fail_point::fail_point;
 use crate::identifier::quote;
 use crate::replica::Replica;
 
@@ -120,6 +121,7 @@ pub(crate) fn note(
     super::note_began(conn, replica, source, || began)?;
     let (origin, first, last) = exchange.their_run();
     replica.received.entry(source).or_default().held.insert(origin, first, last);
+    fail_point("exchange-noted");
     Ok(())
 }
 
@@ -190,8 +192,10 @@ pub(crate) fn step(
             return Ok(Exchanged::Gone);
         }
         noted.drop(conn)?;
+        fail_point("exchange-forgotten");
         exchange(conn, replica, &noted)?;
         follow(conn, &noted.exchange)?;
+        fail_point("exchange-done");
         rows += usize::try_from(noted.exchange.count).unwrap_or(usize::MAX);
     }
     Ok(Exchanged::Rows(rows))

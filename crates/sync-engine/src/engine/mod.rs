@@ -22,8 +22,8 @@ mod source;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use sqlite_store::ConflictAction;
 use sqlite_store::key_ranges::KeyRanges;
+use sqlite_store::{ConflictAction, fail_point};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
@@ -299,6 +299,7 @@ impl SyncEngine {
     /// None at present.
     pub async fn stop_realtime_sync(self) -> Result<(), EngineError> {
         let shared = Arc::clone(&self.shared);
+        fail_point("stop-begun");
         shared.stop.cancel();
         shared.tracker.close();
         let grace = *shared.grace.lock().unwrap_or_else(PoisonError::into_inner);
@@ -313,7 +314,9 @@ impl SyncEngine {
         };
         let talked = tokio::time::timeout(grace / 4 * 3, talks).await.is_ok();
         shared.links.cancel();
+        fail_point("stop-links-closed");
         let clean = tokio::time::timeout_at(end, shared.databases.close()).await.is_ok() && talked;
+        fail_point("stop-databases-closed");
         shared
             .events
             .emit(Event::new(EventName::SyncComplete).field("node", shared.node.as_str()).field("clean", clean));

@@ -2,6 +2,8 @@
 
 use std::sync::PoisonError;
 
+use sqlite_store::fail_point;
+
 use crate::config::{DatabaseSettings, Settings};
 use crate::engine::database::Database;
 use crate::engine::databases::DatabaseLimits;
@@ -47,6 +49,7 @@ impl SyncEngine {
         next.state_dir.clone_from(&present.state_dir);
         next.log.directory.clone_from(&present.log.directory);
 
+        fail_point("reload-begun");
         let mut failed = Vec::new();
         *self.shared.grace.lock().unwrap_or_else(PoisonError::into_inner) = next.shutdown_grace;
         if next.log.hook != present.log.hook {
@@ -61,6 +64,7 @@ impl SyncEngine {
         failed.extend(self.change_databases(present, &mut next).await);
         applied.retain(|key| !failed.iter().any(|failed| key == failed || key.starts_with(&format!("{failed}."))));
         *present = next;
+        fail_point("reload-done");
         Ok(Reconfigured { applied, at_next_start, failed })
     }
 
@@ -107,6 +111,7 @@ impl SyncEngine {
         present.databases = stay;
         // Nobody may find two threads at work on one file: all are closed before the first is started.
         futures::future::join_all(go.iter().map(|database| self.remove_database(&database.name))).await;
+        fail_point("reload-closed");
         for gone in go.iter().filter(|gone| !next.databases.iter().any(|it| it.name == gone.name)) {
             self.tell_removed(&gone.name);
         }
