@@ -11,6 +11,7 @@
 mod binary;
 mod cluster;
 mod compare;
+mod crash;
 mod failure;
 mod hostile;
 mod http;
@@ -27,6 +28,7 @@ pub use cluster::{Cluster, Topology};
 pub use compare::{
     Cell, Contents, check_integrity, contents, differences, log_is_drained, query, query_text, same_contents,
 };
+pub use crash::{Crash, Crasher, fail_points};
 pub use failure::{Failure, Result};
 pub use hostile::{HostilePeer, claim, hello};
 pub use http::{HttpAnswer, get, get_as, post, post_as};

@@ -199,12 +199,21 @@ impl Node {
     /// # Errors
     /// It runs already, or cannot be started.
     pub fn launch(&mut self) -> Result {
+        self.launch_with(&[])
+    }
+
+    /// The same with more variables in its environment.
+    ///
+    /// # Errors
+    /// It runs already, or cannot be started.
+    pub fn launch_with(&mut self, variables: &[(&'static str, String)]) -> Result {
         if self.running.is_some() {
             crate::fail!("node {} runs already", self.name);
         }
         self.write_config()?;
         let mut command = self.command()?;
         command.arg("run").arg("--config").arg(self.config_file());
+        command.envs(variables.iter().map(|(name, value)| (name, value)));
         self.running = Some(Running::start(&mut command, &self.folder.join("daemon"))?);
         Ok(())
     }
@@ -307,6 +316,15 @@ impl Node {
     /// It did not run.
     pub fn kill(&mut self) -> Result {
         self.take()?.kill()
+    }
+
+    /// Whether the daemon has ended by itself.
+    ///
+    /// # Errors
+    /// It was not started, or the system cannot tell.
+    pub fn has_ended(&mut self) -> Result<bool> {
+        let Some(running) = &mut self.running else { crate::fail!("node {} does not run", self.name) };
+        Ok(running.ended()?.is_some())
     }
 
     /// Awaits that the daemon ends by itself.

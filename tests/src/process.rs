@@ -1,6 +1,7 @@
 //! Processes that a test starts, and only those.
 
 use std::io::Write as _;
+use std::os::unix::process::ExitStatusExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::Duration;
@@ -33,6 +34,8 @@ pub struct Running {
 pub struct Finished {
     /// Its exit code; `None` when a signal ended it.
     pub code: Option<i32>,
+    /// The number of the signal that ended it.
+    pub signal: Option<i32>,
     /// What it printed.
     pub stdout: String,
     /// What it complained.
@@ -118,7 +121,8 @@ impl Running {
         let status = Scene::within(deadline, "the process ends", || {
             self.child.try_wait()?.ok_or_else(|| Failure::new("it still runs"))
         })?;
-        Ok(Finished { code: status.code(), stdout: self.output(), stderr: self.complaints() })
+        let (code, signal) = (status.code(), status.signal());
+        Ok(Finished { code, signal, stdout: self.output(), stderr: self.complaints() })
     }
 
     /// Sends a signal and awaits the end.
@@ -163,6 +167,7 @@ pub(crate) fn run_with_input(command: &mut Command, input: &str) -> Result<Finis
     let output = child.wait_with_output()?;
     Ok(Finished {
         code: output.status.code(),
+        signal: output.status.signal(),
         stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
         stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
     })
