@@ -492,6 +492,19 @@ fn what_is_held_is_asked_for_again_when_the_peer_has_migrated() {
     assert_eq!(bench.wants(), 1);
 }
 
+/// Nothing else need come before it: it may be quiet.
+#[test]
+fn two_databases_that_meet_compare_what_they_have_at_once() {
+    let tables = BTreeMap::from([("t".to_owned(), 1)]);
+    let issued = BTreeSet::from(["t".to_owned()]);
+    let mut bench = Bench::open(SessionConfig::default(), None);
+    let local = LocalState { tables: tables.clone(), issued: issued.clone(), ..state(2, vector(&[(2, 5)])) };
+    bench.input(Input::Local { database: DATABASE.to_owned(), state: local });
+    let hello = DatabaseHello { tables, issued, ..DatabaseHello::new(origin(3), vector(&[(3, 5)])) };
+    bench.greet(BTreeMap::from([(DATABASE.to_owned(), hello)]));
+    assert!(bench.sent.iter().any(|message| matches!(message, Message::Compare(_))), "{:?}", bench.sent);
+}
+
 #[test]
 fn an_acknowledgement_for_a_database_that_the_peer_lost_is_not_waited_with() {
     let mut bench = Bench::open(SessionConfig::default(), Some((vector(&[]), vector(&[(1, 3)]))));

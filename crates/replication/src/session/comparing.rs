@@ -237,8 +237,10 @@ impl Channel {
         actions: &mut VecDeque<Output>,
         sends: &mut VecDeque<Message>,
     ) {
+        if matches!(self.comparing, Comparing::Undecided) {
+            self.decide(name, now, repeat, sends);
+        }
         match &mut self.comparing {
-            Comparing::Undecided => self.decide(name, now, repeat, sends),
             Comparing::Answering { until } if now >= *until => self.comparing = Comparing::Done,
             Comparing::Asking(asking) => {
                 if asking.ask(name, now, repeat, sends) != Asked::Waiting {
@@ -250,7 +252,7 @@ impl Channel {
                     self.say_want(name, sends);
                 }
             }
-            Comparing::Answering { .. } | Comparing::Done => {}
+            Comparing::Undecided | Comparing::Answering { .. } | Comparing::Done => {}
         }
     }
 
