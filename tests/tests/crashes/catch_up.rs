@@ -72,7 +72,7 @@ impl Case {
 
 /// Two files that have not met.
 fn apart(scene: &Scene, case: &Case) -> Result<Cluster> {
-    let mut cluster = Cluster::new(scene, "crash", 2, Topology::Mesh)?;
+    let mut cluster = Cluster::new(scene, "crash", 2, Topology::Star)?;
     for node in &mut cluster.nodes {
         node.setting(STEP);
     }
