@@ -1,7 +1,7 @@
 /* Loaded into a daemon by tests: kills it in the middle of a call that changes a file.
  *
- * SYNC_ENGINE_CRASH_CALL=PART:N: the N-th call that writes, syncs, cuts, renames or removes a file whose path holds PART. Of what was to be
- * written, the first half is: a signal may interrupt a write between two pages of memory.
+ * SYNC_ENGINE_CRASH_CALL=PART:N: the N-th call that writes, syncs, cuts, renames or removes a file whose path holds PART, or ends
+ * with it where PART ends with $. Of what was to be written, the first half is: a signal may interrupt a write between two pages of memory.
  */
 #define _GNU_SOURCE
 #include <dlfcn.h>
@@ -27,9 +27,14 @@ __attribute__((constructor)) static void choose(void) {
   unsetenv("LD_PRELOAD");
 }
 
-static int due(const char *path) {
-  return part[0] && strstr(path, part) && __atomic_sub_fetch(&left, 1, __ATOMIC_SEQ_CST) == 0;
+static int meant(const char *path) {
+  size_t length = strlen(part), all = strlen(path);
+  if (length == 0 || part[length - 1] != '$') return length > 0 && strstr(path, part) != NULL;
+  length--;
+  return all >= length && memcmp(path + all - length, part, length) == 0;
 }
+
+static int due(const char *path) { return meant(path) && __atomic_sub_fetch(&left, 1, __ATOMIC_SEQ_CST) == 0; }
 
 static int due_by_number(int file) {
   char link[64], path[PATH_MAX];

@@ -10,7 +10,8 @@ use crate::{Result, Scene, run_to_end};
 pub enum Crash {
     /// At a fail point of the program, when it comes to it for so many times.
     Point(&'static str, u32),
-    /// In the middle of a call that changes a file whose path holds a text, when there were so many.
+    /// In the middle of a call that changes a file whose path holds a text, or ends with it where the text ends with `$`, when there were
+    /// so many.
     Call(&'static str, u32),
 }
 

@@ -19,7 +19,7 @@ pub(crate) const POINTS: [&str; 9] = [
 
 /// Parts of the paths of files, and how many calls to each there are within [`PATIENCE`], about.
 const FILES: [(&str, u32); 5] =
-    [("/crash.db", 400), ("/crash.db-journal", 60), ("/crash.db-wal", 60), ("/staged-", 20), ("/state.db", 20)];
+    [("/crash.db$", 200), ("/crash.db-journal", 60), ("/crash.db-wal", 60), ("/staged-", 20), ("/state.db", 20)];
 
 /// How many times a daemon is killed besides once at each point.
 const CRASHES: u64 = 12;
