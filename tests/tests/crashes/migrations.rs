@@ -80,6 +80,10 @@ fn a_daemon_is_killed_while_it_follows_a_migration() {
         for name in ["waiting-before-commit", "waiting-committed"] {
             let table = name.replace('-', "_");
             crash_after(&crasher, &mut cluster, 1, &at(name), |cluster| wait_for_a_table(scene, cluster, &table))?;
+            scene.eventually("what waited is there", || {
+                check_equal!(query_text(cluster.file(1), &format!("SELECT count(*) FROM {table}"))?, "3");
+                Ok(())
+            })?;
         }
         let written = writers.end()?;
         check_equal!(cluster.settled()?.count("waiting_committed"), 3);

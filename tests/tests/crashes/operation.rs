@@ -66,6 +66,10 @@ fn under_load(crasher: &Crasher, cluster: &mut Cluster) -> Result {
         if name != "reload-closed" {
             cluster.nodes[index].without_database_setting(exclude);
             cluster.nodes[index].reload()?;
+            Scene::within(system_tests::DEADLINE, "the database is attached again", || {
+                check_equal!(cluster.nodes[index].database_status("crash")?["state"], "attached");
+                Ok(())
+            })?;
         }
     }
     Ok(())
