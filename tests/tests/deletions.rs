@@ -86,7 +86,10 @@ fn who_was_away_for_longer_than_deletions_are_remembered_brings_nothing_back() {
             check_equal!(query_text(cluster.file(0), BURIED)?, "0");
             Ok(())
         })?;
-        shell(cluster.file(1), "UPDATE stock SET qty = -1 WHERE sku IN (200, 400); INSERT INTO stock VALUES (900, 9, NULL)")?;
+        shell(
+            cluster.file(1),
+            "UPDATE stock SET qty = -1 WHERE sku IN (200, 400); INSERT INTO stock VALUES (900, 9, NULL)",
+        )?;
         cluster.nodes[1].start()?;
         check_equal!(cluster.settled()?.count("stock"), 301);
         let own = "SELECT group_concat(sku) FROM (SELECT sku FROM stock WHERE qty = -1 OR sku = 900 ORDER BY sku)";

@@ -1,16 +1,17 @@
 //! The handle of one database: what the rest of the daemon asks of it, and what it tells.
 
-use std::collections::{BTreeMap, BTreeSet};
+mod state;
+
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use replication::reconcile::{Answer, Compared, Question};
-use replication::{Batch, DotSet, KnownNodes, NodeSchemas, Origin, Selection, Timestamp, VersionVector};
+use replication::{Batch, DotSet, KnownNodes, NodeSchemas, Origin, VersionVector};
 use tokio::sync::{mpsc, oneshot, watch};
 
-use crate::app_triggers::AppTrigger;
 use crate::apply::ApplyOutcome;
 use crate::attach::AttachRules;
 use crate::batch_read::BatchLimits;
@@ -18,15 +19,17 @@ use crate::conflict_record::ConflictNote;
 use crate::conflicts::reading::ConflictReader;
 use crate::conflicts::{ConflictAction, ConflictQuery, ConflictRetention, Refusal, StoredConflict};
 use crate::error::StoreError;
-use crate::foreign_keys::{NewOrphans, Orphans};
+use crate::foreign_keys::NewOrphans;
 use crate::observer::RowObserver;
 use crate::parked::ParkedNote;
 use crate::replica::DatabaseRules;
-use crate::schema::{Schema, Table, Unsynced};
+use crate::schema::Unsynced;
 use crate::state::StateDatabase;
 use crate::warning::Warning;
 use crate::watch::{FileWatch, Wake};
 use crate::worker::{Command, Worker};
+
+pub use state::{DatabaseState, Phase, TableNames};
 
 /// Commands that may wait for a database's thread.
 const COMMAND_QUEUE: usize = 64;
@@ -62,122 +65,6 @@ pub struct DatabaseOptions {
     pub observer: Option<Arc<dyn RowObserver>>,
     /// Where identities are kept. Without it a copied file is not told from its original.
     pub state: Option<StateDatabase>,
-}
-
-/// Where a database stands.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub enum Phase {
-    /// Not looked at yet.
-    #[default]
-    Opening,
-    /// The file does not exist yet; it is waited for.
-    Missing,
-    /// Attached and in sync with its log.
-    Attached,
-    /// A migration runs on it with the triggers lifted; it is left alone until that is over.
-    Migrating,
-    /// Something stands in the way; it is tried again.
-    Failed {
-        /// A word for the kind: `io`, `corrupt`, `busy`, ….
-        kind: &'static str,
-        /// What is wrong.
-        reason: String,
-        /// What to do.
-        remedy: &'static str,
-    },
-}
-
-/// What a database tells, always as a whole and always the newest.
-#[derive(Debug, Clone, Default)]
-pub struct DatabaseState {
-    /// Where it stands.
-    pub phase: Phase,
-    /// The origin under which it issues changes; none until it is attached for the first time.
-    pub origin: Option<Origin>,
-    /// What it knows.
-    pub have: VersionVector,
-    /// Positions in catch-ups that are not complete, by the origin they are read from.
-    pub received: BTreeMap<Origin, VersionVector>,
-    /// The last stamp given or seen.
-    pub clock: Timestamp,
-    /// The synced tables' names on the wire, and their fingerprints.
-    pub tables: Arc<BTreeMap<String, u64>>,
-    /// How conflicts are decided in the synced tables where not by the default, in words that are equal where the rules are.
-    pub policies: Arc<BTreeMap<String, String>>,
-    /// The synced tables' names in the file, with those on the wire.
-    pub names: Arc<Vec<TableNames>>,
-    /// Names on the wire of tables that were synced and are not any more: what the vector covers of them is not here.
-    pub retired: Arc<BTreeSet<String>>,
-    /// The names of the nodes that origins belong to, as far as they are known.
-    pub nodes: Arc<BTreeMap<Origin, String>>,
-    /// The tables of each node, as far as they are known; its own among them.
-    pub schemas: Arc<NodeSchemas>,
-    /// Tables that are not synced, and why.
-    pub unsynced: Arc<Vec<Unsynced>>,
-    /// Rows whose parents are not here.
-    pub orphans: Arc<Orphans>,
-    /// What becomes of the application's triggers when changes are applied.
-    pub triggers: Arc<Vec<AppTrigger>>,
-    /// What people should know of it.
-    pub warnings: Arc<Vec<Warning>>,
-    /// Open conflict records.
-    pub conflicts: u64,
-    /// Rows of peers that could not be taken in and wait.
-    pub parked: u64,
-    /// Rows that are kept only to be passed on: of tables, or for columns, that were chosen not to be synced.
-    pub passed_on: u64,
-    /// What was chosen to be synced.
-    pub selection: Arc<Selection>,
-    /// The columns of synced tables that were chosen not to be synced, by table.
-    pub excluded_columns: Arc<BTreeMap<String, Vec<String>>>,
-    /// Whether rows that were there before attach are still to be made known to peers.
-    pub publishing: bool,
-    /// The names on the wire of tables in which the database's origin has issued something.
-    pub issued: BTreeSet<String>,
-    /// Dots that peers need not send, by the origin of the database that has them: the same rows are here under others.
-    pub held: BTreeMap<Origin, DotSet>,
-    /// Up to where tombstones may be gone.
-    pub dropped: VersionVector,
-    /// What is known of what other nodes know.
-    pub known: Arc<KnownNodes>,
-    /// Tombstones that are kept, as of the last look at them.
-    pub tombstones: u64,
-    /// The nodes that they wait for.
-    pub tombstones_wait_for: Arc<BTreeSet<String>>,
-    /// Log rows that wait for capture, as of the last look.
-    pub backlog: u64,
-}
-
-/// What a synced table is called, here and on the wire.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct TableNames {
-    /// Its name in the file.
-    pub name: String,
-    /// Its name on the wire, if that is another.
-    pub remote_name: Option<String>,
-    /// The columns that have other names on the wire: those in the file, and those on the wire.
-    pub columns: Vec<(String, String)>,
-}
-
-impl TableNames {
-    /// Those of all synced tables, by name.
-    pub fn of(schema: &Schema) -> Vec<Self> {
-        let columns = |table: &Table| {
-            let named = table.columns.iter();
-            named.filter_map(|column| Some((column.name.clone(), column.remote_name.clone()?))).collect()
-        };
-        let mut names: Vec<Self> = schema
-            .tables
-            .iter()
-            .map(|table| Self {
-                name: table.name.clone(),
-                remote_name: table.remote_name.clone(),
-                columns: columns(table),
-            })
-            .collect();
-        names.sort_unstable_by(|a, b| a.name.cmp(&b.name));
-        names
-    }
 }
 
 /// Something that happened to a database, for the log.

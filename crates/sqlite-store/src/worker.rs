@@ -5,6 +5,7 @@
 //! growing pauses before the thread rests until the next event or poll.
 
 mod acting;
+mod command;
 mod damage;
 mod opening;
 
@@ -12,14 +13,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+pub(crate) use command::Command;
 use damage::Traces;
-use replication::reconcile::{Answer, Compared, Question};
-use replication::{Batch, DotSet, KnownNodes, MAX_ORIGINS, NodeSchemas, Origin, VersionVector};
-use tokio::sync::{mpsc, oneshot, watch};
+use replication::{Batch, MAX_ORIGINS, NodeSchemas};
+use tokio::sync::{mpsc, watch};
 
 use crate::attached::Attachment;
-use crate::batch_read::BatchLimits;
-use crate::conflicts::{ConflictAction, Refusal, StoredConflict};
 use crate::database::{ApplyReply, DatabaseEvent, DatabaseOptions, DatabaseState, NodeNames, Phase};
 use crate::error::StoreError;
 use crate::observer::RowObserver;
@@ -48,52 +47,6 @@ const FOLD_AFTER: Duration = Duration::from_secs(1);
 
 /// How long the state folder may not know how far a file has come.
 const REMEMBER_AFTER: Duration = Duration::from_millis(500);
-
-/// What a database's thread is asked.
-pub(crate) enum Command {
-    Look,
-    Read {
-        from: VersionVector,
-        omit: Arc<DotSet>,
-        limits: BatchLimits,
-        reply: oneshot::Sender<Result<Batch, StoreError>>,
-    },
-    Fingerprint {
-        question: Question,
-        reply: oneshot::Sender<Result<Answer, StoreError>>,
-    },
-    Compare {
-        source: Origin,
-        answer: Answer,
-        reply: oneshot::Sender<Result<Compared, StoreError>>,
-    },
-    Apply {
-        batch: Box<Batch>,
-        observer: Option<Arc<dyn RowObserver>>,
-        reply: oneshot::Sender<Result<ApplyReply, StoreError>>,
-    },
-    /// Acts on the conflict record of this number.
-    Act {
-        number: i64,
-        action: ConflictAction,
-        reply: oneshot::Sender<Result<Result<StoredConflict, Refusal>, StoreError>>,
-    },
-    Sweep {
-        source: Origin,
-        answer: Answer,
-        reply: oneshot::Sender<Result<Compared, StoreError>>,
-    },
-    Swept(VersionVector),
-    LearnNodes(KnownNodes),
-    ForgetNode {
-        node: String,
-        reply: oneshot::Sender<Result<bool, StoreError>>,
-    },
-    Publish,
-    LearnNames(NodeNames),
-    LearnSchemas(NodeSchemas),
-    Close,
-}
 
 /// The thread's state.
 pub(crate) struct Worker {
