@@ -77,6 +77,27 @@ impl KnownNodes {
         known.forgotten = forgotten;
     }
 
+    /// As many nodes as there is room for, in bytes, as text.
+    #[must_use]
+    pub fn within(&self, room: &mut usize) -> Self {
+        let fitting = self.0.iter().map_while(|(name, node)| {
+            *room = room.checked_sub(160 + 6 * name.len() + 64 * node.have.len())?;
+            Some((name.clone(), node.clone()))
+        });
+        Self(fitting.collect())
+    }
+
+    /// Whether it says more than `known`, other than that nodes were heard less than `lately` milliseconds later.
+    pub fn is_news_to(&self, known: &Self, lately: i64) -> bool {
+        self.0.iter().any(|(name, node)| {
+            known.get(name).is_none_or(|known| {
+                let same = known.origin == node.origin && known.have == node.have && known.forgotten >= node.forgotten;
+                let earlier = node.seen < known.seen;
+                !(earlier || (same && node.seen.saturating_sub(known.seen) < lately))
+            })
+        })
+    }
+
     /// Takes note of what others know.
     pub fn learn_all(&mut self, others: &Self) {
         others.0.iter().for_each(|(name, node)| self.learn(name, node.clone()));
@@ -141,6 +162,24 @@ mod tests {
         assert_eq!(nodes.known_to_all("a", &have, 15), Some(vector(&[(1, 8)])), "b was not heard for long");
         nodes.learn("c", node(&[(1, 8), (3, 1)], 30));
         assert_eq!(nodes.known_to_all("a", &have, 0), None, "c has something that is not known here");
+    }
+
+    #[test]
+    fn that_a_node_was_heard_again_is_no_news() {
+        let mut known = KnownNodes::default();
+        known.learn("b", node(&[(1, 5)], 1_000));
+        let heard = |have: &[(u8, u64)], seen| {
+            let mut heard = KnownNodes::default();
+            heard.learn("b", node(have, seen));
+            heard
+        };
+        assert!(!heard(&[(1, 5)], 1_500).is_news_to(&known, 1_000));
+        assert!(heard(&[(1, 5)], 2_000).is_news_to(&known, 1_000));
+        assert!(heard(&[(1, 6)], 1_500).is_news_to(&known, 1_000));
+        assert!(!heard(&[(1, 6)], 900).is_news_to(&known, 1_000));
+        assert!(heard(&[], 1).is_news_to(&KnownNodes::default(), 1_000));
+        assert_eq!(known.within(&mut 100).iter().count(), 0);
+        assert_eq!(known.within(&mut 1_000), known);
     }
 
     #[test]

@@ -36,9 +36,13 @@ fn received_within(received: &BTreeMap<Origin, VersionVector>, room: &mut usize)
     fitting.collect()
 }
 
+/// Bytes that what is known of other nodes takes in a greeting. Who is not told it forgets deletions later.
+const KNOWN_BYTES: usize = 128 << 10;
+
 impl Session {
     pub(super) fn say_hello(&mut self) {
         let (mut room, mut name_room, mut received_room) = (SCHEMA_BYTES, NAME_BYTES, RECEIVED_BYTES);
+        let mut known_room = KNOWN_BYTES;
         let databases = self
             .channels
             .iter()
@@ -60,7 +64,7 @@ impl Session {
                     publishing: local.publishing,
                     issued: local.issued.clone(),
                     dropped: local.dropped.clone(),
-                    known: (*local.known).clone(),
+                    known: local.known.within(&mut known_room),
                 };
                 Some((name.clone(), hello))
             })

@@ -100,9 +100,11 @@ impl Tombstones {
 impl Attachment {
     /// Takes note of what nodes know.
     pub(crate) fn learn_nodes(&mut self, nodes: &KnownNodes) {
-        let before = self.tombstones.known.clone();
+        let lately = self.options.tombstone_horizon / HORIZON_PARTS;
+        let lately = i64::try_from(lately.as_millis()).unwrap_or(i64::MAX);
+        // That a node is still there need not be written down each time.
+        self.tombstones.saved &= !nodes.is_news_to(&self.tombstones.told, lately);
         self.tombstones.known.learn_all(nodes);
-        self.tombstones.saved &= before == self.tombstones.known;
     }
 
     /// Does not wait for a node any more. False if it is not known.
