@@ -19,7 +19,7 @@ use crate::error::StoreError;
 use crate::fail_point::fail_point;
 use crate::observer::RowObserver;
 use crate::parked::ParkedNote;
-use crate::replica::Replica;
+use crate::replica::{Replica, latest_stamp};
 use crate::staging::exchanges::{self, Exchanged};
 use crate::staging::{self, Stage, Staged, Turn};
 
@@ -210,7 +210,7 @@ fn apply_whole(
     rules: &ApplyRules<'_>,
 ) -> Result<Applied, Stop> {
     let own = replica.have.clone();
-    let Batch { context, tables, .. } = batch;
+    let Batch { context, dropped, tables, .. } = batch;
     let mut work = Work::new(conn, replica, rules, &own, None);
     for TableRows { shape, rows, context: passed_on, limited, parts } in in_order(tables) {
         let context = passed_on.as_ref().unwrap_or(&context);
@@ -226,10 +226,25 @@ fn apply_whole(
     }
     let applied = work.finish()?;
     replica.have.join(&context);
+    inherit(conn, replica, &dropped, rules)?;
     staging::clear_known(conn, replica)?;
     replica.save(conn, &own)?;
     fail_point("apply-before-commit");
     Ok(applied)
+}
+
+/// Who knows what another knows lacks the tombstones that are gone there as well.
+fn inherit(
+    conn: &Connection,
+    replica: &mut Replica,
+    dropped: &VersionVector,
+    rules: &ApplyRules<'_>,
+) -> Result<(), StoreError> {
+    if replica.dropped.upto.covers_all(dropped) {
+        return Ok(());
+    }
+    replica.dropped.inherit(dropped, latest_stamp(rules.now, rules.max_skew));
+    replica.dropped.save(conn)
 }
 
 /// Rows that are passed on as they came go first: the sender's own state of them may have taken a part of them in. Single columns
@@ -254,7 +269,8 @@ fn stage(conn: &Connection, replica: &mut Replica, batch: Batch, rules: &ApplyRu
     let Batch { source, to, context, dropped, tables, .. } = batch;
     staging::make_room(conn, replica, source)?;
     let mut stage = Stage::open(conn, source)?;
-    staging::note_began(conn, replica, source, || (context.clone(), dropped))?;
+    staging::note_began(conn, replica, source, || (context.clone(), dropped.clone()))?;
+    staging::note_dropped(conn, replica, source, dropped)?;
     if !context.covers_all(&stage.context()) {
         // An old message: the catch-up went on since, and its rows are in a newer state.
         return Err(Stop::Outcome(Box::new(ApplyOutcome::Gap)));
@@ -363,7 +379,8 @@ fn merge_next(
     let applied = work.finish()?;
     if exchanges::is_empty(conn, source)? && stage.is_empty(conn)? {
         replica.have.join(&stage.context());
-        replica.received.remove(&source);
+        let received = replica.received.remove(&source).unwrap_or_default();
+        inherit(conn, replica, &received.dropped, rules)?;
         staging::clear(conn, &source)?;
         staging::clear_known(conn, replica)?;
         fail_point("merge-last-before-commit");

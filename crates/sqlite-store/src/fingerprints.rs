@@ -26,6 +26,9 @@ const ANSWER_KEY_BYTES: usize = 256 << 10;
 /// Runs that are noted of one peer at most: what differs in more places is sent.
 const RUNS: usize = 20_000;
 
+/// Keys that are missing at a peer which are looked at in one answer.
+const SWEPT: usize = 20_000;
+
 /// What an answer may still look at.
 struct Room {
     rows: u64,
@@ -238,7 +241,7 @@ pub(crate) fn compare_keys(conn: &Connection, replica: &Replica, answer: &Answer
         let waiting = answer.waiting.iter().find(same).map(|(_, keys)| canonical(keys)).unwrap_or_default();
         let (mut missing, mut ranges) = (Vec::new(), Vec::new());
         for theirs in theirs.iter().filter(|theirs| fits(table, &theirs.range)) {
-            let mut ours = Part::new(table, theirs.range.after.clone(), true);
+            let mut ours = Part::new(table, theirs.range.after.clone(), false);
             each_key(conn, table, &theirs.range, |row| {
                 ours.add(table, &row);
                 Ok(true)
@@ -259,7 +262,19 @@ pub(crate) fn compare_keys(conn: &Connection, replica: &Replica, answer: &Answer
                 let key = canonical_key(table, key);
                 !there.contains(&key) && !waiting.contains(&key)
             };
-            missing.extend(ours.keys.unwrap_or_default().into_iter().filter(gone));
+            let mut last = None;
+            each_key(conn, table, &theirs.range, |row| {
+                if missing.len() >= SWEPT {
+                    return Ok(false);
+                }
+                last = Some(row.key.clone());
+                missing.extend(Some(row.key).filter(gone));
+                Ok(true)
+            })?;
+            if missing.len() >= SWEPT {
+                // The rest of the range is asked about again.
+                ranges.push(KeyRange { after: last, until: theirs.range.until.clone() });
+            }
         }
         if !missing.is_empty() {
             differing.missing_there.push((index, missing));
@@ -288,7 +303,11 @@ pub(crate) fn compare(
             }
             let ours = fingerprint(conn, replica, index, theirs)?;
             match ours.against(theirs) {
-                Verdict::Alike(exchange) if compared.ours.run_count() < RUNS => {
+                Verdict::Alike(exchange) if is_noted(replica, source, &exchange) => {
+                    let (origin, first, last) = exchange.our_run();
+                    compared.ours.insert(origin, first, last);
+                }
+                Verdict::Alike(exchange) if may_note(replica, (source, answer), &exchange) => {
                     let (origin, first, last) = exchange.our_run();
                     compared.ours.insert(origin, first, last);
                     let began = (answer.have.clone(), answer.dropped.clone());
@@ -304,6 +323,20 @@ pub(crate) fn compare(
     }
     compared.theirs = replica.received.get(&source).map(|received| received.held.clone()).unwrap_or_default();
     Ok(compared)
+}
+
+/// Whether an exchange was noted before.
+fn is_noted(replica: &Replica, source: Origin, exchange: &Exchange) -> bool {
+    let (origin, first, last) = exchange.their_run();
+    let held = replica.received.get(&source).map(|received| &received.held);
+    held.is_some_and(|held| held.gaps(origin, first - 1, last).is_empty())
+}
+
+/// Whether an exchange can be noted: of dots that the peer knows, and that this database has not issued itself.
+fn may_note(replica: &Replica, (source, answer): (Origin, &Answer), exchange: &Exchange) -> bool {
+    let (origin, _, sequence) = exchange.their_run();
+    let room = replica.received.get(&source).is_none_or(|received| received.held.run_count() < RUNS);
+    room && origin != replica.own && answer.have.covers(Dot { origin, sequence })
 }
 
 fn note(

@@ -149,6 +149,8 @@ pub(crate) struct Received {
     pub(crate) held: DotSet,
     /// What its source knew when it began, and up to where tombstones may have been gone there.
     pub(crate) began: Option<(VersionVector, VersionVector)>,
+    /// Up to where tombstones were gone there at the last batch.
+    pub(crate) dropped: VersionVector,
 }
 
 /// Tombstones that are gone.
@@ -166,6 +168,14 @@ impl Dropped {
     /// Up to which stamp a row that is not here, and comes from who knows `context`, may have been deleted; none if it was not.
     pub(crate) fn doubts(&self, context: &VersionVector) -> Option<Timestamp> {
         (!context.covers_all(&self.upto)).then_some(self.until)
+    }
+
+    /// Takes over what is gone elsewhere; which stamps it had is not known, but that they were not later than `latest`.
+    pub(crate) fn inherit(&mut self, upto: &VersionVector, latest: Timestamp) {
+        if !self.upto.covers_all(upto) {
+            self.upto.join(upto);
+            self.until = self.until.max(latest);
+        }
     }
 
     pub(crate) fn save(&self, conn: &Connection) -> Result<(), StoreError> {
@@ -434,6 +444,11 @@ fn default_of(conn: &Connection, column: &Column) -> Value {
     let Some(default) = &column.default else { return Value::Null };
     let sql = format!("SELECT {}", default_value(default));
     conn.query_row(&sql, [], |row| value_at(row, 0)).unwrap_or(Value::Null)
+}
+
+/// No change has a later stamp than this: others would not have taken it.
+pub(crate) fn latest_stamp(now: i64, max_skew: i64) -> Timestamp {
+    Timestamp::from_millis(now.saturating_add(max_skew))
 }
 
 /// Milliseconds since 1970 by the wall clock.

@@ -15,7 +15,9 @@
 mod course;
 pub(crate) mod exchanges;
 
-pub(crate) use course::{begin_anew, clear, clear_known, clear_stale, load, make_room, note_began, start_over};
+pub(crate) use course::{
+    begin_anew, clear, clear_known, clear_stale, load, make_room, note_began, note_dropped, start_over,
+};
 
 use std::cell::Cell;
 use std::collections::HashMap;
@@ -66,7 +68,7 @@ const TABLES: &str = "
         WITHOUT ROWID;
     -- What their sources knew when they began, and up to where tombstones may have been gone there.
     CREATE TABLE IF NOT EXISTS _sync_spool._sync_began (source BLOB PRIMARY KEY, context TEXT NOT NULL,
-        dropped TEXT NOT NULL) WITHOUT ROWID;
+        dropped TEXT NOT NULL, last TEXT) WITHOUT ROWID;
     -- Their batches, and what the rows of each have taken into account.
     CREATE TABLE IF NOT EXISTS _sync_spool._sync_batch (id INTEGER PRIMARY KEY, source BLOB NOT NULL,
         context TEXT NOT NULL);

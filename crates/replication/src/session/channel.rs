@@ -50,6 +50,8 @@ pub(super) struct Channel {
     pub(super) reading: Option<DotSet>,
     pub(super) comparing: Comparing,
     pub(super) sweep: Option<Box<Sweep>>,
+    /// How many questions were asked.
+    pub(super) questions: u64,
     /// A question of the peer's is being looked into.
     pub(super) fingerprinting: bool,
     /// Dots that the peer holds the rows of, under others: it says so with a `want`.

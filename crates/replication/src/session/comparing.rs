@@ -19,6 +19,9 @@ const RANGES: usize = 256;
 /// Questions after which it is enough, whatever the answers are: each covers thousands of rows.
 const QUESTIONS: u64 = 1 << 20;
 
+/// Milliseconds in which the database is to have noted that it has swept. If it has not, it could not.
+const NOTED: u64 = 30_000;
+
 /// Where the comparison stands.
 #[derive(Debug, Default)]
 pub(super) enum Comparing {
@@ -54,12 +57,13 @@ pub(super) struct Sweep {
     asking: Asking,
     /// Up to where they may be gone.
     dropped: VersionVector,
-    finished: bool,
+    /// When all was asked.
+    finished: Option<u64>,
 }
 
 impl Sweep {
     pub(super) fn next_timeout(&self) -> Option<u64> {
-        self.asking.open.as_ref().map(|(_, repeat, _)| *repeat)
+        self.asking.open.as_ref().map(|(_, repeat, _)| *repeat).or(self.finished.map(|at| at + NOTED))
     }
 }
 
@@ -122,12 +126,14 @@ impl Session {
         let Fingerprints { database, source, answer } = fingerprints;
         let Some(channel) = self.channels.get_mut(&database) else { return };
         let current = channel.remote.as_ref().is_some_and(|remote| remote.origin == source);
-        let sweeps = channel.sweep.is_some();
-        let Some(asking) = channel.asking() else { return };
-        let asked = asking.open.take_if(|(question, ..)| current && question.number == answer.number);
-        if let Some((question, ..)) = asked {
+        let asks = |asking: &Asking| {
+            asking.open.as_ref().is_some_and(|(question, ..)| current && question.number == answer.number)
+        };
+        let Some(asking) = channel.asking(asks) else { return };
+        if let Some((question, ..)) = asking.open.take() {
+            let keys = question.keys;
             asking.compared = Some(question);
-            let output = if sweeps {
+            let output = if keys {
                 Output::Sweep { database, source, answer }
             } else {
                 Output::Compare { database, source, answer }
@@ -137,10 +143,11 @@ impl Session {
     }
 
     /// The database has compared an answer with what it has; not, if it could not now.
-    pub(super) fn compared(&mut self, database: &str, rest: TableRanges, compared: Option<Compared>) {
+    pub(super) fn compared(&mut self, database: &str, number: u64, rest: TableRanges, compared: Option<Compared>) {
         let (now, repeat) = (self.now, self.config.repeat);
         let Some(channel) = self.channels.get_mut(database) else { return };
-        let Some(asking) = channel.asking() else { return };
+        let waits = |asking: &Asking| asking.compared.as_ref().is_some_and(|question| question.number == number);
+        let Some(asking) = channel.asking(waits) else { return };
         let Some(question) = asking.compared.take() else { return };
         let Some(Compared { ours, theirs, differing }) = compared else {
             asking.open = Some((question, now + repeat, 0));
@@ -149,7 +156,8 @@ impl Session {
         if !rest.is_empty() {
             asking.todo.push_front((question.rows, rest));
         }
-        if question.rows > LAST_ROWS {
+        // What is left of a sweep is asked for with its keys.
+        if question.rows > LAST_ROWS || question.keys {
             asking.todo.extend(in_portions(differing).map(|portion| (LAST_ROWS, portion)));
         }
         channel.spared.join(&ours);
@@ -171,12 +179,13 @@ fn in_portions(tables: TableRanges) -> impl Iterator<Item = TableRanges> {
 
 impl Channel {
     /// What this side asks, if it does.
-    fn asking(&mut self) -> Option<&mut Asking> {
-        match (&mut self.sweep, &mut self.comparing) {
-            (Some(sweep), _) => Some(&mut sweep.asking),
-            (None, Comparing::Asking(asking)) => Some(asking),
+    fn asking(&mut self, which: impl Fn(&Asking) -> bool) -> Option<&mut Asking> {
+        let sweeping = self.sweep.as_mut().map(|sweep| &mut sweep.asking);
+        let comparing = match &mut self.comparing {
+            Comparing::Asking(asking) => Some(&mut **asking),
             _ => None,
-        }
+        };
+        sweeping.into_iter().chain(comparing).find(|asking| which(asking))
     }
 
     /// Whether one side lacks tombstones that the other has no more: neither sends anything before it has deleted what they
@@ -206,23 +215,26 @@ impl Channel {
             return;
         }
         // More of them may have gone meanwhile.
-        self.sweep.take_if(|sweep| sweep.finished && local.dropped.covers_all(&sweep.dropped));
+        self.sweep.take_if(|sweep| {
+            let noted = local.dropped.covers_all(&sweep.dropped);
+            sweep.finished.is_some_and(|at| noted || now >= at + NOTED)
+        });
         let sweep = self.sweep.get_or_insert_with(|| {
             let tables = local.tables.keys().filter(|table| remote.tables.contains_key(*table));
             let ranges: TableRanges = tables.map(|table| (table.clone(), vec![KeyRange::default()])).collect();
-            let todo = VecDeque::from([(FIRST_ROWS, ranges)]);
+            let todo = (!ranges.is_empty()).then_some((FIRST_ROWS, ranges)).into_iter().collect();
             let asking = Asking { todo, open: None, compared: None, since: now, asked: 0, keys: true };
-            Box::new(Sweep { asking, dropped: remote.dropped.clone(), finished: false })
+            Box::new(Sweep { asking, dropped: remote.dropped.clone(), finished: None })
         });
-        if sweep.finished {
+        if sweep.finished.is_some() {
             return;
         }
-        match sweep.asking.ask(name, now, repeat, sends) {
+        match sweep.asking.ask(name, now, repeat, &mut self.questions, sends) {
             Asked::Waiting => {}
             // The peer does not answer: from the beginning, when it is heard again.
             Asked::Unanswered => self.sweep = None,
             Asked::All => {
-                sweep.finished = true;
+                sweep.finished = Some(now);
                 actions.push_back(Output::Swept { database: name.to_owned(), dropped: sweep.dropped.clone() });
             }
         }
@@ -243,7 +255,7 @@ impl Channel {
         match &mut self.comparing {
             Comparing::Answering { until } if now >= *until => self.comparing = Comparing::Done,
             Comparing::Asking(asking) => {
-                if asking.ask(name, now, repeat, sends) != Asked::Waiting {
+                if asking.ask(name, now, repeat, &mut self.questions, sends) != Asked::Waiting {
                     let millis = now.saturating_sub(asking.since);
                     let rows = self.spared.runs().map(|(_, first, last)| last - first + 1).sum();
                     let event = SessionEvent::Reconciled { database: name.to_owned(), rows, millis };
@@ -307,7 +319,7 @@ enum Asked {
 
 impl Asking {
     /// Asks what is to be asked now.
-    fn ask(&mut self, name: &str, now: u64, repeat: u64, sends: &mut VecDeque<Message>) -> Asked {
+    fn ask(&mut self, name: &str, now: u64, repeat: u64, numbers: &mut u64, sends: &mut VecDeque<Message>) -> Asked {
         if self.compared.is_some() {
             return Asked::Waiting;
         }
@@ -317,7 +329,8 @@ impl Asking {
                 return Asked::Unanswered;
             }
             self.asked += 1;
-            self.open = Some((Question { number: self.asked, rows, keys: self.keys, tables }, now, 0));
+            *numbers += 1;
+            self.open = Some((Question { number: *numbers, rows, keys: self.keys, tables }, now, 0));
         }
         let Some((question, at, tries)) = &mut self.open else { return Asked::All };
         if now < *at {

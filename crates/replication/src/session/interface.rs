@@ -145,6 +145,8 @@ pub enum Input {
     Compared {
         /// The database.
         database: String,
+        /// The number of the question.
+        number: u64,
         /// What the peer has not answered yet: see [`Answer::rest`].
         rest: TableRanges,
         /// What came of it; none if the database could not be read or noted now.

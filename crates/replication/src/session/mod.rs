@@ -114,7 +114,7 @@ impl Session {
             Input::BatchRead { database, outcome } => self.batch_read(&database, outcome),
             Input::Applied { database, outcome } => self.applied(&database, outcome),
             Input::Fingerprinted { database, answer } => self.fingerprinted(database, answer),
-            Input::Compared { database, rest, compared } => self.compared(&database, rest, compared),
+            Input::Compared { database, number, rest, compared } => self.compared(&database, number, rest, compared),
             Input::Progress => self.progress(),
             Input::Timeout => self.timeout(),
             Input::Stop => self.leave(ByeReason::Shutdown, CloseReason::Stopped),

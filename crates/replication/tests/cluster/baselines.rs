@@ -7,7 +7,7 @@ use replication::reconcile::{
     Answer, Compared, Exchange, KeyRange, LAST_ROWS, Question, RangeFingerprint, RowHasher, RunFinder, Verdict,
 };
 use replication::{
-    DotSet, Entry, EntryFlags, Granularity, Origin, RowClock, RowImage, Timestamp, Value, VersionVector,
+    DotSet, Entry, EntryFlags, Fresh, Granularity, Origin, RowClock, RowImage, Timestamp, Value, VersionVector,
 };
 
 use crate::model::{COLUMNS, Replica, Rules, assert_equal};
@@ -90,11 +90,21 @@ impl Replica {
                 };
                 let gone: Vec<i64> = self.within(&theirs.range).map(|(key, _)| *key).collect();
                 for key in gone.into_iter().filter(|key| !there.contains(&vec![Value::Integer(*key)])) {
+                    self.exchanges
+                        .keys()
+                        .copied()
+                        .collect::<Vec<_>>()
+                        .into_iter()
+                        .for_each(|it| self.forget_catch_up(it));
                     let clock = &self.rows[&key].clock;
                     if clock.entries().all(|entry| answer.have.covers(entry.dot)) {
                         self.rows.remove(&key);
                     } else if answer.have.covers(clock.row.dot) {
                         self.delete(key, now);
+                    } else {
+                        let entry = self.entry(now, EntryFlags::empty());
+                        let image = self.rows[&key].clone();
+                        self.rows.insert(key, image.issued(&Fresh::Row, entry.timestamp, entry.dot));
                     }
                 }
             }

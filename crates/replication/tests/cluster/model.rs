@@ -346,6 +346,10 @@ impl Replica {
             self.rows.insert(key, image);
         }
         self.have.join(&batch.context);
+        if !self.dropped.covers_all(&batch.dropped) {
+            self.dropped.join(&batch.dropped);
+            self.dropped_until = Timestamp::from_millis(now + 1_000_000);
+        }
         if !alone {
             self.received.remove(&batch.source);
         }
@@ -362,7 +366,7 @@ impl Replica {
     }
 
     /// Begins a catch-up anew: of what came with it tombstones may be gone at its source.
-    fn forget_catch_up(&mut self, source: Origin) {
+    pub(crate) fn forget_catch_up(&mut self, source: Origin) {
         self.received.remove(&source);
         self.staged.remove(&source);
         self.exchanges.remove(&source);

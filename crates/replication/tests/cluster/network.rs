@@ -197,9 +197,10 @@ impl<'a> Cluster<'a> {
                 }
                 Output::Sweep { answer, .. } => self.plan(work, Event::Sweep { side, epoch, answer }),
                 Output::Swept { dropped, .. } => {
+                    let millis = self.millis();
                     let replica = &mut self.replicas[side.0];
                     replica.dropped.join(&dropped);
-                    replica.dropped_until = replica.clock.last();
+                    replica.dropped_until = replication::Timestamp::from_millis(millis + 1_000_000);
                     self.plan(1, Event::Moved { node: side.0 });
                 }
                 Output::Compare { source, answer, .. } => {
@@ -289,8 +290,8 @@ impl<'a> Cluster<'a> {
         let now = self.millis();
         let compared = self.replicas[side.0].sweep(answer, now);
         if current {
-            let (rest, compared) = (answer.rest.clone(), Some(compared));
-            self.input(side, Input::Compared { database: DATABASE.to_owned(), rest, compared });
+            let (number, rest, compared) = (answer.number, answer.rest.clone(), Some(compared));
+            self.input(side, Input::Compared { database: DATABASE.to_owned(), number, rest, compared });
         }
         self.moved(side.0);
     }
@@ -311,15 +312,15 @@ impl<'a> Cluster<'a> {
         let current = epoch == self.epoch(side);
         if self.dead.contains(&side.0) || self.random.chance(6) {
             if current {
-                let rest = answer.rest.clone();
-                self.input(side, Input::Compared { database: DATABASE.to_owned(), rest, compared: None });
+                let (number, rest) = (answer.number, answer.rest.clone());
+                self.input(side, Input::Compared { database: DATABASE.to_owned(), number, rest, compared: None });
             }
             return;
         }
         let compared = self.replicas[side.0].compare(source, answer);
         if current {
-            let (rest, compared) = (answer.rest.clone(), Some(compared));
-            self.input(side, Input::Compared { database: DATABASE.to_owned(), rest, compared });
+            let (number, rest, compared) = (answer.number, answer.rest.clone(), Some(compared));
+            self.input(side, Input::Compared { database: DATABASE.to_owned(), number, rest, compared });
         }
         self.moved(side.0);
     }

@@ -171,7 +171,7 @@ fn input(script: &mut Script<'_>, texts: &[Vec<u8>], rows: &[Vec<u8>]) -> Option
         13 => {
             let compared = Compared { ours: dots(script), theirs: dots(script), differing: ranges(script) };
             let compared = (!script.byte().is_multiple_of(4)).then_some(compared);
-            Some(Input::Compared { database, rest: ranges(script), compared })
+            Some(Input::Compared { database, number: u64::from(script.byte() % 4), rest: ranges(script), compared })
         }
         _ => Some(Input::Progress),
     }

@@ -11,6 +11,7 @@ use super::{Applied, ApplyOutcome, ApplyRules, Stop, outcome};
 use crate::bind::bind_from;
 use crate::error::StoreError;
 use crate::replica::Replica;
+use crate::row_clock::read_clock;
 
 /// Deletes rows that `source`, which knows `theirs`, does not have, if it knows of them. Inside the caller's write transaction,
 /// like [`apply`](super::apply).
@@ -35,13 +36,23 @@ pub(crate) fn sweep_rows(
 impl Work<'_> {
     fn sweep(&mut self, index: usize, key: &[Value], (source, theirs): (Origin, &VersionVector)) -> Result<(), Stop> {
         let local = self.local(index, key)?.filter(|local| !local.clock.is_deleted());
-        let Some(local) = local.filter(|local| theirs.covers(local.clock.row.dot)) else { return Ok(()) };
+        let Some(local) = local else { return Ok(()) };
+        if !theirs.covers(local.clock.row.dot) {
+            // Whoever still has a tombstone of the key would let it win: as a change of now the row stands everywhere.
+            let plan = RowPlan { again: true, ..self.reissue(Some(local.values.clone()), &local.clock) };
+            return self.store(index, key, Some(&local), plan);
+        }
         if !local.clock.entries().all(|entry| theirs.covers(entry.dot)) {
             return self.delete_anew(index, key, &local, source);
         }
         let entry = Entry { flags: EntryFlags::DELETED, authored: None, ..local.clock.row };
         let plan = RowPlan { clock: RowClock::whole(entry), values: None, again: true };
         self.store(index, key, Some(&local), plan)?;
+        let stored = read_clock(self.conn, self.replica, &self.replica.tables[index], key)?;
+        if stored.is_none_or(|stored| stored.row != entry) {
+            // The observer wants it otherwise.
+            return Ok(());
+        }
         let mut statement = self.conn.prepare_cached(&self.replica.tables[index].sql.clock_drop)?;
         bind_from(&mut statement, 1, key)?;
         statement.raw_execute()?;

@@ -144,7 +144,7 @@ impl Attachment {
     }
 
     /// How far ahead of the clock a stamp may be, in milliseconds.
-    fn max_skew(&self) -> i64 {
+    pub(super) fn max_skew(&self) -> i64 {
         i64::try_from(self.options.max_clock_skew.as_millis()).unwrap_or(i64::MAX)
     }
 

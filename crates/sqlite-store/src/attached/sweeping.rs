@@ -11,6 +11,8 @@ use super::Attachment;
 use crate::apply::{ApplyOutcome, sweep_rows};
 use crate::error::StoreError;
 use crate::fingerprints::compare_keys;
+use crate::replica::{latest_stamp, wall_millis};
+use crate::staging;
 
 /// Rows deleted in one transaction.
 const STEP_ROWS: usize = 1_000;
@@ -20,6 +22,7 @@ impl Attachment {
     pub(crate) fn sweep(&mut self, source: Origin, answer: &Answer) -> Result<Compared, StoreError> {
         let differing = self.in_snapshot(|conn, replica| compare_keys(conn, replica, answer))?;
         let observer = self.options.observer.clone();
+        self.give_up_exchanges(differing.missing_there.is_empty())?;
         for (index, keys) in differing.missing_there {
             for keys in keys.chunks(STEP_ROWS) {
                 let have = &answer.have;
@@ -37,12 +40,20 @@ impl Attachment {
         Ok(Compared { differing: differing.ranges, ..Compared::default() })
     }
 
+    /// Rows that are swept away may be among those that are to be exchanged: these catch-ups begin anew.
+    fn give_up_exchanges(&mut self, needless: bool) -> Result<(), StoreError> {
+        let held: Vec<Origin> = self.replica.held().into_keys().filter(|_| !needless).collect();
+        for source in held {
+            self.in_write(|conn, replica| staging::begin_anew(conn, replica, source).map(|()| ((), true)))?;
+        }
+        Ok(())
+    }
+
     /// All that tombstones up to here deleted is deleted.
     pub(crate) fn swept(&mut self, dropped: &VersionVector) -> Result<(), StoreError> {
+        let latest = latest_stamp(wall_millis(), self.max_skew());
         self.in_write(|conn, replica| {
-            replica.dropped.upto.join(dropped);
-            // Which stamps they had is not known.
-            replica.dropped.until = replica.dropped.until.max(replica.clock.last());
+            replica.dropped.inherit(dropped, latest);
             replica.dropped.save(conn)?;
             Ok(((), true))
         })

@@ -37,14 +37,39 @@ pub(crate) fn note_began(
     let received = replica.received.entry(source).or_default();
     if received.began.is_none() {
         let (context, dropped) = began();
-        conn.prepare_cached("INSERT OR REPLACE INTO _sync_spool._sync_began VALUES (?1, ?2, ?3)")?.execute(params![
-            source.as_bytes(),
-            text(&context)?,
-            text(&dropped)?
-        ])?;
+        conn.prepare_cached(
+            "INSERT OR REPLACE INTO _sync_spool._sync_began (source, context, dropped) VALUES (?1, ?2, ?3)",
+        )?
+        .execute(params![source.as_bytes(), text(&context)?, text(&dropped)?])?;
         received.began = Some((context, dropped));
     }
     Ok(())
+}
+
+/// Takes note of up to where tombstones were gone at the source at its last batch.
+pub(crate) fn note_dropped(
+    conn: &Connection,
+    replica: &mut Replica,
+    source: Origin,
+    dropped: VersionVector,
+) -> Result<(), StoreError> {
+    let received = replica.received.entry(source).or_default();
+    if received.dropped != dropped {
+        conn.prepare_cached("UPDATE _sync_spool._sync_began SET last = ?2 WHERE source = ?1")?
+            .execute(params![source.as_bytes(), text(&dropped)?])?;
+        received.dropped = dropped;
+    }
+    Ok(())
+}
+
+/// What [`note_dropped`] noted.
+fn dropped(conn: &Connection, source: Origin) -> Result<VersionVector, StoreError> {
+    let sql = "SELECT last FROM _sync_spool._sync_began WHERE source = ?1";
+    let found: Option<Option<String>> = conn.query_row(sql, [source.as_bytes()], |row| row.get(0)).optional()?;
+    let read = |text: String| {
+        serde_json::from_str(&text).map_err(|error| StoreError::Damaged { what: format!("_sync_began: {error}") })
+    };
+    found.flatten().map_or_else(|| Ok(VersionVector::new()), read)
 }
 
 /// Forgets a catch-up of whose rows tombstones may be gone since it began, here or at its source: it begins anew.
@@ -113,7 +138,8 @@ pub(crate) fn load(conn: &Connection, replica: &mut Replica) -> Result<(), Store
         if row.get::<_, i64>(3)? == shapes(replica) {
             let source = Origin::from_bytes(source);
             let (held, began) = (exchanges::held(conn, source)?, began(conn, source)?);
-            replica.received.insert(source, Received { position, complete, merged, held, began });
+            let dropped = dropped(conn, source)?;
+            replica.received.insert(source, Received { position, complete, merged, held, began, dropped });
         } else if merged {
             replica.owed.join(&position);
         }

@@ -18,10 +18,28 @@ const RETRY: Duration = Duration::from_millis(500);
 
 /// Something that a database was asked and has answered.
 pub(super) enum Answer {
-    Read { database: String, life: u64, result: Result<Option<Batch>, StoreError> },
-    Applied { database: String, life: u64, result: Result<ApplyReply, StoreError> },
-    Fingerprinted { database: String, life: u64, result: Result<Option<reconcile::Answer>, StoreError> },
-    Compared { database: String, life: u64, rest: TableRanges, result: Result<Option<Compared>, StoreError> },
+    Read {
+        database: String,
+        life: u64,
+        result: Result<Option<Batch>, StoreError>,
+    },
+    Applied {
+        database: String,
+        life: u64,
+        result: Result<ApplyReply, StoreError>,
+    },
+    Fingerprinted {
+        database: String,
+        life: u64,
+        result: Result<Option<reconcile::Answer>, StoreError>,
+    },
+    Compared {
+        database: String,
+        life: u64,
+        number: u64,
+        rest: TableRanges,
+        result: Result<Option<Compared>, StoreError>,
+    },
     Done,
 }
 
@@ -49,24 +67,24 @@ impl SessionDriver {
     }
 
     pub(super) fn compare(&mut self, database: String, origin: Origin, answer: reconcile::Answer) {
-        let rest = answer.rest.clone();
+        let (number, rest) = (answer.number, answer.rest.clone());
         let Some((life, source)) = self.sources.get(&database).cloned() else {
-            return self.handle(Input::Compared { database, rest, compared: None });
+            return self.handle(Input::Compared { database, number, rest, compared: None });
         };
         self.pending.push(Box::pin(async move {
             let result = source.compare(origin, answer).await;
-            Answer::Compared { database, life, rest, result }
+            Answer::Compared { database, life, number, rest, result }
         }));
     }
 
     pub(super) fn sweep(&mut self, database: String, origin: Origin, answer: reconcile::Answer) {
-        let rest = answer.rest.clone();
+        let (number, rest) = (answer.number, answer.rest.clone());
         let Some((life, source)) = self.sources.get(&database).cloned() else {
-            return self.handle(Input::Compared { database, rest, compared: None });
+            return self.handle(Input::Compared { database, number, rest, compared: None });
         };
         self.pending.push(Box::pin(async move {
             let result = source.sweep(origin, answer).await;
-            Answer::Compared { database, life, rest, result }
+            Answer::Compared { database, life, number, rest, result }
         }));
     }
 
@@ -122,9 +140,9 @@ impl SessionDriver {
                 let answer = result.ok().flatten().filter(|_| self.knows(&database, life));
                 self.handle(Input::Fingerprinted { database, answer });
             }
-            Answer::Compared { database, life, rest, result } => {
+            Answer::Compared { database, life, number, rest, result } => {
                 let compared = result.ok().flatten().filter(|_| self.knows(&database, life));
-                self.handle(Input::Compared { database, rest, compared });
+                self.handle(Input::Compared { database, number, rest, compared });
             }
             Answer::Applied { database, life, .. } if !self.knows(&database, life) => {
                 let outcome = AppliedOutcome::Retry { after: 0 };
