@@ -34,7 +34,10 @@ pub use policy::{
     ColumnRule, Conflict, ConflictKind, ConflictPolicy, FirstWriteWins, Granularity, LastWriteWins, Maximum, Minimum,
     OriginPriority, Resolution, ResolverPolicy, Scope, Side, TimestampColumn, Union,
 };
-pub use row::{Admission, Batch, Entry, EntryFlags, RowClock, RowImage, TableRows, TableShape, admit, lacks_dropped};
+pub use row::{
+    Admission, Batch, Entry, EntryFlags, RowClock, RowImage, TableRows, TableShape, admit, lacks_dropped,
+    misses_dropped,
+};
 pub use selection::Selection;
 pub use value::Value;
 pub use version_vector::VersionVector;

@@ -359,7 +359,12 @@ pub fn lacks_dropped(
     (other, dropped): (&VersionVector, &VersionVector),
 ) -> bool {
     let met = || have.iter().any(|(origin, _)| other.get(origin) > 0);
-    dropped.iter().any(|(origin, sequence)| sequence > have.get(origin).max(swept.get(origin))) && met()
+    misses_dropped((have, swept), dropped) && met()
+}
+
+/// The same whatever they have in common: of rows that came from the other itself.
+pub fn misses_dropped((have, swept): (&VersionVector, &VersionVector), dropped: &VersionVector) -> bool {
+    dropped.iter().any(|(origin, sequence)| sequence > have.get(origin).max(swept.get(origin)))
 }
 
 /// Decides whether a batch fits a receiver that knows `have` and that stands at position `received` with this sender.

@@ -7,7 +7,7 @@ mod storing;
 mod sweeping;
 mod work;
 
-use replication::{Admission, Batch, Origin, TableRows, VersionVector, admit, lacks_dropped};
+use replication::{Admission, Batch, Origin, TableRows, VersionVector, admit, lacks_dropped, misses_dropped};
 use rusqlite::Connection;
 
 pub(crate) use placing::told_of;
@@ -181,8 +181,8 @@ fn lacks_deletions(replica: &Replica, batch: &Batch) -> bool {
 pub(crate) fn is_outdated(replica: &Replica, batch: &Batch) -> bool {
     let Some(received) = replica.received.get(&batch.source) else { return false };
     let Some((context, dropped)) = &received.began else { return false };
-    let (ours, theirs) = ((&replica.have, &replica.dropped.upto), (&batch.context, &batch.dropped));
-    lacks_dropped((&replica.have, dropped), theirs) || lacks_dropped((context, dropped), ours)
+    let ours = (&replica.have, &replica.dropped.upto);
+    misses_dropped((&replica.have, dropped), &batch.dropped) || lacks_dropped((context, dropped), ours)
 }
 
 fn apply_admitted(

@@ -6,7 +6,7 @@ use replication::reconcile::{Exchange, KeyRange};
 use replication::{
     Admission, Batch, ColumnRule, ConflictPolicy, Counter, Decided, Dot, DotSet, Entry, EntryFlags, Granularity,
     HybridClock, MergeContext, Merged, Origin, Outcome, RowClock, RowImage, TableRows, TableShape, Timestamp,
-    Undecided, Value, VersionVector, admit, lacks_dropped, merge,
+    Undecided, Value, VersionVector, admit, lacks_dropped, merge, misses_dropped,
 };
 
 use crate::random::Random;
@@ -279,7 +279,7 @@ impl Replica {
             return Applied::Gap;
         }
         if let Some((context, dropped)) = self.began.get(&batch.source)
-            && (lacks_dropped((&self.have, dropped), theirs) || lacks_dropped((context, dropped), ours))
+            && (misses_dropped((&self.have, dropped), &batch.dropped) || lacks_dropped((context, dropped), ours))
         {
             self.forget_catch_up(batch.source);
             return Applied::Gap;
