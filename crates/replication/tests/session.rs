@@ -245,7 +245,7 @@ fn rows_that_do_not_fit_do_not_put_off_asking_again() {
 
 #[test]
 fn a_row_larger_than_the_window_is_taken_together_with_what_follows() {
-    let config = SessionConfig { window_bytes: 100, max_batch_bytes: 100, ..SessionConfig::default() };
+    let config = SessionConfig { window_bytes: 1_000, max_batch_bytes: 1_000, ..SessionConfig::default() };
     let mut bench = Bench::open(config, Some((vector(&[]), vector(&[(1, 3)]))));
     let part = |tables| batch(1, vector(&[]), vector(&[(1, 3)]), tables);
     bench.hear_part(0, false, part(vec![table(1, "a", 1, &[100_000])]));
