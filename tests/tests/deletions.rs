@@ -83,6 +83,7 @@ fn who_was_away_for_longer_than_deletions_are_remembered_brings_nothing_back() {
         cluster.nodes[1].stop()?;
         shell(cluster.file(0), "DELETE FROM stock WHERE sku BETWEEN 100 AND 299")?;
         scene.eventually("the deletions are forgotten", || {
+            check_equal!(query_text(cluster.file(0), "SELECT count(*) FROM _sync_meta WHERE key = 'dropped'")?, "1");
             check_equal!(query_text(cluster.file(0), BURIED)?, "0");
             Ok(())
         })?;
