@@ -63,7 +63,8 @@ fn while_the_rows_of_before_are_made_known() {
         })?;
         stop_in_order(&mut cluster.nodes[0])?;
         let done = number(cluster.file(0), known)?;
-        check!((1..ROWS).contains(&done), "{done} of {ROWS}");
+        // Where it is seen late, all of them may be.
+        check!((1..=ROWS).contains(&done), "{done} of {ROWS}");
         goes_on(&mut cluster, ROWS)
     });
 }
@@ -107,7 +108,8 @@ fn while_a_long_catch_up_is_merged() {
         })?;
         stop_in_order(&mut cluster.nodes[1])?;
         let done = number(cluster.file(1), merged)?;
-        check!((1..ROWS).contains(&done), "{done} of {ROWS}");
+        // Where it is seen late, all of them may be.
+        check!((1..=ROWS).contains(&done), "{done} of {ROWS}");
         goes_on(&mut cluster, ROWS)
     });
 }
