@@ -1,0 +1,159 @@
+//! A session that is fed by hand, and what came out of it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use replication::message::{Changes, DatabaseHello, Envelope, Hello, Message, PROTOCOL_VERSION};
+use replication::session::{
+    AppliedOutcome, CloseReason, Input, LocalState, Output, Session, SessionConfig, SessionEvent,
+};
+use replication::{
+    Batch, Dot, Entry, EntryFlags, Origin, RowClock, RowImage, Selection, TableRows, TableShape, Timestamp, Value,
+    VersionVector,
+};
+
+pub(crate) const DATABASE: &str = "db";
+
+pub(crate) fn origin(number: u8) -> Origin {
+    Origin::from_bytes([number; 16])
+}
+
+pub(crate) fn vector(entries: &[(u8, u64)]) -> VersionVector {
+    let mut vector = VersionVector::new();
+    entries.iter().for_each(|(number, sequence)| vector.raise(origin(*number), *sequence));
+    vector
+}
+
+pub(crate) fn state(number: u8, have: VersionVector) -> LocalState {
+    LocalState {
+        origin: origin(number),
+        have,
+        received: BTreeMap::new(),
+        clock: Timestamp::default(),
+        tables: BTreeMap::new(),
+        policies: BTreeMap::new(),
+        retired: BTreeSet::new(),
+        nodes: BTreeMap::new(),
+        schemas: Arc::default(),
+        selection: Selection::default(),
+        publishing: false,
+        issued: BTreeSet::new(),
+        held: BTreeMap::new(),
+        dropped: vector(&[]),
+        known: Arc::default(),
+    }
+}
+
+/// Rows of table `table`, one for each size, with sequences of origin `source` from `from + 1` on.
+pub(crate) fn table(source: u8, name: &str, from: u64, sizes: &[usize]) -> TableRows {
+    let rows = (from + 1..).zip(sizes).map(|(sequence, size)| RowImage {
+        values: vec![Value::Integer(sequence.cast_signed()), Value::Blob(vec![7; *size])],
+        clock: RowClock::whole(Entry::new(
+            Timestamp::from_raw(1).unwrap(),
+            Dot { origin: origin(source), sequence },
+            EntryFlags::empty(),
+        )),
+    });
+    let shape = TableShape { name: name.to_owned(), columns: vec!["k".to_owned(), "v".to_owned()], key: vec![0] };
+    TableRows::new(shape, rows.collect())
+}
+
+pub(crate) fn batch(source: u8, from: VersionVector, context: VersionVector, tables: Vec<TableRows>) -> Batch {
+    Batch { source: origin(source), from, to: context.clone(), context, held: 0, dropped: VersionVector::new(), tables }
+}
+
+/// A session of node "b" (origin 2) that node "a" (origin 1) greets, and what came out of it.
+pub(crate) struct Bench {
+    pub(crate) session: Session,
+    pub(crate) now: u64,
+    pub(crate) sent: Vec<Message>,
+    pub(crate) reads: Vec<VersionVector>,
+    pub(crate) published: usize,
+    pub(crate) applies: Vec<Batch>,
+    pub(crate) events: Vec<SessionEvent>,
+    pub(crate) closed: Option<CloseReason>,
+}
+
+impl Bench {
+    /// With databases at both ends: what each knows.
+    pub(crate) fn open(config: SessionConfig, shared: Option<(VersionVector, VersionVector)>) -> Self {
+        let config = SessionConfig { node: "b".to_owned(), incarnation: 2, ..config };
+        let mut bench = Self {
+            session: Session::new(config, 0),
+            now: 0,
+            sent: Vec::new(),
+            reads: Vec::new(),
+            published: 0,
+            applies: Vec::new(),
+            events: Vec::new(),
+            closed: None,
+        };
+        let mut databases = BTreeMap::new();
+        if let Some((local, remote)) = shared {
+            bench.input(Input::Local { database: DATABASE.to_owned(), state: state(2, local) });
+            databases.insert(DATABASE.to_owned(), DatabaseHello::new(origin(1), remote));
+        }
+        bench.input(Input::Start);
+        bench.greet(databases);
+        bench
+    }
+
+    pub(crate) fn greet(&mut self, databases: BTreeMap<String, DatabaseHello>) {
+        self.hear(Message::Hello(Hello {
+            protocol: PROTOCOL_VERSION,
+            cluster: "default".to_owned(),
+            node: "a".to_owned(),
+            incarnation: 1,
+            version: String::new(),
+            clock_millis: 0,
+            databases,
+        }));
+    }
+
+    pub(crate) fn input(&mut self, input: Input) {
+        self.session.handle(self.now, input);
+        while let Some(output) = self.session.poll_output(true) {
+            match output {
+                Output::Send(envelope) => self.sent.push(envelope.message),
+                Output::Read { from, .. } => self.reads.push(from),
+                Output::Apply { batch, .. } => self.applies.push(*batch),
+                Output::Publish { .. } => self.published += 1,
+                Output::Fingerprint { .. } | Output::Compare { .. } | Output::Sweep { .. } | Output::Swept { .. } => {
+                    panic!("nothing is there to compare")
+                }
+                Output::Event(event) => self.events.push(event),
+                Output::Close(reason) => self.closed = Some(reason),
+            }
+        }
+    }
+
+    pub(crate) fn hear(&mut self, message: Message) {
+        self.input(Input::Received(Box::new(Envelope { from: "a".to_owned(), to: None, message })));
+    }
+
+    pub(crate) fn hear_part(&mut self, part: u32, last: bool, rows: Batch) {
+        self.hear(Message::Changes(Changes { database: DATABASE.to_owned(), batch: 1, part, last, rows }));
+    }
+
+    pub(crate) fn applied(&mut self, outcome: AppliedOutcome) {
+        self.input(Input::Applied { database: DATABASE.to_owned(), outcome });
+    }
+
+    /// Lets time pass, with everything that falls due on the way.
+    pub(crate) fn wait(&mut self, millis: u64) {
+        let until = self.now + millis;
+        while let Some(due) = self.session.next_timeout().filter(|due| *due <= until) {
+            self.now = self.now.max(due);
+            self.input(Input::Timeout);
+        }
+        self.now = until;
+    }
+
+    pub(crate) fn wants(&self) -> usize {
+        self.sent.iter().filter(|message| matches!(message, Message::Want(_))).count()
+    }
+
+    pub(crate) fn parts(&self) -> usize {
+        self.sent.iter().filter(|message| matches!(message, Message::Changes(_))).count()
+    }
+}
