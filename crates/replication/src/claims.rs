@@ -33,13 +33,14 @@ pub fn contradiction(
     name: impl Fn(Origin) -> String,
 ) -> Option<Contradiction> {
     let of_none = |reason| Some(Contradiction { table: None, reason });
-    let skew = skew.saturating_add(CLOCKS);
-    let impossible = |(origin, sequence): &(Origin, u64)| *sequence > most_issued(*origin, now, skew);
-    if let Some((origin, sequence)) = batch.context.iter().find(impossible) {
-        let node = name(origin);
-        return of_none(format!(
-            "it claims to know change {sequence} of node {node}, which cannot have written as many"
-        ));
+    let claims = [(&batch.context, "to know"), (&batch.dropped, "to have forgotten")];
+    for (vector, claim) in claims {
+        if let Some((origin, sequence)) = impossible(vector, (now, skew)) {
+            let node = name(origin);
+            return of_none(format!(
+                "it claims {claim} change {sequence} of node {node}, which cannot have written as many"
+            ));
+        }
     }
     let unknown = batch.context.iter().filter(|(origin, _)| have.get(*origin) == 0).count();
     if unknown > 0 && have.len() + unknown > MAX_ORIGINS {
@@ -58,6 +59,12 @@ pub fn contradiction(
         }
     }
     None
+}
+
+/// A sequence that cannot have been issued, if a vector holds one; `now` and `skew` are those of [`contradiction`].
+pub fn impossible(vector: &VersionVector, (now, skew): (i64, i64)) -> Option<(Origin, u64)> {
+    let skew = skew.saturating_add(CLOCKS);
+    vector.iter().find(|(origin, sequence)| *sequence > most_issued(*origin, now, skew))
 }
 
 /// How many changes an origin can have issued: it tells itself when it was made. Of one that tells nothing, or the future, as many as
@@ -122,6 +129,24 @@ mod tests {
         let nothing = VersionVector::new();
         assert_eq!(reason(&nothing, [(made(NOW), 50_000_000)].into_iter().collect(), vec![]), None);
         assert!(reason(&nothing, [(made(NOW), 1_000_000_000)].into_iter().collect(), vec![]).is_some());
+    }
+
+    #[test]
+    fn nobody_has_forgotten_what_cannot_have_been_written() {
+        let vector = |sequence| -> VersionVector { [(made(NOW), sequence)].into_iter().collect() };
+        let (from, context) = (VersionVector::new(), vector(1));
+        let batch = |dropped| Batch {
+            source: origin(1),
+            from: from.clone(),
+            to: context.clone(),
+            context: context.clone(),
+            held: 0,
+            dropped,
+            tables: Vec::new(),
+        };
+        let found = |dropped| contradiction(&from, &batch(dropped), (NOW, 1_000), |origin| origin.to_string());
+        assert_eq!(found(vector(50_000_000)), None);
+        assert!(found(vector(1_000_000_000)).is_some_and(|found| found.reason.contains("to have forgotten change")));
     }
 
     #[test]

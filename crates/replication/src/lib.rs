@@ -22,7 +22,7 @@ pub mod session;
 pub mod value;
 pub mod version_vector;
 
-pub use claims::{Contradiction, contradiction};
+pub use claims::{Contradiction, contradiction, impossible};
 pub use counter::{Counter, Tally};
 pub use dot_set::DotSet;
 pub use hybrid_clock::{HybridClock, Timestamp};

@@ -5,12 +5,13 @@
 
 use std::collections::VecDeque;
 
-use crate::message::{Compare, Fingerprints, Message, Want};
+use crate::message::{Compare, DatabaseHello, Fingerprints, Message, Want};
+use crate::node_schema::NodeSchemas;
 use crate::reconcile::{Answer, Compared, FIRST_ROWS, KeyRange, LAST_ROWS, Question, TableRanges};
 use crate::row::lacks_dropped;
 use crate::session::channel::Channel;
 use crate::session::incoming::PATIENCE;
-use crate::session::{Output, Session, SessionEvent};
+use crate::session::{LocalState, Output, Session, SessionEvent};
 use crate::version_vector::VersionVector;
 
 /// Ranges in one question.
@@ -220,7 +221,7 @@ impl Channel {
             sweep.finished.is_some_and(|at| noted || now >= at + NOTED)
         });
         let sweep = self.sweep.get_or_insert_with(|| {
-            let tables = local.tables.keys().filter(|table| remote.tables.contains_key(*table));
+            let tables = local.tables.keys().filter(|table| same_key(table, local, remote));
             let ranges: TableRanges = tables.map(|table| (table.clone(), vec![KeyRange::default()])).collect();
             let todo = (!ranges.is_empty()).then_some((FIRST_ROWS, ranges)).into_iter().collect();
             let asking = Asking { todo, open: None, compared: None, since: now, asked: 0, keys: true };
@@ -304,6 +305,19 @@ impl Channel {
         sends.retain(|message| !matches!(message, Message::Want(want) if want.database == name));
         sends.push_back(Message::Want(Want { database, have, received: self.received(), held }));
     }
+}
+
+/// Whether both sides have a table, and name its rows by the same columns: keys of different ones must not be taken for rows that
+/// are missing.
+fn same_key(table: &str, local: &LocalState, remote: &DatabaseHello) -> bool {
+    let (Some(ours), Some(theirs)) = (local.tables.get(table), remote.tables.get(table)) else { return false };
+    let key = |schemas: &NodeSchemas, origin| -> Option<Vec<String>> {
+        let tables = schemas.get(origin)?.tables.as_ref()?;
+        let shape = tables.iter().find(|shape| shape.name == table)?;
+        Some(shape.key.iter().filter_map(|index| shape.columns.get(usize::from(*index)).cloned()).collect())
+    };
+    let keys = (key(&local.schemas, local.origin), key(&remote.schemas, remote.origin));
+    ours == theirs || (keys.0.is_some() && keys.0 == keys.1)
 }
 
 /// What is to be done.

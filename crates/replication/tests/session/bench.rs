@@ -69,6 +69,7 @@ pub(crate) struct Bench {
     pub(crate) sent: Vec<Message>,
     pub(crate) reads: Vec<VersionVector>,
     pub(crate) published: usize,
+    pub(crate) swept: Vec<VersionVector>,
     pub(crate) applies: Vec<Batch>,
     pub(crate) events: Vec<SessionEvent>,
     pub(crate) closed: Option<CloseReason>,
@@ -84,6 +85,7 @@ impl Bench {
             sent: Vec::new(),
             reads: Vec::new(),
             published: 0,
+            swept: Vec::new(),
             applies: Vec::new(),
             events: Vec::new(),
             closed: None,
@@ -118,7 +120,8 @@ impl Bench {
                 Output::Read { from, .. } => self.reads.push(from),
                 Output::Apply { batch, .. } => self.applies.push(*batch),
                 Output::Publish { .. } => self.published += 1,
-                Output::Fingerprint { .. } | Output::Compare { .. } | Output::Sweep { .. } | Output::Swept { .. } => {
+                Output::Swept { dropped, .. } => self.swept.push(dropped),
+                Output::Fingerprint { .. } | Output::Compare { .. } | Output::Sweep { .. } => {
                     panic!("nothing is there to compare")
                 }
                 Output::Event(event) => self.events.push(event),

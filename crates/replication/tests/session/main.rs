@@ -387,3 +387,30 @@ fn tables_that_are_merged_by_other_rules_at_the_peer_are_told_once() {
     });
     assert_eq!(told.collect::<Vec<_>>(), [("t", Some("column: max"), None)]);
 }
+
+#[test]
+fn a_table_with_another_key_is_not_swept() {
+    for (theirs, asked) in [("k", true), ("v", false)] {
+        let mut bench = Bench::open(SessionConfig::default(), None);
+        let schema = |origin, key: &str| {
+            let columns = ["k", "v", "w"].map(str::to_owned).to_vec();
+            let place = u16::from(key == "v");
+            let mut schemas = NodeSchemas::default();
+            let shape = TableShape { name: "t".to_owned(), columns, key: vec![place] };
+            schemas.learn(origin, NodeSchema::new(1, vec![shape]));
+            schemas
+        };
+        let tables = |fingerprint| BTreeMap::from([("t".to_owned(), fingerprint)]);
+        let local = LocalState {
+            tables: tables(1),
+            schemas: Arc::new(schema(origin(2), "k")),
+            ..state(2, vector(&[(1, 3), (2, 1)]))
+        };
+        bench.input(Input::Local { database: DATABASE.to_owned(), state: local });
+        let mut hello = DatabaseHello::new(origin(1), vector(&[(1, 9)]));
+        (hello.tables, hello.schemas, hello.dropped) = (tables(2), schema(origin(1), theirs), vector(&[(1, 7)]));
+        bench.greet(BTreeMap::from([(DATABASE.to_owned(), hello)]));
+        let questions = bench.sent.iter().filter(|message| matches!(message, Message::Compare(_))).count();
+        assert_eq!((questions, bench.swept.len()), if asked { (1, 0) } else { (0, 1) });
+    }
+}

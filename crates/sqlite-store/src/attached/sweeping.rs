@@ -5,7 +5,7 @@
 //! writer did not know of the deletion. What the peer knows nothing of stays.
 
 use replication::reconcile::{Answer, Compared};
-use replication::{Origin, VersionVector};
+use replication::{Origin, VersionVector, impossible};
 
 use super::Attachment;
 use crate::apply::{ApplyOutcome, sweep_rows};
@@ -51,7 +51,15 @@ impl Attachment {
 
     /// All that tombstones up to here deleted is deleted.
     pub(crate) fn swept(&mut self, dropped: &VersionVector) -> Result<(), StoreError> {
-        let latest = latest_stamp(wall_millis(), self.max_skew());
+        let (now, skew) = (wall_millis(), self.max_skew());
+        if let Some((origin, sequence)) = impossible(dropped, (now, skew)) {
+            let node = self.replica.node_name(origin);
+            let reason = format!(
+                "a peer claims to have forgotten change {sequence} of node {node}, which cannot have written as many; nothing is exchanged with it"
+            );
+            return Err(StoreError::Unmerged { reason });
+        }
+        let latest = latest_stamp(now, skew);
         self.in_write(|conn, replica| {
             replica.dropped.inherit(dropped, latest);
             replica.dropped.save(conn)?;
