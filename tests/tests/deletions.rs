@@ -63,6 +63,8 @@ fn what_a_node_does_not_know_is_remembered_until_it_is_forgotten() {
         let unknown = forget("nobody")?;
         check!(unknown.code != Some(0), "nobody is known");
         check!(unknown.stderr.contains("no database knows a node \"nobody\""), "{}", unknown.stderr);
+        let own = forget(cluster.nodes[0].name())?;
+        check!(own.code != Some(0) && own.stderr.contains("is this node itself; ask one of"), "{}", own.stderr);
         check_equal!(forget(&away)?.success()?.trim(), format!("1 database does not wait for {away} any more"));
         for node in &cluster.nodes[..2] {
             scene.eventually("the deletions are forgotten, the other node has been told", || {

@@ -10,12 +10,12 @@ pub(crate) const BEFORE_IT: [&str; 9] = [
     "attach-before-commit",
     "attach-before-triggers",
     "attach-committed",
-    "compare-committed",
     "exchange-done",
     "exchange-forgotten",
     "exchange-noted",
     "publish-before-commit",
     "publish-committed",
+    "snapshot-ended",
 ];
 
 pub(crate) const RECEIVING: [&str; 7] = [

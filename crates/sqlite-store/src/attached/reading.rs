@@ -91,7 +91,7 @@ impl Attachment {
             Err(error) => Err(error),
         };
         let done = done.and_then(|done| self.conn.execute_batch("COMMIT").map(|()| done).map_err(StoreError::from));
-        fail_point("compare-committed");
+        fail_point("snapshot-ended");
         if done.is_err() {
             if !self.conn.is_autocommit() {
                 self.conn.execute_batch("ROLLBACK")?;

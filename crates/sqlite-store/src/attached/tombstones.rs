@@ -56,8 +56,10 @@ struct Pass {
     began: Instant,
     /// What all know.
     common: Option<VersionVector>,
-    /// Tombstones with older stamps go, in milliseconds; none if not now.
-    oldest: Option<i64>,
+    /// The horizon, in milliseconds: nodes that were heard last before it are not waited for.
+    oldest: i64,
+    /// Whether tombstones with older stamps than that go too.
+    aged: bool,
     table: usize,
     after: Option<Vec<Value>>,
     kept: u64,
@@ -153,7 +155,7 @@ impl Attachment {
         let tombstones = &mut self.tombstones;
         (tombstones.took, tombstones.passed_at) = (pass.began.elapsed(), Some(Instant::now()));
         (tombstones.kept, tombstones.held_by) = (pass.kept, Arc::new(pass.held_by));
-        if pass.oldest.is_some() {
+        if pass.aged {
             tombstones.aged_at = Some(Instant::now());
         }
         Ok(())
@@ -177,9 +179,8 @@ impl Attachment {
             return None;
         }
         tombstones.passed_for = Some(news);
-        let (began, oldest) = (Instant::now(), aged.then_some(oldest));
-        let (after, held_by) = (None, BTreeSet::new());
-        Some(Pass { began, common, oldest, table: 0, after, kept: 0, held_by })
+        let (began, after, held_by) = (Instant::now(), None, BTreeSet::new());
+        Some(Pass { began, common, oldest, aged, table: 0, after, kept: 0, held_by })
     }
 
     /// One step of a pass. True if it is finished.
@@ -217,7 +218,7 @@ impl Attachment {
     /// Notes whom a tombstone waits for: who does not know of the deletion, or knows something that is not here.
     fn note_waiting(&self, clock: &RowClock, pass: &mut Pass) {
         let have = &self.replica.have;
-        let expected = self.tombstones.known.expected(&self.options.node, pass.oldest.unwrap_or(i64::MIN));
+        let expected = self.tombstones.known.expected(&self.options.node, pass.oldest);
         let waits = |node: &KnownNode| {
             !have.covers_all(&node.have) || !clock.entries().all(|entry| node.have.covers(entry.dot))
         };
@@ -228,8 +229,8 @@ impl Attachment {
 /// Whether a tombstone is of no use any more.
 fn goes(clock: &RowClock, pass: &Pass) -> bool {
     let known = |common: &VersionVector| clock.entries().all(|entry| common.covers(entry.dot));
-    let old = |oldest: i64| clock.entries().all(|entry| entry.timestamp.millis() < oldest);
-    pass.common.as_ref().is_some_and(known) || pass.oldest.is_some_and(old)
+    let old = || clock.entries().all(|entry| entry.timestamp.millis() < pass.oldest);
+    pass.common.as_ref().is_some_and(known) || (pass.aged && old())
 }
 
 fn buried(conn: &Connection, table: &ReplicaTable, after: Option<&[Value]>) -> Result<Vec<Vec<Value>>, StoreError> {

@@ -23,6 +23,10 @@ async fn forget(State(shared): State<Arc<Shared>>, node: Result<Path<String>, Pa
         Ok(Path(node)) => node,
         Err(wrong) => return refusal(StatusCode::BAD_REQUEST, &wrong.body_text()),
     };
+    if node == shared.node {
+        let text = format!("{node:?} is this node itself; ask one of those that stay to forget it");
+        return refusal(StatusCode::CONFLICT, &text);
+    }
     if shared.registry.statuses().iter().any(|peer| peer.node.as_deref() == Some(node.as_str())) {
         let text =
             format!("node {node:?} is connected; take it out of the configuration of both nodes first, or stop it");
