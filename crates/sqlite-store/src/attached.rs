@@ -50,7 +50,7 @@ use crate::schema::Unsynced;
 use crate::staging;
 use crate::state::FileIdentity;
 use crate::warning::Warning;
-use crate::write_lock;
+use crate::write_lock::{self, Turns};
 
 /// Log rows captured in one transaction of their own.
 const CAPTURE_ROWS: usize = 20_000;
@@ -84,6 +84,7 @@ pub(crate) struct Attachment {
     events: Vec<DatabaseEvent>,
     /// Raised when the thread is to end.
     closing: Arc<AtomicBool>,
+    turns: Turns,
     data_version: i64,
     /// The log was not drained by the last capture.
     more: bool,
@@ -185,6 +186,7 @@ impl Attachment {
             broken: false,
             events: Vec::new(),
             closing,
+            turns: Turns::default(),
             data_version: -1,
             more: true,
             publishing: publish.map(|_| Publishing::default()),

@@ -8,6 +8,9 @@
 //!
 //! With a write-ahead log readers cannot be kept out, and a transaction that read before the daemon's commit and writes after
 //! it is refused all the same.
+//!
+//! A daemon with much to do takes the lock again as soon as it has let go of it, and programs that try now and then, which is
+//! all that SQLite's busy timeout does, might never find it free. So the lock is taken in [`Turns`].
 
 use std::cell::RefCell;
 use std::sync::Arc;
@@ -32,7 +35,7 @@ const HURRY: Duration = Duration::from_millis(500);
 ///
 /// # Errors
 /// SQLite's own; busy if the lock could not be had within [`BUSY_TIMEOUT`].
-pub(crate) fn begin(conn: &Connection, closing: &Arc<AtomicBool>) -> Result<(), StoreError> {
+fn begin(conn: &Connection, closing: &Arc<AtomicBool>) -> Result<(), StoreError> {
     // With a write-ahead log the same as IMMEDIATE.
     patiently(conn, Some(closing), || conn.execute_batch("BEGIN EXCLUSIVE"))
 }
@@ -110,6 +113,103 @@ fn patiently<T>(
     Ok(result?)
 }
 
+/// How long the lock may be held, net of the time that it was left free, until others have to be let in.
+const TURN: Duration = Duration::from_millis(500);
+
+/// How long others are let in. SQLite tries every 100 ms at the latest: whoever waits finds the lock free.
+const LEFT_FREE: Duration = Duration::from_millis(110);
+
+/// The daemon's turns with the write lock of one database: while it has much to do, others that wait for the lock get it after
+/// [`TURN`] and the transaction that goes on then, at the latest.
+///
+/// A daemon that leaves the lock free for half of the time or more never waits here: whoever tries often finds it free often.
+#[derive(Debug)]
+pub(crate) struct Turns {
+    /// How much longer the lock was held than it was free.
+    used: Duration,
+    begun: Option<Instant>,
+    ended: Instant,
+}
+
+impl Default for Turns {
+    fn default() -> Self {
+        Self { used: Duration::ZERO, begun: None, ended: Instant::now() }
+    }
+}
+
+impl Turns {
+    /// Begins a write transaction when it is this daemon's turn; otherwise as [`begin`].
+    ///
+    /// # Errors
+    /// As [`begin`].
+    pub(crate) fn begin(&mut self, conn: &Connection, closing: &Arc<AtomicBool>) -> Result<(), StoreError> {
+        while self.pause_at(Instant::now()) > Duration::ZERO && !closing.load(Ordering::Relaxed) {
+            std::thread::sleep(self.pause_at(Instant::now()).min(PAUSES[1]));
+        }
+        begin(conn, closing)?;
+        self.begin_at(Instant::now());
+        Ok(())
+    }
+
+    /// The transaction, if one had begun, has ended.
+    pub(crate) fn end(&mut self) {
+        self.end_at(Instant::now());
+    }
+
+    /// How long the lock is still to be left free.
+    fn pause_at(&self, now: Instant) -> Duration {
+        if self.used < TURN { Duration::ZERO } else { (self.ended + LEFT_FREE).saturating_duration_since(now) }
+    }
+
+    fn begin_at(&mut self, now: Instant) {
+        let free = now.saturating_duration_since(self.ended);
+        self.used = if free >= LEFT_FREE { Duration::ZERO } else { self.used.saturating_sub(free) };
+        self.begun = Some(now);
+    }
+
+    fn end_at(&mut self, now: Instant) {
+        if let Some(begun) = self.begun.take() {
+            self.used += now.saturating_duration_since(begun);
+            self.ended = now;
+        }
+    }
+}
+
 fn is_busy(error: &rusqlite::Error) -> bool {
     matches!(code_of(error), Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// How long the lock is left free before each of `count` transactions that hold it for `held` with `free` between them.
+    fn pauses(held: u64, free: u64, count: usize) -> Vec<u128> {
+        let mut turns = Turns::default();
+        let mut now = turns.ended;
+        let pauses = (0..count).map(|_| {
+            now += Duration::from_millis(free);
+            let pause = turns.pause_at(now);
+            now += pause;
+            turns.begin_at(now);
+            now += Duration::from_millis(held);
+            turns.end_at(now);
+            pause.as_millis()
+        });
+        pauses.collect()
+    }
+
+    #[test]
+    fn the_lock_is_left_free_after_each_turn_where_there_is_much_to_do() {
+        // The sixth begins after five of 100 ms.
+        assert_eq!(pauses(100, 0, 11), [0, 0, 0, 0, 0, 110, 0, 0, 0, 0, 110]);
+        assert_eq!(pauses(2_000, 0, 3), [0, 110, 110]);
+        assert_eq!(pauses(90, 30, 30).iter().filter(|pause| **pause == 80).count(), 3, "what was free counts");
+    }
+
+    #[test]
+    fn nobody_waits_where_the_lock_is_free_half_of_the_time() {
+        assert!(pauses(10, 10, 10_000).iter().all(|pause| *pause == 0));
+        assert!(pauses(600, 110, 100).iter().all(|pause| *pause == 0), "it was free long enough each time");
+    }
 }

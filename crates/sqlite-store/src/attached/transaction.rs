@@ -19,7 +19,6 @@ use crate::migration::Migrated;
 use crate::replica::{Replica, wall_millis};
 use crate::schema::Schema;
 use crate::warning::{Warning, WarningKind};
-use crate::write_lock;
 
 impl Attachment {
     /// One write transaction of its own: everything that applications committed is captured first, in it. The work
@@ -44,7 +43,17 @@ impl Attachment {
         &mut self,
         work: impl FnOnce(&Connection, &mut Replica) -> Result<(T, bool), StoreError>,
     ) -> Result<T, StoreError> {
-        self.begin_immediate()?;
+        let begun = self.begin_immediate();
+        let result = begun.and_then(|()| self.finish(work));
+        self.turns.end();
+        result
+    }
+
+    /// Does the work of a transaction that has begun, and ends it.
+    fn finish<T>(
+        &mut self,
+        work: impl FnOnce(&Connection, &mut Replica) -> Result<(T, bool), StoreError>,
+    ) -> Result<T, StoreError> {
         let result = work(&self.conn, &mut self.replica);
         let result = match result {
             Ok((value, true)) => match self.commit() {
@@ -80,11 +89,12 @@ impl Attachment {
     /// The write lock, with the schema and the state that the replica knows.
     fn begin_immediate(&mut self) -> Result<(), StoreError> {
         loop {
-            write_lock::begin(&self.conn, &self.closing)?;
+            self.turns.begin(&self.conn, &self.closing)?;
             match self.schema_version() {
                 Ok(version) if version == self.replica.schema_version => return self.follow(),
                 other => {
                     self.conn.execute_batch("ROLLBACK")?;
+                    self.turns.end();
                     other?;
                 }
             }
@@ -141,8 +151,9 @@ impl Attachment {
         let known = Arc::clone(&self.warnings);
         let fresh = Self::over(self.options.clone(), conn, &attached, self.file, Arc::clone(&self.closing))?;
         let (memory, opened_at) = (self.memory.take(), self.opened_at);
+        let turns = std::mem::take(&mut self.turns);
         *self = fresh;
-        (self.memory, self.opened_at) = (memory, opened_at);
+        (self.memory, self.opened_at, self.turns) = (memory, opened_at, turns);
         self.publishing = publishing.map(|_| Publishing::default());
         self.migrated = Migrated::of(&attached);
         self.retry_all();
