@@ -396,6 +396,8 @@ impl Attachment {
             .busy_timeout(Duration::ZERO)
             .and_then(|()| self.conn.query_row("PRAGMA main.wal_checkpoint(TRUNCATE)", [], |row| row.get::<_, i64>(0)));
         fail_point("folded");
+        // What was in the cache is not needed soon, and with many databases it is much. It cannot fail.
+        let _ = self.conn.execute_batch("PRAGMA shrink_memory");
         // Setting it cannot fail on an open connection.
         let _ = self.conn.busy_timeout(connection::BUSY_TIMEOUT);
         matches!(folded, Ok(0))

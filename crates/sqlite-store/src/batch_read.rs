@@ -9,6 +9,7 @@ use rusqlite::Connection;
 
 use crate::bind::values_from;
 use crate::error::StoreError;
+use crate::large_reads::LargeRead;
 use crate::parked::{self, Beside, Parked};
 use crate::replica::Replica;
 use crate::row_clock::read_image;
@@ -54,7 +55,12 @@ struct Gathered<'a> {
     seen_parked: HashSet<i64>,
     rows: usize,
     bytes: usize,
+    /// Where it is large.
+    place: Option<LargeRead>,
 }
+
+/// Bytes beyond which a batch is large.
+const LARGE: usize = 64 << 10;
 
 impl Gathered<'_> {
     const fn is_full(&self, limits: BatchLimits) -> bool {
@@ -78,6 +84,7 @@ pub(crate) fn read_batch(
         seen_parked: HashSet::new(),
         rows: 0,
         bytes: 0,
+        place: None,
     };
     let mut to = from.clone();
     let mut whole = true;
@@ -134,6 +141,9 @@ fn read_origin(
     lacking.sort_by_key(|entry| entry.sequence);
     let mut reached = after;
     for (place, entry) in lacking.iter().enumerate() {
+        if gathered.bytes > LARGE && gathered.place.is_none() {
+            gathered.place = Some(LargeRead::begin());
+        }
         if entry.sequence > end {
             return Ok(reached);
         }

@@ -13,6 +13,10 @@ use crate::error::StoreError;
 /// How long a statement waits for a lock that another connection holds.
 pub(crate) const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// Bytes that SQLite uses in this process before it takes pages from the caches of all databases, the least recently used first.
+/// Without it each database may keep some megabytes of pages.
+const SOFT_HEAP_LIMIT: usize = 48 << 20;
+
 /// Opens an existing database file for the daemon's own reads and writes.
 ///
 /// Triggers in the file do not fire for this connection, neither the application's (their effects on synced tables
@@ -27,6 +31,7 @@ pub fn open(path: &Path) -> Result<Connection, StoreError> {
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let conn = Connection::open_with_flags(path, flags).map_err(open)?;
     conn.busy_timeout(BUSY_TIMEOUT)?;
+    conn.query_row(&format!("PRAGMA soft_heap_limit = {SOFT_HEAP_LIMIT}"), [], |_| Ok(()))?;
     // SQLite opens lazily: the first read tells whether this is a database.
     let journal: String = conn.query_row("PRAGMA main.journal_mode", [], |row| row.get(0)).map_err(open)?;
     // In WAL mode a power failure then loses no more than the last commits, which peers are asked for again.

@@ -29,6 +29,7 @@ mod database;
 mod fail_point;
 mod fingerprints;
 mod identifier;
+mod large_reads;
 mod meta;
 mod migration;
 mod node_schemas;

@@ -4,7 +4,7 @@ use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use crate::dot_set::DotSet;
-use crate::message::{Ack, DatabaseHello, Message, Problem, Received};
+use crate::message::{Ack, Changes, DatabaseHello, Message, Problem, Received};
 use crate::origin::{MAX_ORIGINS, Origin};
 use crate::row::Batch;
 use crate::session::comparing::{Comparing, Sweep};
@@ -16,6 +16,13 @@ use crate::version_vector::VersionVector;
 #[derive(Debug)]
 pub(super) struct InFlight {
     pub(super) to: VersionVector,
+    pub(super) bytes: usize,
+}
+
+/// A batch that is being applied.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Applying {
+    pub(super) source: Origin,
     pub(super) bytes: usize,
 }
 
@@ -35,6 +42,8 @@ type PoliciesDiffering = (String, Option<String>, Option<String>);
 #[derive(Debug, Default)]
 pub(super) struct Channel {
     pub(super) local: Option<LocalState>,
+    /// Something is new here that is not said yet.
+    pub(super) has_news: bool,
     /// The database was here, and went away.
     pub(super) left: bool,
     pub(super) remote: Option<DatabaseHello>,
@@ -46,6 +55,12 @@ pub(super) struct Channel {
     /// everything from several sides, but the end of no catch-up, is still to be told that nothing lacks.
     pub(super) promised: VersionVector,
     pub(super) in_flight: VecDeque<InFlight>,
+    /// Messages that wait to be sent, in order, and their bytes.
+    pub(super) outbox: VecDeque<Changes>,
+    pub(super) unsent: usize,
+    /// About how many bytes the batch takes that is being read, and what each change took in the last one.
+    pub(super) expecting: usize,
+    pub(super) change_bytes: Option<usize>,
     /// What the peer said to hold when a batch was asked for that is being read.
     pub(super) reading: Option<DotSet>,
     pub(super) comparing: Comparing,
@@ -69,8 +84,7 @@ pub(super) struct Channel {
     pub(super) assembly: Option<Assembly>,
     /// Whole batches that wait, the oldest first, with their sizes.
     pub(super) queue: VecDeque<(Batch, Waiting)>,
-    /// The source of the batch that is being applied.
-    pub(super) applying: Option<Origin>,
+    pub(super) applying: Option<Applying>,
     /// A `want` is out, and is to be repeated at this time.
     pub(super) want_repeat: Option<u64>,
     /// The peer has what lacks here; if none of it has come by this time, it was lost and is asked for.
@@ -149,6 +163,9 @@ impl Channel {
         self.position = have.clone();
         self.promised = VersionVector::new();
         self.in_flight.clear();
+        // Rows of older batches that still wait to be sent would only be refused.
+        self.outbox.clear();
+        self.unsent = 0;
     }
 
     /// A database that comes, comes back, or has another origin now: positions are positions in what that origin's

@@ -39,8 +39,24 @@ fn received_within(received: &BTreeMap<Origin, VersionVector>, room: &mut usize)
 /// Bytes that what is known of other nodes takes in a greeting. Who is not told it forgets deletions later.
 const KNOWN_BYTES: usize = 128 << 10;
 
+/// Databases of which each that has news is told of at once. A greeting names all: with more it waits a millisecond for each, so
+/// that the news of many go in one.
+const FEW: usize = 8;
+
 impl Session {
+    /// Says what is new of a database, together with what is new of others meanwhile. Its changes wait for that.
+    pub(super) fn say_hello_soon(&mut self) {
+        let count = self.channels.len();
+        if count <= FEW {
+            return self.say_hello();
+        }
+        let pause = u64::try_from(count).unwrap_or(u64::MAX);
+        self.hello_at = Some(self.hello_at.unwrap_or(self.now.saturating_add(pause)));
+    }
+
     pub(super) fn say_hello(&mut self) {
+        self.hello_at = None;
+        self.channels.values_mut().for_each(|channel| channel.has_news = false);
         let (mut room, mut name_room, mut received_room) = (SCHEMA_BYTES, NAME_BYTES, RECEIVED_BYTES);
         let mut known_room = KNOWN_BYTES;
         let databases = self

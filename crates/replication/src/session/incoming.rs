@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use crate::message::{Changes, Message, Problem, ProblemCode};
 use crate::origin::Origin;
 use crate::row::{Admission, Batch, RowImage, admit};
-use crate::session::channel::{Assembly, Channel};
+use crate::session::channel::{Applying, Assembly, Channel};
 use crate::session::{AppliedOutcome, Output, Session, SessionEvent};
 use crate::version_vector::VersionVector;
 
@@ -62,7 +62,7 @@ impl Session {
     pub(super) fn applied(&mut self, database: &str, outcome: AppliedOutcome) {
         let (now, repeat) = (self.now, self.config.repeat);
         let Some(channel) = self.channels.get_mut(database) else { return };
-        let source = channel.applying.take();
+        let source = channel.applying.take().map(|applying| applying.source);
         match outcome {
             AppliedOutcome::Done { have, received, rows } => {
                 channel.note(&have, source, received);
@@ -95,6 +95,7 @@ impl Session {
                 channel.held_until = Some(now + after);
             }
         }
+        self.note_applied();
     }
 }
 
@@ -113,7 +114,7 @@ impl Session {
 /// How much is held back in memory.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Waiting {
-    bytes: usize,
+    pub(super) bytes: usize,
     largest_row: usize,
 }
 
@@ -136,7 +137,7 @@ impl Waiting {
 
 impl Channel {
     /// What came and is not applied.
-    fn waiting(&self) -> Waiting {
+    pub(super) fn waiting(&self) -> Waiting {
         let assembled = self.assembly.as_ref().map(|assembly| assembly.waiting).unwrap_or_default();
         self.queue.iter().fold(assembled, |sum, (_, waiting)| sum.plus(*waiting))
     }
@@ -183,14 +184,7 @@ impl Channel {
     }
 
     /// Applies the next batch, and lets waiting come to an end.
-    pub(super) fn pump_incoming(
-        &mut self,
-        name: &str,
-        now: u64,
-        repeat: u64,
-        actions: &mut VecDeque<Output>,
-        sends: &mut VecDeque<Message>,
-    ) {
+    pub(super) fn pump_incoming(&mut self, name: &str, now: u64, repeat: u64, sends: &mut VecDeque<Message>) {
         if self.held_until.is_some_and(|until| now >= until) {
             self.held_until = None;
             self.want_repeat = None;
@@ -204,25 +198,26 @@ impl Channel {
             self.patience = None;
             self.ask_again(name, now, repeat, sends);
         }
-        self.start_apply(name, actions);
-        let waits = self.applying.is_none() && self.held_until.is_none() && self.want_repeat.is_none();
+        let waits =
+            self.applying.is_none() && self.queue.is_empty() && self.held_until.is_none() && self.want_repeat.is_none();
         let lacks = self.local.as_ref().is_some_and(|local| !local.have.covers_all(&self.peer_have));
         self.patience =
             (waits && lacks && self.comparing.is_done()).then(|| self.patience.unwrap_or(now + PATIENCE * repeat));
     }
 
-    /// Applies the next batch that has something new.
-    fn start_apply(&mut self, name: &str, actions: &mut VecDeque<Output>) {
-        while self.applying.is_none() {
-            let Some((batch, _)) = self.queue.pop_front() else { return };
+    /// Applies the next batch that has something new, if there is one.
+    pub(super) fn start_apply(&mut self, name: &str, actions: &mut VecDeque<Output>) -> bool {
+        while let Some((batch, waiting)) = self.queue.pop_front() {
             let known = self.local.as_ref().is_some_and(|local| local.have.covers_all(&batch.context));
             if known {
                 self.ack_due = true;
                 continue;
             }
-            self.applying = Some(batch.source);
+            self.applying = Some(Applying { source: batch.source, bytes: waiting.bytes });
             actions.push_back(Output::Apply { database: name.to_owned(), batch: Box::new(batch) });
+            return true;
         }
+        false
     }
 
     /// Takes note of what an apply told about the database, which may be newer than the last word of its state.

@@ -31,6 +31,9 @@ pub struct SessionConfig {
     pub max_batch_bytes: usize,
     /// Unacknowledged bytes per database beyond which nothing more is read; one batch is always allowed.
     pub window_bytes: usize,
+    /// Bytes that are read and not sent yet, over all databases, beyond which nothing more is read; and bytes that came and are
+    /// not applied yet, beyond which no message is taken. Each to within a batch.
+    pub buffer_bytes: usize,
     /// Bytes of one message, to within a row.
     pub part_bytes: usize,
     /// Bytes of one row at most: what peers decode, with room for what goes around a row.
@@ -53,6 +56,7 @@ impl Default for SessionConfig {
             wall_millis: 0,
             max_batch_bytes: 8 << 20,
             window_bytes: 8 << 20,
+            buffer_bytes: 32 << 20,
             part_bytes: 256 << 10,
             max_row_bytes: 255 << 20,
             heartbeat: 10_000,

@@ -10,6 +10,7 @@
 
 mod channel;
 mod comparing;
+mod flow;
 mod handshake;
 mod incoming;
 mod interface;
@@ -20,6 +21,7 @@ use std::collections::{BTreeMap, VecDeque};
 use crate::message::{Bye, ByeReason, Envelope, Message, Problem, ProblemCode};
 use crate::origin::Origin;
 use crate::session::channel::Channel;
+use crate::session::flow::Turns;
 use crate::version_vector::VersionVector;
 
 pub use interface::{
@@ -47,8 +49,11 @@ pub struct Session {
     channels: BTreeMap<String, Channel>,
     /// What to do that needs no room on the link.
     actions: VecDeque<Output>,
-    /// Messages to send, in order. Bounded: control messages are coalesced, and per database one batch is split at a time.
+    /// Messages without rows to send, in order. Bounded: they are coalesced.
     sends: VecDeque<Message>,
+    turns: Turns,
+    /// When what is new of databases is to be said.
+    hello_at: Option<u64>,
     last_heard: u64,
     last_sent: u64,
 }
@@ -71,6 +76,8 @@ impl Session {
             channels: BTreeMap::new(),
             actions: VecDeque::new(),
             sends: VecDeque::new(),
+            turns: Turns::default(),
+            hello_at: None,
             last_heard: now,
             last_sent: now,
         }
@@ -121,6 +128,9 @@ impl Session {
             Input::TurnedAway(reason) => self.refuse(ProblemCode::Other, reason),
             Input::Replaced => self.leave(ByeReason::Duplicate, CloseReason::Replaced),
         }
+        if self.hello_at.is_some_and(|at| self.now >= at) && self.stage != Stage::Closed {
+            self.say_hello();
+        }
         if self.stage == Stage::Open {
             self.pump();
         }
@@ -143,7 +153,9 @@ impl Session {
 
     /// Whether there are messages that wait for room.
     pub fn wants_room(&self) -> bool {
-        !self.sends.is_empty() || (self.stage == Stage::Open && self.channels.values().any(Channel::owes_ack))
+        !self.sends.is_empty()
+            || self.has_changes()
+            || (self.stage == Stage::Open && self.channels.values().any(Channel::owes_ack))
     }
 
     /// When [`Input::Timeout`] is due, on the clock that `now` comes from.
@@ -153,7 +165,13 @@ impl Session {
         }
         let alive = self.last_heard + self.config.idle;
         let heartbeat = self.last_sent + self.config.heartbeat;
-        self.channels.values().filter_map(Channel::next_timeout).chain([alive, heartbeat]).min()
+        self.channels
+            .values()
+            .filter_map(Channel::next_timeout)
+            .chain(self.stuck_at())
+            .chain(self.hello_at)
+            .chain([alive, heartbeat])
+            .min()
     }
 
     fn start(&mut self) {
@@ -197,7 +215,12 @@ impl Session {
         let returns = std::mem::take(&mut channel.left) && channel.remote.is_some();
         let greet_again = channel.update_local(state);
         if greet_again && self.stage != Stage::Waiting {
-            self.say_hello();
+            channel.has_news = true;
+            if returns {
+                self.say_hello();
+            } else {
+                self.say_hello_soon();
+            }
             if let Some(channel) = self.channels.get(&database).filter(|_| returns) {
                 // What came meanwhile was not taken. The peer may not have heard that the database was away: the greeting that said so
                 // may have given way to this one.
@@ -212,7 +235,7 @@ impl Session {
         let gone = channel.local.take().is_some();
         channel.left |= gone;
         if gone && self.stage != Stage::Waiting {
-            self.say_hello();
+            self.say_hello_soon();
         }
     }
 
@@ -269,7 +292,7 @@ impl Session {
 
     fn leave(&mut self, bye: ByeReason, reason: CloseReason) {
         // Rows that wait stay in the database; what is durable here is worth saying.
-        self.sends.retain(|message| !matches!(message, Message::Changes(_)));
+        self.channels.values_mut().for_each(|channel| channel.outbox.clear());
         if self.stage == Stage::Open {
             let acks: Vec<Message> =
                 self.channels.iter_mut().filter_map(|(name, channel)| channel.due_ack(name)).collect();
@@ -282,19 +305,17 @@ impl Session {
 
     fn end(&mut self, reason: CloseReason) {
         self.sends.clear();
+        self.channels.values_mut().for_each(|channel| channel.outbox.clear());
         self.actions.push_back(Output::Close(reason));
         self.stage = Stage::Closed;
     }
 
+    /// What is said without rows goes first: the peer's window waits for acknowledgements.
     fn next_message(&mut self) -> Option<Message> {
-        let bulk = !matches!(self.sends.front(), Some(message) if !matches!(message, Message::Changes(_)));
-        if bulk && self.stage == Stage::Open {
-            // Acknowledgements go before rows: the peer's window waits for them.
-            let ack = self.channels.iter_mut().find_map(|(name, channel)| channel.due_ack(name));
-            if ack.is_some() {
-                return ack;
-            }
+        if !self.sends.is_empty() || self.stage != Stage::Open {
+            return self.sends.pop_front();
         }
-        self.sends.pop_front()
+        let ack = self.channels.iter_mut().find_map(|(name, channel)| channel.due_ack(name));
+        ack.or_else(|| self.next_changes())
     }
 }

@@ -1,19 +1,16 @@
 //! What the peer lacks: reading it, splitting it into messages, and keeping within the window.
 
-use std::sync::Arc;
-
 use crate::dot_set::DotSet;
-use crate::message::{Ack, Changes, Message, Problem, ProblemCode, Want};
+use crate::message::{Ack, Changes, Problem, ProblemCode, Want};
 use crate::row::{Batch, TableRows};
 use crate::session::channel::{Channel, InFlight};
 use crate::session::comparing::Comparing;
-use crate::session::{Output, ReadOutcome, Session};
-use crate::version_vector::VersionVector;
+use crate::session::{ReadOutcome, Session};
 
 impl Session {
     /// Starts whatever can be started now, on every database.
     pub(super) fn pump(&mut self) {
-        let (now, window) = (self.now, self.config.window_bytes);
+        let now = self.now;
         for (name, channel) in &mut self.channels {
             if !channel.is_shared() {
                 continue;
@@ -21,13 +18,11 @@ impl Session {
             channel.unreadable = channel.unreadable.filter(|until| now < *until);
             channel.pump_sweep(name, now, self.config.repeat, &mut self.actions, &mut self.sends);
             channel.pump_comparing(name, now, self.config.repeat, &mut self.actions, &mut self.sends);
-            if let Some(from) = channel.next_read(window) {
-                let omit = Arc::clone(&channel.omit);
-                self.actions.push_back(Output::Read { database: name.clone(), from, omit });
-            }
-            channel.pump_incoming(name, now, self.config.repeat, &mut self.actions, &mut self.sends);
+            channel.pump_incoming(name, now, self.config.repeat, &mut self.sends);
             channel.finish_catch_up(name, now, &mut self.actions);
         }
+        self.start_reads();
+        self.start_applies();
     }
 
     pub(super) fn batch_read(&mut self, database: &str, outcome: ReadOutcome) {
@@ -46,26 +41,36 @@ impl Session {
         if !current || !channel.position.covers_all(&batch.from) || omitted.as_ref() != Some(&channel.held_by_peer) {
             return;
         }
+        let size = batch.size();
+        let changes = usize::try_from(batch.from.behind(&batch.to)).unwrap_or(usize::MAX);
+        channel.change_bytes = Some((size / changes.max(1)).max(1));
         batch.held = channel.held_by_peer.beyond(&batch.from).fingerprint();
         if let Some(problem) = too_large(&batch, self.config.max_row_bytes) {
             channel.unreadable = Some(u64::MAX);
             self.hold(database, problem);
             return;
         }
+        if self.overflows() {
+            // It is read again when there is room for it: now it is known how large it is.
+            self.turns.short_of_room = true;
+            return;
+        }
+        let Some(channel) = self.channels.get_mut(database) else { return };
         channel.position.join(&batch.to);
         if batch.is_complete() {
             channel.promised.join(&batch.context);
         }
         channel.last_batch += 1;
         channel.ack_due = false;
-        channel.in_flight.push_back(InFlight { to: batch.to.clone(), bytes: batch.size() });
+        channel.in_flight.push_back(InFlight { to: batch.to.clone(), bytes: size });
         let number = channel.last_batch;
         let parts = split(batch, self.config.part_bytes);
         let last = parts.len().saturating_sub(1);
         for (place, rows) in parts.into_iter().enumerate() {
             let part = u32::try_from(place).unwrap_or(u32::MAX);
             let changes = Changes { database: database.to_owned(), batch: number, part, last: place == last, rows };
-            self.sends.push_back(Message::Changes(changes));
+            channel.unsent += changes.rows.size();
+            channel.outbox.push_back(changes);
         }
     }
 
@@ -82,8 +87,6 @@ impl Session {
         {
             channel.position.join(&received.position);
         }
-        // Rows of older batches that still wait to be sent would only be refused again.
-        self.sends.retain(|message| !matches!(message, Message::Changes(changes) if changes.database == want.database));
     }
 
     pub(super) fn ack(&mut self, ack: Ack) {
@@ -110,31 +113,6 @@ impl Session {
 }
 
 impl Channel {
-    /// The position to read from, if there is something to read and room for it.
-    fn next_read(&mut self, window: usize) -> Option<VersionVector> {
-        let (local, remote) = (self.local.as_ref()?, self.remote.as_ref()?);
-        let unsent: usize = self.in_flight.iter().map(|batch| batch.bytes).sum();
-        let full = !self.in_flight.is_empty() && unsent >= window;
-        let sent = || self.promised.clone().joined(&self.peer_have).covers_all(&local.have);
-        let vouches = !local.retired.iter().any(|table| remote.tables.contains_key(table));
-        if self.reading.is_some()
-            || !self.comparing.is_done()
-            || self.paused_by_peer
-            || self.unreadable.is_some()
-            || full
-            || !vouches
-            || sent()
-        {
-            return None;
-        }
-        self.reading = Some(self.held_by_peer.clone());
-        let omit = self.held_by_peer.joined(&self.spared);
-        if *self.omit != omit {
-            self.omit = Arc::new(omit);
-        }
-        Some(self.position.clone())
-    }
-
     /// What the peer has taken need not be left out any more.
     fn forget_omitted(&mut self) {
         for omitted in [&mut self.held_by_peer, &mut self.spared] {

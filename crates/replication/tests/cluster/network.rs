@@ -136,6 +136,7 @@ impl<'a> Cluster<'a> {
                 incarnation: self.incarnations[side.0],
                 part_bytes: 200,
                 window_bytes: 2_000,
+                buffer_bytes: 3_000,
                 ..SessionConfig::default()
             };
             let mut session = Session::new(config, self.now);

@@ -67,10 +67,16 @@ pub(crate) struct Bench {
     pub(crate) session: Session,
     pub(crate) now: u64,
     pub(crate) sent: Vec<Message>,
+    /// Whether the link takes messages.
+    pub(crate) room: bool,
     pub(crate) reads: Vec<VersionVector>,
+    /// The databases that were asked for these.
+    pub(crate) read_of: Vec<String>,
     pub(crate) published: usize,
     pub(crate) swept: Vec<VersionVector>,
     pub(crate) applies: Vec<Batch>,
+    /// The databases that were given these.
+    pub(crate) applied_to: Vec<String>,
     pub(crate) events: Vec<SessionEvent>,
     pub(crate) closed: Option<CloseReason>,
 }
@@ -78,26 +84,47 @@ pub(crate) struct Bench {
 impl Bench {
     /// With databases at both ends: what each knows.
     pub(crate) fn open(config: SessionConfig, shared: Option<(VersionVector, VersionVector)>) -> Self {
+        let mut bench = Self::waiting(config);
+        bench.begin(shared.map(|(local, remote)| (DATABASE.to_owned(), local, remote)));
+        bench
+    }
+
+    fn waiting(config: SessionConfig) -> Self {
         let config = SessionConfig { node: "b".to_owned(), incarnation: 2, ..config };
-        let mut bench = Self {
+        Self {
             session: Session::new(config, 0),
             now: 0,
             sent: Vec::new(),
+            room: true,
             reads: Vec::new(),
+            read_of: Vec::new(),
             published: 0,
             swept: Vec::new(),
             applies: Vec::new(),
+            applied_to: Vec::new(),
             events: Vec::new(),
             closed: None,
-        };
-        let mut databases = BTreeMap::new();
-        if let Some((local, remote)) = shared {
-            bench.input(Input::Local { database: DATABASE.to_owned(), state: state(2, local) });
-            databases.insert(DATABASE.to_owned(), DatabaseHello::new(origin(1), remote));
         }
-        bench.input(Input::Start);
-        bench.greet(databases);
+    }
+
+    /// With databases at both ends, by name: what each knows.
+    pub(crate) fn open_many(
+        config: SessionConfig,
+        shared: impl IntoIterator<Item = (String, VersionVector, VersionVector)>,
+    ) -> Self {
+        let mut bench = Self::waiting(config);
+        bench.begin(shared);
         bench
+    }
+
+    fn begin(&mut self, shared: impl IntoIterator<Item = (String, VersionVector, VersionVector)>) {
+        let mut databases = BTreeMap::new();
+        for (database, local, remote) in shared {
+            databases.insert(database.clone(), DatabaseHello::new(origin(1), remote));
+            self.input(Input::Local { database, state: state(2, local) });
+        }
+        self.input(Input::Start);
+        self.greet(databases);
     }
 
     pub(crate) fn greet(&mut self, databases: BTreeMap<String, DatabaseHello>) {
@@ -114,11 +141,17 @@ impl Bench {
 
     pub(crate) fn input(&mut self, input: Input) {
         self.session.handle(self.now, input);
-        while let Some(output) = self.session.poll_output(true) {
+        while let Some(output) = self.session.poll_output(self.room) {
             match output {
                 Output::Send(envelope) => self.sent.push(envelope.message),
-                Output::Read { from, .. } => self.reads.push(from),
-                Output::Apply { batch, .. } => self.applies.push(*batch),
+                Output::Read { database, from, .. } => {
+                    self.reads.push(from);
+                    self.read_of.push(database);
+                }
+                Output::Apply { database, batch } => {
+                    self.applies.push(*batch);
+                    self.applied_to.push(database);
+                }
                 Output::Publish { .. } => self.published += 1,
                 Output::Swept { dropped, .. } => self.swept.push(dropped),
                 Output::Fingerprint { .. } | Output::Compare { .. } | Output::Sweep { .. } => {

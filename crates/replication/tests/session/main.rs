@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a failure here is a failure of the test")]
 
 mod bench;
+mod flow;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;

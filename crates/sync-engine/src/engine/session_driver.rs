@@ -149,7 +149,7 @@ impl SessionDriver {
                 room = self.sender.room(), if self.session.wants_room() => if !room {
                     return self.lost().await;
                 },
-                frame = self.receiver.recv() => match frame {
+                frame = self.receiver.recv(), if self.session.takes_more() => match frame {
                     Some(frame) => self.take_frame(&frame),
                     None => return self.lost().await,
                 },
