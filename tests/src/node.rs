@@ -293,6 +293,17 @@ impl Node {
         running.map(Running::pid).ok_or_else(|| Failure::new(format!("node {} does not run", self.name)))
     }
 
+    /// How many bytes of memory the daemon has taken at most since it was started.
+    ///
+    /// # Errors
+    /// It does not run.
+    pub fn peak_memory(&self) -> Result<u64> {
+        match &self.running {
+            Some(running) => running.peak_memory(),
+            None => crate::fail!("node {} does not run", self.name),
+        }
+    }
+
     /// Stops the daemon with SIGTERM, and takes nothing but exit code 0.
     ///
     /// # Errors

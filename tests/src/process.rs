@@ -20,6 +20,10 @@ pub enum Signal {
     Interrupt,
     /// Read the configuration again.
     HangUp,
+    /// Stand still.
+    Pause,
+    /// Go on.
+    Continue,
 }
 
 /// A process that runs beside the test; dropping it kills it.
@@ -95,12 +99,25 @@ impl Running {
             Signal::Terminate => "-TERM",
             Signal::Interrupt => "-INT",
             Signal::HangUp => "-HUP",
+            Signal::Pause => "-STOP",
+            Signal::Continue => "-CONT",
         };
         let sent = Command::new("kill").args([name, &self.child.id().to_string()]).status()?;
         if !sent.success() {
             return Err(Failure::new(format!("kill {name}: {sent}")));
         }
         Ok(())
+    }
+
+    /// How many bytes of memory it has taken at most so far.
+    ///
+    /// # Errors
+    /// It has ended.
+    pub fn peak_memory(&self) -> Result<u64> {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id()))?;
+        let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+        let kib = peak.and_then(|text| text.split_whitespace().next()).and_then(|text| text.parse::<u64>().ok());
+        Ok(1024 * kib.ok_or_else(|| Failure::new(status.clone()))?)
     }
 
     /// Ends it with SIGKILL.

@@ -88,11 +88,7 @@ impl<'a> Bench<'a> {
     }
 
     fn memory_is_bounded(&self) -> Result {
-        let pid = self.daemon().pid()?;
-        let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
-        let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
-        let kib = peak.and_then(|text| text.split_whitespace().next()).and_then(|text| text.parse::<u64>().ok());
-        let bytes = 1024 * kib.ok_or_else(|| Failure::new(status.clone()))?;
+        let bytes = self.daemon().peak_memory()?;
         println!("the daemon took {} MiB at most", bytes >> 20);
         check!(bytes < MEMORY, "the daemon took {} MiB", bytes >> 20);
         Ok(())
