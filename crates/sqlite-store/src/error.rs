@@ -28,6 +28,15 @@ pub enum StoreError {
         /// The system's reason.
         source: std::io::Error,
     },
+    /// The disk does not give what is in the database file, which SQLite takes for a malformed one. Nothing was written; a retry helps
+    /// once the disk works.
+    #[error("cannot read {}: {source}", path.display())]
+    Disk {
+        /// The file.
+        path: PathBuf,
+        /// The system's reason.
+        source: std::io::Error,
+    },
     /// The database file cannot be read beside its thread. Nothing was touched; a retry may help.
     #[error("cannot read {}: {source}", path.display())]
     Reading {
@@ -145,7 +154,7 @@ impl StoreError {
         match self {
             Self::Sqlite(_) | Self::Open { .. } => self.sqlite_kind(),
             Self::Absent { .. } => "missing",
-            Self::Reading { .. } => "io",
+            Self::Reading { .. } | Self::Disk { .. } => "io",
             Self::Setting { .. } | Self::Encoding { .. } => "internal",
             Self::Format { .. } => "format",
             Self::NotAttached => "not_attached",

@@ -1,7 +1,8 @@
 //! A file that SQLite found malformed: whatever is written to it may make it worse, so that it is not opened for writing until
 //! another one is in its place or it was put right.
 
-use std::path::Path;
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime};
 
 use rusqlite::config::DbConfig;
@@ -30,17 +31,33 @@ impl Traces {
     fn of(path: &Path) -> Option<Self> {
         let file = FileIdentity::of(path).ok()?;
         let metadata = std::fs::metadata(path).ok()?;
-        let mut log = path.as_os_str().to_owned();
-        log.push("-wal");
-        let log = std::fs::metadata(log).ok().map(|log| (log.len(), log.modified().ok()));
+        let log = std::fs::metadata(log_of(path)).ok().map(|log| (log.len(), log.modified().ok()));
         Some(Self { file, size: metadata.len(), modified: metadata.modified().ok(), log })
     }
 }
 
+/// The write-ahead log of a database file.
+fn log_of(path: &Path) -> PathBuf {
+    let mut log = path.as_os_str().to_owned();
+    log.push("-wal");
+    log.into()
+}
+
+/// Reads a file to its end. Closing it takes the locks of this process on it, so none of its connections may be open.
+fn read_through(path: &Path) -> std::io::Result<()> {
+    std::io::copy(&mut std::fs::File::open(path)?, &mut std::io::sink()).map(drop)
+}
+
 impl Worker {
-    /// Takes note that the file is malformed.
-    pub(super) fn note_damage(&mut self) {
-        self.damaged = Traces::of(&self.options.path);
+    /// Takes note that the file is malformed; or returns the error of the disk, if that is why it seems so.
+    pub(super) fn note_damage(&mut self) -> Option<StoreError> {
+        let path = &self.options.path;
+        let unread = [path.clone(), log_of(path)].into_iter().find_map(|path| {
+            let source = read_through(&path).err()?;
+            (source.kind() != ErrorKind::NotFound).then_some(StoreError::Disk { path, source })
+        });
+        self.damaged = if unread.is_some() { None } else { Traces::of(path) };
+        unread
     }
 
     /// Whether the file is still the malformed one. Then it is looked at again after a pause.

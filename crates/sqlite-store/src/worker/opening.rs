@@ -123,10 +123,12 @@ impl Worker {
         self.failed_at = Some(Instant::now());
         let attachment = self.attachment.take();
         let file = attachment.as_ref().map(Attachment::file);
+        let mut disk = None;
         if error.is_damage() {
-            self.note_damage();
             attachment.into_iter().for_each(Attachment::abandon);
+            disk = self.note_damage();
         }
+        let error = disk.as_ref().unwrap_or(error);
         if matches!(error, StoreError::Detached) {
             self.detached = self.detached.or(file);
         }
