@@ -210,8 +210,10 @@ impl Channel {
         let (Some(local), Some(remote)) = (&self.local, &self.remote) else { return };
         if !lacks_dropped((&local.have, &local.dropped), (&self.peer_have, &remote.dropped)) {
             if self.sweep.take().is_some() {
-                // What came meanwhile was not taken.
+                // What came meanwhile was not taken; nor, perhaps, what was on its way when the peer forgot more deletions.
                 self.say_want(name, sends);
+                let have = self.peer_have.clone();
+                self.restart(&have);
             }
             return;
         }

@@ -179,13 +179,14 @@ impl Channel {
     /// Whether there is something to read and room for it among what the peer has not acknowledged.
     fn may_read(&self, window: usize) -> bool {
         let (Some(local), Some(remote)) = (&self.local, &self.remote) else { return false };
-        let idle =
-            self.reading.is_none() && self.comparing.is_done() && !self.paused_by_peer && self.unreadable.is_none();
+        let waits =
+            self.reading.is_some() || !self.comparing.is_done() || self.paused_by_peer || self.unreadable.is_some();
         let sent = || {
             let known = |origin| self.promised.get(origin).max(self.peer_have.get(origin));
             local.have.iter().all(|(origin, sequence)| known(origin) >= sequence)
         };
-        if !idle || sent() {
+        // Before it is swept nothing would be taken.
+        if waits || !self.is_swept() || sent() {
             return false;
         }
         let unacknowledged: usize = self.in_flight.iter().map(|batch| batch.bytes).sum();
