@@ -103,6 +103,11 @@ impl KnownNodes {
         others.0.iter().for_each(|(name, node)| self.learn(name, node.clone()));
     }
 
+    /// No node was heard later than `latest`: whoever says so has a wrong clock.
+    pub fn seen_until(&mut self, latest: i64) {
+        self.0.values_mut().for_each(|node| node.seen = node.seen.min(latest));
+    }
+
     /// Does not reckon with a node's return any more, unless it is heard after `now`. False if it is not known.
     pub fn forget(&mut self, name: &str, now: i64) -> bool {
         let Some(node) = self.0.get_mut(name) else { return false };

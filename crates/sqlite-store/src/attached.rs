@@ -10,6 +10,7 @@ mod migrating;
 mod outrun;
 mod reading;
 mod records;
+mod restamp;
 mod settling;
 mod sweeping;
 mod told;

@@ -279,6 +279,12 @@ impl Database {
         self.tell(Command::LearnNodes(nodes)).await;
     }
 
+    /// A peer whose clock shows `peer_millis`, in milliseconds since 1970, has refused stamps of this database as too far ahead. If
+    /// this machine's clock was ahead and is right by now, what bears such stamps is issued anew.
+    pub async fn restamp(&self, peer_millis: i64) {
+        self.tell(Command::Restamp(peer_millis)).await;
+    }
+
     /// Does not wait for a node any more; false if it is not known.
     ///
     /// # Errors

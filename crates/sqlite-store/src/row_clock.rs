@@ -5,7 +5,7 @@ mod stored;
 use replication::{Counter, Dot, Entry, EntryFlags, Granularity, RowClock, RowImage, Tally, Timestamp, Value};
 use rusqlite::Connection;
 
-pub(crate) use stored::{Counters, counter_places};
+pub(crate) use stored::{Counters, counter_places, order_bytes};
 pub(crate) use stored::{ORIGIN_BITS, REST_PLACE};
 use stored::{StoredCounters, authored_bytes, authored_from, encoded, set_place, tally_place};
 

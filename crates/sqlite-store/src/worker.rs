@@ -201,6 +201,11 @@ impl Worker {
                     attachment.learn_nodes(&nodes);
                 }
             }
+            Command::Restamp(peer_millis) => {
+                // If it cannot be done, the peer refuses them again.
+                let _ = self.read(|attachment| attachment.restamp(peer_millis));
+                self.tell_all();
+            }
             Command::ForgetNode { node, reply } => {
                 let _ = reply.send(self.read(|attachment| attachment.forget_node(&node)));
             }

@@ -8,7 +8,7 @@ use super::load::{self, Load};
 use crate::{crash, crash_after, nothing_went_wrong, seed};
 
 pub(crate) const POINTS: [&str; 4] =
-    ["origin-before-commit", "origin-committed", "outrun-before-commit", "outrun-committed"];
+    ["origin-before-commit", "origin-committed", "outrun-before-commit", "origin-left"];
 
 /// Two nodes in step, each with another journal.
 fn in_step(scene: &Scene) -> Result<Cluster> {
@@ -63,7 +63,7 @@ fn a_daemon_is_killed_while_a_file_that_is_an_older_one_leaves_its_origin() {
     scenario(|scene| {
         let crasher = Crasher::new(scene);
         let mut cluster = in_step(scene)?;
-        for (round, (index, name)) in [(0, "outrun-before-commit"), (1, "outrun-committed")].into_iter().enumerate() {
+        for (round, (index, name)) in [(0, "outrun-before-commit"), (1, "origin-left")].into_iter().enumerate() {
             let first = 10 * (round + 1);
             cluster.stop()?;
             let state = std::fs::read_dir(cluster.nodes[index].path("state"))?.map(|file| Ok(file?.path()));

@@ -103,7 +103,11 @@ impl Session {
             return self.refuse(code, text);
         }
         if self.remote.is_none() {
-            self.remote = Some(Remote { node: hello.node.clone(), incarnation: hello.incarnation });
+            self.remote = Some(Remote {
+                node: hello.node.clone(),
+                incarnation: hello.incarnation,
+                clock: (hello.clock_millis, self.now),
+            });
             self.stage = Stage::Open;
             let event = SessionEvent::Opened {
                 node: hello.node.clone(),

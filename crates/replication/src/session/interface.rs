@@ -256,6 +256,13 @@ pub enum Output {
         /// Up to where.
         dropped: VersionVector,
     },
+    /// The peer has refused stamps of this database as too far ahead; its own clock is at `peer_millis`.
+    StampsRefused {
+        /// The database.
+        database: String,
+        /// Milliseconds since 1970.
+        peer_millis: i64,
+    },
     /// Apply a batch; answer with [`Input::Applied`].
     Apply {
         /// The database.

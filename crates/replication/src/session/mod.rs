@@ -63,6 +63,8 @@ pub struct Session {
 struct Remote {
     node: String,
     incarnation: u64,
+    /// What its clock showed, and when by the session's.
+    clock: (i64, u64),
 }
 
 impl Session {
@@ -240,6 +242,13 @@ impl Session {
     }
 
     fn peer_problem(&mut self, problem: Problem) {
+        if let (ProblemCode::ClockSkew, Some(database), Some(remote)) = (problem.code, &problem.database, &self.remote)
+        {
+            let (showed, at) = remote.clock;
+            let passed = i64::try_from(self.now.saturating_sub(at)).unwrap_or(i64::MAX);
+            let peer_millis = showed.saturating_add(passed);
+            self.actions.push_back(Output::StampsRefused { database: database.clone(), peer_millis });
+        }
         if let Some(channel) = problem.database.as_ref().and_then(|name| self.channels.get_mut(name)) {
             channel.paused_by_peer = true;
             if channel.peer_problem.as_ref() == Some(&problem) {

@@ -209,7 +209,7 @@ impl<'a> Cluster<'a> {
                 }
                 Output::Apply { batch, .. } => self.plan(work, Event::Apply { side, epoch, batch }),
                 Output::Close(_) => return self.disconnect(edge_of(side)),
-                Output::Publish { .. } | Output::Event(_) => {}
+                Output::Publish { .. } | Output::StampsRefused { .. } | Output::Event(_) => {}
             }
         }
     }

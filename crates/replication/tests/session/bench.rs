@@ -73,6 +73,8 @@ pub(crate) struct Bench {
     /// The databases that were asked for these.
     pub(crate) read_of: Vec<String>,
     pub(crate) published: usize,
+    /// What the peer's clock showed when it refused stamps.
+    pub(crate) refused_at: Vec<i64>,
     pub(crate) swept: Vec<VersionVector>,
     pub(crate) applies: Vec<Batch>,
     /// The databases that were given these.
@@ -99,6 +101,7 @@ impl Bench {
             reads: Vec::new(),
             read_of: Vec::new(),
             published: 0,
+            refused_at: Vec::new(),
             swept: Vec::new(),
             applies: Vec::new(),
             applied_to: Vec::new(),
@@ -153,6 +156,7 @@ impl Bench {
                     self.applied_to.push(database);
                 }
                 Output::Publish { .. } => self.published += 1,
+                Output::StampsRefused { peer_millis, .. } => self.refused_at.push(peer_millis),
                 Output::Swept { dropped, .. } => self.swept.push(dropped),
                 Output::Fingerprint { .. } | Output::Compare { .. } | Output::Sweep { .. } => {
                     panic!("nothing is there to compare")

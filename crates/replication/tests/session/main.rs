@@ -438,3 +438,23 @@ fn nothing_is_sent_before_it_is_swept_and_what_was_not_taken_is_sent_again() {
     bench.input(Input::Local { database: DATABASE.to_owned(), state: swept(8) });
     assert_eq!(&bench.reads[1..], [vector(&[(1, 9), (2, 1)])]);
 }
+
+#[test]
+fn a_peer_that_refuses_stamps_tells_what_its_clock_shows() {
+    let mut bench = Bench::open(SessionConfig::default(), Some((vector(&[(2, 1)]), vector(&[]))));
+    let refusal = |database: Option<&str>| {
+        Message::Problem(Problem {
+            code: ProblemCode::ClockSkew,
+            text: "too far ahead".to_owned(),
+            database: database.map(str::to_owned),
+            table: None,
+        })
+    };
+    bench.wait(7_000);
+    bench.hear(refusal(Some(DATABASE)));
+    bench.hear(refusal(None));
+    bench.wait(1_000);
+    // The same problem once more: it is told once, and looked into each time.
+    bench.hear(refusal(Some(DATABASE)));
+    assert_eq!(bench.refused_at, [7_000, 8_000]);
+}

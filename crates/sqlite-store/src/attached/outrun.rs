@@ -49,6 +49,17 @@ pub(super) enum Outrun {
     TooOften(Held),
 }
 
+/// Whether an origin was left.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Leaving {
+    /// There was no reason to.
+    Stayed,
+    /// The database has a new one.
+    Left,
+    /// It was left too often to be left again.
+    TooOften,
+}
+
 /// When origins were left within the time that counts.
 fn left_lately(conn: &Connection, now: i64) -> Result<Vec<i64>, StoreError> {
     let left: Vec<i64> = meta::read(conn, LEFT)?.unwrap_or_default();
@@ -66,26 +77,47 @@ impl Attachment {
         if !is_outrun(&self.replica) {
             return Ok(Outrun::No);
         }
+        let since = self.opened_at;
+        let left = self.leave_for(REASON, |conn, replica, origin| {
+            // Another daemon on the file may have issued what the peer knows.
+            if !is_outrun(replica) {
+                return Ok(false);
+            }
+            issue_again(conn, replica, origin, since)?;
+            fail_point("outrun-before-commit");
+            Ok(true)
+        })?;
+        Ok(match left {
+            Leaving::Stayed => Outrun::No,
+            Leaving::Left => Outrun::Left,
+            Leaving::TooOften => Outrun::TooOften(self.too_often(batch)),
+        })
+    }
+
+    /// Gives the database a new origin, in a transaction with `work`, which is handed it and may decide that all stays as it is. Not too
+    /// often.
+    pub(super) fn leave_for(
+        &mut self,
+        reason: &str,
+        work: impl FnOnce(&Connection, &mut Replica, Origin) -> Result<bool, StoreError>,
+    ) -> Result<Leaving, StoreError> {
         let now = wall_millis();
         let mut left = left_lately(&self.conn, now)?;
         if left.len() >= TIMES {
-            return Ok(Outrun::TooOften(self.too_often(batch)));
+            return Ok(Leaving::TooOften);
         }
         left.push(now);
-        let (node, since) = (self.options.node.clone(), self.opened_at);
+        let node = self.options.node.clone();
         let origin = self.in_write(|conn, replica| {
-            // Another daemon on the file may have issued what the peer knows.
-            if !is_outrun(replica) {
+            let origin = succeed(conn, &node, replica.own)?;
+            if !work(conn, replica, origin)? {
                 return Ok((None, false));
             }
-            let origin = succeed(conn, &node, replica.own)?;
-            issue_again(conn, replica, origin, since)?;
             meta::write(conn, LEFT, &left)?;
-            fail_point("outrun-before-commit");
             Ok((Some(origin), true))
         })?;
-        let Some(origin) = origin else { return Ok(Outrun::No) };
-        fail_point("outrun-committed");
+        let Some(origin) = origin else { return Ok(Leaving::Stayed) };
+        fail_point("origin-left");
         // Until the replica is what the file holds now, nothing of it may be told, and nothing be issued.
         self.broken = true;
         self.reload()?;
@@ -94,8 +126,8 @@ impl Attachment {
         self.opened_at = 0;
         self.memory.iter_mut().for_each(Memory::begin_origin);
         self.remember()?;
-        self.events.push(DatabaseEvent::NewOrigin { origin, reason: REASON.to_owned() });
-        Ok(Outrun::Left)
+        self.events.push(DatabaseEvent::NewOrigin { origin, reason: reason.to_owned() });
+        Ok(Leaving::Left)
     }
 
     fn too_often(&self, batch: &Batch) -> Held {
@@ -111,7 +143,12 @@ impl Attachment {
 }
 
 /// Makes changes of `origin` of those that this database issued after a sequence of its own.
-fn issue_again(conn: &Connection, replica: &mut Replica, origin: Origin, since: u64) -> Result<(), StoreError> {
+pub(super) fn issue_again(
+    conn: &Connection,
+    replica: &mut Replica,
+    origin: Origin,
+    since: u64,
+) -> Result<(), StoreError> {
     let (before, issued) = (replica.own, replica.have.get(replica.own));
     let since = since.min(issued);
     let (old, new) = (replica.origin_id(conn, before)?, replica.origin_id(conn, origin)?);

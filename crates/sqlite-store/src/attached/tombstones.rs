@@ -107,6 +107,15 @@ impl Attachment {
         // That a node is still there need not be written down each time.
         self.tombstones.saved &= !nodes.is_news_to(&self.tombstones.told, lately);
         self.tombstones.known.learn_all(nodes);
+        // A clock that is ahead, another's or this one's before it was put right, is not believed for ever.
+        self.tombstones.known.seen_until(wall_millis().saturating_add(self.max_skew()));
+    }
+
+    /// Up to which of this database's own changes another node knows.
+    pub(super) fn known_by_others(&self) -> u64 {
+        let own = self.replica.own;
+        let others = self.tombstones.known.iter().filter(|(name, _)| *name != self.options.node);
+        others.map(|(_, node)| node.have.get(own)).max().unwrap_or_default()
     }
 
     /// Does not wait for a node any more. False if it is not known.

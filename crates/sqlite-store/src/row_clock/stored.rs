@@ -96,6 +96,11 @@ pub(super) fn authored_bytes((timestamp, origin): (Timestamp, Origin)) -> [u8; 2
     bytes
 }
 
+/// What all orders of changes that are later than a stamp are greater than, by bytes.
+pub(crate) fn order_bytes(raw: i64) -> [u8; 8] {
+    raw.saturating_add(1).to_be_bytes()
+}
+
 pub(super) fn authored_from(bytes: &[u8]) -> Option<(Timestamp, Origin)> {
     let (timestamp, origin) = bytes.split_first_chunk::<8>()?;
     let timestamp = Timestamp::from_raw(i64::from_be_bytes(*timestamp))?;

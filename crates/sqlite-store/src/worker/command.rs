@@ -48,6 +48,8 @@ pub(crate) enum Command {
     },
     Swept(VersionVector),
     LearnNodes(KnownNodes),
+    /// A peer whose clock shows this many milliseconds since 1970 has refused stamps.
+    Restamp(i64),
     ForgetNode {
         node: String,
         reply: oneshot::Sender<Result<bool, StoreError>>,

@@ -197,6 +197,7 @@ impl SessionDriver {
                 Output::Sweep { database, source, answer } => self.sweep(database, source, answer),
                 Output::Swept { database, dropped } => self.swept(&database, dropped),
                 Output::Apply { database, batch } => self.apply(database, *batch),
+                Output::StampsRefused { database, peer_millis } => self.restamp(&database, peer_millis),
                 Output::Publish { database } => self.publish(&database),
                 Output::Event(event) => self.event(event).await,
                 Output::Close(reason) => self.closing = Some(reason),

@@ -99,6 +99,13 @@ impl Source {
         }
     }
 
+    /// A peer has refused stamps. A subscriber gives none.
+    pub(crate) async fn restamp(&self, peer_millis: i64) {
+        if let Self::File(database) = self {
+            database.restamp(peer_millis).await;
+        }
+    }
+
     pub(crate) async fn learn_nodes(&self, nodes: KnownNodes) {
         if let Self::File(database) = self {
             database.learn_nodes(nodes).await;

@@ -116,6 +116,14 @@ impl SessionDriver {
         }));
     }
 
+    pub(super) fn restamp(&mut self, database: &str, peer_millis: i64) {
+        let Some((_, source)) = self.sources.get(database).cloned() else { return };
+        self.pending.push(Box::pin(async move {
+            source.restamp(peer_millis).await;
+            Answer::Done
+        }));
+    }
+
     pub(super) fn take_answer(&mut self, answer: Answer) {
         match answer {
             Answer::Done => {}
