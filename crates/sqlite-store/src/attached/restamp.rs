@@ -38,6 +38,9 @@ impl Attachment {
             }
             stamp(conn, replica, (since, limit), now)?;
             issue_again(conn, replica, origin, since)?;
+            // What was counted before bears the last sequence that is left, or the first: nobody has another change of that name.
+            let old = replica.origin_id(conn, replica.own)?;
+            conn.execute("UPDATE main._sync_origin SET seq = max(seq, 1) WHERE id = ?1", [old])?;
             Ok(true)
         })?;
         Ok(())

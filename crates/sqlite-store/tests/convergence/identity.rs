@@ -18,11 +18,11 @@ fn rebooted() -> Machine {
     Machine { boot: Some(Uuid::from_u128(2)), ..Machine::this() }
 }
 
-fn origin(replica: &Replica) -> Origin {
+pub(crate) fn origin(replica: &Replica) -> Origin {
     replica.database.state().borrow().origin.unwrap()
 }
 
-async fn issued(replica: &Replica, rows: u64) {
+pub(crate) async fn issued(replica: &Replica, rows: u64) {
     replica.until(|state| state.origin.is_some_and(|own| state.have.get(own) == rows)).await;
 }
 
@@ -109,7 +109,7 @@ async fn what_is_written_after_a_snapshot_came_back_goes_out_under_a_new_origin(
     }
 }
 
-fn stock() -> DatabaseRules {
+pub(crate) fn stock() -> DatabaseRules {
     let columns = HashMap::from([("qty".to_owned(), ColumnRule::Counter)]);
     let item = MergeRules { columns, ..MergeRules::default() };
     DatabaseRules { tables: HashMap::from([("item".to_owned(), item)]), ..DatabaseRules::default() }

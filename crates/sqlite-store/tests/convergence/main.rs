@@ -3,6 +3,7 @@
 
 mod capture;
 mod catch_up;
+mod clock_ahead;
 mod columns_apart;
 mod constraints;
 mod counters;
