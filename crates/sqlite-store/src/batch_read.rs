@@ -190,10 +190,11 @@ fn lacking_entries(
         while let Some(row) = rows.next()? {
             let sequence = row.get::<_, i64>(0)?.cast_unsigned();
             count += 1;
-            // One dot may have many entries, but it has one row.
-            if count == 1 || sequence != last {
-                let row = Place::Table(index, values_from(row, 1, table.table.key.len())?);
-                lacking.push(Lacking { sequence, row });
+            let key = values_from(row, 1, table.table.key.len())?;
+            // One dot may have many entries. It has one row, but for sums that were counted under an origin that was left.
+            let same = |known: &Lacking| matches!(&known.row, Place::Table(of, known) if *of == index && *known == key);
+            if count == 1 || sequence != last || !lacking.last().is_some_and(same) {
+                lacking.push(Lacking { sequence, row: Place::Table(index, key) });
             }
             last = sequence;
         }
