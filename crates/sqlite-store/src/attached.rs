@@ -7,6 +7,7 @@ mod identity;
 mod incoming;
 mod learning;
 mod migrating;
+mod opening;
 mod outrun;
 mod reading;
 mod records;
@@ -24,8 +25,8 @@ use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
 use replication::Selection;
+use rusqlite::Connection;
 use rusqlite::config::DbConfig;
-use rusqlite::{Connection, OptionalExtension};
 
 use identity::Memory;
 pub use identity::new_origin;
@@ -33,22 +34,18 @@ use migrating::Migration;
 use records::Pruning;
 use tombstones::Tombstones;
 
-use crate::app_triggers::{self, AppTrigger};
-use crate::attach::{self, Attached};
+use crate::app_triggers::AppTrigger;
 use crate::baseline::Publishing;
 use crate::capture::{Captured, capture, has_log};
-use crate::conflicts::closing::count_open;
 use crate::connection;
 use crate::database::{DatabaseEvent, DatabaseOptions, TableNames};
 use crate::error::StoreError;
 use crate::fail_point::fail_point;
 use crate::foreign_keys::ForeignKeys;
-use crate::lift::BeforeLift;
 use crate::migration::Migrated;
 use crate::parked::Progress;
 use crate::replica::{Replica, wall_millis};
 use crate::schema::Unsynced;
-use crate::staging;
 use crate::state::FileIdentity;
 use crate::warning::Warning;
 use crate::write_lock::{self, Turns};
@@ -125,108 +122,6 @@ pub(crate) struct Attachment {
 }
 
 impl Attachment {
-    /// Opens and attaches the file; gives the database a new origin if the file is not the one that the state folder
-    /// remembers.
-    pub(crate) fn open(
-        options: &DatabaseOptions,
-        file: FileIdentity,
-        runtime: &tokio::runtime::Handle,
-        closing: &Arc<AtomicBool>,
-    ) -> Result<(Self, Vec<DatabaseEvent>), StoreError> {
-        let mut conn = connection::open(&options.path)?;
-        let mut attached = settling::attach(&mut conn, options, closing)?;
-        let mut events = vec![DatabaseEvent::Attached {
-            created: attached.created,
-            synced: attached.schema.tables.len(),
-            unsynced: attached.schema.unsynced.clone(),
-        }];
-        events.extend(settling::worth_telling(&attached));
-        let mut memory = Memory::open(options, runtime)?;
-        if let Some(memory) = &mut memory {
-            events.extend(memory.check(&conn, &mut attached, file, &options.node)?);
-        }
-        let mut attachment = Self::over(options.clone(), conn, &attached, file, Arc::clone(closing))?;
-        attachment.migrated = Migrated::of(&attached);
-        attachment.retry_all();
-        attachment.memory = memory;
-        let issued = attachment.replica.have.get(attachment.replica.own);
-        let shown = attachment.memory.as_ref().and_then(Memory::shown);
-        attachment.opened_at = shown.map_or(issued, |shown| shown.min(issued));
-        Ok((attachment, events))
-    }
-
-    fn over(
-        options: DatabaseOptions,
-        conn: Connection,
-        attached: &Attached,
-        file: FileIdentity,
-        closing: Arc<AtomicBool>,
-    ) -> Result<Self, StoreError> {
-        conn.set_prepared_statement_cache_capacity(64 + 16 * attached.schema.tables.len());
-        let triggers = app_triggers::install_temp_copies(&conn, &attached.schema, &options.attach.triggers)?;
-        let foreign_keys = ForeignKeys::watch(&conn, &attached.schema)?;
-        let stage = options.state.as_ref().map(|state| state.stage(&options.path));
-        staging::attach(&conn, stage.as_deref())?;
-        let replica = Replica::load(&conn, &attached.schema, &options.rules)?;
-        staging::clear_stale(&conn, &replica)?;
-        let policies = told::policies(&attached.schema, &options.rules);
-        let conflicts = count_open(&conn)?;
-        let tombstones = Tombstones::load(&conn)?;
-        let generation = transaction::generation(&conn)?;
-        let lifts = BeforeLift::count(&conn)?;
-        let publish: Option<i64> = conn
-            .query_row("SELECT value FROM main._sync_meta WHERE key = 'publish'", [], |row| row.get(0))
-            .optional()?;
-        Ok(Self {
-            options,
-            conn,
-            replica,
-            file,
-            memory: None,
-            opened_at: 0,
-            broken: false,
-            events: Vec::new(),
-            closing,
-            turns: Turns::default(),
-            data_version: -1,
-            more: true,
-            publishing: publish.map(|_| Publishing::default()),
-            migrated: Migrated::default(),
-            retry: None,
-            migration: Migration::default(),
-            retried: Instant::now(),
-            cut_off: false,
-            forgetting: Some(BTreeMap::new()),
-            tables: Arc::new(told::fingerprints(&attached.schema)),
-            policies: Arc::new(policies),
-            names: Arc::new(TableNames::of(&attached.schema)),
-            retired: Arc::new(attached.retired.clone()),
-            unsynced: Arc::new(attached.schema.unsynced.clone()),
-            selection: Arc::new(attached.schema.wire_selection.clone()),
-            excluded_columns: Arc::new(told::excluded_columns(&attached.schema)),
-            triggers: Arc::new(triggers),
-            warnings: Arc::new(attached.warnings.clone()),
-            foreign_keys,
-            conflicts,
-            pruning: Pruning::default(),
-            tombstones,
-            generation,
-            lifts,
-            last_progress: Instant::now(),
-            staged: 0,
-        })
-    }
-
-    /// Whether somebody removed our tables from the file.
-    pub(crate) fn is_detached(&self) -> bool {
-        matches!(attach::bookkeeping::is_attached(&self.conn), Ok(false))
-    }
-
-    /// Whether the file at `path` is attached.
-    pub(crate) fn is_attached(path: &std::path::Path) -> Result<bool, StoreError> {
-        attach::bookkeeping::is_attached(&connection::open(path)?)
-    }
-
     pub(crate) fn file(&self) -> FileIdentity {
         self.file
     }

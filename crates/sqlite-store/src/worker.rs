@@ -394,34 +394,7 @@ impl Worker {
             Some(attachment) => attachment.state(&old, self.phase.clone()),
             None => DatabaseState { phase: self.phase.clone(), ..DatabaseState::clone(&old) },
         };
-        let same = old.phase == state.phase
-            && old.origin == state.origin
-            && old.have == state.have
-            && old.received == state.received
-            && old.publishing == state.publishing
-            && old.issued == state.issued
-            && old.held == state.held
-            && old.dropped == state.dropped
-            && old.tombstones == state.tombstones
-            && Arc::ptr_eq(&old.known, &state.known)
-            && old.tombstones_wait_for == state.tombstones_wait_for
-            && old.conflicts == state.conflicts
-            && old.parked == state.parked
-            && old.passed_on == state.passed_on
-            && old.selection == state.selection
-            && old.excluded_columns == state.excluded_columns
-            && old.backlog == state.backlog
-            && old.nodes == state.nodes
-            && old.retired == state.retired
-            && Arc::ptr_eq(&old.schemas, &state.schemas)
-            && Arc::ptr_eq(&old.orphans, &state.orphans)
-            && Arc::ptr_eq(&old.triggers, &state.triggers)
-            && Arc::ptr_eq(&old.warnings, &state.warnings)
-            && Arc::ptr_eq(&old.tables, &state.tables)
-            && old.policies == state.policies
-            && Arc::ptr_eq(&old.names, &state.names)
-            && Arc::ptr_eq(&old.unsynced, &state.unsynced);
-        if !same {
+        if !state.says_the_same_as(&old) {
             self.state.send_replace(Arc::new(state));
         }
     }

@@ -117,7 +117,7 @@ impl Session {
             self.channels.values().filter_map(|channel| channel.applying).map(|it| it.bytes).sum();
         let last = std::mem::take(&mut self.turns.apply);
         let waiting: Vec<String> = from_after(&self.channels, &last)
-            .filter(|(_, channel)| channel.applying.is_none() && !channel.queue.is_empty())
+            .filter(|(_, channel)| channel.is_shared() && channel.applying.is_none() && !channel.queue.is_empty())
             .map(|(name, _)| name.clone())
             .collect();
         self.turns.apply = last;

@@ -10,7 +10,7 @@ use crate::bench::{Bench, batch, origin, state, table, vector};
 /// What one part takes.
 const PART: usize = 10_000;
 
-/// Room for about ten parts.
+/// Room for a hundred parts, which two batches of a database may take four of.
 fn small() -> SessionConfig {
     SessionConfig {
         part_bytes: PART,

@@ -125,3 +125,37 @@ impl TableNames {
         names
     }
 }
+
+impl DatabaseState {
+    /// Whether there is nothing in it that is not in another one. The last stamp alone is no news; and what is shared is compared by
+    /// where it is, since it is made anew when it changes.
+    pub(crate) fn says_the_same_as(&self, other: &Self) -> bool {
+        self.phase == other.phase
+            && self.origin == other.origin
+            && self.have == other.have
+            && self.received == other.received
+            && self.publishing == other.publishing
+            && self.issued == other.issued
+            && self.held == other.held
+            && self.dropped == other.dropped
+            && self.tombstones == other.tombstones
+            && Arc::ptr_eq(&self.known, &other.known)
+            && self.tombstones_wait_for == other.tombstones_wait_for
+            && self.conflicts == other.conflicts
+            && self.parked == other.parked
+            && self.passed_on == other.passed_on
+            && self.selection == other.selection
+            && self.excluded_columns == other.excluded_columns
+            && self.backlog == other.backlog
+            && self.nodes == other.nodes
+            && self.retired == other.retired
+            && Arc::ptr_eq(&self.schemas, &other.schemas)
+            && Arc::ptr_eq(&self.orphans, &other.orphans)
+            && Arc::ptr_eq(&self.triggers, &other.triggers)
+            && Arc::ptr_eq(&self.warnings, &other.warnings)
+            && Arc::ptr_eq(&self.tables, &other.tables)
+            && self.policies == other.policies
+            && Arc::ptr_eq(&self.names, &other.names)
+            && Arc::ptr_eq(&self.unsynced, &other.unsynced)
+    }
+}
