@@ -287,6 +287,10 @@ impl Replica {
             }
             self.ids.insert(origin, id);
             self.origins.insert(id, origin);
+            // Nobody issues so many: a number without a next one was not written by a daemon.
+            if !(0..i64::MAX).contains(&sequence) {
+                return Err(StoreError::Damaged { what: format!("_sync_origin: sequence {sequence} of {origin}") });
+            }
             self.have.raise(origin, sequence.cast_unsigned());
             if let Some(name) = row.get::<_, Option<String>>(3)? {
                 Arc::make_mut(&mut self.names).insert(origin, name);

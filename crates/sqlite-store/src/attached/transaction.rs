@@ -77,11 +77,13 @@ impl Attachment {
         let settled = self.settle()?;
         let sql = "INSERT INTO main._sync_meta (key, value) VALUES ('generation', ?1) \
                    ON CONFLICT DO UPDATE SET value = excluded.value";
-        self.conn.prepare_cached(sql)?.execute([self.generation + 1])?;
+        // It tells one state from the one before: any other number will do.
+        let next = self.generation.wrapping_add(1);
+        self.conn.prepare_cached(sql)?.execute([next])?;
         fail_point("transaction-before-commit");
         self.conn.prepare_cached("COMMIT")?.execute([])?;
         fail_point("transaction-committed");
-        self.generation += 1;
+        self.generation = next;
         self.settled(settled);
         Ok(())
     }

@@ -40,3 +40,29 @@ impl Choices<'_> {
         (0..count).map(|_| item(self)).collect::<Vec<_>>().join(", ")
     }
 }
+
+/// Bytes of a seed (splitmix64), the same ones on every machine.
+fn seeded(seed: u64) -> Vec<u8> {
+    let mut state = seed;
+    let mut next = || {
+        state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = state;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    };
+    (0..64).flat_map(|_| next().to_le_bytes()).collect()
+}
+
+/// Runs the inputs of so many seeds, and tells which one fails. `SEED=…` runs one seed, `SEEDS=…` so many.
+pub(crate) fn each_seed(count: u64, run: impl Fn(&[u8]) + std::panic::RefUnwindSafe) {
+    let number = |name| std::env::var(name).ok().map(|text| text.parse::<u64>().unwrap());
+    let seeds = match number("SEED") {
+        Some(seed) => seed..seed + 1,
+        None => 1..1 + number("SEEDS").unwrap_or(count),
+    };
+    for seed in seeds {
+        let failed = std::panic::catch_unwind(|| run(&seeded(seed))).is_err();
+        assert!(!failed, "SEED={seed} fails");
+    }
+}

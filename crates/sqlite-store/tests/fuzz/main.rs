@@ -6,6 +6,7 @@
 #![allow(clippy::unwrap_used, reason = "a failure here is a failure of the test")]
 
 mod choices;
+mod damaged;
 mod generated_schema;
 mod generated_writes;
 mod names_and_values;

@@ -7,7 +7,7 @@ use bolero::check;
 use rusqlite::Connection;
 use tempfile::TempDir;
 
-use crate::choices::{Choices, bytes};
+use crate::choices::{Choices, bytes, each_seed};
 use crate::generated_schema::schema;
 use crate::generated_writes::write;
 use crate::replica::{Replica, application, execute, named_rows, rows, schema_text, tables};
@@ -151,31 +151,9 @@ fn run_bytes(bytes: &[u8]) {
     runtime.block_on(run(&mut Choices(bytes)));
 }
 
-/// Bytes of a seed (splitmix64), the same ones on every machine.
-fn seeded(seed: u64) -> Vec<u8> {
-    let mut state = seed;
-    let mut next = || {
-        state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = state;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    };
-    (0..64).flat_map(|_| next().to_le_bytes()).collect()
-}
-
-/// `SEED=…` runs one seed, `SEEDS=…` so many.
 #[test]
 fn no_application_notices_that_its_database_is_in_sync() {
-    let number = |name| std::env::var(name).ok().map(|text| text.parse::<u64>().unwrap());
-    let seeds = match number("SEED") {
-        Some(seed) => seed..seed + 1,
-        None => 1..1 + number("SEEDS").unwrap_or(60),
-    };
-    for seed in seeds {
-        let failed = std::panic::catch_unwind(|| run_bytes(&seeded(seed))).is_err();
-        assert!(!failed, "SEED={seed} fails");
-    }
+    each_seed(60, run_bytes);
 }
 
 /// The same for inputs that a search led by coverage comes upon, and those that were kept of them.
