@@ -32,6 +32,10 @@ fn a_clock_that_jumps_back_loses_no_change() {
         machine.shell(cluster.file(1), "INSERT INTO note VALUES (2, 'before')")?;
         cluster.settled()?;
         machine.clock_behind(40 * DAY)?;
+        scene.eventually("it is told", || {
+            check!(cluster.nodes[1].log().contains("it is behind, or was ahead"), "{}", cluster.nodes[1].log());
+            Ok(())
+        })?;
         // What it writes later wins over what it knew.
         machine.shell(cluster.file(1), "UPDATE note SET body = 'after' WHERE id IN (1, 2)")?;
         machine.shell(cluster.file(1), "INSERT INTO note VALUES (3, 'after')")?;

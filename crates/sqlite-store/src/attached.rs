@@ -83,6 +83,7 @@ pub(crate) struct Attachment {
     /// Raised when the thread is to end.
     closing: Arc<AtomicBool>,
     turns: Turns,
+    told_ahead: bool,
     data_version: i64,
     /// The log was not drained by the last capture.
     more: bool,
@@ -166,6 +167,7 @@ impl Attachment {
                 looked.events.push(DatabaseEvent::NullKeys { rows: captured.null_keys });
             }
         }
+        self.tell_if_ahead();
         if self.migrating().is_none() {
             self.merge_waiting()?;
             self.forget_gone()?;
@@ -173,6 +175,16 @@ impl Attachment {
         }
         looked.events.append(&mut self.events);
         Ok(looked)
+    }
+
+    /// Tells once, while it lasts, that changes are stamped later than peers take them.
+    fn tell_if_ahead(&mut self) {
+        let ahead = self.replica.clock.last().millis().saturating_sub(wall_millis());
+        let too_far = ahead > self.max_skew();
+        if too_far && !self.told_ahead {
+            self.events.push(DatabaseEvent::ClockBehind { millis: ahead });
+        }
+        self.told_ahead = too_far;
     }
 
     /// One step of whatever there is to do.

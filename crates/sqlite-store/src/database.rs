@@ -85,6 +85,11 @@ pub enum DatabaseEvent {
     ParentsMissing(NewOrphans),
     /// No row lacks its parent any more.
     ParentsComplete,
+    /// Its changes are stamped ahead of this machine's clock, further than peers take: one of the clocks was or is wrong.
+    ClockBehind {
+        /// How far ahead the last stamp is, in milliseconds.
+        millis: i64,
+    },
     /// It issues changes under a new origin, because the file is not the one it was.
     NewOrigin {
         /// The new one.

@@ -91,6 +91,7 @@ impl Attachment {
             events: Vec::new(),
             closing,
             turns: Turns::default(),
+            told_ahead: false,
             data_version: -1,
             more: true,
             publishing: publish.map(|_| Publishing::default()),

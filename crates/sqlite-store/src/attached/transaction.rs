@@ -153,9 +153,9 @@ impl Attachment {
         let known = Arc::clone(&self.warnings);
         let fresh = Self::over(self.options.clone(), conn, &attached, self.file, Arc::clone(&self.closing))?;
         let (memory, opened_at) = (self.memory.take(), self.opened_at);
-        let turns = std::mem::take(&mut self.turns);
+        let (turns, told_ahead) = (std::mem::take(&mut self.turns), self.told_ahead);
         *self = fresh;
-        (self.memory, self.opened_at, self.turns) = (memory, opened_at, turns);
+        (self.memory, self.opened_at, self.turns, self.told_ahead) = (memory, opened_at, turns, told_ahead);
         self.publishing = publishing.map(|_| Publishing::default());
         self.migrated = Migrated::of(&attached);
         self.retry_all();

@@ -50,6 +50,16 @@ fn tell(events: &EventSink, database: &str, event: DatabaseEvent) {
         DatabaseEvent::ParentsComplete => about(EventName::SyncComplete)
             .field("kind", "foreign_key_missing")
             .field("reason", "no row lacks its parent any more"),
+        DatabaseEvent::ClockBehind { millis } => about(EventName::SyncError)
+            .field("kind", "clock_skew")
+            .field(
+                "reason",
+                format!(
+                    "changes here are stamped {} s ahead of this machine's clock: it is behind, or was ahead",
+                    millis / 1000
+                ),
+            )
+            .field("remedy", "set the clock of this machine (NTP); what was stamped too far ahead goes out anew then"),
         DatabaseEvent::NewOrigin { origin, reason } => {
             about(EventName::SyncStart).field("origin", origin.to_string()).field("reason", reason)
         }
