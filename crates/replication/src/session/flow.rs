@@ -11,6 +11,7 @@ use std::sync::Arc;
 use crate::dot_set::DotSet;
 use crate::message::Message;
 use crate::session::channel::Channel;
+use crate::session::incoming::{QUEUED_WINDOWS, Waiting};
 use crate::session::{Output, Session};
 use crate::version_vector::VersionVector;
 
@@ -132,10 +133,20 @@ impl Session {
         self.look_for_room();
     }
 
+    /// All that waits to be applied.
+    fn waiting(&self) -> Waiting {
+        self.channels.values().map(Channel::waiting).fold(Waiting::default(), Waiting::plus)
+    }
+
+    /// Whether a peer has left more unfinished than one that keeps to the protocol does, and than [`Session::takes_more`] can keep out:
+    /// batches that do not come to their ends are never applied.
+    pub(super) fn holds_too_much(&self) -> bool {
+        self.waiting().beyond_largest() > QUEUED_WINDOWS * self.config.buffer_bytes
+    }
+
     fn look_for_room(&mut self) {
-        let waiting: usize = self.channels.values().map(|channel| channel.waiting().bytes).sum();
-        let full =
-            waiting > self.config.buffer_bytes && self.channels.values().any(|channel| channel.applying.is_some());
+        let full = self.waiting().bytes > self.config.buffer_bytes
+            && self.channels.values().any(|channel| channel.applying.is_some());
         self.turns.full_since = full.then(|| self.turns.full_since.unwrap_or(self.now));
         if self.turns.full_since.is_some_and(|since| self.now >= since + STUCK) {
             self.let_go();

@@ -10,7 +10,7 @@ use crate::session::{AppliedOutcome, Output, Session, SessionEvent};
 use crate::version_vector::VersionVector;
 
 /// How many windows of rows a peer may have waiting here before it counts as not keeping to the protocol.
-const QUEUED_WINDOWS: usize = 4;
+pub(super) const QUEUED_WINDOWS: usize = 4;
 
 /// How many `repeat` intervals may pass without a word of what the peer is known to have, before it counts as lost.
 /// Links keep their promises: this is for what goes missing between them and the session.
@@ -41,10 +41,12 @@ impl Session {
         if channel.held_until.is_some() {
             return;
         }
-        if channel.waiting().beyond_largest() > limit {
+        let waiting = channel.waiting();
+        if waiting.beyond_largest() > limit || self.holds_too_much() {
             let text = format!("database {database:?}: more was sent than the window allows");
             return self.refuse(ProblemCode::Protocol, text);
         }
+        let Some(channel) = self.channels.get_mut(&database) else { return };
         // On a slow link the answer to a `want` may take longer than the pause before the next one.
         if channel.want_repeat.is_some() && channel.fits(&changes.rows) {
             channel.want_repeat = Some(now + repeat);
@@ -125,12 +127,12 @@ impl Waiting {
         Self { bytes: size_of::<Batch>() + batch.size(), largest_row: rows.max().unwrap_or(0) }
     }
 
-    fn plus(self, other: Self) -> Self {
+    pub(super) fn plus(self, other: Self) -> Self {
         Self { bytes: self.bytes + other.bytes, largest_row: self.largest_row.max(other.largest_row) }
     }
 
     /// A batch ends with the row that reaches the limit, whatever its size: one row is not the sender's fault.
-    const fn beyond_largest(self) -> usize {
+    pub(super) const fn beyond_largest(self) -> usize {
         self.bytes - self.largest_row
     }
 }

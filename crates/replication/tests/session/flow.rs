@@ -2,8 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use replication::message::{Changes, DatabaseHello, Message};
-use replication::session::{AppliedOutcome, Input, LocalState, ReadOutcome, SessionConfig};
+use replication::message::{Changes, DatabaseHello, Message, ProblemCode};
+use replication::session::{AppliedOutcome, CloseReason, Input, LocalState, ReadOutcome, SessionConfig};
 
 use crate::bench::{Bench, batch, origin, state, table, vector};
 
@@ -222,4 +222,19 @@ fn the_news_of_many_databases_go_in_one_greeting_before_their_changes() {
         _ => None,
     });
     assert_eq!(said, Some(100));
+}
+
+#[test]
+fn a_peer_that_leaves_batches_of_many_databases_unfinished_is_refused() {
+    let mut bench = receiving(100);
+    let mut came = 0;
+    while came < 100 && bench.closed.is_none() {
+        let rows = batch(1, vector(&[]), vector(&[(1, 50)]), vec![table(1, "t", 50, &[100_000])]);
+        let part = Changes { database: name(came), batch: 1, part: 0, last: false, rows };
+        bench.hear(Message::Changes(part));
+        came += 1;
+    }
+    // Four times the room, and the largest row, which is nobody's fault.
+    assert_eq!(came, 22);
+    assert!(matches!(&bench.closed, Some(CloseReason::Refused(problem)) if problem.code == ProblemCode::Protocol));
 }
