@@ -78,6 +78,21 @@ pub enum Message {
     Bye(Bye),
 }
 
+impl Message {
+    /// The database that it is about, if it is about one.
+    pub fn database(&self) -> Option<&str> {
+        match self {
+            Self::Hello(_) | Self::Bye(_) => None,
+            Self::Changes(changes) => Some(&changes.database),
+            Self::Want(want) => Some(&want.database),
+            Self::Ack(ack) => Some(&ack.database),
+            Self::Compare(compare) => Some(&compare.database),
+            Self::Fingerprints(fingerprints) => Some(&fingerprints.database),
+            Self::Problem(problem) => problem.database.as_deref(),
+        }
+    }
+}
+
 /// The opening of a session.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Hello {

@@ -44,6 +44,8 @@ pub(super) struct Channel {
     pub(super) local: Option<LocalState>,
     /// Something is new here that is not said yet.
     pub(super) has_news: bool,
+    /// When the peer's refusal of stamps was last looked into.
+    pub(super) refused: Option<u64>,
     /// The database was here, and went away.
     pub(super) left: bool,
     pub(super) remote: Option<DatabaseHello>,
@@ -278,7 +280,7 @@ impl Channel {
 
     /// Whether an acknowledgement is due, and somebody is there to get it.
     pub(super) fn owes_ack(&self) -> bool {
-        self.ack_due && self.is_shared()
+        self.ack_due && self.is_shared() && !self.has_news
     }
 
     /// The acknowledgement, if one is due.

@@ -12,7 +12,7 @@ use crate::dot_set::DotSet;
 use crate::message::Message;
 use crate::session::channel::Channel;
 use crate::session::incoming::{QUEUED_WINDOWS, Waiting};
-use crate::session::{Output, Session};
+use crate::session::{Output, Session, Stage};
 use crate::version_vector::VersionVector;
 
 /// Bytes that are little: who waits for no more is served before room runs out for others.
@@ -54,7 +54,7 @@ impl Session {
     /// Whether a message that waits on the link should be taken. Otherwise there is much to be applied first, and the peer sends
     /// no more than the link holds.
     pub fn takes_more(&self) -> bool {
-        self.turns.full_since.is_none()
+        self.turns.full_since.is_none() || self.stage == Stage::Closed
     }
 
     /// Reads what peers lack, as long as there is room.
@@ -105,6 +105,12 @@ impl Session {
             self.start_reads();
         }
         Some(Message::Changes(changes))
+    }
+
+    /// Where the next message without rows is: what is said of a database waits for what is new of it.
+    pub(super) fn next_said(&self) -> Option<usize> {
+        let waits = |database: &str| self.channels.get(database).is_some_and(|channel| channel.has_news);
+        self.sends.iter().position(|message| !message.database().is_some_and(waits))
     }
 
     /// Whether rows wait to be sent.

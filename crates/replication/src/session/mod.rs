@@ -155,9 +155,10 @@ impl Session {
 
     /// Whether there are messages that wait for room.
     pub fn wants_room(&self) -> bool {
-        !self.sends.is_empty()
-            || self.has_changes()
-            || (self.stage == Stage::Open && self.channels.values().any(Channel::owes_ack))
+        if self.stage != Stage::Open {
+            return !self.sends.is_empty();
+        }
+        self.next_said().is_some() || self.has_changes() || self.channels.values().any(Channel::owes_ack)
     }
 
     /// When [`Input::Timeout`] is due, on the clock that `now` comes from.
@@ -247,7 +248,13 @@ impl Session {
             let (showed, at) = remote.clock;
             let passed = i64::try_from(self.now.saturating_sub(at)).unwrap_or(i64::MAX);
             let peer_millis = showed.saturating_add(passed);
-            self.actions.push_back(Output::StampsRefused { database: database.clone(), peer_millis });
+            let now = self.now;
+            let shared = self.channels.get_mut(database).filter(|channel| channel.is_shared());
+            // It is looked into once a second at most, however often the peer says so.
+            if let Some(channel) = shared.filter(|channel| channel.refused.is_none_or(|at| now >= at + 1_000)) {
+                channel.refused = Some(now);
+                self.actions.push_back(Output::StampsRefused { database: database.clone(), peer_millis });
+            }
         }
         if let Some(channel) = problem.database.as_ref().and_then(|name| self.channels.get_mut(name)) {
             channel.paused_by_peer = true;
@@ -321,8 +328,11 @@ impl Session {
 
     /// What is said without rows goes first: the peer's window waits for acknowledgements.
     fn next_message(&mut self) -> Option<Message> {
-        if !self.sends.is_empty() || self.stage != Stage::Open {
+        if self.stage != Stage::Open {
             return self.sends.pop_front();
+        }
+        if let Some(place) = self.next_said() {
+            return self.sends.remove(place);
         }
         let ack = self.channels.iter_mut().find_map(|(name, channel)| channel.due_ack(name));
         ack.or_else(|| self.next_changes())

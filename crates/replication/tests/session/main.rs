@@ -403,7 +403,9 @@ fn a_peer_that_refuses_stamps_tells_what_its_clock_shows() {
     };
     bench.wait(7_000);
     bench.hear(refusal(Some(DATABASE)));
+    bench.hear(refusal(Some("elsewhere")));
     bench.hear(refusal(None));
+    bench.hear(refusal(Some(DATABASE)));
     bench.wait(1_000);
     // The same problem once more: it is told once, and looked into each time.
     bench.hear(refusal(Some(DATABASE)));

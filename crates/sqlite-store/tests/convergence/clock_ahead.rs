@@ -1,7 +1,7 @@
 //! A machine's clock was far ahead for a while: what was written then is refused by peers until it is stamped anew, and then it is
 //! a change like others.
 
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use replication::{KnownNode, KnownNodes, Origin};
 use rusqlite::Connection;
@@ -35,13 +35,9 @@ fn lift(conn: &Connection, since: u64) {
     .unwrap();
 }
 
-async fn captured(replica: &Replica) {
-    let drained = async {
-        while replica.text("SELECT EXISTS (SELECT 1 FROM _sync_log) || ''") != "0" {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-    };
-    tokio::time::timeout(Duration::from_secs(30), drained).await.unwrap();
+/// Awaits that all is captured: nothing is read for a peer before.
+async fn captured(replica: &Replica, by: &Replica) {
+    by.next_from(replica, 1).await;
 }
 
 async fn is_refused(from: &Replica, by: &Replica) {
@@ -106,13 +102,13 @@ async fn clock_was_ahead(seed: u64) {
     let mut since = 0;
     for step in 0..12 {
         if step == ahead {
-            captured(&nodes[0]).await;
+            captured(&nodes[0], &nodes[1]).await;
             nodes[1].pull(&nodes[0], 100).await;
             since = sequence(&nodes[0]);
         }
         if step == right {
             nodes[0].write(&format!("INSERT OR REPLACE INTO item (id, name) VALUES ({}, 'ahead')", pick(5)));
-            captured(&nodes[0]).await;
+            captured(&nodes[0], &nodes[1]).await;
             let node = nodes.remove(0).restart(|conn| lift(conn, since)).await;
             is_refused(&node, &nodes[0]).await;
             let before = origin(&node);
