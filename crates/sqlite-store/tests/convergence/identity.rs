@@ -9,7 +9,7 @@ use tempfile::TempDir;
 use uuid::Uuid;
 
 use crate::replica::{Replica, Setup};
-use crate::{Random, seeds, settle};
+use crate::{Random, seeds, settle, write_stock};
 
 const ITEM: &str = "CREATE TABLE item (id INTEGER PRIMARY KEY, name TEXT)";
 
@@ -155,19 +155,7 @@ async fn snapshot_returns(seed: u64) {
             }
             nodes.insert(0, node);
         }
-        let conn = nodes[pick(3)].application();
-        for _ in 0..1 + pick(3) {
-            let (id, value) = (pick(5), pick(1000));
-            let sql = match pick(6) {
-                0 | 1 => format!("INSERT OR IGNORE INTO item (id, name) VALUES ({id}, 'n{value}')"),
-                2 => format!("UPDATE item SET name = 'n{value}' WHERE id = {id}"),
-                3 => format!("UPDATE item SET note = 'n{value}' WHERE id = {id}"),
-                4 => format!("UPDATE item SET qty = qty + 1 WHERE id = {id}"),
-                _ => format!("DELETE FROM item WHERE id = {id}"),
-            };
-            conn.execute_batch(&sql).unwrap();
-        }
-        drop(conn);
+        write_stock(&nodes[pick(3)].application(), &mut pick);
         let (to, from) = (pick(3), pick(3));
         if to != from {
             nodes[to].pull(&nodes[from], 1 + pick(20)).await;

@@ -71,6 +71,21 @@ fn seeds(otherwise: u64) -> Range<u64> {
     }
 }
 
+/// What an application does to its stock at random: one to three statements.
+fn write_stock(conn: &Connection, pick: &mut impl FnMut(u64) -> usize) {
+    for _ in 0..1 + pick(3) {
+        let (id, value) = (pick(5), pick(1000));
+        let sql = match pick(6) {
+            0 | 1 => format!("INSERT OR IGNORE INTO item (id, name) VALUES ({id}, 'n{value}')"),
+            2 => format!("UPDATE item SET name = 'n{value}' WHERE id = {id}"),
+            3 => format!("UPDATE item SET note = 'n{value}' WHERE id = {id}"),
+            4 => format!("UPDATE item SET qty = qty + 1 WHERE id = {id}"),
+            _ => format!("DELETE FROM item WHERE id = {id}"),
+        };
+        conn.execute_batch(&sql).unwrap();
+    }
+}
+
 /// One random statement of an application; constraint failures are the application's business.
 fn write(conn: &Connection, random: &mut Random) {
     let id = random.below(12);
