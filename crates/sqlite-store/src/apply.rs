@@ -3,14 +3,17 @@
 pub(crate) mod columns;
 mod parts;
 mod placing;
+mod staged;
 mod storing;
 mod sweeping;
+mod together;
 mod work;
 
-use replication::{Admission, Batch, Origin, TableRows, VersionVector, admit, lacks_dropped, misses_dropped};
+use replication::{Admission, Batch, RowImage, TableRows, VersionVector, admit, lacks_dropped, misses_dropped};
 use rusqlite::Connection;
 
 pub(crate) use placing::told_of;
+pub(crate) use staged::merge_staged;
 pub(crate) use sweeping::sweep_rows;
 pub(crate) use work::{Work, unknown_entry};
 
@@ -20,11 +23,8 @@ use crate::fail_point::fail_point;
 use crate::observer::RowObserver;
 use crate::parked::ParkedNote;
 use crate::replica::{Replica, latest_stamp};
-use crate::staging::exchanges::{self, Exchanged};
-use crate::staging::{self, Stage, Staged, Turn};
-
-/// Rows merged in one transaction where there are more than fit one.
-const STEP_ROWS: usize = 5_000;
+use crate::staging::{self, Turn};
+use crate::table_sql::AT_ONCE;
 
 /// What became of a batch.
 #[derive(Debug, Clone, PartialEq)]
@@ -198,7 +198,7 @@ fn apply_admitted(
     if batch.is_complete() && replica.have.covers_all(&batch.from) && !held {
         apply_whole(conn, replica, batch, rules)
     } else {
-        stage(conn, replica, batch, rules)
+        staged::stage(conn, replica, batch, rules)
     }
 }
 
@@ -212,16 +212,20 @@ fn apply_whole(
     let own = replica.have.clone();
     let Batch { context, dropped, tables, .. } = batch;
     let mut work = Work::new(conn, replica, rules, &own, None);
-    for TableRows { shape, rows, context: passed_on, limited, parts } in in_order(tables) {
+    for table in in_order(tables) {
+        let turn = turn(&table);
+        let TableRows { shape, rows, context: passed_on, limited, parts } = table;
         let context = passed_on.as_ref().unwrap_or(&context);
         let place = work.place(&shape);
-        for row in rows {
-            fail_point("apply-between-rows");
-            match work.fitting(&place, (&shape, &parts), row, context, limited)? {
-                Some((index, row)) if parts.is_empty() => work.row(index, row, context)?,
-                Some((index, row)) => work.part(index, row, context)?,
-                None => {}
+        let mut rows = rows.into_iter();
+        while rows.len() > 0 {
+            // A row that is passed on may come more than once.
+            let next = if turn == Turn::Own { AT_ONCE } else { 1 };
+            let mut fitting = Vec::new();
+            for row in rows.by_ref().take(next) {
+                fitting.extend(work.fitting(&place, (&shape, &parts), row, context, limited)?);
             }
+            merge_rows(&mut work, fitting, context, !parts.is_empty())?;
         }
     }
     let applied = work.finish()?;
@@ -231,6 +235,30 @@ fn apply_whole(
     replica.save(conn, &own)?;
     fail_point("apply-before-commit");
     Ok(applied)
+}
+
+/// Merges rows of one table, or parts of them.
+fn merge_rows(
+    work: &mut Work<'_>,
+    rows: Vec<(usize, RowImage)>,
+    context: &VersionVector,
+    parts: bool,
+) -> Result<(), Stop> {
+    fail_point("apply-between-rows");
+    if let (Some((index, _)), false) = (rows.first(), parts) {
+        let images: Vec<&RowImage> = rows.iter().map(|(_, row)| row).collect();
+        if work.insert_together(*index, &images, context)? {
+            return Ok(());
+        }
+    }
+    for (index, row) in rows {
+        if parts {
+            work.part(index, row, context)?;
+        } else {
+            work.row(index, row, context)?;
+        }
+    }
+    Ok(())
 }
 
 /// Who knows what another knows lacks the tombstones that are gone there as well.
@@ -260,136 +288,6 @@ fn turn(table: &TableRows) -> Turn {
         Some(_) => Turn::PassedOn,
         None => Turn::Own,
     }
-}
-
-/// Stages a batch of a catch-up that takes several.
-fn stage(conn: &Connection, replica: &mut Replica, batch: Batch, rules: &ApplyRules<'_>) -> Result<Applied, Stop> {
-    let own = replica.have.clone();
-    let complete = batch.is_complete();
-    let Batch { source, to, context, dropped, tables, .. } = batch;
-    staging::make_room(conn, replica, source)?;
-    let mut stage = Stage::open(conn, source)?;
-    staging::note_began(conn, replica, source, || (context.clone(), dropped.clone()))?;
-    staging::note_dropped(conn, replica, source, dropped)?;
-    if !context.covers_all(&stage.context()) {
-        // An old message: the catch-up went on since, and its rows are in a newer state.
-        return Err(Stop::Outcome(Box::new(ApplyOutcome::Gap)));
-    }
-    let (with_own_context, rest): (Vec<TableRows>, Vec<TableRows>) =
-        tables.into_iter().partition(|table| table.context.is_some());
-    let mut work = Work::new(conn, replica, rules, &own, None);
-    let mut staged = 0;
-    for table in with_own_context {
-        let number = stage.begin(conn, table.context.as_ref().unwrap_or(&context))?;
-        staged += put_rows(&stage, &mut work, number, table, &context)?;
-    }
-    // The batch that begins last tells what is known in the end.
-    let number = stage.begin(conn, &context)?;
-    for table in rest {
-        staged += put_rows(&stage, &mut work, number, table, &context)?;
-    }
-    let applied = Applied { staged, ..work.finish()? };
-    stage.advance(conn, replica, &to, complete)?;
-    replica.save(conn, &own)?;
-    fail_point("stage-before-commit");
-    Ok(applied)
-}
-
-/// Stages the rows of a table that have a place here; tells how many.
-fn put_rows(
-    stage: &Stage,
-    work: &mut Work<'_>,
-    batch: i64,
-    table: TableRows,
-    context: &VersionVector,
-) -> Result<usize, Stop> {
-    let turn = turn(&table);
-    let TableRows { shape, rows, context: passed_on, limited, parts } = table;
-    let context = passed_on.as_ref().unwrap_or(context);
-    let place = work.place(&shape);
-    let mut staged = 0;
-    for row in rows {
-        if let Some((index, row)) = work.fitting(&place, (&shape, &parts), row, context, limited)? {
-            fail_point("stage-between-rows");
-            staged += 1;
-            stage.put(work.conn, (batch, turn), &work.replica.tables[index], &row)?;
-        }
-    }
-    Ok(staged)
-}
-
-/// Merges the next of the rows that are staged of a catch-up which is complete, and with the last of them raises the
-/// vector. Inside the caller's write transaction, like [`apply`].
-pub(crate) fn merge_staged(
-    conn: &Connection,
-    replica: &mut Replica,
-    source: Origin,
-    rules: &ApplyRules<'_>,
-) -> Result<ApplyOutcome, StoreError> {
-    outcome(merge_next(conn, replica, source, rules))
-}
-
-fn merge_next(
-    conn: &Connection,
-    replica: &mut Replica,
-    source: Origin,
-    rules: &ApplyRules<'_>,
-) -> Result<Applied, Stop> {
-    let stage = Stage::open(conn, source)?;
-    let own = replica.have.clone();
-    // What fits one transaction is seen as one by readers; more would keep applications waiting for too long.
-    let held = exchanges::count(conn, source)?;
-    let whole = held < rules.max_rows && stage.holds_at_most(conn, rules.max_rows - held)?;
-    let mut left = if whole { rules.max_rows } else { rules.max_rows.min(STEP_ROWS) };
-    // What comes knows the rows by the dots that they are going to have, and may be in their ranges: all of these go first.
-    match exchanges::step(conn, replica, source, left)? {
-        Exchanged::Rows(rows) => left -= rows.min(left),
-        Exchanged::Gone => {
-            staging::start_over(conn, replica, source)?;
-            replica.save(conn, &own)?;
-            return Ok(Applied { started_over: true, ..Applied::default() });
-        }
-    }
-    if !exchanges::is_empty(conn, source)? {
-        left = 0;
-    }
-    let mut work = Work::new(conn, replica, rules, &own, Some(&stage));
-    while left > 0 {
-        let page = stage.take_page(conn, work.replica, left)?;
-        if page.is_empty() {
-            break;
-        }
-        left -= page.len().min(left);
-        for Staged { table, row, context, turn } in page {
-            fail_point("merge-between-rows");
-            match turn {
-                Turn::PassedOn | Turn::Own => {
-                    work.row(table, row, &context)?;
-                    // A row that came back without some cells gets them before anybody is told of it.
-                    for (table, key) in std::mem::take(&mut work.came_back) {
-                        for part in stage.take_parts(conn, work.replica, table, &key)? {
-                            work.part(table, part.row, &part.context)?;
-                        }
-                    }
-                }
-                Turn::Parts => work.part(table, row, &context)?,
-            }
-        }
-    }
-    let applied = work.finish()?;
-    if exchanges::is_empty(conn, source)? && stage.is_empty(conn)? {
-        replica.have.join(&stage.context());
-        let received = replica.received.remove(&source).unwrap_or_default();
-        inherit(conn, replica, &received.dropped, rules)?;
-        staging::clear(conn, &source)?;
-        staging::clear_known(conn, replica)?;
-        fail_point("merge-last-before-commit");
-    } else {
-        stage.note_merged(conn, replica)?;
-        fail_point("merge-before-commit");
-    }
-    replica.save(conn, &own)?;
-    Ok(applied)
 }
 
 fn outcome(result: Result<Applied, Stop>) -> Result<ApplyOutcome, StoreError> {

@@ -2,12 +2,15 @@
 //!
 //! Runs inside one transaction in which the change log is empty; otherwise content newer than its clock would be sent.
 
+mod lacking;
+
 use std::collections::HashSet;
 
 use replication::{Batch, DotSet, Origin, RowImage, TableRows, Value, VersionVector};
 use rusqlite::Connection;
 
-use crate::bind::values_from;
+use lacking::{Lacking, LackingEntry, Place};
+
 use crate::error::StoreError;
 use crate::large_reads::LargeRead;
 use crate::parked::{self, Beside, Parked};
@@ -27,19 +30,6 @@ impl Default for BatchLimits {
     fn default() -> Self {
         Self { rows: 20_000, bytes: 8 << 20 }
     }
-}
-
-/// An entry that the peer lacks: where its row is.
-struct Lacking {
-    sequence: u64,
-    row: Place,
-}
-
-enum Place {
-    /// In a table, by its index, under this key.
-    Table(usize, Vec<Value>),
-    /// Among the rows that could not be taken in, under this number.
-    Parked(i64),
 }
 
 /// Rows gathered so far.
@@ -136,24 +126,28 @@ fn read_origin(
     if after >= until {
         return Ok(until);
     }
-    let room = limits.rows.saturating_sub(gathered.rows).max(1);
-    let (mut lacking, end) = lacking_entries(conn, replica, origin, id, (after, until), room)?;
-    lacking.sort_by_key(|entry| entry.sequence);
+    let room = BatchLimits {
+        rows: limits.rows.saturating_sub(gathered.rows).max(1),
+        bytes: limits.bytes.saturating_sub(gathered.bytes).max(1),
+    };
+    let mut lacking = Lacking::new(conn, replica, (origin, id), room, &mut gathered.place);
+    let end = lacking.find(after, until)?;
     let mut reached = after;
-    for (place, entry) in lacking.iter().enumerate() {
+    let mut entries = lacking.entries.into_iter().peekable();
+    while let Some(LackingEntry { sequence, place }) = entries.next() {
         if gathered.bytes > LARGE && gathered.place.is_none() {
             gathered.place = Some(LargeRead::begin());
         }
-        if entry.sequence > end {
+        if sequence > end {
             return Ok(reached);
         }
-        gather(conn, replica, entry, gathered)?;
+        gather(conn, replica, place, gathered)?;
         // A position may only stand between two sequences: entries of one dot go together.
-        let boundary = lacking.get(place + 1).is_none_or(|next| next.sequence > entry.sequence);
-        if boundary {
-            reached = entry.sequence;
+        let next = entries.peek();
+        if next.is_none_or(|next| next.sequence > sequence) {
+            reached = sequence;
             if gathered.is_full(limits) {
-                let last = place + 1 == lacking.len() && end == until;
+                let last = next.is_none() && end == until;
                 return Ok(if last { until } else { reached });
             }
         }
@@ -161,94 +155,23 @@ fn read_origin(
     Ok(end)
 }
 
-/// The first entries of an origin in all tables, at least `room` if there are as many, and the sequence up to which
-/// they are complete.
-fn lacking_entries(
-    conn: &Connection,
-    replica: &Replica,
-    origin: Origin,
-    id: i64,
-    (after, until): (u64, u64),
-    room: usize,
-) -> Result<(Vec<Lacking>, u64), StoreError> {
-    let mut lacking = Vec::new();
-    let mut end = until;
-    for (index, table) in replica.tables.iter().enumerate() {
-        if table.high.get(origin) <= after {
-            continue;
-        }
-        // One more than there is room for tells that more follows.
-        let limit = room.saturating_add(1);
-        let mut statement = conn.prepare_cached(&table.sql.clock_since)?;
-        let mut rows = statement.query(rusqlite::params![
-            id,
-            after.cast_signed(),
-            until.cast_signed(),
-            i64::try_from(limit).unwrap_or(i64::MAX)
-        ])?;
-        let (mut count, mut last) = (0, after);
-        while let Some(row) = rows.next()? {
-            let sequence = row.get::<_, i64>(0)?.cast_unsigned();
-            count += 1;
-            let key = values_from(row, 1, table.table.key.len())?;
-            // One dot may have many entries. It has one row, but for sums that were counted under an origin that was left.
-            let same = |known: &Lacking| matches!(&known.row, Place::Table(of, known) if *of == index && *known == key);
-            if count == 1 || sequence != last || !lacking.last().is_some_and(same) {
-                lacking.push(Lacking { sequence, row: Place::Table(index, key) });
+fn gather(conn: &Connection, replica: &Replica, place: Place, gathered: &mut Gathered<'_>) -> Result<(), StoreError> {
+    let (table, image) = match place {
+        // It has no other entry under which it might have been met.
+        Place::Read(table, _, image) => (table, Some(*image)),
+        Place::Table(table, key) => {
+            // Clock tables hold a key in one spelling, so its bytes tell rows apart.
+            if !gathered.seen.insert((table, key.clone())) {
+                return Ok(());
             }
-            last = sequence;
+            (table, read_image(conn, replica, &replica.tables[table], &key)?)
         }
-        if count == limit {
-            end = end.min(last);
-        }
-    }
-    if replica.waiting.rows > 0 {
-        end = end.min(lacking_parked(conn, id, (after, until), room, &mut lacking)?);
-    }
-    Ok((lacking, end))
-}
-
-/// The same of the rows that could not be taken in: they are as much this database's to pass on.
-fn lacking_parked(
-    conn: &Connection,
-    id: i64,
-    (after, until): (u64, u64),
-    room: usize,
-    lacking: &mut Vec<Lacking>,
-) -> Result<u64, StoreError> {
-    let limit = room.saturating_add(1);
-    let mut statement = conn.prepare_cached(
-        "SELECT seq, parked FROM main._sync_parked_dot WHERE origin = ?1 AND seq > ?2 AND seq <= ?3 ORDER BY seq LIMIT ?4",
-    )?;
-    let bound = i64::try_from(limit).unwrap_or(i64::MAX);
-    let mut rows = statement.query([id, after.cast_signed(), until.cast_signed(), bound])?;
-    let (mut count, mut last) = (0, until);
-    while let Some(row) = rows.next()? {
-        last = row.get::<_, i64>(0)?.cast_unsigned();
-        count += 1;
-        lacking.push(Lacking { sequence: last, row: Place::Parked(row.get(1)?) });
-    }
-    Ok(if count == limit { last } else { until })
-}
-
-fn gather(
-    conn: &Connection,
-    replica: &Replica,
-    entry: &Lacking,
-    gathered: &mut Gathered<'_>,
-) -> Result<(), StoreError> {
-    let (table, key) = match &entry.row {
-        Place::Table(table, key) => (*table, key),
         Place::Parked(id) => {
-            parked::read(conn, *id)?.into_iter().for_each(|parked| pass_on(parked, gathered));
+            parked::read(conn, id)?.into_iter().for_each(|parked| pass_on(parked, gathered));
             return Ok(());
         }
     };
-    // Clock tables hold a key in one spelling, so its bytes tell rows apart.
-    if !gathered.seen.insert((table, key.clone())) {
-        return Ok(());
-    }
-    if let Some(image) = read_image(conn, replica, &replica.tables[table], key)? {
+    if let Some(image) = image {
         gathered.rows += 1;
         gathered.bytes += image.wire_size();
         let (shape, limited) = (&replica.tables[table].wire, replica.tables[table].is_limited());

@@ -23,7 +23,7 @@ use crate::node_schemas;
 use crate::parked::{Places, Waiting};
 use crate::schema::{Column, Schema, Table};
 use crate::staging;
-use crate::table_sql::TableSql;
+use crate::table_sql::{ManySql, TableSql};
 use crate::triggers::default_value;
 
 /// How one table is merged.
@@ -103,6 +103,7 @@ impl DatabaseRules {
 pub(crate) struct ReplicaTable {
     pub(crate) table: Table,
     pub(crate) sql: TableSql,
+    pub(crate) many: ManySql,
     /// What the table is called here: for SQL, for policies and for people.
     pub(crate) shape: TableShape,
     /// What it is called on the wire, of the same order and key: for all that comes from peers, goes to them, or waits.
@@ -270,7 +271,8 @@ impl Replica {
             let defaults = table.columns.iter().map(|column| default_of(conn, column)).collect();
             let born = born(conn, table)?;
             let (shape, wire, table) = (table.shape(), table.wire_shape(), table.clone());
-            replica.tables.push(ReplicaTable { table, sql, shape, wire, rules, defaults, columns, born, high });
+            let many = ManySql::new(&sql);
+            replica.tables.push(ReplicaTable { table, sql, many, shape, wire, rules, defaults, columns, born, high });
         }
         replica.waiting = Waiting::load(conn)?;
         Ok(replica)
@@ -331,6 +333,13 @@ impl Replica {
         let sequence = self.have.get(self.own) + 1;
         self.have.raise(self.own, sequence);
         Dot { origin: self.own, sequence }
+    }
+
+    /// Issues `count` dots of this database's own origin; the sequence before the first of them.
+    pub(crate) fn next_dots(&mut self, count: u64) -> u64 {
+        let before = self.have.get(self.own);
+        self.have.raise(self.own, before + count);
+        before
     }
 
     /// The small number that stands for an origin in clock tables; a new origin gets one.

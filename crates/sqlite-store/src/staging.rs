@@ -22,7 +22,7 @@ pub(crate) use course::{
 use std::cell::Cell;
 use std::collections::HashMap;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use replication::codec::{decode_row, encode_row, encode_values};
 use replication::{Origin, RowImage, Value, VersionVector};
@@ -31,6 +31,7 @@ use rusqlite::{Connection, params};
 use crate::capture::canonical_key;
 use crate::error::StoreError;
 use crate::replica::{Replica, ReplicaTable};
+use crate::table_sql::AT_ONCE;
 
 /// When rows of a catch-up are merged, whatever table they are of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -154,27 +155,39 @@ impl Stage {
         Ok(number)
     }
 
-    /// Stages a row of a batch, in place of an older state of it. `row` follows the table's own shape. One that the source passes
-    /// on as it came stands beside what the source has of it.
-    pub(crate) fn put(
+    /// Stages rows of a batch, in place of older states of them. They follow the table's own shape. Those that the source passes
+    /// on as they came stand beside what the source has of them.
+    pub(crate) fn put<'r>(
         &self,
         conn: &Connection,
         (batch, turn): (i64, Turn),
         table: &ReplicaTable,
-        row: &RowImage,
+        rows: impl Iterator<Item = &'r RowImage>,
     ) -> Result<(), StoreError> {
-        let key: Vec<Value> = row.key(&table.shape).into_iter().cloned().collect();
-        let (mut key, bytes) = (place(table, &key)?, encode_row(row).map_err(unusable)?);
-        if turn != Turn::Own {
-            key.extend(batch.to_be_bytes());
+        let mut bytes = Vec::new();
+        for row in rows {
+            let key: Vec<Value> = row.key(&table.shape).into_iter().cloned().collect();
+            let (mut key, row) = (place(table, &key)?, encode_row(row).map_err(unusable)?);
+            if turn != Turn::Own {
+                key.extend(batch.to_be_bytes());
+            }
+            bytes.push((key, row));
         }
         let number = turn.place(table.table.number);
-        conn.prepare_cached(
-            "INSERT INTO _sync_spool._sync_staged (source, tbl, key, batch, row) VALUES (?1, ?2, ?3, ?4, ?5) \
-             ON CONFLICT DO UPDATE SET batch = excluded.batch, row = excluded.row",
-        )?
-        .execute(params![self.source.as_bytes(), number, key, batch, bytes])?;
-        Ok(())
+        let put = |sql: &str, rows: &[(Vec<u8>, Vec<u8>)]| -> Result<(), StoreError> {
+            let mut statement = conn.prepare_cached(sql)?;
+            statement.raw_bind_parameter(1, self.source.as_bytes())?;
+            statement.raw_bind_parameter(2, number)?;
+            statement.raw_bind_parameter(3, batch)?;
+            for (place, bytes) in (4..).zip(rows.iter().flat_map(|(key, row)| [key, row])) {
+                statement.raw_bind_parameter(place, bytes)?;
+            }
+            statement.raw_execute()?;
+            Ok(())
+        };
+        let together = bytes.chunks_exact(AT_ONCE);
+        together.remainder().chunks(1).try_for_each(|row| put(put_sql(1), row))?;
+        together.into_iter().try_for_each(|rows| put(put_sql(AT_ONCE), rows))
     }
 
     /// Takes the staged state of a key, if there is one.
@@ -339,6 +352,21 @@ impl Stage {
         }
         Ok(())
     }
+}
+
+/// Stages so many rows: `?1` is the source, `?2` the table, `?3` the batch; the key and the bytes of each row follow.
+fn put_sql(rows: usize) -> &'static str {
+    static TOGETHER: OnceLock<String> = OnceLock::new();
+    static ALONE: OnceLock<String> = OnceLock::new();
+    let sql = if rows == 1 { &ALONE } else { &TOGETHER };
+    sql.get_or_init(|| {
+        let row = |row: usize| format!("(?1, ?2, ?3, ?{}, ?{})", 2 * row + 4, 2 * row + 5);
+        format!(
+            "INSERT INTO _sync_spool._sync_staged (source, tbl, batch, key, row) VALUES {} \
+             ON CONFLICT DO UPDATE SET batch = excluded.batch, row = excluded.row",
+            (0..rows).map(row).collect::<Vec<_>>().join(", ")
+        )
+    })
 }
 
 fn text(vector: &VersionVector) -> Result<String, StoreError> {

@@ -2,7 +2,11 @@
 //!
 //! Built once per schema from the introspected table; names come from the local schema only, never from a peer.
 
+mod many;
+
 use replication::{EntryFlags, Timestamp};
+
+pub(crate) use many::{AT_ONCE, ManySql};
 
 use crate::identifier::quote;
 use crate::row_clock::REST_PLACE;
@@ -30,7 +34,7 @@ pub(crate) struct TableSql {
     pub(crate) clock_drop_column: String,
     /// The keys of all rows that have a row entry.
     pub(crate) clock_keys: String,
-    /// Entries of origin `?1` with sequences above `?2` up to `?3`, at most `?4`: (seq, key columns…), by sequence.
+    /// Entries of origin `?1` with sequences above `?2` up to `?3`: (seq, key columns…), by sequence.
     pub(crate) clock_since: String,
     /// The highest sequence of origin `?1`, NULL if none.
     pub(crate) clock_high: String,
@@ -55,10 +59,6 @@ pub(crate) struct TableSql {
     pub(crate) delete: String,
     /// Reads and writes what the row with a key holds in columns that are excluded; none where none is.
     pub(crate) excluded: Option<Excluded>,
-    /// Keys of rows without a row entry, in key order, at most `?1`.
-    pub(crate) unclocked: String,
-    /// The same after a key: the key, then the limit.
-    pub(crate) unclocked_after: String,
     /// Keys of rows with a row entry, a tombstone included, in key order, at most `?1`.
     pub(crate) clocked: String,
     /// The same after a key: the key, then the limit.
@@ -160,7 +160,7 @@ impl TableSql {
             clock_drop_column: format!("DELETE FROM {clock} WHERE col = ?1 OR col BETWEEN ?2 AND ?3"),
             clock_keys: format!("SELECT {clock_list} FROM {clock} WHERE col = 0"),
             clock_since: format!(
-                "SELECT seq, {clock_list} FROM {clock} WHERE origin = ?1 AND seq > ?2 AND seq <= ?3 ORDER BY seq LIMIT ?4"
+                "SELECT seq, {clock_list} FROM {clock} WHERE origin = ?1 AND seq > ?2 AND seq <= ?3 ORDER BY seq"
             ),
             clock_high: format!("SELECT max(seq) FROM {clock} WHERE origin = ?1"),
             exists: format!("SELECT 1 FROM {name} WHERE {key_match}"),
@@ -180,8 +180,6 @@ impl TableSql {
             }),
             delete: format!("DELETE FROM {name} WHERE {key_match}"),
             excluded: excluded(table, &name, &key_match),
-            unclocked: first(&format!("NOT {entry}")),
-            unclocked_after: next(&format!("NOT {entry}")),
             clocked: first(&entry),
             clocked_after: next(&entry),
             buried: format!("{tombstones} ORDER BY {clock_list} LIMIT ?1"),

@@ -1,5 +1,5 @@
 //! Two files of many rows that meet for the first time: equal, different in a few rows, and one of them empty. Each as a ratio to
-//! copying the same rows with one INSERT … SELECT, in the same run. `ROWS=n` sets how many there are.
+//! copying the same rows with one INSERT … SELECT, in the same run. `ROWS=n` sets how many there are, `CASE=empty` which of the three is run.
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "it is a program that prints what it measures")]
 
 use std::path::{Path, PathBuf};
@@ -84,7 +84,8 @@ fn main() {
     let floor = copied(folder.path(), rows);
     println!("{rows} rows; INSERT … SELECT takes {:.2} s", floor.as_secs_f64());
     let cases = [("equal", rows, ""), ("100 rows differ", rows, "qty = -1"), ("one is empty", 0, "")];
-    for (name, other, change) in cases {
+    let chosen = std::env::var("CASE").unwrap_or_default();
+    for (name, other, change) in cases.into_iter().filter(|(name, ..)| name.contains(&chosen)) {
         let folder = TempDir::new().unwrap();
         let files = ["a", "b"].map(|name| folder.path().join(format!("{name}.db")));
         drop(create(&files[0], rows));

@@ -42,6 +42,8 @@ pub(crate) struct Work<'a> {
     pub(super) silent: HashSet<(usize, Vec<Value>)>,
     /// Those of them that were not looked at yet.
     pub(super) came_back: Vec<(usize, Vec<Value>)>,
+    /// How often rows could not be written together.
+    pub(super) in_vain: usize,
 }
 
 /// What a row is to become.
@@ -72,6 +74,7 @@ impl<'a> Work<'a> {
             refused_keys: HashSet::new(),
             silent: HashSet::new(),
             came_back: Vec::new(),
+            in_vain: 0,
         }
     }
 
@@ -337,7 +340,7 @@ fn of_this_node(image: &RowImage, own: Origin) -> RowImage {
     image
 }
 
-fn merge_context<'a>(
+pub(super) fn merge_context<'a>(
     replica: &'a Replica,
     index: usize,
     context: &'a VersionVector,

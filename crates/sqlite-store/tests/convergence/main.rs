@@ -22,6 +22,7 @@ mod restore;
 mod schemas;
 mod selection;
 mod selection_changes;
+mod together;
 mod tombstones;
 mod unique;
 mod waiting;

@@ -309,6 +309,11 @@ impl Replica {
 
     /// Takes what `other` has and this replica lacks, in batches of at most `rows`.
     pub(crate) async fn pull(&self, other: &Self, rows: usize) {
+        self.pull_shown(other, rows, None).await;
+    }
+
+    /// The same; an observer is shown the rows.
+    pub(crate) async fn pull_shown(&self, other: &Self, rows: usize, observer: Option<&Arc<dyn RowObserver>>) {
         loop {
             self.sweep(other).await;
             other.sweep(self).await;
@@ -319,7 +324,7 @@ impl Replica {
             let schemas = other.database.state().borrow().schemas.clone();
             self.database.learn_schemas((*schemas).clone()).await;
             let complete = batch.is_complete();
-            match self.apply(batch, None).await {
+            match self.apply(batch, observer.cloned()).await {
                 ApplyOutcome::Applied(_) | ApplyOutcome::Known => {}
                 // Tombstones have gone since.
                 ApplyOutcome::Gap if self.lacks_dropped(other) || other.lacks_dropped(self) => continue,

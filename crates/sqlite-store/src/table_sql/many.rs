@@ -1,0 +1,104 @@
+//! Statements on many rows at a time: SQLite then opens its cursors once, and the next row is mostly where the last one was.
+
+use replication::{EntryFlags, Timestamp};
+
+use super::{TableSql, parameters};
+
+/// Rows that one statement writes.
+pub(crate) const AT_ONCE: usize = 32;
+
+/// Parameters that one statement may have, well below SQLite's own limit of 32,766.
+const PARAMETERS: usize = 8_192;
+
+/// Their texts.
+#[derive(Debug, Clone)]
+pub(crate) struct ManySql {
+    /// Gives rows without a row entry one as baseline rows, in key order: at most `?1` rows, the small number of the origin, and
+    /// the sequence before the first.
+    pub(crate) publish: String,
+    /// The same after a key: the key, then these.
+    pub(crate) publish_after: String,
+    /// As [`TableSql::clock_since`]: (seq, key columns…, NULL, …), or where the entry is all of the row's clock
+    /// (seq, key columns…, ts, flags, columns…).
+    pub(crate) rows_since: String,
+    /// Writes the row entries of [`AT_ONCE`] rows that have none: for each its key, ts, origin, seq, flags.
+    pub(crate) put_entries: String,
+    /// Inserts [`AT_ONCE`] rows: all synced columns of each. None where they have too many.
+    pub(crate) insert: Option<String>,
+}
+
+impl ManySql {
+    pub(crate) fn new(sql: &TableSql) -> Self {
+        let width = sql.key.len();
+        let clock_keys: Vec<String> = (0..width).map(|n| format!("k{n}")).collect();
+        let clock_list = clock_keys.join(", ");
+        let columns = sql.columns.len();
+        Self {
+            publish: sql.published(&clock_list, None),
+            publish_after: sql.published(&clock_list, Some(width)),
+            rows_since: sql.since(&clock_keys),
+            put_entries: format!(
+                "INSERT INTO {} ({clock_list}, ts, origin, seq, flags, col) VALUES {}",
+                sql.clock,
+                tuples(width + 4, ", 0")
+            ),
+            insert: (columns * AT_ONCE <= PARAMETERS).then(|| {
+                let list = sql.columns.join(", ");
+                format!("INSERT{} INTO {} ({list}) VALUES {}", sql.or_abort, sql.table, tuples(columns, ""))
+            }),
+        }
+    }
+}
+
+impl TableSql {
+    fn published(&self, clock_list: &str, after: Option<usize>) -> String {
+        let place = after.unwrap_or_default();
+        let later = after.map(|width| format!(" AND ({}) > ({})", self.key_list, parameters(1, width)));
+        let keys: Vec<String> = self.key.iter().enumerate().map(|(n, name)| format!("t.{name} AS k{n}")).collect();
+        format!(
+            "INSERT INTO {clock} ({clock_list}, col, ts, origin, seq, flags) \
+             SELECT {clock_list}, 0, {baseline}, ?{origin}, ?{sequence} + row_number() OVER (ORDER BY {clock_list}), {inserted} \
+             FROM (SELECT {keys} FROM {table} AS t WHERE {named}NOT EXISTS \
+             (SELECT 1 FROM {clock} AS c WHERE {joined} AND c.col = 0){later} ORDER BY {key_list} LIMIT ?{limit})",
+            clock = self.clock,
+            baseline = Timestamp::BASELINE.raw(),
+            inserted = EntryFlags::INSERTED.bits(),
+            keys = keys.join(", "),
+            table = self.table,
+            named = self.named,
+            joined = self.joined("t", "c"),
+            later = later.unwrap_or_default(),
+            key_list = self.key_list,
+            limit = place + 1,
+            origin = place + 2,
+            sequence = place + 3,
+        )
+    }
+
+    fn since(&self, clock_keys: &[String]) -> String {
+        let keys: Vec<String> = clock_keys.iter().map(|key| format!("c.{key}")).collect();
+        let columns: Vec<String> = self.columns.iter().map(|column| format!("t.{column}")).collect();
+        let there: Vec<String> = self.key.iter().map(|name| format!("t.{name} IS NOT NULL")).collect();
+        // LEFT JOIN has the entries come first: they are few, and in the order that is wanted.
+        format!(
+            "SELECT c.seq, {keys}, CASE WHEN c.col = 0 AND c.more IS NULL AND (c.flags & {deleted}) = 0 AND {there} \
+             AND NOT EXISTS (SELECT 1 FROM {clock} AS o WHERE {others} AND o.col <> 0) THEN c.ts END, c.flags, {columns} \
+             FROM {clock} AS c LEFT JOIN {table} AS t ON {joined} \
+             WHERE c.origin = ?1 AND c.seq > ?2 AND c.seq <= ?3 ORDER BY c.seq",
+            keys = keys.join(", "),
+            deleted = EntryFlags::DELETED.bits(),
+            there = there.join(" AND "),
+            clock = self.clock,
+            others = clock_keys.iter().map(|key| format!("o.{key} = c.{key}")).collect::<Vec<_>>().join(" AND "),
+            columns = columns.join(", "),
+            table = self.table,
+            joined = self.joined("t", "c"),
+        )
+    }
+}
+
+/// [`AT_ONCE`] tuples of so many parameters, each with the same end.
+fn tuples(width: usize, end: &str) -> String {
+    let tuple = |row: usize| format!("({}{end})", parameters(row * width + 1, width));
+    (0..AT_ONCE).map(tuple).collect::<Vec<_>>().join(", ")
+}
