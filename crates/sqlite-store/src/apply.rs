@@ -3,6 +3,7 @@
 pub(crate) mod columns;
 mod parts;
 mod placing;
+mod reissuing;
 mod staged;
 mod storing;
 mod sweeping;
@@ -13,6 +14,7 @@ use replication::{Admission, Batch, RowImage, TableRows, VersionVector, admit, l
 use rusqlite::Connection;
 
 pub(crate) use placing::told_of;
+pub(crate) use reissuing::reissue_rows;
 pub(crate) use staged::merge_staged;
 pub(crate) use sweeping::sweep_rows;
 pub(crate) use work::{Work, unknown_entry};

@@ -17,6 +17,7 @@ mod sweeping;
 mod told;
 mod tombstones;
 mod transaction;
+mod verifying;
 mod waiting;
 
 use std::collections::{BTreeMap, BTreeSet};

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use replication::reconcile::{Answer, Compared, Question};
-use replication::{Batch, DotSet, KnownNodes, NodeSchemas, Origin, VersionVector};
+use replication::{Batch, DotSet, KnownNodes, NodeSchemas, Origin, Value, VersionVector};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::apply::ApplyOutcome;
@@ -25,6 +25,7 @@ use crate::parked::ParkedNote;
 use crate::replica::DatabaseRules;
 use crate::schema::Unsynced;
 use crate::state::StateDatabase;
+use crate::verification::{VerifyAnswer, VerifyQuestion};
 use crate::warning::Warning;
 use crate::watch::{FileWatch, Wake};
 use crate::worker::{Command, Worker};
@@ -324,6 +325,24 @@ impl Database {
         action: ConflictAction,
     ) -> Result<Result<StoredConflict, Refusal>, StoreError> {
         self.ask(|reply| Command::Act { number, action, reply }).await
+    }
+
+    /// Tells somebody who compares it with another database what there is.
+    ///
+    /// # Errors
+    /// The database is not attached at the moment, or cannot be read; nothing changed, and a later try may succeed.
+    pub async fn verify(&self, question: VerifyQuestion) -> Result<VerifyAnswer, StoreError> {
+        self.ask(|reply| Command::Verify { question, reply }).await
+    }
+
+    /// Issues rows of a table, by its name on the wire, anew as they are here, in one transaction: as a change that all nodes
+    /// receive and that has taken all into account which is known here. A key without a row counts as its deletion where one is
+    /// known. False if there is no such table, or its key has another number of columns.
+    ///
+    /// # Errors
+    /// The database is not attached at the moment, or cannot be written; nothing changed, and a later try may succeed.
+    pub async fn reissue(&self, table: String, keys: Vec<Vec<Value>>) -> Result<bool, StoreError> {
+        self.ask(|reply| Command::Reissue { table, keys, reply }).await
     }
 
     /// Makes the rows that existed before attach known to peers, in the background; nothing happens if they are.

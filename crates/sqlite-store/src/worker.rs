@@ -216,8 +216,15 @@ impl Worker {
                 let result = self.apply(*batch, observer);
                 let _ = reply.send(result);
             }
+            Command::Verify { question, reply } => {
+                let _ = reply.send(self.read(|attachment| attachment.verify(question)));
+            }
+            Command::Reissue { table, keys, reply } => {
+                let result = self.do_for_somebody(|attachment| attachment.reissue(&table, &keys));
+                let _ = reply.send(result);
+            }
             Command::Act { number, action, reply } => {
-                let result = self.act(number, action);
+                let result = self.do_for_somebody(|attachment| attachment.act(number, action));
                 let _ = reply.send(result);
             }
             Command::Publish => {

@@ -1,21 +1,19 @@
-//! Acting on conflict records, at the request of a person.
+//! What is done at the request of a person.
 
 use std::time::Instant;
 
 use super::Worker;
 use crate::attached::Attachment;
-use crate::conflicts::{ConflictAction, Refusal, StoredConflict};
 use crate::error::StoreError;
 
 impl Worker {
-    /// Acts on a record, and makes known what came of it before it is answered.
-    pub(super) fn act(
+    /// Does what is asked, and makes known what came of it before it is answered.
+    pub(super) fn do_for_somebody<T>(
         &mut self,
-        number: i64,
-        action: ConflictAction,
-    ) -> Result<Result<StoredConflict, Refusal>, StoreError> {
+        work: impl FnOnce(&mut Attachment) -> Result<T, StoreError>,
+    ) -> Result<T, StoreError> {
         self.check_identity();
-        let acted = self.with_attachment(|attachment| attachment.act(number, action));
+        let acted = self.with_attachment(work);
         let events = self.attachment.as_mut().map(Attachment::take_events).unwrap_or_default();
         events.into_iter().for_each(|event| self.tell(event));
         match &acted {

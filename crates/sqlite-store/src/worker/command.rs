@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use replication::reconcile::{Answer, Compared, Question};
-use replication::{Batch, DotSet, KnownNodes, NodeSchemas, Origin, VersionVector};
+use replication::{Batch, DotSet, KnownNodes, NodeSchemas, Origin, Value, VersionVector};
 use tokio::sync::oneshot;
 
 use crate::batch_read::BatchLimits;
@@ -11,6 +11,7 @@ use crate::conflicts::{ConflictAction, Refusal, StoredConflict};
 use crate::database::{ApplyReply, NodeNames};
 use crate::error::StoreError;
 use crate::observer::RowObserver;
+use crate::verification::{VerifyAnswer, VerifyQuestion};
 
 /// What a database's thread is asked.
 pub(crate) enum Command {
@@ -52,6 +53,17 @@ pub(crate) enum Command {
     Restamp(i64),
     ForgetNode {
         node: String,
+        reply: oneshot::Sender<Result<bool, StoreError>>,
+    },
+    /// Tells somebody who compares it with another database what there is.
+    Verify {
+        question: VerifyQuestion,
+        reply: oneshot::Sender<Result<VerifyAnswer, StoreError>>,
+    },
+    /// Issues rows anew.
+    Reissue {
+        table: String,
+        keys: Vec<Vec<Value>>,
         reply: oneshot::Sender<Result<bool, StoreError>>,
     },
     Publish,

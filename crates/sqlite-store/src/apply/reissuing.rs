@@ -1,0 +1,38 @@
+//! Rows that are to stand as they are, whatever other nodes hold: each becomes a new change of this node.
+
+use replication::Value;
+use rusqlite::Connection;
+
+use super::work::{RowPlan, Work};
+use super::{Applied, ApplyOutcome, ApplyRules, Stop, outcome};
+use crate::error::StoreError;
+use crate::replica::Replica;
+
+/// Issues the rows with these keys anew, or their deletions. Inside the caller's write transaction, like
+/// [`apply`](super::apply).
+pub(crate) fn reissue_rows(
+    conn: &Connection,
+    replica: &mut Replica,
+    rules: &ApplyRules<'_>,
+    index: usize,
+    keys: &[Vec<Value>],
+) -> Result<ApplyOutcome, StoreError> {
+    let own = replica.have.clone();
+    let mut work = Work::new(conn, replica, rules, &own, None);
+    let issued = keys.iter().try_for_each(|key| work.issue_as_it_is(index, key));
+    let applied = issued.and_then(|()| work.finish());
+    let saved: Result<Applied, Stop> = applied.and_then(|applied| {
+        replica.save(conn, &own)?;
+        Ok(applied)
+    });
+    outcome(saved)
+}
+
+impl Work<'_> {
+    fn issue_as_it_is(&mut self, index: usize, key: &[Value]) -> Result<(), Stop> {
+        let Some(local) = self.local(index, key)? else { return Ok(()) };
+        let values = (!local.clock.is_deleted()).then(|| local.values.clone());
+        let plan = RowPlan { again: true, ..self.reissue(values, &local.clock) };
+        self.store(index, key, Some(&local), plan)
+    }
+}
