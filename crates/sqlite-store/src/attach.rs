@@ -104,6 +104,14 @@ pub fn attach(conn: &mut Connection, new_origin: Origin, node: &str) -> Result<A
 /// Where the rules choose other tables or columns than before, what is known of those that are not synced any more is kept
 /// to be passed on to peers.
 ///
+/// Whether a database is attached.
+///
+/// # Errors
+/// The file cannot be read.
+pub fn is_attached(conn: &Connection) -> Result<bool, StoreError> {
+    bookkeeping::is_attached(conn)
+}
+
 /// # Errors
 /// As [`attach`].
 pub fn attach_with(

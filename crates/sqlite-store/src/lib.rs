@@ -7,6 +7,7 @@ pub mod attach;
 pub mod connection;
 pub mod detach;
 pub mod error;
+pub mod file_comparison;
 pub mod foreign_keys;
 pub mod json;
 pub mod key_ranges;

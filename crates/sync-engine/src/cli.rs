@@ -48,6 +48,14 @@ pub(crate) enum Command {
                       Example:\n  sync-engine forget old-laptop"
     )]
     Forget(Forget),
+    /// Compare two files, or a database with a peer's, and list what differs
+    #[command(
+        after_help = "Exit code 1 if anything differs. With --peer the running daemon and the peer are asked; both go on syncing, and \
+                      what is on its way is waited for.\n\n\
+                      Examples:\n  sync-engine verify berlin.db oslo.db\n  sync-engine verify inventory --peer ws://oslo.example:7420\n  \
+                      sync-engine verify inventory --peer ws://oslo.example:7420 --repair"
+    )]
+    Verify(Verify),
     /// Look at conflicts that were decided, and act on them
     #[command(
         subcommand,
@@ -145,6 +153,30 @@ pub(crate) struct Forget {
     /// The node's name, as `status` shows it
     #[arg(value_name = "NODE")]
     pub(crate) node: String,
+    #[command(flatten)]
+    pub(crate) place: Where,
+    /// Print JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Verify {
+    /// A file; with --peer, a database of the running daemon, by its name or its path
+    #[arg(value_name = "DB")]
+    pub(crate) first: String,
+    /// The file to compare it with
+    #[arg(value_name = "OTHER", required_unless_present = "peer", conflicts_with = "peer")]
+    pub(crate) second: Option<PathBuf>,
+    /// The peer to compare with, as ws://host:port
+    #[arg(long, value_name = "URL")]
+    pub(crate) peer: Option<String>,
+    /// Make the rows that differ equal: on both sides the one that was written last, as a new change
+    #[arg(long)]
+    pub(crate) repair: bool,
+    /// Keys to list of each table at most
+    #[arg(long, value_name = "N", default_value = "100")]
+    pub(crate) limit: usize,
     #[command(flatten)]
     pub(crate) place: Where,
     /// Print JSON

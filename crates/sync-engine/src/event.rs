@@ -40,6 +40,8 @@ pub enum EventName {
     ConflictRestore,
     /// A person closed the record of a conflict.
     ConflictDismiss,
+    /// A person had rows issued anew as they are here, because other nodes hold something else.
+    Reissue,
     /// A node is not waited for any more.
     PeerForgotten,
     /// A session with a peer begins.
@@ -71,6 +73,7 @@ impl EventName {
             Self::ConflictMerge => "conflict_merge",
             Self::ConflictRestore => "conflict_restore",
             Self::ConflictDismiss => "conflict_dismiss",
+            Self::Reissue => "reissue",
             Self::PeerForgotten => "peer_forgotten",
             Self::PeerConnected => "peer_connected",
             Self::PeerLost => "peer_lost",
@@ -96,6 +99,7 @@ impl EventName {
             | Self::SyncComplete
             | Self::ConflictRestore
             | Self::ConflictDismiss
+            | Self::Reissue
             | Self::PeerForgotten
             | Self::ConfigReload
             | Self::PeerConnected => Level::INFO,

@@ -28,6 +28,7 @@ pub mod conflicts;
 pub mod event;
 pub mod status;
 pub mod telemetry;
+pub mod verification;
 
 mod change_event;
 mod engine;

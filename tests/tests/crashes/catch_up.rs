@@ -54,7 +54,7 @@ impl Case {
         let alike = name.starts_with("exchange") || name.starts_with("compare");
         // How many times it is come to, at least.
         let times = match name {
-            _ if name.ends_with("between-rows") => 300,
+            _ if name.ends_with("between-rows") => 40,
             "attach-before-triggers" | "stage-before-commit" | "stage-committed" | "merge-committed" => 4,
             _ => 1,
         };

@@ -73,28 +73,58 @@ impl Daemon {
         Ok(Self { authority: settings.listen.to_string() })
     }
 
+    /// The daemon of a peer, by its URL as a peer's or as a web page's.
+    pub(super) fn of_peer(url: &str) -> anyhow::Result<Self> {
+        let rest = ["ws://", "http://"].iter().find_map(|scheme| url.strip_prefix(scheme));
+        let Some(rest) = rest.map(|rest| rest.trim_end_matches('/')).filter(|rest| !rest.is_empty()) else {
+            bail!("{url:?} is not of the form ws://HOST:PORT or http://HOST:PORT")
+        };
+        let authority = rest.split('/').next().unwrap_or(rest).to_owned();
+        Ok(Self { authority })
+    }
+
+    /// The daemon that listens there.
+    pub(super) fn at(address: std::net::SocketAddr) -> Self {
+        Self { authority: address.to_string() }
+    }
+
+    /// Where it is.
+    pub(super) fn authority(&self) -> &str {
+        &self.authority
+    }
+
     /// Gets a path.
     pub(super) fn get(&self, path: &str) -> Result<Answer, Unreachable> {
-        self.request("GET", path)
+        self.request("GET", path, "")
     }
 
     /// Posts nothing to a path.
     pub(super) fn post(&self, path: &str) -> Result<Answer, Unreachable> {
-        self.request("POST", path)
+        self.request("POST", path, "")
     }
 
-    fn request(&self, method: &str, path: &str) -> Result<Answer, Unreachable> {
+    /// Posts JSON to a path.
+    pub(super) fn post_json(&self, path: &str, json: &str) -> Result<Answer, Unreachable> {
+        self.request("POST", path, json)
+    }
+
+    fn request(&self, method: &str, path: &str, json: &str) -> Result<Answer, Unreachable> {
         let unreachable =
             |error: anyhow::Error| Unreachable { authority: self.authority.clone(), reason: format!("{error:#}") };
-        exchange(&self.authority, method, path).map_err(unreachable)
+        exchange(&self.authority, method, path, json).map_err(unreachable)
     }
 }
 
-fn exchange(authority: &str, method: &str, path: &str) -> anyhow::Result<Answer> {
+fn exchange(authority: &str, method: &str, path: &str, json: &str) -> anyhow::Result<Answer> {
     let address = authority.to_socket_addrs()?.next().context("the name has no address")?;
     let mut stream = TcpStream::connect_timeout(&address, CONNECT)?;
     stream.set_read_timeout(Some(ANSWER))?;
-    write!(stream, "{method} {path} HTTP/1.1\r\nHost: {authority}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")?;
+    let kind = if json.is_empty() { "" } else { "Content-Type: application/json\r\n" };
+    write!(
+        stream,
+        "{method} {path} HTTP/1.1\r\nHost: {authority}\r\n{kind}Content-Length: {}\r\nConnection: close\r\n\r\n{json}",
+        json.len()
+    )?;
     let mut answer = Vec::new();
     stream.read_to_end(&mut answer)?;
     let answer = String::from_utf8(answer).context("the answer is not text")?;

@@ -11,6 +11,7 @@ mod reload;
 mod run;
 mod signals;
 mod status;
+mod verify;
 
 use std::collections::BTreeMap;
 use std::io::Write as _;
@@ -38,12 +39,13 @@ pub(crate) fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Migrate(arguments) => asynchronously(migrate::run(arguments)),
         Command::Status(arguments) => status::run(&arguments),
         Command::Forget(arguments) => forget::run(&arguments),
+        Command::Verify(arguments) => verify::run(&arguments),
         Command::Conflicts(command) => conflicts::run(&command),
         Command::Config(command) => config::run(&command),
     }
 }
 
-fn asynchronously(work: impl Future<Output = anyhow::Result<ExitCode>>) -> anyhow::Result<ExitCode> {
+fn asynchronously<T>(work: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
     tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(work)
 }
 

@@ -127,7 +127,7 @@ impl Shared {
         files.collect()
     }
 
-    fn file(&self, name: &str) -> Result<Database, ConflictError> {
+    pub(crate) fn file(&self, name: &str) -> Result<Database, ConflictError> {
         let mut files = self.files();
         match files.iter().position(|database| database.name() == name) {
             Some(place) => Ok(files.swap_remove(place)),

@@ -22,7 +22,7 @@ use tower::ServiceExt as _;
 use crate::engine::peering::accept_peer;
 use crate::engine::places::{Place, Places};
 use crate::engine::shared::Shared;
-use crate::engine::{conflict_routes, nodes};
+use crate::engine::{conflict_routes, nodes, verify_routes};
 use crate::event::{Event, EventName};
 
 /// Connections that may be open and not be peers' links.
@@ -49,6 +49,7 @@ pub(crate) async fn serve(shared: Arc<Shared>, listener: TcpListener, end: Cance
         .route("/v1/status", get(status))
         .merge(conflict_routes::routes())
         .merge(nodes::routes())
+        .merge(verify_routes::routes())
         .layer(axum::middleware::from_fn(refuse_foreign))
         .with_state(Arc::clone(&shared));
     let places = Places::new(CONNECTIONS);

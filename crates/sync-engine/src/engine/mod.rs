@@ -18,6 +18,7 @@ mod session_driver;
 mod session_events;
 mod shared;
 mod source;
+mod verify_routes;
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};

@@ -1,0 +1,39 @@
+//! Two files, whoever else has them open: only read.
+
+use std::path::Path;
+
+use anyhow::Context as _;
+use sqlite_store::file_comparison::{FileComparison, NotCompared, RowDifference, compare_files};
+
+use super::report::{Difference, Differing, Report, TableReport};
+
+/// Compares two files, each as of one moment.
+pub(super) fn compare(first: &Path, second: &Path, limit: usize) -> anyhow::Result<Report> {
+    let compared = compare_files(first, second, limit)
+        .map_err(crate::commands::databases::OneShot)
+        .with_context(|| format!("cannot compare {} with {}", first.display(), second.display()))?;
+    Ok(report(first, second, compared, limit))
+}
+
+fn report(first: &Path, second: &Path, compared: FileComparison, limit: usize) -> Report {
+    let mut report = Report::new(first.display().to_string(), second.display().to_string());
+    for NotCompared { table, reason, differs } in compared.not_compared {
+        report.leave_out(&table, reason, differs);
+    }
+    for table in compared.tables {
+        let mut told = TableReport::new(&table.table, &table.key);
+        for (key, difference) in table.differing {
+            let difference = match difference {
+                RowDifference::OnlyFirst => Difference::OnlyFirst,
+                RowDifference::OnlySecond => Difference::OnlySecond,
+                RowDifference::Differs => Difference::Differs,
+            };
+            told.note(Differing { key, difference, repaired: false }, limit);
+        }
+        // Only so many keys were listed.
+        (told.rows, told.only_first) = (table.rows, table.only_first);
+        (told.only_second, told.differ) = (table.only_second, table.differ);
+        report.tables.push(told);
+    }
+    report
+}
