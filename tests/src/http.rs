@@ -45,7 +45,7 @@ pub fn get(port: u16, path: &str) -> Result<HttpAnswer> {
 /// # Errors
 /// Nobody listens, or the answer is not HTTP.
 pub fn get_as(port: u16, path: &str, host: &str) -> Result<HttpAnswer> {
-    request(port, "GET", path, host)
+    request(port, ("GET", path, ""), host)
 }
 
 /// Posts nothing to a path of a loopback port.
@@ -61,14 +61,26 @@ pub fn post(port: u16, path: &str) -> Result<HttpAnswer> {
 /// # Errors
 /// Nobody listens, or the answer is not HTTP.
 pub fn post_as(port: u16, path: &str, host: &str) -> Result<HttpAnswer> {
-    request(port, "POST", path, host)
+    request(port, ("POST", path, ""), host)
 }
 
-fn request(port: u16, method: &str, path: &str, host: &str) -> Result<HttpAnswer> {
+/// Posts JSON to a path of a loopback port.
+///
+/// # Errors
+/// Nobody listens, or the answer is not HTTP.
+pub fn post_json(port: u16, path: &str, json: &str) -> Result<HttpAnswer> {
+    request(port, ("POST", path, json), &format!("127.0.0.1:{port}"))
+}
+
+fn request(port: u16, (method, path, json): (&str, &str, &str), host: &str) -> Result<HttpAnswer> {
     let mut stream = TcpStream::connect_timeout(&SocketAddr::from((Ipv4Addr::LOCALHOST, port)), TIMEOUT)?;
     stream.set_read_timeout(Some(TIMEOUT))?;
     // HTTP/1.0, so that the answer is neither chunked nor kept open.
-    write!(stream, "{method} {path} HTTP/1.0\r\nHost: {host}\r\nConnection: close\r\n\r\n")?;
+    let content = match json.len() {
+        0 => String::new(),
+        length => format!("Content-Type: application/json\r\nContent-Length: {length}\r\n"),
+    };
+    write!(stream, "{method} {path} HTTP/1.0\r\nHost: {host}\r\n{content}Connection: close\r\n\r\n{json}")?;
     let mut answer = Vec::new();
     stream.read_to_end(&mut answer)?;
     let answer = String::from_utf8_lossy(&answer);

@@ -140,10 +140,9 @@ fn row(conn: &Connection, replica: &Replica, table: &ReplicaTable, key: Vec<Valu
         (newest.timestamp, newest.dot.origin)
     };
     let (newest, values) = match image {
-        Some(image) if image.clock.is_deleted() => (Some(newest(&image)), None),
-        Some(image) => (Some(newest(&image)), Some(image.values)),
-        // A row that nobody was told of yet.
-        None => (None, read_row(conn, table, &key)?),
+        Some(image) if !image.clock.is_deleted() => (Some(newest(&image)), Some(image.values)),
+        // A row that nobody was told of.
+        image => (image.as_ref().map(newest), read_row(conn, table, &key)?),
     };
     let content = values.map(|values| {
         let mut hasher = RowHasher::new();
