@@ -25,6 +25,7 @@ mod selection_changes;
 mod together;
 mod tombstones;
 mod unique;
+mod verify;
 mod waiting;
 
 use std::ops::Range;
