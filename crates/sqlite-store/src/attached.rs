@@ -57,6 +57,13 @@ const CAPTURE_ROWS: usize = 20_000;
 /// Baseline rows in one transaction.
 const PUBLISH_ROWS: usize = 5_000;
 
+/// Rows that are published ahead of a peer that reads them: with one more step they fit a batch, and what comes as a whole need not
+/// be staged.
+const AHEAD: u64 = 10_000;
+
+/// How long publishing waits for such a peer. One that does not come is not waited for.
+const READER_WAIT: Duration = Duration::from_secs(1);
+
 /// The pause between lines about publishing.
 const PROGRESS: Duration = Duration::from_secs(2);
 
@@ -89,6 +96,8 @@ pub(crate) struct Attachment {
     /// The log was not drained by the last capture.
     more: bool,
     publishing: Option<Publishing>,
+    /// When what is published was last read for a peer, and up to where.
+    last_read: Option<(Instant, u64)>,
     migrated: Migrated,
     /// The pass over the rows that wait, if one is due.
     retry: Option<Progress>,
@@ -136,7 +145,7 @@ impl Attachment {
     pub(crate) fn has_work(&self) -> bool {
         let rest = || {
             !self.migrated.is_done()
-                || self.is_publishing()
+                || self.may_publish()
                 || self.retry.is_some()
                 || self.forgetting.is_some()
                 || self.pruning.has_work()
@@ -144,6 +153,19 @@ impl Attachment {
                 || self.foreign_keys.has_work(wall_millis())
         };
         self.more || (self.migrating().is_none() && rest())
+    }
+
+    /// Whether to publish now.
+    fn may_publish(&self) -> bool {
+        self.is_publishing() && self.publishing_waits().is_none()
+    }
+
+    /// How long publishing still waits for a peer that reads what is published, if it does.
+    pub(crate) fn publishing_waits(&self) -> Option<Duration> {
+        let (at, upto) = self.last_read.filter(|_| self.is_publishing())?;
+        let ahead = self.replica.have.get(self.replica.own).saturating_sub(upto);
+        let until = Some(at + READER_WAIT).filter(|_| ahead > AHEAD)?;
+        until.checked_duration_since(Instant::now())
     }
 
     fn is_publishing(&self) -> bool {
@@ -196,7 +218,7 @@ impl Attachment {
             if self.migrated.is_done() {
                 self.retry_all();
             }
-        } else if self.is_publishing() {
+        } else if self.may_publish() {
             self.publish_step(events)?;
         } else {
             self.look_for_parents()?;

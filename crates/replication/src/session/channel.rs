@@ -12,6 +12,9 @@ use crate::session::incoming::Waiting;
 use crate::session::{LocalState, Output, SessionEvent};
 use crate::version_vector::VersionVector;
 
+/// Milliseconds between two words about a catch-up that goes on.
+const PROGRESS: u64 = 2_000;
+
 /// A batch that was sent and is not acknowledged.
 #[derive(Debug)]
 pub(super) struct InFlight {
@@ -111,6 +114,10 @@ pub(super) struct CatchUp {
     target: VersionVector,
     since: u64,
     pub(super) rows: u64,
+    /// The peer was still making its rows known: they are part of it.
+    growing: bool,
+    /// When it was last told how far it is.
+    told: u64,
 }
 
 impl Channel {
@@ -252,15 +259,21 @@ impl Channel {
             actions.push_back(Output::Event(event));
         }
         if !self.caught_up && self.catch_up.is_none() && !local.have.covers_all(&remote.have) {
-            self.catch_up = Some(CatchUp { target: remote.have.clone(), since: now, rows: 0 });
+            self.catch_up =
+                Some(CatchUp { target: remote.have.clone(), since: now, rows: 0, growing: false, told: now });
             actions.push_back(Output::Event(SessionEvent::CatchUpStarted { database: name.to_owned() }));
         }
     }
 
-    /// Reports the end of the first catch-up, when it has come.
-    pub(super) fn finish_catch_up(&mut self, name: &str, now: u64, actions: &mut VecDeque<Output>) {
-        let (Some(catch_up), Some(local)) = (&self.catch_up, &self.local) else { return };
-        if local.have.covers_all(&catch_up.target) {
+    /// Reports how far the first catch-up is now and then, and its end when it has come.
+    pub(super) fn follow_catch_up(&mut self, name: &str, now: u64, actions: &mut VecDeque<Output>) {
+        let (Some(catch_up), Some(local)) = (&mut self.catch_up, &self.local) else { return };
+        let publishing = self.remote.as_ref().is_some_and(|remote| remote.publishing);
+        if publishing || std::mem::take(&mut catch_up.growing) {
+            catch_up.target.join(&self.peer_have);
+            catch_up.growing = publishing;
+        }
+        if !catch_up.growing && local.have.covers_all(&catch_up.target) {
             actions.push_back(Output::Event(SessionEvent::CatchUpComplete {
                 database: name.to_owned(),
                 rows: catch_up.rows,
@@ -268,6 +281,10 @@ impl Channel {
             }));
             self.catch_up = None;
             self.caught_up = true;
+        } else if catch_up.rows > 0 && now >= catch_up.told + PROGRESS {
+            catch_up.told = now;
+            let event = SessionEvent::CatchUpProgress { database: name.to_owned(), rows: catch_up.rows };
+            actions.push_back(Output::Event(event));
         }
     }
 

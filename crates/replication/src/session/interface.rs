@@ -316,7 +316,14 @@ pub enum SessionEvent {
         /// The database.
         database: String,
     },
-    /// We have what the peer had when the session began.
+    /// More of what the peer had when the session began is here.
+    CatchUpProgress {
+        /// The database.
+        database: String,
+        /// Rows that changed so far.
+        rows: u64,
+    },
+    /// We have what the peer had when the session began, and what it had not made known then.
     CatchUpComplete {
         /// The database.
         database: String,

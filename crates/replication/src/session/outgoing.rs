@@ -19,7 +19,7 @@ impl Session {
             channel.pump_sweep(name, now, self.config.repeat, &mut self.actions, &mut self.sends);
             channel.pump_comparing(name, now, self.config.repeat, &mut self.actions, &mut self.sends);
             channel.pump_incoming(name, now, self.config.repeat, &mut self.sends);
-            channel.finish_catch_up(name, now, &mut self.actions);
+            channel.follow_catch_up(name, now, &mut self.actions);
         }
         self.start_reads();
         self.start_applies();

@@ -95,6 +95,7 @@ impl Attachment {
             data_version: -1,
             more: true,
             publishing: publish.map(|_| Publishing::default()),
+            last_read: None,
             migrated: Migrated::default(),
             retry: None,
             migration: Migration::default(),

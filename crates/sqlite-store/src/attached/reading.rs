@@ -1,5 +1,7 @@
 //! Reading what peers lack.
 
+use std::time::Instant;
+
 use replication::reconcile::{Answer, Compared, Question};
 use replication::{Batch, DotSet, Origin, VersionVector};
 use rusqlite::Connection;
@@ -23,6 +25,7 @@ impl Attachment {
         limits: BatchLimits,
     ) -> Result<Batch, StoreError> {
         let batch = self.snapshot((from, omit), limits)?;
+        self.last_read = Some((Instant::now(), batch.to.get(self.replica.own)));
         let shown = batch.to.get(self.replica.own).min(self.replica.have.get(self.replica.own));
         self.memory.iter_mut().for_each(|memory| memory.show(shown));
         Ok(batch)

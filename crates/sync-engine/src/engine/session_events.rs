@@ -22,6 +22,13 @@ pub(crate) fn tell(events: &EventSink, node: &str, event: SessionEvent, names: &
         SessionEvent::CatchUpStarted { database } => {
             events.emit(Event::new(EventName::SyncStart).field("node", node).field("database", database));
         }
+        SessionEvent::CatchUpProgress { database, rows } => events.emit(
+            Event::new(EventName::SyncStart)
+                .field("node", node)
+                .field("database", database)
+                .field("phase", "catch_up")
+                .field("rows", rows),
+        ),
         SessionEvent::CatchUpComplete { database, rows, millis } => events.emit(
             Event::new(EventName::SyncComplete)
                 .field("node", node)
@@ -143,6 +150,7 @@ pub(crate) fn database_of(event: &SessionEvent) -> Option<&str> {
         SessionEvent::Opened { .. }
         | SessionEvent::Databases { .. }
         | SessionEvent::CatchUpStarted { .. }
+        | SessionEvent::CatchUpProgress { .. }
         | SessionEvent::CatchUpComplete { .. }
         | SessionEvent::Reconciled { .. }
         | SessionEvent::Refused(_) => None,
