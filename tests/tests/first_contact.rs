@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use serde_json::json;
 use system_tests::{
     Cell, Cluster, Node, Result, Scene, Topology, check, check_equal, contents, python_code, query_text, scenario,
     shell,
@@ -137,6 +138,39 @@ fn a_killed_sender_resumes() {
         cluster.nodes[0].start()?;
         let rows = cluster.settled()?;
         check_equal!(rows.count("stock"), ROWS + 10);
+        Ok(())
+    });
+}
+
+/// What comes while the other side still makes its rows known is applied as it comes.
+#[test]
+fn a_large_file_is_streamed_to_an_empty_peer_whatever_happens_meanwhile() {
+    const MANY: usize = 60_000;
+    scenario(|scene| {
+        let mut cluster = Cluster::new(scene, "stock", 2, Topology::Line)?;
+        cluster.create(SCHEMA)?;
+        fill(cluster.file(0), 0, MANY, "from a")?;
+        cluster.start()?;
+        let arrived = |receiver: &Path, part: usize| {
+            scene.eventually("a part has arrived", || {
+                let rows: usize = query_text(receiver, "SELECT count(*) FROM stock")?.parse()?;
+                check!(rows >= part, "{rows} rows of {part}");
+                Ok(())
+            })
+        };
+        for (part, killed) in [(1, 1), (MANY / 3, 0), (MANY * 2 / 3, 1)] {
+            arrived(cluster.file(1), part)?;
+            cluster.nodes[killed].kill()?;
+            shell(cluster.file(0), &format!("UPDATE stock SET qty = -1 WHERE sku = 'A-{:06}'", MANY - 1 - part))?;
+            shell(cluster.file(1), &format!("INSERT INTO stock VALUES ('B-{part}', 'from b', {part})"))?;
+            cluster.nodes[killed].start()?;
+        }
+        let rows = cluster.settled()?;
+        check_equal!(rows.count("stock"), MANY + 3);
+        check_equal!(query_text(cluster.file(1), "SELECT count(*) FROM stock WHERE qty = -1")?, "3");
+        for node in &cluster.nodes {
+            check_equal!(node.database_status("stock")?["conflicts"], json!(0));
+        }
         Ok(())
     });
 }

@@ -4,6 +4,7 @@
 
 mod bench;
 mod flow;
+mod publishing;
 mod sweeping;
 
 use std::collections::{BTreeMap, BTreeSet};
