@@ -91,6 +91,43 @@ fn what_nobody_was_told_of_is_found_and_made_equal_on_all_nodes() {
 }
 
 #[test]
+fn what_is_not_synced_on_both_sides_is_a_difference_unless_it_is_meant() {
+    scenario(|scene| {
+        let mut cluster = Cluster::new(scene, "shop", 2, Topology::Line)?;
+        cluster.create(SCHEMA)?;
+        shell(
+            cluster.file(0),
+            "CREATE TABLE extra (id INTEGER PRIMARY KEY); CREATE TABLE scratch (id INTEGER PRIMARY KEY)",
+        )?;
+        shell(
+            cluster.file(1),
+            "ALTER TABLE item RENAME TO ITEM2; ALTER TABLE ITEM2 RENAME TO Item; ALTER TABLE Item RENAME COLUMN qty TO Qty",
+        )?;
+        cluster.nodes[0].database_setting("exclude = [\"scratch\"]");
+        cluster.start()?;
+        shell(cluster.file(0), FILL)?;
+        scene.eventually("the rows have arrived", || {
+            check_equal!(query_text(cluster.file(1), "SELECT count(*) FROM Item")?, "9000");
+            Ok(())
+        })?;
+        let (url, peer) = (cluster.nodes[0].url().replace("ws://", "http://"), cluster.nodes[1].url());
+        let found = verify(&["shop", "--url", &url, "--peer", &peer])?;
+        check_equal!(found.code, Some(1));
+        check!(found.stdout.contains("table item: 9000 rows, equal"), "{}", found.stdout);
+        check!(found.stdout.contains("table extra: not compared: it is not synced at node b"), "{}", found.stdout);
+        shell(
+            cluster.file(1),
+            "CREATE TABLE extra (id INTEGER PRIMARY KEY); CREATE TABLE scratch (id INTEGER PRIMARY KEY)",
+        )?;
+        scene.eventually("both have the table", || {
+            let equal = verify(&["shop", "--url", &url, "--peer", &peer])?;
+            check_equal!((equal.code, equal.stdout.contains("table scratch: not compared")), (Some(0), true));
+            Ok(())
+        })
+    });
+}
+
+#[test]
 fn a_row_that_was_deleted_last_is_deleted_on_both_sides() {
     scenario(|scene| {
         let cluster = filled(scene, 2)?;
@@ -136,6 +173,21 @@ fn two_files_are_compared_and_made_equal_whether_they_are_attached_or_not() {
             check_equal!(query_text(file, "SELECT count(*) FROM sqlite_schema WHERE name GLOB '_sync*'")?, "0");
             check_equal!(query_text(file, "PRAGMA integrity_check")?, "ok");
         }
+        // A row that cannot be named is none that could differ.
+        for file in [&first, &second] {
+            shell(file, "CREATE TABLE named (k TEXT PRIMARY KEY, v); INSERT INTO named VALUES (NULL, 1), ('a', 2)")?;
+        }
+        let alike = verify(&[&one, &other])?;
+        check_equal!(alike.code, Some(0));
+        check!(alike.stdout.contains("1 and 1 rows have NULL in their key"), "{}", alike.stdout);
+        run_to_end(Command::new(sync_engine()?).args(["attach", &one]))?.success()?;
+        shell(&second, "DELETE FROM word")?;
+        let refused = verify(&[&one, &other, "--repair"])?;
+        check!(
+            refused.code == Some(1) && refused.stderr.contains("is attached: a daemon is to sync it"),
+            "{}",
+            refused.stderr
+        );
         shell(&second, "ALTER TABLE word ADD COLUMN more; CREATE TABLE newer (id INTEGER PRIMARY KEY)")?;
         let unlike = verify(&[&one, &other])?;
         check_equal!(unlike.code, Some(1));

@@ -213,10 +213,10 @@ impl RowHasher {
     }
 }
 
-/// The places of columns in the order of their names: what [`RowHasher::row`] wants.
+/// The places of columns in the order of their names, the case of ASCII letters apart: what [`RowHasher::row`] wants.
 pub fn by_name(columns: &[String]) -> Vec<usize> {
     let mut places: Vec<usize> = (0..columns.len()).collect();
-    places.sort_unstable_by_key(|place| &columns[*place]);
+    places.sort_unstable_by_key(|place| columns[*place].to_ascii_lowercase());
     places
 }
 

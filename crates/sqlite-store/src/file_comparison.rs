@@ -46,6 +46,8 @@ pub struct TableComparison {
     pub key: Vec<String>,
     /// How many rows both have.
     pub rows: [u64; 2],
+    /// How many of these have NULL in their key: they cannot be named, and are not compared.
+    pub nameless: [u64; 2],
     /// How many rows only the first has.
     pub only_first: u64,
     /// How many rows only the second has.
@@ -147,6 +149,9 @@ fn compare_table(conn: &Connection, table: &Table, limit: usize) -> Result<Table
     let names: Vec<String> = table.key_columns().map(|column| quote(&column.name)).collect();
     let key = |side: &str| names.iter().map(|name| format!("{side}.{name}")).collect::<Vec<_>>().join(", ");
     let same = names.iter().map(|name| format!("a.{name} = b.{name}")).collect::<Vec<_>>().join(" AND ");
+    let named = |side: &str, and: &str| {
+        names.iter().map(|name| format!("{side}.{name} IS NOT NULL")).collect::<Vec<_>>().join(and)
+    };
     let differs = |column: &str| {
         format!("a.{column} IS NOT b.{column} COLLATE BINARY OR typeof(a.{column}) <> typeof(b.{column})")
     };
@@ -158,14 +163,20 @@ fn compare_table(conn: &Connection, table: &Table, limit: usize) -> Result<Table
     let missing = |side: &str, schema: &str, other: &str, there: &str| {
         format!(
             "SELECT {keys} FROM {schema}.{name} AS {side} \
-             WHERE NOT EXISTS (SELECT 1 FROM {there}.{name} AS {other} WHERE {same}) ORDER BY {keys}",
+             WHERE {} AND NOT EXISTS (SELECT 1 FROM {there}.{name} AS {other} WHERE {same}) ORDER BY {keys}",
+            named(side, " AND "),
             keys = key(side)
         )
+    };
+    let nameless = |schema: &str| -> Result<u64, StoreError> {
+        let sql = format!("SELECT count(*) FROM {schema}.{name} AS a WHERE NOT ({})", named("a", " AND "));
+        Ok(conn.query_row(&sql, [], |row| row.get::<_, i64>(0))?.unsigned_abs())
     };
     let mut found = TableComparison {
         table: table.name.clone(),
         key: table.key_columns().map(|column| column.name.clone()).collect(),
         rows: [count("main")?, count("other")?],
+        nameless: [nameless("main")?, nameless("other")?],
         ..TableComparison::default()
     };
     let mut list = |sql: &str, difference| -> Result<u64, StoreError> {

@@ -4,7 +4,7 @@
 //! same changes.
 
 use replication::reconcile::{KeyRange, Question, RangeFingerprint, RowHasher, by_name};
-use replication::{Origin, RowImage, Timestamp, Value, VersionVector};
+use replication::{Origin, RowImage, Selection, Timestamp, Value, VersionVector};
 use rusqlite::Connection;
 
 use crate::capture::{canonical_key, has_log};
@@ -41,8 +41,10 @@ pub enum VerifyQuestion {
 pub struct VerifyAnswer {
     /// The version vector.
     pub have: VersionVector,
-    /// Whether nothing was left to be captured: rows may be newer than what is known of them otherwise.
+    /// Whether nothing was left to be captured, or to be made known: rows may be newer than what is known of them otherwise.
     pub captured: bool,
+    /// What is synced, by names on the wire.
+    pub selection: Selection,
     /// What was found.
     pub found: Verified,
 }
@@ -66,9 +68,9 @@ pub enum Verified {
 pub struct VerifyTable {
     /// Its name on the wire.
     pub name: String,
-    /// Its synced columns, by their names on the wire, in the order of these.
+    /// Its synced columns, by their names on the wire in lower case, in the order of these.
     pub columns: Vec<String>,
-    /// The columns of its key, in the key's order.
+    /// The columns of its key, in lower case, in the key's order.
     pub key: Vec<String>,
 }
 
@@ -101,12 +103,14 @@ pub(crate) fn look(conn: &Connection, replica: &Replica, question: VerifyQuestio
             _ => Verified::NoSuchTable,
         },
     };
-    Ok(VerifyAnswer { have: replica.have.clone(), captured: !has_log(conn)?, found })
+    let captured = !has_log(conn)? && !replica.is_publishing();
+    Ok(VerifyAnswer { have: replica.have.clone(), captured, selection: replica.wire_selection.clone(), found })
 }
 
 fn described(table: &ReplicaTable) -> VerifyTable {
-    let name = |column: &u16| table.wire.columns[usize::from(*column)].clone();
-    let mut columns = table.wire.columns.clone();
+    // SQLite does not tell the case of ASCII letters apart in names.
+    let name = |column: &u16| table.wire.columns[usize::from(*column)].to_ascii_lowercase();
+    let mut columns: Vec<String> = table.wire.columns.iter().map(|name| name.to_ascii_lowercase()).collect();
     columns.sort_unstable();
     VerifyTable { name: table.wire.name.clone(), columns, key: table.wire.key.iter().map(name).collect() }
 }

@@ -3,7 +3,7 @@
 //! Tables and columns go by their names on the wire, keys are lists of values in the key's order. Each answer is of one snapshot and
 //! tells what the database knew then. Rows differ for good only where both sides know the same changes and have captured all.
 
-use replication::{Origin, Value, VersionVector};
+use replication::{Origin, Selection, Value, VersionVector};
 use serde::{Deserialize, Serialize};
 use serde_json::Value as Json;
 use sqlite_store::json::{value_from_json, value_json};
@@ -53,8 +53,10 @@ pub struct Told {
     pub node: String,
     /// What the database knew when it looked.
     pub have: VersionVector,
-    /// Whether nothing was left to be captured.
+    /// Whether nothing was left to be captured, or to be made known.
     pub captured: bool,
+    /// What is synced.
+    pub selection: Selection,
     /// What was found.
     #[serde(flatten)]
     pub found: Found,
@@ -82,9 +84,9 @@ pub enum Found {
 pub struct Table {
     /// Its name.
     pub name: String,
-    /// Its columns, in the order of their names.
+    /// Its columns in lower case, in the order of their names.
     pub columns: Vec<String>,
-    /// Its key.
+    /// Its key in lower case.
     pub key: Vec<String>,
 }
 
@@ -185,7 +187,8 @@ impl Told {
             Verified::Rows(rows) => Found::Rows(rows.into_iter().map(Row::from).collect()),
             Verified::NoSuchTable => return None,
         };
-        Some(Self { node: node.to_owned(), have: answer.have, captured: answer.captured, found })
+        let VerifyAnswer { have, captured, selection, .. } = answer;
+        Some(Self { node: node.to_owned(), have, captured, selection, found })
     }
 }
 

@@ -116,8 +116,9 @@ pub(super) struct CatchUp {
     pub(super) rows: u64,
     /// The peer was still making its rows known: they are part of it.
     growing: bool,
-    /// When it was last told how far it is.
+    /// When it was last told how far it is, and how far that was.
     told: u64,
+    told_rows: u64,
 }
 
 impl Channel {
@@ -259,8 +260,14 @@ impl Channel {
             actions.push_back(Output::Event(event));
         }
         if !self.caught_up && self.catch_up.is_none() && !local.have.covers_all(&remote.have) {
-            self.catch_up =
-                Some(CatchUp { target: remote.have.clone(), since: now, rows: 0, growing: false, told: now });
+            self.catch_up = Some(CatchUp {
+                target: remote.have.clone(),
+                since: now,
+                rows: 0,
+                growing: false,
+                told: now,
+                told_rows: 0,
+            });
             actions.push_back(Output::Event(SessionEvent::CatchUpStarted { database: name.to_owned() }));
         }
     }
@@ -281,8 +288,8 @@ impl Channel {
             }));
             self.catch_up = None;
             self.caught_up = true;
-        } else if catch_up.rows > 0 && now >= catch_up.told + PROGRESS {
-            catch_up.told = now;
+        } else if catch_up.rows > catch_up.told_rows && now >= catch_up.told + PROGRESS {
+            (catch_up.told, catch_up.told_rows) = (now, catch_up.rows);
             let event = SessionEvent::CatchUpProgress { database: name.to_owned(), rows: catch_up.rows };
             actions.push_back(Output::Event(event));
         }

@@ -1,13 +1,13 @@
 //! Rows that are to stand as they are, whatever other nodes hold: each becomes a new change of this node.
 
-use replication::{EntryFlags, Value};
+use replication::Value;
 use rusqlite::Connection;
 
 use super::work::{RowPlan, Work};
 use super::{Applied, ApplyOutcome, ApplyRules, Stop, outcome};
 use crate::error::StoreError;
 use crate::replica::Replica;
-use crate::row_clock::read_row;
+use crate::row_clock::read_clock;
 
 /// Issues the rows with these keys anew, or their deletions. Inside the caller's write transaction, like
 /// [`apply`](super::apply).
@@ -31,19 +31,13 @@ pub(crate) fn reissue_rows(
 
 impl Work<'_> {
     fn issue_as_it_is(&mut self, index: usize, key: &[Value]) -> Result<(), Stop> {
-        let Some(mut local) = self.local(index, key)? else { return Ok(()) };
-        let mut back = false;
-        if local.clock.is_deleted()
-            && let Some(values) = read_row(self.conn, &self.replica.tables[index], key)?
-        {
-            // It came back, and nobody was told.
-            back = true;
-            local.values = values;
-            local.clock.row.flags = local.clock.row.flags.without(EntryFlags::DELETED);
-        }
+        let deleted = read_clock(self.conn, self.replica, &self.replica.tables[index], key)?;
+        let deleted = deleted.is_some_and(|clock| clock.is_deleted());
+        let Some(local) = self.local(index, key)? else { return Ok(()) };
         let values = (!local.clock.is_deleted()).then(|| local.values.clone());
         let mut plan = RowPlan { again: true, ..self.reissue(values, &local.clock) };
-        if back {
+        if deleted && !local.clock.is_deleted() {
+            // It came back, and nobody was told.
             plan.clock.rest = Some(plan.clock.row);
         }
         self.store(index, key, Some(&local), plan)

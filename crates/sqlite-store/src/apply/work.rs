@@ -11,6 +11,7 @@ use rusqlite::Connection;
 use super::columns::{converted, fill};
 use super::storing::put_back;
 use super::{Applied, ApplyRules, Stop};
+use crate::bind::bind_from;
 use crate::capture::give_row_entry;
 use crate::conflict_record::{forget_conflict, record_conflict};
 use crate::counting;
@@ -292,10 +293,19 @@ impl<'a> Work<'a> {
             return Ok(Some(self.deferred[place].image()));
         }
         let clock = read_clock_and_settings(self.conn, self.replica, &self.replica.tables[index], key)?;
+        let values = read_row(self.conn, &self.replica.tables[index], key)?;
         if let Some((clock, _)) = clock.as_ref().filter(|(clock, _)| clock.is_deleted()) {
-            return Ok(Some(RowImage { values: key.to_vec(), clock: clock.clone() }));
+            return Ok(Some(as_it_stands(key, clock.clone(), values)));
         }
-        let Some(values) = read_row(self.conn, &self.replica.tables[index], key)? else { return Ok(None) };
+        let Some(values) = values else {
+            if clock.is_some() {
+                // It was deleted unseen. Nothing that was written in it speaks for what comes in its place.
+                let mut statement = self.conn.prepare_cached(&self.replica.tables[index].sql.clock_drop_parts)?;
+                bind_from(&mut statement, 1, key)?;
+                statement.raw_execute()?;
+            }
+            return Ok(None);
+        };
         let clock = match clock {
             Some((clock, settings)) => {
                 counting::count_unseen(self.conn, self.replica, (index, key), clock, &settings, &values)?
@@ -319,6 +329,14 @@ impl<'a> Work<'a> {
         self.applied.conflicts.push(note);
         Ok(())
     }
+}
+
+/// The image of a row that was deleted. Where it came back unseen, by a connection that runs no triggers, the row stands: it counts as
+/// written by the change that deleted it, and whatever comes after that takes its place.
+fn as_it_stands(key: &[Value], mut clock: RowClock, values: Option<Vec<Value>>) -> RowImage {
+    let Some(values) = values else { return RowImage { values: key.to_vec(), clock } };
+    clock.row.flags = clock.row.flags.without(EntryFlags::DELETED);
+    RowImage { values, clock }
 }
 
 /// Whom entries name that stand for what has no clock.

@@ -21,7 +21,9 @@ impl Worker {
                 self.changed = Some(Instant::now());
                 self.recover();
             }
-            Err(StoreError::NotAttached | StoreError::Closed) => {}
+            // These pass.
+            Err(StoreError::NotAttached | StoreError::Closed | StoreError::Migrating | StoreError::Unmerged { .. }) => {
+            }
             Err(error) => {
                 self.unwritable = !error.is_busy();
                 self.fail(error);

@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::io::{Read as _, Write as _};
-use std::net::{TcpStream, ToSocketAddrs as _};
+use std::net::{SocketAddr, TcpStream, ToSocketAddrs as _};
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
@@ -84,7 +84,7 @@ impl Daemon {
     }
 
     /// The daemon that listens there.
-    pub(super) fn at(address: std::net::SocketAddr) -> Self {
+    pub(super) fn at(address: SocketAddr) -> Self {
         Self { authority: address.to_string() }
     }
 
@@ -115,14 +115,26 @@ impl Daemon {
     }
 }
 
+/// A connection to the first address of a name that takes one.
+fn connect(authority: &str) -> anyhow::Result<(TcpStream, SocketAddr)> {
+    let mut last = anyhow::anyhow!("the name has no address");
+    for address in authority.to_socket_addrs()? {
+        match TcpStream::connect_timeout(&address, CONNECT) {
+            // A daemon answers to its addresses: it cannot know its names.
+            Ok(stream) => return Ok((stream, address)),
+            Err(error) => last = error.into(),
+        }
+    }
+    Err(last)
+}
+
 fn exchange(authority: &str, method: &str, path: &str, json: &str) -> anyhow::Result<Answer> {
-    let address = authority.to_socket_addrs()?.next().context("the name has no address")?;
-    let mut stream = TcpStream::connect_timeout(&address, CONNECT)?;
+    let (mut stream, address) = connect(authority)?;
     stream.set_read_timeout(Some(ANSWER))?;
     let kind = if json.is_empty() { "" } else { "Content-Type: application/json\r\n" };
     write!(
         stream,
-        "{method} {path} HTTP/1.1\r\nHost: {authority}\r\n{kind}Content-Length: {}\r\nConnection: close\r\n\r\n{json}",
+        "{method} {path} HTTP/1.1\r\nHost: {address}\r\n{kind}Content-Length: {}\r\nConnection: close\r\n\r\n{json}",
         json.len()
     )?;
     let mut answer = Vec::new();

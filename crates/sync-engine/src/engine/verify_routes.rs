@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use axum::Router;
 use axum::extract::rejection::{JsonRejection, PathRejection};
-use axum::extract::{Path, State};
+use axum::extract::{DefaultBodyLimit, Path, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Json, Response};
 use axum::routing::post;
@@ -15,6 +15,9 @@ use crate::engine::shared::Shared;
 use crate::event::{Event, EventName};
 use crate::verification::{Ask, Reissue, Told, key_of};
 
+/// Bytes of a question: keys may be long.
+const QUESTION_BYTES: usize = 16 << 20;
+
 /// The name in a path, where it is text.
 type Name = Result<Path<String>, PathRejection>;
 
@@ -22,6 +25,7 @@ pub(super) fn routes() -> Router<Arc<Shared>> {
     Router::new()
         .route("/v1/databases/{name}/verify", post(verify))
         .route("/v1/databases/{name}/reissue", post(reissue))
+        .layer(DefaultBodyLimit::max(QUESTION_BYTES))
 }
 
 async fn verify(State(shared): State<Arc<Shared>>, name: Name, ask: Result<Json<Ask>, JsonRejection>) -> Response {
@@ -60,14 +64,23 @@ async fn reissue(
     };
     let Some(keys) = keys.iter().map(key_of).collect::<Option<Vec<_>>>() else { return no_key() };
     let rows = keys.len();
-    match database.reissue(table.clone(), keys).await {
-        Ok(true) => {
-            let event = Event::new(EventName::Reissue).field("database", name.as_str()).field("table", table);
-            shared.events.emit(event.field("rows", rows.to_string()));
-            Json(json!({ "rows": rows })).into_response()
+    // A task of its own: what a client asked for is done and told in the log even if the client does not wait for it.
+    let task = {
+        let (shared, name) = (Arc::clone(&shared), name.clone());
+        async move {
+            let issued = database.reissue(table.clone(), keys).await;
+            if matches!(issued, Ok(true)) {
+                let event = Event::new(EventName::Reissue).field("database", name).field("table", table);
+                shared.events.emit(event.field("rows", rows as u64));
+            }
+            issued
         }
-        Ok(false) => no_table(&name),
-        Err(error) => failed(&error),
+    };
+    match shared.tracker.spawn(task).await {
+        Ok(Ok(true)) => Json(json!({ "rows": rows })).into_response(),
+        Ok(Ok(false)) => no_table(&name),
+        Ok(Err(error)) => failed(&error),
+        Err(error) => refusal(StatusCode::INTERNAL_SERVER_ERROR, &format!("the daemon failed: {error}; see its log")),
     }
 }
 

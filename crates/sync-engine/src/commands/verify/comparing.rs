@@ -1,14 +1,12 @@
 //! Comparing two databases range by range: what is equal costs a fingerprint, what differs is looked at row by row.
-//!
-//! Both sides go on meanwhile. Rows that differ are looked at again until both know the same changes and have captured all: what was
-//! on its way has arrived then. Where that does not come about in time, what still differs is told, and that it may be on its way.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::time::{Duration, Instant};
 
-use sync_engine::verification::{Key, Part, Range, Row, Table};
+use sync_engine::Selection;
+use sync_engine::verification::{Key, Part, Range, Table};
 
-use super::report::{Difference, Differing, Progress, Report, TableReport};
+use super::judging::{Judge, portions};
+use super::report::{Differing, Progress, Report, TableReport};
 use super::side::Side;
 
 /// Rows to a fingerprint.
@@ -17,79 +15,44 @@ const FIRST_ROWS: u32 = 4_096;
 /// Rows of a side that are held at once.
 const LISTED: usize = 50_000;
 
-/// Keys in one question.
-const KEYS: usize = 500;
-
-/// How long all that is on its way is waited for.
-const PATIENCE: Duration = Duration::from_secs(30);
-
-/// The pause between two looks.
-const PAUSE: Duration = Duration::from_millis(50);
-
 /// Two databases at work.
 pub(super) struct Comparison<'a> {
     sides: &'a [Side; 2],
     limit: usize,
     repair: bool,
-    /// Until when it is waited.
-    until: Instant,
+    judge: Judge<'a>,
     /// Whether all that differs does so for good.
     settled: bool,
 }
 
-/// The same rows on both sides.
-struct Looked {
-    keys: Vec<Key>,
-    rows: [Vec<Row>; 2],
-    /// Whether both sides knew the same, and had captured all.
-    settled: bool,
-}
-
-impl Looked {
-    fn differs(&self, place: usize) -> Option<Difference> {
-        let [ours, theirs] = &self.rows;
-        match (&ours[place].content, &theirs[place].content) {
-            (ours, theirs) if ours == theirs => None,
-            (Some(_), None) => Some(Difference::OnlyFirst),
-            (None, Some(_)) => Some(Difference::OnlySecond),
-            _ => Some(Difference::Differs),
-        }
-    }
-
-    fn differing(&self) -> Vec<Key> {
-        (0..self.keys.len())
-            .filter(|place| self.differs(*place).is_some())
-            .map(|place| self.keys[place].clone())
-            .collect()
-    }
-
-    /// The side whose row was written last. A row wins over nothing at all.
-    fn winner(&self, place: usize) -> usize {
-        let [ours, theirs] = &self.rows;
-        let written = |row: &Row| (row.newest, row.content.is_some());
-        usize::from(written(&theirs[place]) > written(&ours[place]))
-    }
-}
-
 impl<'a> Comparison<'a> {
     pub(super) fn new(sides: &'a [Side; 2], limit: usize, repair: bool) -> Self {
-        Self { sides, limit, repair, until: Instant::now() + PATIENCE, settled: true }
+        Self { sides, limit, repair, judge: Judge::new(sides), settled: true }
     }
 
     /// Compares all tables.
     pub(super) fn run(&mut self, progress: &mut Progress) -> anyhow::Result<Report> {
-        let [(first, ours), (second, theirs)] = [self.sides[0].tables()?, self.sides[1].tables()?];
-        let find = |tables: &[Table], name: &str| tables.iter().find(|table| table.name == name).cloned();
+        let [(first, ours, here), (second, theirs, there)] = [self.sides[0].tables()?, self.sides[1].tables()?];
+        let find = |tables: &[Table], name: &str| {
+            // SQLite does not tell the case of ASCII letters apart in names.
+            tables.iter().find(|table| table.name.eq_ignore_ascii_case(name)).cloned()
+        };
+        // What is left out on purpose is no difference.
+        let meant = |table: &str| [&here, &there].iter().any(|selection: &&Selection| selection.limits(table));
         let mut report = Report::new(format!("node {first}"), format!("node {second}"));
         for table in &ours {
+            let meant = meant(&table.name);
             match find(&theirs, &table.name) {
-                None => report.leave_out(&table.name, format!("it is not synced at node {second}"), false),
-                Some(other) if other != *table => report.leave_out(&table.name, unlike(table, &other, &second), false),
+                None => report.leave_out(&table.name, format!("it is not synced at node {second}"), !meant),
+                Some(other) if (&other.columns, &other.key) != (&table.columns, &table.key) => {
+                    report.leave_out(&table.name, unlike(table, &other, &second), !meant);
+                }
                 Some(_) => report.tables.push(self.table(table, progress)?),
             }
         }
         for table in theirs.iter().filter(|table| find(&ours, &table.name).is_none()) {
-            report.leave_out(&table.name, format!("it is not synced at node {first}"), false);
+            let reason = format!("it is not synced at node {first}");
+            report.leave_out(&table.name, reason, !meant(&table.name));
         }
         report.settled = self.settled;
         Ok(report)
@@ -144,9 +107,7 @@ impl<'a> Comparison<'a> {
             let not_here = theirs.iter().filter(|(last, _)| !ours.contains_key(*last));
             let keys: Vec<Key> =
                 ours.iter().filter(not_there).chain(not_here).map(|(_, (key, _))| key.clone()).collect();
-            for keys in keys.chunks(KEYS) {
-                self.judge(report, keys.to_vec())?;
-            }
+            portions(keys).into_iter().try_for_each(|keys| self.judge(report, keys))?;
         }
         Ok(())
     }
@@ -173,49 +134,23 @@ impl<'a> Comparison<'a> {
         Ok((listed, None))
     }
 
-    /// Looks at rows that differed until it is known whether they do, and repairs them if that is wanted.
+    /// Finds out whether rows differ for good, and repairs those that do if that is wanted.
     fn judge(&mut self, report: &mut TableReport, keys: Vec<Key>) -> anyhow::Result<()> {
-        let mut looked = self.look(&report.table, keys)?;
-        while !looked.settled && !looked.differing().is_empty() && Instant::now() < self.until {
-            std::thread::sleep(PAUSE);
-            looked = self.look(&report.table, looked.differing())?;
-        }
-        let differing = looked.differing();
-        self.settled &= looked.settled || differing.is_empty();
-        let left = if self.repair { self.repair(&report.table, &looked)? } else { differing };
-        for (place, key) in looked.keys.iter().enumerate() {
-            if let Some(difference) = looked.differs(place) {
-                let repaired = !left.contains(key);
-                report.note(Differing { key: key.clone(), difference, repaired }, self.limit);
+        let (settled, unsettled) = self.judge.settle(&report.table, keys)?;
+        self.settled &= unsettled.keys.is_empty();
+        let left = match self.repair {
+            true if !settled.keys.is_empty() => self.judge.repair(&report.table, &settled)?,
+            _ => settled.keys.clone(),
+        };
+        for (looked, left) in [(&settled, &left), (&unsettled, &unsettled.keys)] {
+            for (place, key) in looked.keys.iter().enumerate() {
+                if let Some(difference) = looked.difference(place) {
+                    let repaired = !left.contains(key);
+                    report.note(Differing { key: key.clone(), difference, repaired }, self.limit);
+                }
             }
         }
         Ok(())
-    }
-
-    /// Has the side issue each row anew where it was written last; the keys of those that differ all the same in the end.
-    fn repair(&self, table: &str, looked: &Looked) -> anyhow::Result<Vec<Key>> {
-        let mut issued: [Vec<Key>; 2] = Default::default();
-        for (place, key) in looked.keys.iter().enumerate().filter(|(place, _)| looked.differs(*place).is_some()) {
-            issued[looked.winner(place)].push(key.clone());
-        }
-        for (side, keys) in self.sides.iter().zip(issued).filter(|(_, keys)| !keys.is_empty()) {
-            side.reissue(table, keys)?;
-        }
-        let mut left = looked.differing();
-        loop {
-            left = self.look(table, left)?.differing();
-            if left.is_empty() || Instant::now() >= self.until {
-                return Ok(left);
-            }
-            std::thread::sleep(PAUSE);
-        }
-    }
-
-    fn look(&self, table: &str, keys: Vec<Key>) -> anyhow::Result<Looked> {
-        let [first, second] = self.sides;
-        let ((ours, known), (theirs, other)) = (first.rows(table, &keys)?, second.rows(table, &keys)?);
-        let settled = known.captured && other.captured && known.have == other.have;
-        Ok(Looked { keys, rows: [ours, theirs], settled })
     }
 }
 

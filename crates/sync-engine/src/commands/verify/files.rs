@@ -21,6 +21,11 @@ fn report(first: &Path, second: &Path, compared: FileComparison, limit: usize) -
         report.leave_out(&table, reason, differs);
     }
     for table in compared.tables {
+        let [ours, theirs] = table.nameless;
+        if ours + theirs > 0 {
+            let reason = format!("only in part: {ours} and {theirs} rows have NULL in their key and cannot be named");
+            report.leave_out(&table.table, reason, ours != theirs);
+        }
         let mut told = TableReport::new(&table.table, &table.key);
         for (key, difference) in table.differing {
             let difference = match difference {

@@ -2,6 +2,7 @@
 
 mod comparing;
 mod files;
+mod judging;
 mod repairing;
 mod report;
 mod side;

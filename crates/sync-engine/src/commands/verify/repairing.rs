@@ -1,9 +1,11 @@
 //! Making two files equal: both are kept in step by engines of this process until they are, and what differs all the same is settled.
 
+use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context as _, bail};
+use serde_json::{Value as Json, json};
 use sqlite_store::{attach, connection, detach};
 use sync_engine::config::{self, Overrides, Settings};
 use sync_engine::status::Status;
@@ -23,6 +25,12 @@ const NAME: &str = "verify";
 /// The pause between two looks at how far they are.
 const PAUSE: Duration = Duration::from_millis(20);
 
+/// How long nothing has to move until no more is waited for.
+const STALLED: Duration = Duration::from_secs(15);
+
+/// Bytes that a session without anything to do takes long for.
+const SIGNS_OF_LIFE: u64 = 64 << 10;
+
 /// A folder for what the engines remember while they run.
 struct Folder(PathBuf);
 
@@ -30,7 +38,11 @@ impl Folder {
     fn create() -> anyhow::Result<Self> {
         let name = format!("sync-engine-verify-{}-{:08x}", std::process::id(), fastrand::u32(..));
         let path = std::env::temp_dir().join(name);
-        std::fs::create_dir(&path).with_context(|| format!("cannot create the folder {}", path.display()))?;
+        // Rows that are on their way are kept in it.
+        std::fs::DirBuilder::new()
+            .mode(0o700)
+            .create(&path)
+            .with_context(|| format!("cannot create the folder {}", path.display()))?;
         Ok(Self(path))
     }
 }
@@ -42,25 +54,37 @@ impl Drop for Folder {
     }
 }
 
-/// Makes two files equal. Files that were not attached are not afterwards.
+/// Makes two files equal. Neither is attached afterwards.
+///
+/// # Errors
+/// One is attached: then a daemon syncs it, or will, and is to do this under the name that it has among its peers.
 pub(super) async fn repair(first: &Path, second: &Path, arguments: &Verify) -> anyhow::Result<()> {
     let settings = config::load(arguments.place.config.as_deref(), &Overrides::default(), &environment())?;
     let files = [first, second];
-    let attached = files.map(is_attached);
-    let folder = Folder::create()?;
-    let outcome = keep_in_step(files, &settings, &folder, arguments.limit).await;
-    for (file, was_attached) in files.into_iter().zip(attached) {
-        if !was_attached? {
-            let mut conn = connection::open(file).map_err(OneShot)?;
-            detach::detach(&mut conn).map_err(OneShot).with_context(|| format!("cannot detach {}", file.display()))?;
+    for file in files {
+        let conn = connection::open(file).map_err(OneShot)?;
+        if attach::is_attached(&conn).map_err(OneShot)? {
+            bail!(
+                "{} is attached: a daemon is to sync it. Let that make it equal, with: sync-engine verify NAME --peer URL --repair; \
+                 or detach the file first, with: sync-engine detach {}",
+                file.display(),
+                file.display()
+            );
         }
     }
+    let folder = Folder::create()?;
+    let outcome = tokio::select! {
+        outcome = keep_in_step(files, &settings, &folder, arguments.limit) => outcome,
+        interrupted = tokio::signal::ctrl_c() => {
+            interrupted?;
+            Err(anyhow::anyhow!("interrupted; the files may not be equal yet"))
+        }
+    };
+    for file in files {
+        let mut conn = connection::open(file).map_err(OneShot)?;
+        detach::detach(&mut conn).map_err(OneShot).with_context(|| format!("cannot detach {}", file.display()))?;
+    }
     outcome
-}
-
-fn is_attached(file: &Path) -> anyhow::Result<bool> {
-    let conn = connection::open(file).map_err(OneShot)?;
-    Ok(attach::is_attached(&conn).map_err(OneShot)?)
 }
 
 async fn keep_in_step(files: [&Path; 2], settings: &Settings, folder: &Folder, limit: usize) -> anyhow::Result<()> {
@@ -84,7 +108,19 @@ async fn engine(file: &Path, settings: &Settings, state: &Path) -> anyhow::Resul
 async fn settle(first: &SyncEngine, second: &SyncEngine, limit: usize) -> anyhow::Result<()> {
     let addresses = [first.listen("127.0.0.1:0").await?, second.listen("127.0.0.1:0").await?];
     second.connect(&format!("ws://{}", addresses[0])).await?;
-    while !are_in_step(&first.status(), &second.status())? {
+    let mut moved = (Instant::now(), Vec::new());
+    loop {
+        let statuses = [first.status(), second.status()];
+        if are_in_step(&statuses)? {
+            break;
+        }
+        let now = position(&statuses);
+        if now != moved.1 {
+            moved = (Instant::now(), now);
+        } else if moved.0.elapsed() >= STALLED {
+            // Nothing is there to be told, or what hinders it is found when the rows are compared.
+            break;
+        }
         tokio::time::sleep(PAUSE).await;
     }
     let sides = addresses.map(|address| Side::new(Daemon::at(address), NAME));
@@ -93,15 +129,28 @@ async fn settle(first: &SyncEngine, second: &SyncEngine, limit: usize) -> anyhow
     repaired.await?
 }
 
+/// What changes while anything is done: what is known, what is sent but for signs of life, and the files.
+fn position(statuses: &[Status; 2]) -> Vec<(Json, u64, Vec<Option<SystemTime>>)> {
+    let of = |status: &Status| {
+        let have: Vec<_> = status.databases.iter().map(|database| &database.have).collect();
+        let bytes: u64 = status.peers.iter().map(|peer| peer.bytes_in + peer.bytes_out).sum();
+        let files = status.databases.iter().flat_map(|one| [one.path.clone(), format!("{}-wal", one.path)]);
+        let written = files.map(|file| std::fs::metadata(file).and_then(|file| file.modified()).ok()).collect();
+        (json!(have), bytes / SIGNS_OF_LIFE, written)
+    };
+    statuses.iter().map(of).collect()
+}
+
 /// Whether both know the same.
-fn are_in_step(first: &Status, second: &Status) -> anyhow::Result<bool> {
-    for status in [first, second] {
+fn are_in_step(statuses: &[Status; 2]) -> anyhow::Result<bool> {
+    for status in statuses {
         if let Some(error) = status.databases.iter().flat_map(|database| &database.errors).next() {
             bail!("{}: {error}", status.node);
         }
     }
     let have = |status: &Status| status.databases.first().map(|database| database.have.clone());
     let behind = |status: &Status| status.peers.iter().flat_map(|peer| &peer.databases).any(|one| one.behind > 0);
+    let [first, second] = statuses;
     let met = first.peers.iter().any(|peer| !peer.databases.is_empty());
     let known = have(first).is_some_and(|have| !have.is_empty()) && have(first) == have(second);
     Ok(met && known && !behind(first) && !behind(second))

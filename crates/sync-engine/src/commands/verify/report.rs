@@ -121,19 +121,18 @@ impl Report {
         left == 0 && !self.not_compared.iter().any(|table| table.differs)
     }
 
-    /// The report of what differed before a repair, where this one is of what differs after it.
+    /// The report of what differed before a repair, where this one is of what the files hold after it; this one where they still
+    /// differ.
     pub(super) fn after(self, before: Self) -> Self {
+        if !self.is_equal() {
+            return self;
+        }
         let mut report = before;
         for table in &mut report.tables {
-            let left = self.tables.iter().find(|after| after.table == table.table);
-            let left = left.map_or(0, TableReport::differences);
-            table.repaired = table.differences().saturating_sub(left);
+            table.repaired = table.differences();
             let now = self.tables.iter().find(|after| after.table == table.table);
             table.rows = now.map_or(table.rows, |now| now.rows);
-            for key in &mut table.keys {
-                let stays = now.is_some_and(|now| now.keys.iter().any(|other| other["key"] == key["key"]));
-                key["repaired"] = Json::Bool(!stays);
-            }
+            table.keys.iter_mut().for_each(|key| key["repaired"] = Json::Bool(true));
         }
         report
     }

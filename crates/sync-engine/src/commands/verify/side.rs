@@ -1,9 +1,18 @@
 //! One of two databases that are compared: a running daemon's.
 
+use std::time::{Duration, Instant};
+
 use anyhow::Context as _;
+use sync_engine::Selection;
 use sync_engine::verification::{Ask, Found, Key, Part, Range, Reissue, Row, Table, Told};
 
 use crate::commands::daemon::Daemon;
+
+/// How long a database that cannot be asked now is waited for.
+const PATIENCE: Duration = Duration::from_secs(15);
+
+/// The pause between two tries.
+const PAUSE: Duration = Duration::from_millis(100);
 
 /// A daemon's database.
 #[derive(Debug)]
@@ -23,7 +32,15 @@ impl Side {
 
     fn post<T: serde::Serialize>(&self, what: &str, body: &T) -> anyhow::Result<String> {
         let body = serde_json::to_string(body)?;
-        let answered = self.daemon.post_json(&self.path(what), &body)?.expect_done();
+        let since = Instant::now();
+        let answered = loop {
+            let answer = self.daemon.post_json(&self.path(what), &body)?;
+            // While a program holds the lock, or a migration is looked at.
+            if answer.status != 503 || since.elapsed() >= PATIENCE {
+                break answer.expect_done();
+            }
+            std::thread::sleep(PAUSE);
+        };
         answered.with_context(|| format!("http://{} was asked about {:?}", self.daemon.authority(), self.database))
     }
 
@@ -36,11 +53,11 @@ impl Side {
         anyhow::bail!("http://{} answered something else than it was asked", self.daemon.authority())
     }
 
-    /// The node's name, and its tables.
-    pub(super) fn tables(&self) -> anyhow::Result<(String, Vec<Table>)> {
+    /// The node's name, its tables, and what it syncs.
+    pub(super) fn tables(&self) -> anyhow::Result<(String, Vec<Table>, Selection)> {
         let told = self.ask(&Ask::Tables)?;
         match told.found {
-            Found::Tables(tables) => Ok((told.node, tables)),
+            Found::Tables(tables) => Ok((told.node, tables, told.selection)),
             _ => self.unexpected(),
         }
     }
