@@ -6,8 +6,9 @@
 use std::path::{Path, PathBuf};
 
 use replication::Origin;
-use sqlx::Row as _;
+use sqlx::migrate::{Migration, MigrationType, Migrator};
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous};
+use sqlx::{Row as _, SqlStr};
 use uuid::Uuid;
 
 use crate::error::StoreError;
@@ -66,6 +67,22 @@ pub struct Remembered {
     pub boot: Option<Uuid>,
 }
 
+/// How the state folder's database came about, in order. What was released is not changed any more.
+const MIGRATIONS: [(i64, &str, &str); 4] = [
+    (1, "state", include_str!("../migrations/0001_state.sql")),
+    (2, "sequence", include_str!("../migrations/0002_sequence.sql")),
+    (3, "power", include_str!("../migrations/0003_power.sql")),
+    (4, "shown", include_str!("../migrations/0004_shown.sql")),
+];
+
+/// Made here rather than by the macro of sqlx, for which SQLite and tokio would be compiled a second time.
+fn migrations() -> Migrator {
+    let migration = |(version, description, sql): (i64, &'static str, &'static str)| {
+        Migration::new(version, description.into(), MigrationType::Simple, SqlStr::from_static(sql), false)
+    };
+    Migrator::with_migrations(MIGRATIONS.map(migration).to_vec())
+}
+
 /// The state folder's database.
 #[derive(Debug, Clone)]
 pub struct StateDatabase {
@@ -97,7 +114,7 @@ impl StateDatabase {
             .max_lifetime(None)
             .connect_with(options)
             .await?;
-        sqlx::migrate!("./migrations").run(&pool).await?;
+        migrations().run(&pool).await?;
         let state = Self { folder: folder.to_owned(), pool, machine };
         state.take_over(node).await?;
         Ok(state)
