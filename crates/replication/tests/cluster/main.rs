@@ -1,6 +1,6 @@
 //! Seeded simulations of whole clusters: the merge and the sessions under everything that networks and machines do.
 //!
-//! Each test runs many seeds and prints the one that fails; `SEED=n` runs that one alone.
+//! Each test runs many seeds and prints the one that fails; `SEED=n` runs that one alone, `TIMES=n` as many times as many.
 
 #![allow(clippy::unwrap_used, reason = "a failure here is a failure of the test")]
 

@@ -35,10 +35,11 @@ impl Random {
     }
 }
 
-/// Runs a test for its seeds, or for the one in `SEED` alone.
+/// Runs a test for its seeds, for `TIMES` as many, or for the one in `SEED` alone.
 pub(crate) fn for_seeds(count: u64, test: impl Fn(u64)) {
-    match std::env::var("SEED") {
-        Ok(seed) => test(seed.parse().expect("SEED is a number")),
-        Err(_) => (1..=count).for_each(test),
+    let number = |name| std::env::var(name).ok().map(|text: String| text.parse::<u64>().expect("it is a number"));
+    match number("SEED") {
+        Some(seed) => test(seed),
+        None => (1..=count * number("TIMES").unwrap_or(1)).for_each(test),
     }
 }
