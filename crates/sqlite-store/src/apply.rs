@@ -292,6 +292,22 @@ fn turn(table: &TableRows) -> Turn {
     }
 }
 
+/// Does something with rows of this database's own accord, inside the caller's write transaction.
+fn of_own_accord(
+    conn: &Connection,
+    replica: &mut Replica,
+    rules: &ApplyRules<'_>,
+    work_on: impl FnOnce(&mut Work<'_>) -> Result<(), Stop>,
+) -> Result<ApplyOutcome, StoreError> {
+    let own = replica.have.clone();
+    let mut work = Work::new(conn, replica, rules, &own, None);
+    let applied = work_on(&mut work).and_then(|()| work.finish());
+    outcome(applied.and_then(|applied| {
+        replica.save(conn, &own)?;
+        Ok(applied)
+    }))
+}
+
 fn outcome(result: Result<Applied, Stop>) -> Result<ApplyOutcome, StoreError> {
     match result {
         Ok(applied) => Ok(ApplyOutcome::Applied(applied)),

@@ -98,12 +98,6 @@ pub fn attach(conn: &mut Connection, new_origin: Origin, node: &str) -> Result<A
     attach_with(conn, new_origin, node, None, &AttachRules::default())
 }
 
-/// The same under rules. `merge` says how tables are merged and which columns are counters; without it counters stay as they
-/// were.
-///
-/// Where the rules choose other tables or columns than before, what is known of those that are not synced any more is kept
-/// to be passed on to peers.
-///
 /// Whether a database is attached.
 ///
 /// # Errors
@@ -112,6 +106,12 @@ pub fn is_attached(conn: &Connection) -> Result<bool, StoreError> {
     bookkeeping::is_attached(conn)
 }
 
+/// The same under rules. `merge` says how tables are merged and which columns are counters; without it counters stay as they
+/// were.
+///
+/// Where the rules choose other tables or columns than before, what is known of those that are not synced any more is kept
+/// to be passed on to peers.
+///
 /// # Errors
 /// As [`attach`].
 pub fn attach_with(

@@ -80,11 +80,10 @@ pub fn compare_files(first: &Path, second: &Path, limit: usize) -> Result<FileCo
     let conn = read_only(first)?;
     conn.execute("ATTACH ?1 AS other", params![second.to_string_lossy()])?;
     conn.execute_batch("BEGIN")?;
-    let mut comparison = FileComparison::default();
-    let mut tables = Vec::new();
+    let (mut tables, mut not_compared) = (Vec::new(), Vec::new());
     let mut leave_out = |table: &str, reason: &str, differs| {
         let (table, reason) = (table.to_owned(), reason.to_owned());
-        comparison.not_compared.push(NotCompared { table, reason, differs });
+        not_compared.push(NotCompared { table, reason, differs });
     };
     let named = |name: &str| theirs.iter().find(|found| name_of(found).eq_ignore_ascii_case(name));
     let ours = read_tables(&conn, &Selection::default())?;
@@ -109,7 +108,7 @@ pub fn compare_files(first: &Path, second: &Path, limit: usize) -> Result<FileCo
             leave_out(name, "the first file has no such table", true);
         }
     }
-    Ok(FileComparison { tables, ..comparison })
+    Ok(FileComparison { tables, not_compared })
 }
 
 fn name_of(found: &Result<Table, Unsynced>) -> &str {
@@ -149,9 +148,8 @@ fn compare_table(conn: &Connection, table: &Table, limit: usize) -> Result<Table
     let names: Vec<String> = table.key_columns().map(|column| quote(&column.name)).collect();
     let key = |side: &str| names.iter().map(|name| format!("{side}.{name}")).collect::<Vec<_>>().join(", ");
     let same = names.iter().map(|name| format!("a.{name} = b.{name}")).collect::<Vec<_>>().join(" AND ");
-    let named = |side: &str, and: &str| {
-        names.iter().map(|name| format!("{side}.{name} IS NOT NULL")).collect::<Vec<_>>().join(and)
-    };
+    let named =
+        |side: &str| names.iter().map(|name| format!("{side}.{name} IS NOT NULL")).collect::<Vec<_>>().join(" AND ");
     let differs = |column: &str| {
         format!("a.{column} IS NOT b.{column} COLLATE BINARY OR typeof(a.{column}) <> typeof(b.{column})")
     };
@@ -164,12 +162,12 @@ fn compare_table(conn: &Connection, table: &Table, limit: usize) -> Result<Table
         format!(
             "SELECT {keys} FROM {schema}.{name} AS {side} \
              WHERE {} AND NOT EXISTS (SELECT 1 FROM {there}.{name} AS {other} WHERE {same}) ORDER BY {keys}",
-            named(side, " AND "),
+            named(side),
             keys = key(side)
         )
     };
     let nameless = |schema: &str| -> Result<u64, StoreError> {
-        let sql = format!("SELECT count(*) FROM {schema}.{name} AS a WHERE NOT ({})", named("a", " AND "));
+        let sql = format!("SELECT count(*) FROM {schema}.{name} AS a WHERE NOT ({})", named("a"));
         Ok(conn.query_row(&sql, [], |row| row.get::<_, i64>(0))?.unsigned_abs())
     };
     let mut found = TableComparison {

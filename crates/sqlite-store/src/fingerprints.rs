@@ -79,7 +79,7 @@ pub(crate) fn answer(conn: &Connection, replica: &Replica, question: &Question) 
 }
 
 /// Whether a range is one of this table's keys.
-fn fits(table: &ReplicaTable, range: &KeyRange) -> bool {
+pub(crate) fn fits(table: &ReplicaTable, range: &KeyRange) -> bool {
     let width = table.table.key.len();
     [&range.after, &range.until].into_iter().flatten().all(|key| key.len() == width)
 }

@@ -208,7 +208,7 @@ fn put_back(work: &mut Work<'_>, probe: &mut Probe, write: RowWrite, place: &Vac
     Err(Stop::held(
         HeldKind::Constraint,
         Some(&work.replica.tables[index].wire.name),
-        "a unique index refuses a row although no row with its values is left, or one that a trigger of the table writes to".to_owned(),
+        "a row is refused as not unique although no row with its values is left: an index is damaged, or a trigger of the table writes what is there already".to_owned(),
         "run PRAGMA integrity_check and REINDEX on this file, and look at what its triggers write",
     ))
 }

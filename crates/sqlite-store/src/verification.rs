@@ -90,7 +90,7 @@ pub(crate) fn look(conn: &Connection, replica: &Replica, question: VerifyQuestio
     let found = match question {
         VerifyQuestion::Tables => Verified::Tables(replica.tables.iter().map(described).collect()),
         VerifyQuestion::Ranges { table, rows, ranges } => match replica.table_by_wire_name(&table) {
-            Some(index) if ranges.iter().all(|range| fits(&replica.tables[index], range)) => {
+            Some(index) if ranges.iter().all(|range| fingerprints::fits(&replica.tables[index], range)) => {
                 self::ranges(conn, replica, index, (rows, ranges))?
             }
             _ => Verified::NoSuchTable,
@@ -113,10 +113,6 @@ fn described(table: &ReplicaTable) -> VerifyTable {
     let mut columns: Vec<String> = table.wire.columns.iter().map(|name| name.to_ascii_lowercase()).collect();
     columns.sort_unstable();
     VerifyTable { name: table.wire.name.clone(), columns, key: table.wire.key.iter().map(name).collect() }
-}
-
-fn fits(table: &ReplicaTable, range: &KeyRange) -> bool {
-    [&range.after, &range.until].into_iter().flatten().all(|key| key.len() == table.table.key.len())
 }
 
 fn ranges(

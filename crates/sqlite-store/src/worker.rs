@@ -172,11 +172,9 @@ impl Worker {
         if self.attachment.as_ref().is_some_and(Attachment::has_work) {
             return Duration::ZERO;
         }
-        if let Some(pause) = self.attachment.as_ref().and_then(Attachment::publishing_waits) {
-            return pause.min(poll);
-        }
         let quiet = self.attachment.as_ref().and_then(Attachment::migrating).unwrap_or(poll);
-        RECHECKS.get(self.recheck).copied().unwrap_or(poll).min(poll).min(quiet)
+        let reader = self.attachment.as_ref().and_then(Attachment::publishing_waits).unwrap_or(poll);
+        RECHECKS.get(self.recheck).copied().unwrap_or(poll).min(poll).min(quiet).min(reader)
     }
 
     fn serve(&mut self, command: Command) {

@@ -4,7 +4,7 @@ use replication::Value;
 use rusqlite::Connection;
 
 use super::work::{RowPlan, Work};
-use super::{Applied, ApplyOutcome, ApplyRules, Stop, outcome};
+use super::{ApplyOutcome, ApplyRules, Stop, of_own_accord};
 use crate::error::StoreError;
 use crate::replica::Replica;
 use crate::row_clock::read_clock;
@@ -18,15 +18,7 @@ pub(crate) fn reissue_rows(
     index: usize,
     keys: &[Vec<Value>],
 ) -> Result<ApplyOutcome, StoreError> {
-    let own = replica.have.clone();
-    let mut work = Work::new(conn, replica, rules, &own, None);
-    let issued = keys.iter().try_for_each(|key| work.issue_as_it_is(index, key));
-    let applied = issued.and_then(|()| work.finish());
-    let saved: Result<Applied, Stop> = applied.and_then(|applied| {
-        replica.save(conn, &own)?;
-        Ok(applied)
-    });
-    outcome(saved)
+    of_own_accord(conn, replica, rules, |work| keys.iter().try_for_each(|key| work.issue_as_it_is(index, key)))
 }
 
 impl Work<'_> {

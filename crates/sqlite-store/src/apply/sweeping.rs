@@ -7,7 +7,7 @@ use replication::{
 use rusqlite::Connection;
 
 use super::work::{RowPlan, Work};
-use super::{Applied, ApplyOutcome, ApplyRules, Stop, outcome};
+use super::{ApplyOutcome, ApplyRules, Stop, of_own_accord};
 use crate::bind::bind_from;
 use crate::error::StoreError;
 use crate::replica::Replica;
@@ -22,15 +22,7 @@ pub(crate) fn sweep_rows(
     (index, keys): (usize, &[Vec<Value>]),
     (source, theirs): (Origin, &VersionVector),
 ) -> Result<ApplyOutcome, StoreError> {
-    let own = replica.have.clone();
-    let mut work = Work::new(conn, replica, rules, &own, None);
-    let swept = keys.iter().try_for_each(|key| work.sweep(index, key, (source, theirs)));
-    let applied = swept.and_then(|()| work.finish());
-    let saved: Result<Applied, Stop> = applied.and_then(|applied| {
-        replica.save(conn, &own)?;
-        Ok(applied)
-    });
-    outcome(saved)
+    of_own_accord(conn, replica, rules, |work| keys.iter().try_for_each(|key| work.sweep(index, key, (source, theirs))))
 }
 
 impl Work<'_> {

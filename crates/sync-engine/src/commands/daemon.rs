@@ -79,8 +79,11 @@ impl Daemon {
         let Some(rest) = rest.map(|rest| rest.trim_end_matches('/')).filter(|rest| !rest.is_empty()) else {
             bail!("{url:?} is not of the form ws://HOST:PORT or http://HOST:PORT")
         };
-        let authority = rest.split('/').next().unwrap_or(rest).to_owned();
-        Ok(Self { authority })
+        let authority = rest.split('/').next().unwrap_or(rest);
+        if authority.rsplit_once(':').is_none_or(|(_, port)| port.parse::<u16>().is_err()) {
+            bail!("{url:?} names no port; a daemon listens on 7420 unless its configuration says otherwise");
+        }
+        Ok(Self { authority: authority.to_owned() })
     }
 
     /// The daemon that listens there.

@@ -8,10 +8,10 @@ use axum::extract::{Path, RawQuery, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Json, Response};
 use axum::routing::{get, post};
-use serde_json::json;
 use sqlite_store::ConflictAction;
 
 use crate::conflicts::{ConflictError, ConflictFilter, ConflictRecord};
+use crate::engine::http::refusal;
 use crate::engine::shared::Shared;
 
 /// The id in a path, where it is text.
@@ -81,8 +81,4 @@ fn status(error: &ConflictError) -> StatusCode {
         ConflictError::Refused { .. } => StatusCode::CONFLICT,
         ConflictError::Store { .. } => StatusCode::SERVICE_UNAVAILABLE,
     }
-}
-
-fn refusal(status: StatusCode, text: &str) -> Response {
-    (status, Json(json!({ "error": text }))).into_response()
 }

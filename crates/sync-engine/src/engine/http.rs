@@ -133,6 +133,11 @@ fn foreign(headers: &HeaderMap) -> Option<&'static str> {
     (authority != host).then_some("Origin")
 }
 
+/// Says in JSON why something is not done.
+pub(super) fn refusal(status: StatusCode, text: &str) -> Response {
+    (status, Json(serde_json::json!({ "error": text }))).into_response()
+}
+
 /// Whether an authority names this machine by address, or as localhost.
 fn is_local(authority: &str) -> bool {
     let host = match authority.rsplit_once(':') {

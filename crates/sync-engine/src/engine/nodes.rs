@@ -11,6 +11,7 @@ use axum::routing::post;
 use serde_json::json;
 use sqlite_store::StoreError;
 
+use crate::engine::http::refusal;
 use crate::engine::shared::Shared;
 use crate::event::{Event, EventName};
 
@@ -54,8 +55,4 @@ impl Shared {
         }
         Ok(knew)
     }
-}
-
-fn refusal(status: StatusCode, text: &str) -> Response {
-    (status, Json(json!({ "error": text }))).into_response()
 }

@@ -11,6 +11,7 @@ use axum::routing::post;
 use serde_json::json;
 use sqlite_store::StoreError;
 
+use crate::engine::http::refusal;
 use crate::engine::shared::Shared;
 use crate::event::{Event, EventName};
 use crate::verification::{Ask, Reissue, Told, key_of};
@@ -97,8 +98,4 @@ fn no_table(database: &str) -> Response {
 
 fn failed(error: &StoreError) -> Response {
     refusal(StatusCode::SERVICE_UNAVAILABLE, &format!("{error}; {}", error.remedy()))
-}
-
-fn refusal(status: StatusCode, text: &str) -> Response {
-    (status, Json(json!({ "error": text }))).into_response()
 }

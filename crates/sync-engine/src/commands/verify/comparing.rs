@@ -39,7 +39,7 @@ impl<'a> Comparison<'a> {
         };
         // What is left out on purpose is no difference.
         let meant = |table: &str| [&here, &there].iter().any(|selection: &&Selection| selection.limits(table));
-        let mut report = Report::new(format!("node {first}"), format!("node {second}"));
+        let mut report = Report::new(format!("node {first}"), format!("node {second}"), self.repair);
         for table in &ours {
             let meant = meant(&table.name);
             match find(&theirs, &table.name) {

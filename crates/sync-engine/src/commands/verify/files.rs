@@ -8,15 +8,15 @@ use sqlite_store::file_comparison::{FileComparison, NotCompared, RowDifference, 
 use super::report::{Difference, Differing, Report, TableReport};
 
 /// Compares two files, each as of one moment.
-pub(super) fn compare(first: &Path, second: &Path, limit: usize) -> anyhow::Result<Report> {
+pub(super) fn compare(first: &Path, second: &Path, limit: usize, repair: bool) -> anyhow::Result<Report> {
     let compared = compare_files(first, second, limit)
         .map_err(crate::commands::databases::OneShot)
         .with_context(|| format!("cannot compare {} with {}", first.display(), second.display()))?;
-    Ok(report(first, second, compared, limit))
+    let report = Report::new(first.display().to_string(), second.display().to_string(), repair);
+    Ok(filled(report, compared, limit))
 }
 
-fn report(first: &Path, second: &Path, compared: FileComparison, limit: usize) -> Report {
-    let mut report = Report::new(first.display().to_string(), second.display().to_string());
+fn filled(mut report: Report, compared: FileComparison, limit: usize) -> Report {
     for NotCompared { table, reason, differs } in compared.not_compared {
         report.leave_out(&table, reason, differs);
     }

@@ -61,11 +61,11 @@ fn compare_sides(sides: &[Side; 2], arguments: &Verify) -> anyhow::Result<Report
 }
 
 fn two_files(arguments: &Verify, first: &Path, second: &Path) -> anyhow::Result<Report> {
-    let report = files::compare(first, second, arguments.limit)?;
+    let report = files::compare(first, second, arguments.limit, arguments.repair)?;
     if report.is_equal() || !arguments.repair {
         return Ok(report);
     }
     asynchronously(repairing::repair(first, second, arguments))?;
     // What is told is what the files hold in the end.
-    Ok(files::compare(first, second, arguments.limit)?.after(report))
+    Ok(files::compare(first, second, arguments.limit, arguments.repair)?.after(report))
 }

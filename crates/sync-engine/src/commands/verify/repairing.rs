@@ -18,6 +18,7 @@ use crate::cli::Verify;
 use crate::commands::daemon::Daemon;
 use crate::commands::databases::OneShot;
 use crate::commands::environment;
+use crate::commands::signals::{HangUp, Signals};
 
 /// What both call the database.
 const NAME: &str = "verify";
@@ -72,28 +73,42 @@ pub(super) async fn repair(first: &Path, second: &Path, arguments: &Verify) -> a
             );
         }
     }
+    let signals = Signals::register(HangUp::Stops)?;
     let folder = Folder::create()?;
-    let outcome = tokio::select! {
-        outcome = keep_in_step(files, &settings, &folder, arguments.limit) => outcome,
-        interrupted = tokio::signal::ctrl_c() => {
-            interrupted?;
-            Err(anyhow::anyhow!("interrupted; the files may not be equal yet"))
-        }
-    };
-    for file in files {
-        let mut conn = connection::open(file).map_err(OneShot)?;
-        detach::detach(&mut conn).map_err(OneShot).with_context(|| format!("cannot detach {}", file.display()))?;
-    }
-    outcome
+    let outcome = keep_in_step(files, &settings, &folder, arguments.limit, &signals).await;
+    let detached = files.map(detach_one);
+    outcome?;
+    detached.into_iter().collect()
 }
 
-async fn keep_in_step(files: [&Path; 2], settings: &Settings, folder: &Folder, limit: usize) -> anyhow::Result<()> {
+fn detach_one(file: &Path) -> anyhow::Result<()> {
+    let mut conn = connection::open(file).map_err(OneShot)?;
+    let detached = detach::detach(&mut conn).map_err(OneShot);
+    detached.map(drop).with_context(|| {
+        format!("cannot detach {}; do it by hand: sync-engine detach {}", file.display(), file.display())
+    })
+}
+
+/// No engine runs any more when this ends, whatever comes of it: one that did would attach its file again.
+async fn keep_in_step(
+    files: [&Path; 2],
+    settings: &Settings,
+    folder: &Folder,
+    limit: usize,
+    signals: &Signals,
+) -> anyhow::Result<()> {
     let first = engine(files[0], settings, &folder.0.join("first")).await?;
-    let second = engine(files[1], settings, &folder.0.join("second")).await?;
-    let outcome = settle(&first, &second, limit).await;
-    second.stop_realtime_sync().await?;
-    first.stop_realtime_sync().await?;
-    outcome
+    let outcome = match engine(files[1], settings, &folder.0.join("second")).await {
+        Ok(second) => {
+            let outcome = tokio::select! {
+                outcome = settle(&first, &second, limit) => outcome,
+                () = signals.stop() => Err(anyhow::anyhow!("interrupted; the files may not be equal yet")),
+            };
+            outcome.and(second.stop_realtime_sync().await.map_err(Into::into))
+        }
+        Err(error) => Err(error),
+    };
+    outcome.and(first.stop_realtime_sync().await.map_err(Into::into))
 }
 
 async fn engine(file: &Path, settings: &Settings, state: &Path) -> anyhow::Result<SyncEngine> {

@@ -24,6 +24,9 @@ pub(super) struct Report {
     pub(super) tables: Vec<TableReport>,
     /// Tables that were not compared, and why.
     not_compared: Vec<NotCompared>,
+    /// Whether what differs was to be repaired.
+    #[serde(skip)]
+    repair: bool,
 }
 
 /// A table that was not compared.
@@ -105,9 +108,9 @@ impl TableReport {
 }
 
 impl Report {
-    pub(super) fn new(first: String, second: String) -> Self {
+    pub(super) fn new(first: String, second: String, repair: bool) -> Self {
         let (tables, not_compared) = (Vec::new(), Vec::new());
-        Self { equal: false, first, second, settled: true, tables, not_compared }
+        Self { equal: false, first, second, settled: true, tables, not_compared, repair }
     }
 
     /// Notes that a table is not compared, and whether that is a difference in itself.
@@ -162,9 +165,11 @@ impl Report {
                     "{first} and {second} do not have the same tables; {repaired} rows of those that both have were repaired"
                 )
             }
-            (false, _) if repaired > 0 => {
-                format!("{first} and {second} differ in {} rows; {repaired} others repaired", found - repaired)
-            }
+            (false, _) if self.repair => format!(
+                "{first} and {second} still differ in {} rows, {repaired} were repaired; see that both are connected, and what \
+                 sync_error in their logs says, and run it again",
+                found - repaired
+            ),
             (false, _) => format!("{first} and {second} differ in {found} rows; --repair makes them equal"),
         };
         say(&what);
