@@ -20,9 +20,6 @@ const RANGES: usize = 256;
 /// Questions after which it is enough, whatever the answers are: each covers thousands of rows.
 const QUESTIONS: u64 = 1 << 20;
 
-/// Changes that a database merges in one transaction unless it is told otherwise.
-const TOGETHER: u64 = 20_000;
-
 /// Milliseconds in which the database is to have noted that it has swept. If it has not, it could not.
 const NOTED: u64 = 30_000;
 
@@ -252,11 +249,12 @@ impl Channel {
         name: &str,
         now: u64,
         repeat: u64,
+        together: u64,
         actions: &mut VecDeque<Output>,
         sends: &mut VecDeque<Message>,
     ) {
         if matches!(self.comparing, Comparing::Undecided) {
-            self.decide(name, now, repeat, sends);
+            self.decide(name, now, (repeat, together), sends);
         }
         match &mut self.comparing {
             Comparing::Answering { until } if now >= *until => self.comparing = Comparing::Done,
@@ -274,7 +272,7 @@ impl Channel {
         }
     }
 
-    fn decide(&mut self, name: &str, now: u64, repeat: u64, sends: &mut VecDeque<Message>) {
+    fn decide(&mut self, name: &str, now: u64, (repeat, together): (u64, u64), sends: &mut VecDeque<Message>) {
         let (Some(local), Some(remote)) = (&self.local, &self.remote) else { return };
         if local.have.get(remote.origin) > 0 || self.peer_have.get(local.origin) > 0 {
             self.comparing = Comparing::Done;
@@ -287,7 +285,7 @@ impl Channel {
         if local.publishing || remote.publishing {
             // Nothing can be alike where one side has nothing: it need not wait for all of the other's. What fits one transaction comes
             // as one all the same.
-            let few = local.publishing && local.have.get(local.origin) <= TOGETHER;
+            let few = local.publishing && local.have.get(local.origin) <= together;
             if !few && (is_empty(local.publishing, &local.issued) || is_empty(remote.publishing, &remote.issued)) {
                 self.comparing = Comparing::Done;
             }

@@ -27,6 +27,8 @@ pub struct SessionConfig {
     pub version: String,
     /// This node's wall clock, milliseconds since 1970, at the start of the session.
     pub wall_millis: i64,
+    /// Rows that are merged in one transaction where no more are new: a first contact with more need not come as one.
+    pub max_batch_rows: u64,
     /// Bytes of a batch, to within a row.
     pub max_batch_bytes: usize,
     /// Unacknowledged bytes per database beyond which nothing more is read; one batch is always allowed.
@@ -54,6 +56,7 @@ impl Default for SessionConfig {
             incarnation: 0,
             version: String::new(),
             wall_millis: 0,
+            max_batch_rows: 20_000,
             max_batch_bytes: 8 << 20,
             window_bytes: 8 << 20,
             buffer_bytes: 32 << 20,

@@ -10,15 +10,15 @@ use crate::session::{ReadOutcome, Session};
 impl Session {
     /// Starts whatever can be started now, on every database.
     pub(super) fn pump(&mut self) {
-        let now = self.now;
+        let (now, repeat, together) = (self.now, self.config.repeat, self.config.max_batch_rows);
         for (name, channel) in &mut self.channels {
             if !channel.is_shared() {
                 continue;
             }
             channel.unreadable = channel.unreadable.filter(|until| now < *until);
-            channel.pump_sweep(name, now, self.config.repeat, &mut self.actions, &mut self.sends);
-            channel.pump_comparing(name, now, self.config.repeat, &mut self.actions, &mut self.sends);
-            channel.pump_incoming(name, now, self.config.repeat, &mut self.sends);
+            channel.pump_sweep(name, now, repeat, &mut self.actions, &mut self.sends);
+            channel.pump_comparing(name, now, repeat, together, &mut self.actions, &mut self.sends);
+            channel.pump_incoming(name, now, repeat, &mut self.sends);
             channel.follow_catch_up(name, now, &mut self.actions);
         }
         self.start_reads();

@@ -76,6 +76,11 @@ impl Work<'_> {
         if !plain {
             return Ok(false);
         }
+        // Rows that were changed are mostly not alone.
+        let key: Vec<_> = rows[0].key(&table.shape).into_iter().cloned().collect();
+        if has_entry(self.conn, table, &key)? {
+            return Ok(false);
+        }
         let columns = &table.table.columns;
         let cx = merge_context(self.replica, index, context, self.own, &[]);
         let is_plain = |row: &&RowImage| {
@@ -90,12 +95,7 @@ impl Work<'_> {
                 && merge(None, row, &cx)
                     .is_ok_and(|merged| merged.conflict.is_none() && matches!(merged.outcome, Outcome::TakeRemote))
         };
-        if !rows.iter().all(is_plain) {
-            return Ok(false);
-        }
-        // Rows that were changed are mostly not alone.
-        let key: Vec<_> = rows[0].key(&table.shape).into_iter().cloned().collect();
-        Ok(!has_entry(self.conn, table, &key)?)
+        Ok(rows.iter().all(is_plain))
     }
 
     fn write_together(&self, index: usize, rows: &[&RowImage], ids: &[i64]) -> Result<(), Refusal> {

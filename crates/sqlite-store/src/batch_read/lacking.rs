@@ -1,7 +1,7 @@
 //! The entries of one origin that a peer lacks, and where their rows are.
 
 use replication::{Dot, Entry, EntryFlags, Origin, RowClock, RowImage, Timestamp, Value};
-use rusqlite::Connection;
+use rusqlite::{Connection, Row};
 
 use super::{BatchLimits, LARGE};
 use crate::bind::values_from;
@@ -87,94 +87,66 @@ impl<'a> Lacking<'a> {
     /// The entries of one table, by their keys.
     fn keys(&mut self, index: usize, after: u64, until: u64) -> Result<u64, StoreError> {
         let table = &self.replica.tables[index];
-        let mut statement = self.conn.prepare_cached(&table.sql.clock_since)?;
-        let mut rows = statement.query([self.id, after.cast_signed(), until.cast_signed()])?;
-        let mut dots = Dots::after(after);
-        while let Some(row) = rows.next()? {
-            let sequence = row.get::<_, i64>(0)?.cast_unsigned();
-            if dots.may_end(sequence) && dots.found > self.room.rows {
-                return Ok(dots.last);
-            }
-            let key = values_from(row, 1, table.table.key.len())?;
-            dots.note(sequence, Place::Table(index, key), &mut self.entries);
-        }
-        Ok(until)
+        let width = table.table.key.len();
+        self.each(&table.sql.clock_since, after, until, |_, row, _| {
+            Ok(Place::Table(index, values_from(row, 1, width)?))
+        })
     }
 
     /// The same, and their rows where the entry is all of the clock.
     fn rows(&mut self, index: usize, after: u64, until: u64) -> Result<u64, StoreError> {
         let table = &self.replica.tables[index];
         let (width, columns) = (table.table.key.len(), table.table.columns.len());
-        let mut statement = self.conn.prepare_cached(&table.many.rows_since)?;
-        let mut rows = statement.query([self.id, after.cast_signed(), until.cast_signed()])?;
-        let mut dots = Dots::after(after);
-        while let Some(row) = rows.next()? {
-            let sequence = row.get::<_, i64>(0)?.cast_unsigned();
-            let full = dots.found > self.room.rows || self.bytes >= self.room.bytes;
-            if dots.may_end(sequence) && full {
-                return Ok(dots.last);
-            }
-            if self.bytes > LARGE && self.large.is_none() {
-                *self.large = Some(LargeRead::begin());
-            }
+        self.each(&table.many.rows_since, after, until, |lacking, row, sequence| {
             let key = values_from(row, 1, width)?;
-            let place = match row.get::<_, Option<i64>>(width + 1)? {
-                Some(timestamp) => {
-                    let timestamp = Timestamp::from_raw(timestamp).unwrap_or_default();
-                    let flags = EntryFlags::from_bits(row.get(width + 2)?);
-                    let clock = RowClock::whole(Entry::new(timestamp, Dot { origin: self.origin, sequence }, flags));
-                    let image = RowImage { values: values_from(row, width + 3, columns)?, clock };
-                    self.bytes += image.wire_size();
-                    Place::Read(index, key, Box::new(image))
-                }
-                None => Place::Table(index, key),
-            };
-            dots.note(sequence, place, &mut self.entries);
-        }
-        Ok(until)
+            let Some(timestamp) = row.get::<_, Option<i64>>(width + 1)? else { return Ok(Place::Table(index, key)) };
+            let timestamp = Timestamp::from_raw(timestamp).unwrap_or_default();
+            let flags = EntryFlags::from_bits(row.get(width + 2)?);
+            let clock = RowClock::whole(Entry::new(timestamp, Dot { origin: lacking.origin, sequence }, flags));
+            let image = RowImage { values: values_from(row, width + 3, columns)?, clock };
+            lacking.bytes += image.wire_size();
+            if lacking.bytes > LARGE && lacking.large.is_none() {
+                *lacking.large = Some(LargeRead::begin());
+            }
+            Ok(Place::Read(index, key, Box::new(image)))
+        })
     }
 
     /// The same of the rows that could not be taken in: they are as much this database's to pass on.
     fn parked(&mut self, after: u64, until: u64) -> Result<u64, StoreError> {
-        let mut statement = self.conn.prepare_cached(
-            "SELECT seq, parked FROM main._sync_parked_dot WHERE origin = ?1 AND seq > ?2 AND seq <= ?3 ORDER BY seq",
-        )?;
+        let sql =
+            "SELECT seq, parked FROM main._sync_parked_dot WHERE origin = ?1 AND seq > ?2 AND seq <= ?3 ORDER BY seq";
+        self.each(sql, after, until, |_, row, _| Ok(Place::Parked(row.get(1)?)))
+    }
+
+    /// Notes the entries that a statement gives, which begin with their sequences, as long as there is room; the sequence up to
+    /// which they are complete.
+    fn each(
+        &mut self,
+        sql: &str,
+        after: u64,
+        until: u64,
+        place: impl Fn(&mut Self, &Row<'_>, u64) -> rusqlite::Result<Place>,
+    ) -> Result<u64, StoreError> {
+        let (mut found, mut last, bytes) = (0, after, self.bytes);
+        let mut statement = self.conn.prepare_cached(sql)?;
         let mut rows = statement.query([self.id, after.cast_signed(), until.cast_signed()])?;
-        let mut dots = Dots::after(after);
         while let Some(row) = rows.next()? {
             let sequence = row.get::<_, i64>(0)?.cast_unsigned();
-            if dots.may_end(sequence) && dots.found > self.room.rows {
-                return Ok(dots.last);
+            // What earlier tables have filled does not count here.
+            let full = found > self.room.rows || (self.bytes > bytes && self.bytes >= self.room.bytes);
+            // Entries of one dot go together.
+            if full && sequence != last {
+                return Ok(last);
             }
-            dots.note(sequence, Place::Parked(row.get(1)?), &mut self.entries);
+            let place = place(self, row, sequence)?;
+            // One dot may have many entries. It has one row, but for sums that were counted under an origin that was left.
+            let again = found > 0 && sequence == last && self.entries.last().is_some_and(|last| last.place.is(&place));
+            if !again {
+                self.entries.push(LackingEntry { sequence, place });
+            }
+            (found, last) = (found + 1, sequence);
         }
         Ok(until)
-    }
-}
-
-/// The dots of one table in the order of their sequences.
-struct Dots {
-    found: usize,
-    last: u64,
-}
-
-impl Dots {
-    const fn after(after: u64) -> Self {
-        Self { found: 0, last: after }
-    }
-
-    /// Whether all entries of the last dot were seen, where the next is of this sequence.
-    const fn may_end(&self, next: u64) -> bool {
-        self.found > 0 && next != self.last
-    }
-
-    fn note(&mut self, sequence: u64, place: Place, entries: &mut Vec<LackingEntry>) {
-        // One dot may have many entries. It has one row, but for sums that were counted under an origin that was left.
-        let again = self.found > 0 && sequence == self.last && entries.last().is_some_and(|last| last.place.is(&place));
-        if !again {
-            entries.push(LackingEntry { sequence, place });
-        }
-        self.found += 1;
-        self.last = sequence;
     }
 }

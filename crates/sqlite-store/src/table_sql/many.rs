@@ -42,7 +42,7 @@ impl ManySql {
                 sql.clock,
                 tuples(width + 4, ", 0")
             ),
-            insert: (columns * AT_ONCE <= PARAMETERS).then(|| {
+            insert: (columns.max(width + 4) * AT_ONCE <= PARAMETERS).then(|| {
                 let list = sql.columns.join(", ");
                 format!("INSERT{} INTO {} ({list}) VALUES {}", sql.or_abort, sql.table, tuples(columns, ""))
             }),
@@ -78,16 +78,16 @@ impl TableSql {
     fn since(&self, clock_keys: &[String]) -> String {
         let keys: Vec<String> = clock_keys.iter().map(|key| format!("c.{key}")).collect();
         let columns: Vec<String> = self.columns.iter().map(|column| format!("t.{column}")).collect();
-        let there: Vec<String> = self.key.iter().map(|name| format!("t.{name} IS NOT NULL")).collect();
-        // LEFT JOIN has the entries come first: they are few, and in the order that is wanted.
+        // LEFT JOIN has the entries come first: they are few, and in the order that is wanted. Rows that are read otherwise are not
+        // looked for.
         format!(
-            "SELECT c.seq, {keys}, CASE WHEN c.col = 0 AND c.more IS NULL AND (c.flags & {deleted}) = 0 AND {there} \
-             AND NOT EXISTS (SELECT 1 FROM {clock} AS o WHERE {others} AND o.col <> 0) THEN c.ts END, c.flags, {columns} \
-             FROM {clock} AS c LEFT JOIN {table} AS t ON {joined} \
+            "SELECT c.seq, {keys}, CASE WHEN t.{first} IS NOT NULL THEN c.ts END, c.flags, {columns} \
+             FROM {clock} AS c LEFT JOIN {table} AS t ON c.col = 0 AND c.more IS NULL AND (c.flags & {deleted}) = 0 \
+             AND NOT EXISTS (SELECT 1 FROM {clock} AS o WHERE {others} AND o.col <> 0) AND {joined} \
              WHERE c.origin = ?1 AND c.seq > ?2 AND c.seq <= ?3 ORDER BY c.seq",
             keys = keys.join(", "),
             deleted = EntryFlags::DELETED.bits(),
-            there = there.join(" AND "),
+            first = self.key.first().map_or("rowid", String::as_str),
             clock = self.clock,
             others = clock_keys.iter().map(|key| format!("o.{key} = c.{key}")).collect::<Vec<_>>().join(" AND "),
             columns = columns.join(", "),

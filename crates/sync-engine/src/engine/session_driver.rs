@@ -85,13 +85,15 @@ impl SessionDriver {
         place: Option<Place>,
         member: Member,
     ) -> Self {
+        let batch = shared.databases.limits().batch;
         let config = SessionConfig {
             node: shared.node.clone(),
             cluster: member.cluster,
             incarnation: shared.incarnation,
             version: env!("CARGO_PKG_VERSION").to_owned(),
             wall_millis: wall_millis(),
-            max_batch_bytes: shared.databases.limits().batch.bytes,
+            max_batch_rows: batch.rows as u64,
+            max_batch_bytes: batch.bytes,
             ..SessionConfig::default()
         };
         let number = shared.next_session();

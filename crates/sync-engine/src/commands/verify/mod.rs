@@ -32,11 +32,12 @@ pub(crate) fn run(arguments: &Verify) -> anyhow::Result<ExitCode> {
 }
 
 fn with_peer(arguments: &Verify, peer: &str) -> anyhow::Result<Report> {
+    let other = Daemon::of_peer(peer)?;
     let daemon = Daemon::find(&arguments.place)?;
     let status = daemon.get("/v1/status")?.expect_done()?;
     let status: Status = serde_json::from_str(&status).context("the daemon's answer is of another version")?;
     let name = database_of(&status, &arguments.first)?;
-    let sides = [Side::new(daemon, &name), Side::new(Daemon::of_peer(peer)?, &name)];
+    let sides = [Side::new(daemon, &name), Side::new(other, &name)];
     compare_sides(&sides, arguments)
 }
 
