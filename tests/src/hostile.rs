@@ -167,6 +167,7 @@ pub fn hello(node: &str, databases: BTreeMap<String, DatabaseHello>) -> Hello {
         incarnation: 1,
         version: "0".to_owned(),
         clock_millis: 0,
+        read_only: false,
         databases,
     }
 }

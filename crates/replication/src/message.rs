@@ -108,6 +108,9 @@ pub struct Hello {
     pub version: String,
     /// The sender's wall clock, milliseconds since 1970.
     pub clock_millis: i64,
+    /// The receiver may only read: the sender takes no changes of it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub read_only: bool,
     /// The sender's databases by shared name.
     pub databases: BTreeMap<String, DatabaseHello>,
 }
@@ -278,6 +281,8 @@ pub enum ProblemCode {
     Unavailable,
     /// A row is larger than can be sent.
     TooLarge,
+    /// The receiver sent changes, and may only read.
+    ReadOnly,
     /// Anything else.
     #[serde(other)]
     Other,

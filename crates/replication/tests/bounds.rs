@@ -46,6 +46,7 @@ fn hello(databases: BTreeMap<String, DatabaseHello>) -> Message {
         incarnation: 1,
         version: String::new(),
         clock_millis: 0,
+        read_only: false,
         databases,
     })
 }

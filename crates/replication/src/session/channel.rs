@@ -41,10 +41,27 @@ pub(super) struct Assembly {
 /// A table that is merged by different rules: its name, the rule here and the rule there.
 type PoliciesDiffering = (String, Option<String>, Option<String>);
 
+/// Which way changes go.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Terms {
+    /// This side takes what the peer sends.
+    pub(super) takes: bool,
+    /// The peer takes what is sent to it.
+    pub(super) gives: bool,
+}
+
+impl Default for Terms {
+    /// Both ways.
+    fn default() -> Self {
+        Self { takes: true, gives: true }
+    }
+}
+
 /// One database's state in a session.
 #[derive(Debug, Default)]
 pub(super) struct Channel {
     pub(super) local: Option<LocalState>,
+    pub(super) terms: Terms,
     /// Something is new here that is not said yet.
     pub(super) has_news: bool,
     /// When the peer's refusal of stamps was last looked into.
@@ -259,7 +276,7 @@ impl Channel {
             let event = SessionEvent::SchemaAgrees { database: name.to_owned(), tables: agreeing };
             actions.push_back(Output::Event(event));
         }
-        if !self.caught_up && self.catch_up.is_none() && !local.have.covers_all(&remote.have) {
+        if self.terms.takes && !self.caught_up && self.catch_up.is_none() && !local.have.covers_all(&remote.have) {
             self.catch_up = Some(CatchUp {
                 target: remote.have.clone(),
                 since: now,

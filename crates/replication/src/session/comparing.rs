@@ -1,6 +1,6 @@
 //! Two databases that have never met compare their baseline rows before either sends any: see [`reconcile`](crate::reconcile).
 //!
-//! The one with the smaller origin asks, range by range, and in the end says with a `want` what need not be sent to it. The
+//! The one with the smaller origin asks (where only one of them takes rows, that one), range by range, and in the end says with a `want` what need not be sent to it. The
 //! other answers, and waits for that; if it hears nothing for long, it sends everything. What goes missing costs time only.
 
 use std::collections::{BTreeSet, VecDeque};
@@ -9,7 +9,7 @@ use crate::message::{Compare, DatabaseHello, Fingerprints, Message, Want};
 use crate::node_schema::NodeSchemas;
 use crate::reconcile::{Answer, Compared, FIRST_ROWS, KeyRange, LAST_ROWS, Question, TableRanges};
 use crate::row::lacks_dropped;
-use crate::session::channel::Channel;
+use crate::session::channel::{Channel, Terms};
 use crate::session::incoming::PATIENCE;
 use crate::session::{LocalState, Output, Session, SessionEvent};
 use crate::version_vector::VersionVector;
@@ -195,7 +195,8 @@ impl Channel {
         let (Some(local), Some(remote)) = (&self.local, &self.remote) else { return true };
         let ours = (&local.have, &local.dropped);
         let theirs = (&self.peer_have, &remote.dropped);
-        !lacks_dropped(ours, theirs) && !lacks_dropped(theirs, ours)
+        // Deletions of who only reads are its own.
+        !(self.terms.takes && lacks_dropped(ours, theirs)) && !(self.terms.gives && lacks_dropped(theirs, ours))
     }
 
     /// Asks for keys where tombstones that this side lacks may be gone at the other.
@@ -208,6 +209,9 @@ impl Channel {
         sends: &mut VecDeque<Message>,
     ) {
         let (Some(local), Some(remote)) = (&self.local, &self.remote) else { return };
+        if !self.terms.takes {
+            return;
+        }
         if !lacks_dropped((&local.have, &local.dropped), (&self.peer_have, &remote.dropped)) {
             if self.sweep.take().is_some() {
                 // What came meanwhile was not taken; nor, perhaps, what was on its way when the peer forgot more deletions.
@@ -274,6 +278,10 @@ impl Channel {
 
     fn decide(&mut self, name: &str, now: u64, (repeat, together): (u64, u64), sends: &mut VecDeque<Message>) {
         let (Some(local), Some(remote)) = (&self.local, &self.remote) else { return };
+        if !self.terms.takes && !self.terms.gives {
+            self.comparing = Comparing::Done;
+            return;
+        }
         if local.have.get(remote.origin) > 0 || self.peer_have.get(local.origin) > 0 {
             self.comparing = Comparing::Done;
             if local.held.contains_key(&remote.origin) {
@@ -295,9 +303,11 @@ impl Channel {
         let alike = |table: &&String| local.tables.get(*table) == remote.tables.get(*table) && whole(table);
         let tables = local.issued.intersection(&remote.issued).filter(alike);
         let ranges: TableRanges = tables.map(|table| (table.clone(), vec![KeyRange::default()])).collect();
+        let Terms { takes, gives } = self.terms;
+        let asks = if takes == gives { local.origin < remote.origin } else { takes };
         self.comparing = if ranges.is_empty() {
             Comparing::Done
-        } else if local.origin < remote.origin {
+        } else if asks {
             let todo = VecDeque::from([(FIRST_ROWS, ranges)]);
             Comparing::Asking(Box::new(Asking { todo, open: None, compared: None, since: now, asked: 0, keys: false }))
         } else {

@@ -203,7 +203,7 @@ impl Channel {
             local.have.iter().all(|(origin, sequence)| known(origin) >= sequence)
         };
         // Before it is swept nothing would be taken.
-        if waits || !self.is_swept() || sent() {
+        if waits || !self.terms.gives || !self.is_swept() || sent() {
             return false;
         }
         let unacknowledged: usize = self.in_flight.iter().map(|batch| batch.bytes).sum();

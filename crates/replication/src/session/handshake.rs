@@ -94,6 +94,7 @@ impl Session {
             incarnation: self.config.incarnation,
             version: self.config.version.clone(),
             clock_millis: self.config.wall_millis,
+            read_only: !self.config.takes,
             databases,
         }));
     }
@@ -116,6 +117,7 @@ impl Session {
             };
             self.actions.push_back(Output::Event(event));
         }
+        self.gives = !hello.read_only;
         let databases = hello.databases.iter().map(|(name, database)| {
             let mut nodes = database.nodes.clone();
             nodes.remove(&database.origin);
@@ -135,6 +137,7 @@ impl Session {
         for (name, database) in hello.databases {
             self.channels.entry(name).or_default().greet(database);
         }
+        self.settle_terms();
         self.review_shared();
     }
 

@@ -27,6 +27,9 @@ impl Session {
             return;
         };
         let database = changes.database.clone();
+        if !channel.terms.takes {
+            return self.not_taken(&database);
+        }
         // The sender vouches for what its rows have taken into account.
         channel.peer_have.join(&changes.rows.context);
         channel.position.join(&changes.rows.context);
@@ -58,6 +61,23 @@ impl Session {
                 channel.assembly = None;
                 channel.ask_again(&database, now, repeat, &mut self.sends);
             }
+        }
+    }
+
+    /// Changes came of a peer that may only read, and was told so.
+    fn not_taken(&mut self, database: &str) {
+        let node = self.remote_node().unwrap_or_default();
+        let text = format!(
+            "node {node:?} may only read here, and sent changes of database {database:?}: they are not taken; \
+             give it the role \"write\" on node {:?} if it is to write",
+            self.config.node
+        );
+        let (code, database) = (ProblemCode::ReadOnly, database.to_owned());
+        let problem = Problem { code, text, database: Some(database.clone()), table: None };
+        let told = self.channels.get(&database).is_some_and(|channel| channel.own_problem.as_ref() == Some(&problem));
+        if !told {
+            self.sends.push_back(Message::Problem(problem.clone()));
+            self.hold(&database, problem);
         }
     }
 
@@ -202,18 +222,23 @@ impl Channel {
         }
         let waits =
             self.applying.is_none() && self.queue.is_empty() && self.held_until.is_none() && self.want_repeat.is_none();
-        let lacks = self.local.as_ref().is_some_and(|local| !local.have.covers_all(&self.peer_have));
+        let takes = self.terms.takes;
+        let lacks = takes && self.local.as_ref().is_some_and(|local| !local.have.covers_all(&self.peer_have));
         self.patience =
             (waits && lacks && self.comparing.is_done()).then(|| self.patience.unwrap_or(now + PATIENCE * repeat));
     }
 
     /// Applies the next batch that has something new, if there is one.
     pub(super) fn start_apply(&mut self, name: &str, actions: &mut VecDeque<Output>) -> bool {
-        while let Some((batch, waiting)) = self.queue.pop_front() {
+        while let Some((mut batch, waiting)) = self.queue.pop_front() {
             let known = self.local.as_ref().is_some_and(|local| local.have.covers_all(&batch.context));
             if known {
                 self.ack_due = true;
                 continue;
+            }
+            if let Some(local) = self.local.as_ref().filter(|_| !self.terms.gives) {
+                // The peer is told nothing of what was deleted here, so that it lacks nothing of that.
+                batch.dropped.join(&local.dropped);
             }
             self.applying = Some(Applying { source: batch.source, bytes: waiting.bytes });
             actions.push_back(Output::Apply { database: name.to_owned(), batch: Box::new(batch) });

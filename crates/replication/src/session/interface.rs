@@ -21,6 +21,8 @@ pub struct SessionConfig {
     pub node: String,
     /// Nodes of another cluster are refused.
     pub cluster: String,
+    /// Whether changes of the peer are taken. A peer that may only read is told so, and is believed nothing that would change a row.
+    pub takes: bool,
     /// A number drawn at the start of this process.
     pub incarnation: u64,
     /// This node's software version.
@@ -53,6 +55,7 @@ impl Default for SessionConfig {
         Self {
             node: String::new(),
             cluster: "default".to_owned(),
+            takes: true,
             incarnation: 0,
             version: String::new(),
             wall_millis: 0,

@@ -20,7 +20,7 @@ use std::collections::{BTreeMap, VecDeque};
 
 use crate::message::{Bye, ByeReason, Envelope, Message, Problem, ProblemCode};
 use crate::origin::Origin;
-use crate::session::channel::Channel;
+use crate::session::channel::{Channel, Terms};
 use crate::session::flow::Turns;
 use crate::version_vector::VersionVector;
 
@@ -46,6 +46,8 @@ pub struct Session {
     stage: Stage,
     now: u64,
     remote: Option<Remote>,
+    /// Whether the peer takes changes.
+    gives: bool,
     channels: BTreeMap<String, Channel>,
     /// What to do that needs no room on the link.
     actions: VecDeque<Output>,
@@ -75,6 +77,7 @@ impl Session {
             stage: Stage::Waiting,
             now,
             remote: None,
+            gives: true,
             channels: BTreeMap::new(),
             actions: VecDeque::new(),
             sends: VecDeque::new(),
@@ -90,12 +93,18 @@ impl Session {
         self.remote.as_ref().map(|remote| remote.node.as_str())
     }
 
-    /// The databases that both have: name, and how many sequences of ours the peer has not said to have.
+    /// Whether the peer takes changes of this node. One that does not has said so.
+    pub fn gives(&self) -> bool {
+        self.gives
+    }
+
+    /// The databases that both have: name, and how many sequences of ours the peer has not said to have and would take.
     pub fn shared_databases(&self) -> impl Iterator<Item = (&str, u64)> {
         self.channels.iter().filter_map(|(name, channel)| {
             let local = channel.local.as_ref()?;
             channel.remote.as_ref()?;
-            Some((name.as_str(), channel.peer_have.behind(&local.have)))
+            let behind = if channel.terms.gives { channel.peer_have.behind(&local.have) } else { 0 };
+            Some((name.as_str(), behind))
         })
     }
 
@@ -217,6 +226,8 @@ impl Session {
         let channel = self.channels.entry(database.clone()).or_default();
         let returns = std::mem::take(&mut channel.left) && channel.remote.is_some();
         let greet_again = channel.update_local(state);
+        self.settle_terms();
+        let Some(channel) = self.channels.get_mut(&database) else { return };
         if greet_again && self.stage != Stage::Waiting {
             channel.has_news = true;
             if returns {
@@ -231,6 +242,12 @@ impl Session {
             }
             self.review_shared();
         }
+    }
+
+    /// Tells the databases which way changes go.
+    fn settle_terms(&mut self) {
+        let terms = Terms { takes: self.config.takes, gives: self.gives };
+        self.channels.values_mut().for_each(|channel| channel.terms = terms);
     }
 
     fn local_gone(&mut self, database: &str) {
@@ -249,7 +266,8 @@ impl Session {
             let passed = i64::try_from(self.now.saturating_sub(at)).unwrap_or(i64::MAX);
             let peer_millis = showed.saturating_add(passed);
             let now = self.now;
-            let shared = self.channels.get_mut(database).filter(|channel| channel.is_shared());
+            let heard = self.channels.get_mut(database).filter(|channel| channel.terms.takes);
+            let shared = heard.filter(|channel| channel.is_shared());
             // It is looked into once a second at most, however often the peer says so.
             if let Some(channel) = shared.filter(|channel| channel.refused.is_none_or(|at| now >= at + 1_000)) {
                 channel.refused = Some(now);

@@ -10,6 +10,7 @@ mod model;
 mod network;
 mod policies;
 mod random;
+mod reading;
 mod tombstones;
 
 use std::collections::{BTreeMap, BTreeSet};

@@ -58,6 +58,10 @@ pub(crate) struct Cluster<'a> {
     batch_rows: usize,
     /// Whether nodes forget deletions.
     pub(crate) drops: bool,
+    /// Nodes that may only read: others take nothing of them.
+    pub(crate) readers: BTreeSet<usize>,
+    /// Whether applications write there all the same.
+    pub(crate) readers_write: bool,
     /// Rows that were read for peers.
     pub(crate) rows_sent: usize,
     random: Random,
@@ -83,6 +87,8 @@ impl<'a> Cluster<'a> {
             now: 0,
             batch_rows,
             drops: false,
+            readers: BTreeSet::new(),
+            readers_write: false,
             rows_sent: 0,
             random,
         };
@@ -134,6 +140,7 @@ impl<'a> Cluster<'a> {
             let config = SessionConfig {
                 node: format!("n{}", side.0),
                 incarnation: self.incarnations[side.0],
+                takes: !self.readers.contains(&side.1),
                 part_bytes: 200,
                 window_bytes: 2_000,
                 buffer_bytes: 3_000,
@@ -371,7 +378,7 @@ impl<'a> Cluster<'a> {
     }
 
     fn write(&mut self, node: usize) {
-        if self.dead.contains(&node) {
+        if self.dead.contains(&node) || (self.readers.contains(&node) && !self.readers_write) {
             return;
         }
         // Wall clocks of machines differ.
@@ -407,18 +414,24 @@ impl<'a> Cluster<'a> {
         }
     }
 
-    /// Runs until all that live know the same and nothing is on its way, for half an hour at most.
+    /// Runs until all that live know the same, readers perhaps more, and nothing is on its way, for half an hour at most.
     pub(crate) fn settle(&mut self) -> bool {
         let deadline = self.now + 1_800_000;
         while self.now < deadline {
             self.run(self.now + 5_000);
-            let mut living = self.living();
-            let first = living.next().expect("somebody lives");
-            if living.all(|replica| replica.have == first.have) {
+            let first = self.writers().next().expect("somebody lives");
+            let equal = self.writers().all(|replica| replica.have == first.have);
+            if equal && self.living().all(|replica| replica.have.covers_all(&first.have)) {
                 return true;
             }
         }
         false
+    }
+
+    /// Those that live and may write.
+    pub(crate) fn writers(&self) -> impl Iterator<Item = &Replica> {
+        let writes = |node: &usize| !self.dead.contains(node) && !self.readers.contains(node);
+        self.replicas.iter().enumerate().filter(move |(node, _)| writes(node)).map(|(_, replica)| replica)
     }
 
     pub(crate) fn living(&self) -> impl Iterator<Item = &Replica> {

@@ -243,6 +243,7 @@ fn names_that_would_spoil_a_log_are_refused() {
             incarnation: 1,
             version: String::new(),
             clock_millis: 0,
+            read_only: false,
             databases: BTreeMap::from(databases),
         };
         let envelope = Envelope { from: node.to_owned(), to: None, message: Message::Hello(hello) };

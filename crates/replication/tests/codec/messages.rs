@@ -233,14 +233,15 @@ pub(crate) fn hello() -> impl Strategy<Value = Hello> {
             dropped: last.3,
             known: last.4,
         });
-    (any::<(u32, String, u64, String, i64)>(), name(), btree_map(name(), database, 0..3)).prop_map(
-        |((protocol, cluster, incarnation, version, clock_millis), node, databases)| Hello {
+    (any::<(u32, String, u64, String, i64, bool)>(), name(), btree_map(name(), database, 0..3)).prop_map(
+        |((protocol, cluster, incarnation, version, clock_millis, read_only), node, databases)| Hello {
             protocol,
             cluster,
             node,
             incarnation,
             version,
             clock_millis,
+            read_only,
             databases,
         },
     )

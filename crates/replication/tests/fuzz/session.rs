@@ -105,6 +105,7 @@ fn message(script: &mut Script<'_>) -> Message {
                 incarnation: 1,
                 version: String::new(),
                 clock_millis: i64::MIN,
+                read_only: false,
                 databases: BTreeMap::from([(database, hello)]),
             })
         }

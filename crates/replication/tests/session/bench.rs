@@ -138,6 +138,7 @@ impl Bench {
             incarnation: 1,
             version: String::new(),
             clock_millis: 0,
+            read_only: false,
             databases,
         }));
     }

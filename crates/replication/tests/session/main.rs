@@ -5,6 +5,7 @@
 mod bench;
 mod flow;
 mod publishing;
+mod reading;
 mod sweeping;
 
 use std::collections::{BTreeMap, BTreeSet};
