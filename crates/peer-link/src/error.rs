@@ -4,6 +4,8 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::tls::TlsError;
+
 /// Why a link is gone. What was queued may or may not have arrived; a new link helps unless the peer refuses.
 #[derive(Debug, Clone, thiserror::Error)]
 #[non_exhaustive]
@@ -48,18 +50,38 @@ pub enum LinkLost {
 #[non_exhaustive]
 pub enum DialError {
     /// The text is no URL of a peer.
-    #[error("{url:?} is not a peer's URL ({reason}); write it as ws://host:port")]
+    #[error("{url:?} is not a peer's URL ({reason}); write it as ws://host:port or wss://host:port")]
     Url {
         /// What was given.
         url: String,
         /// What is wrong.
         reason: String,
     },
-    /// TLS was asked for.
-    #[error("{url:?} needs TLS, which is not built into this version; use ws:// through a tunnel")]
+    /// There are no authorities to check the peer's certificate against.
+    #[error("cannot check the certificate of {authority}: {source}; name the authority's certificate in [tls] ca")]
+    Authorities {
+        /// Host and port.
+        authority: String,
+        /// What is in the way.
+        source: TlsError,
+    },
+    /// The connection could not be encrypted, or one side does not believe the other's certificate.
+    #[error("no TLS with {authority}: {reason}")]
     Tls {
-        /// What was given.
-        url: String,
+        /// Host and port.
+        authority: String,
+        /// What is wrong, and what to do.
+        reason: String,
+    },
+    /// The peer wants another token than this node shows, or one at all.
+    #[error(
+        "{authority} does not let this node in (HTTP status {status}); is the token of [auth] token_file one that it knows?"
+    )]
+    Unauthorized {
+        /// Host and port.
+        authority: String,
+        /// The HTTP status.
+        status: u16,
     },
     /// The machine or the port cannot be reached.
     #[error("cannot reach {authority}: {source}; is the peer running, and is the address right?")]
@@ -106,7 +128,7 @@ pub enum DialError {
 impl DialError {
     /// Whether the same URL can never work.
     pub const fn is_permanent(&self) -> bool {
-        matches!(self, Self::Url { .. } | Self::Tls { .. })
+        matches!(self, Self::Url { .. })
     }
 }
 

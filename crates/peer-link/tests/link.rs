@@ -9,7 +9,9 @@ use http::{Request, Response};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
-use peer_link::{DialError, Direction, Frame, Link, LinkLost, LinkOptions, LinkReceiver, LinkSender, dial, over};
+use peer_link::{
+    Credentials, DialError, Direction, Frame, Link, LinkLost, LinkOptions, LinkReceiver, LinkSender, dial, over,
+};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
@@ -190,7 +192,7 @@ async fn server(subprotocol: &'static str) -> (String, mpsc::Receiver<Link>) {
 
 async fn dial_once(url: &str) -> Result<Link, DialError> {
     let options = LinkOptions { handshake_timeout: Duration::from_secs(5), ..LinkOptions::default() };
-    dial(url, SUBPROTOCOL, &options, &TaskTracker::new(), CancellationToken::new()).await
+    dial(url, SUBPROTOCOL, &Credentials::default(), &options, &TaskTracker::new(), CancellationToken::new()).await
 }
 
 #[tokio::test]
@@ -213,7 +215,7 @@ async fn what_cannot_be_dialed_says_why() {
         let error = dial_once(url).await.unwrap_err();
         assert!(error.is_permanent() && error.to_string().contains("ws://"), "{url:?}: {error}");
     }
-    assert!(matches!(dial_once("wss://127.0.0.1:1").await, Err(DialError::Tls { .. })));
+    assert!(matches!(dial_once("wss://127.0.0.1:1").await, Err(DialError::Connect { .. })));
 }
 
 #[tokio::test]
@@ -221,7 +223,8 @@ async fn a_server_that_says_nothing_is_given_up() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("ws://{}", listener.local_addr().unwrap());
     let options = LinkOptions { handshake_timeout: Duration::from_millis(200), ..LinkOptions::default() };
-    let answer = dial(&url, SUBPROTOCOL, &options, &TaskTracker::new(), CancellationToken::new()).await;
+    let answer =
+        dial(&url, SUBPROTOCOL, &Credentials::default(), &options, &TaskTracker::new(), CancellationToken::new()).await;
     assert!(matches!(answer, Err(DialError::Timeout { .. })));
 }
 

@@ -283,6 +283,8 @@ pub enum ProblemCode {
     TooLarge,
     /// The receiver sent changes, and may only read.
     ReadOnly,
+    /// The receiver is not who it has to be.
+    Denied,
     /// Anything else.
     #[serde(other)]
     Other,

@@ -1,11 +1,15 @@
 //! The command line.
 
+mod tls;
+
 use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::SystemTime;
 
 use clap::{Args, Parser, Subcommand};
 use sync_engine::conflicts;
+
+pub(crate) use tls::{Tls, TlsCa, TlsNode};
 
 /// Keeps SQLite files on several machines at the same rows, while unmodified applications write them.
 #[derive(Debug, Parser)]
@@ -62,6 +66,9 @@ pub(crate) enum Command {
         after_help = "Example:\n  sync-engine conflicts list --table stock\n  sync-engine conflicts restore inventory:12"
     )]
     Conflicts(Conflicts),
+    /// Make certificates for a private cluster
+    #[command(subcommand)]
+    Tls(Tls),
     /// Check or show the configuration
     #[command(subcommand)]
     Config(Config),
@@ -81,10 +88,10 @@ pub(crate) struct Run {
     /// Address for peers and HTTP [default: 127.0.0.1:7420]
     #[arg(long, value_name = "ADDR")]
     pub(crate) listen: Option<String>,
-    /// A peer, as ws://host:port; may be repeated [default: $SYNC_ENGINE_WS_URL, comma-separated]
+    /// A peer, as ws://host:port or wss://host:port; may be repeated [default: $SYNC_ENGINE_WS_URL, comma-separated]
     #[arg(long = "peer", value_name = "URL")]
     pub(crate) peers: Vec<String>,
-    /// File with the secret that peers share; refused by this version, which checks none
+    /// File with the secret that peers and the HTTP interface ask for
     #[arg(long, value_name = "FILE")]
     pub(crate) token_file: Option<PathBuf>,
 }
@@ -131,12 +138,18 @@ pub(crate) struct Migrate {
 /// Where the running daemon is.
 #[derive(Debug, Args)]
 pub(crate) struct Where {
-    /// Where the daemon listens [default: from the configuration, else http://127.0.0.1:7420]
+    /// Where the daemon listens, as http://HOST:PORT or https://HOST:PORT [default: from the configuration, else http://127.0.0.1:7420]
     #[arg(long, value_name = "URL")]
     pub(crate) url: Option<String>,
-    /// Configuration file that names the listen address
+    /// Configuration file that names the listen address, the token and the certificates [default: as for run]
     #[arg(long, value_name = "FILE")]
     pub(crate) config: Option<PathBuf>,
+    /// File with the token that the daemon asks for [default: from the configuration]
+    #[arg(long, value_name = "FILE")]
+    pub(crate) token_file: Option<PathBuf>,
+    /// File with the certificate of the authority that signed the daemon's [default: from the configuration, else the system's]
+    #[arg(long, value_name = "FILE")]
+    pub(crate) ca: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]

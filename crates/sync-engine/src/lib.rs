@@ -23,6 +23,7 @@
 //! Owns: the engine, its callbacks and hooks, configuration, the log, HTTP, and the binary. Never touches: SQL text, frame
 //! types, merge decisions.
 
+pub mod access;
 pub mod config;
 pub mod conflicts;
 pub mod event;
@@ -36,6 +37,7 @@ mod moment;
 mod query_string;
 mod wire;
 
+pub use access::Access;
 pub use change_event::{ApplyCallback, ApplyDecision, ChangeEvent};
 pub use conflicts::{ConflictError, ConflictFilter, ConflictRecord, ConflictState, RecordSide};
 pub use engine::{Database, EngineError, Reconfigured, SyncEngine, SyncEngineBuilder};

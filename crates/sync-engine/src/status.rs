@@ -225,6 +225,12 @@ pub struct PeerStatus {
     pub bytes_out: u64,
     /// What went wrong last.
     pub last_error: Option<String>,
+    /// What it may do here: `read` or `write`; empty until it is known.
+    #[serde(default)]
+    pub role: String,
+    /// Whether it takes none of the changes of this node, which may only read there.
+    #[serde(default)]
+    pub read_only_there: bool,
 }
 
 /// One database of a peer.

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use crate::dot_set::DotSet;
 use crate::hybrid_clock::Timestamp;
 use crate::known_nodes::KnownNodes;
-use crate::message::{ByeReason, Envelope, Problem};
+use crate::message::{ByeReason, Envelope, Problem, ProblemCode};
 use crate::node_schema::NodeSchemas;
 use crate::origin::Origin;
 use crate::reconcile::{Answer, Compared, Question, TableRanges};
@@ -170,8 +170,8 @@ pub enum Input {
     Stop,
     /// Another link to the same node takes this one's place.
     Replaced,
-    /// This node does not take the peer, and why.
-    TurnedAway(String),
+    /// This node does not take the peer: of what kind the reason is, and the reason.
+    TurnedAway(ProblemCode, String),
 }
 
 /// What became of a batch that was to be read.

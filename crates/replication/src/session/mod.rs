@@ -136,7 +136,7 @@ impl Session {
             Input::Progress => self.progress(),
             Input::Timeout => self.timeout(),
             Input::Stop => self.leave(ByeReason::Shutdown, CloseReason::Stopped),
-            Input::TurnedAway(reason) => self.refuse(ProblemCode::Other, reason),
+            Input::TurnedAway(code, reason) => self.refuse(code, reason),
             Input::Replaced => self.leave(ByeReason::Duplicate, CloseReason::Replaced),
         }
         if self.hello_at.is_some_and(|at| self.now >= at) && self.stage != Stage::Closed {

@@ -10,7 +10,12 @@ use crate::commands::{environment, say};
 /// Checks or shows.
 pub(crate) fn run(command: &Config) -> anyhow::Result<ExitCode> {
     let (Config::Check(arguments) | Config::Show(arguments)) = command;
-    let settings = config::load(arguments.config.as_deref(), &Overrides::default(), &environment())?;
+    let (file, overrides) = (arguments.config.as_deref(), Overrides::default());
+    let settings = match command {
+        // What it names is looked at too.
+        Config::Check(_) => config::load_with_access(file, &overrides, &environment())?.0,
+        Config::Show(_) => config::load(file, &overrides, &environment())?,
+    };
     match command {
         Config::Show(_) if arguments.json => say(&settings.to_json()),
         Config::Show(_) => say(settings.to_toml().trim_end()),

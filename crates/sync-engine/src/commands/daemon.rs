@@ -1,12 +1,15 @@
 //! Asking the running daemon: where it is, and one HTTP request to it at a time.
 
 use std::fmt;
-use std::io::{Read as _, Write as _};
-use std::net::{SocketAddr, TcpStream, ToSocketAddrs as _};
+use std::io::{Read, Write};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream, ToSocketAddrs as _};
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
-use sync_engine::config::{self, Overrides};
+use peer_link::{Identity, TlsClient};
+use secrecy::{ExposeSecret as _, SecretString};
+use sync_engine::Access;
+use sync_engine::config::{self, Overrides, Settings};
 
 use crate::cli::Where;
 use crate::commands::environment;
@@ -17,11 +20,19 @@ const CONNECT: Duration = Duration::from_secs(5);
 /// How long it may take to answer: what is asked may wait for an application's lock.
 const ANSWER: Duration = Duration::from_secs(60);
 
-/// The daemon, by its address.
+/// The daemon: where it is, and what it is shown.
 #[derive(Debug)]
 pub(super) struct Daemon {
     authority: String,
+    /// For HTTPS: whom to believe, and the name that the certificate is to bear.
+    tls: Option<(TlsClient, String)>,
+    token: Option<SecretString>,
 }
+
+/// What passes both ways.
+trait Stream: Read + Write {}
+
+impl<T: Read + Write> Stream for T {}
 
 /// What it answered.
 #[derive(Debug)]
@@ -39,6 +50,13 @@ impl Answer {
             return Ok(self.body);
         }
         let told: Option<serde_json::Value> = serde_json::from_str(&self.body).ok();
+        if self.status == 401 {
+            bail!(
+                "the daemon does not let this command in: {}; name the file with its token with --token-file, or its configuration \
+                 with --config",
+                told.as_ref().and_then(|told| told["error"].as_str()).unwrap_or("HTTP status 401")
+            );
+        }
         match told.as_ref().and_then(|told| told["error"].as_str()) {
             Some(reason) => bail!("{reason}"),
             None => bail!("the daemon answered with HTTP status {}: {}", self.status, self.body.trim_end()),
@@ -49,14 +67,15 @@ impl Answer {
 /// Nobody answers, or not as the daemon does.
 #[derive(Debug)]
 pub(super) struct Unreachable {
+    scheme: &'static str,
     authority: String,
     reason: String,
 }
 
 impl fmt::Display for Unreachable {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { authority, reason } = self;
-        write!(f, "no daemon answers at http://{authority} ({reason}); start one with: sync-engine run DB")
+        let Self { scheme, authority, reason } = self;
+        write!(f, "no daemon answers at {scheme}://{authority} ({reason}); start one with: sync-engine run DB")
     }
 }
 
@@ -65,30 +84,46 @@ impl std::error::Error for Unreachable {}
 impl Daemon {
     /// The daemon that the command line or the configuration names.
     pub(super) fn find(place: &Where) -> anyhow::Result<Self> {
+        let overrides = Overrides { token_file: place.token_file.clone(), ..Overrides::default() };
+        let (settings, access) = config::load_with_access(place.config.as_deref(), &overrides, &environment())?;
+        let token = access.own_token().cloned();
+        let tls = || client(place, &settings, &access);
         if let Some(url) = &place.url {
-            let Some(rest) = url.strip_prefix("http://") else { bail!("{url:?} is not of the form http://HOST:PORT") };
-            return Ok(Self { authority: rest.trim_end_matches('/').to_owned() });
+            let Some((encrypted, rest)) = strip_scheme(url, ["http://", "https://"]) else {
+                bail!("{url:?} is not of the form http://HOST:PORT or https://HOST:PORT")
+            };
+            let authority = rest.trim_end_matches('/').to_owned();
+            let name = host_of(&authority).to_owned();
+            return Ok(Self { tls: if encrypted { Some((tls()?, name)) } else { None }, authority, token });
         }
-        let settings = config::load(place.config.as_deref(), &Overrides::default(), &environment())?;
-        Ok(Self { authority: settings.listen.to_string() })
+        let address = reachable(settings.listen);
+        let name = access.certificate_names().first().cloned().unwrap_or_else(|| address.ip().to_string());
+        let tls = if settings.tls.certificate.is_some() { Some((tls()?, name)) } else { None };
+        Ok(Self { authority: address.to_string(), tls, token })
     }
 
-    /// The daemon of a peer, by its URL as a peer's or as a web page's.
-    pub(super) fn of_peer(url: &str) -> anyhow::Result<Self> {
-        let rest = ["ws://", "http://"].iter().find_map(|scheme| url.strip_prefix(scheme));
-        let Some(rest) = rest.map(|rest| rest.trim_end_matches('/')).filter(|rest| !rest.is_empty()) else {
-            bail!("{url:?} is not of the form ws://HOST:PORT or http://HOST:PORT")
+    /// The daemon of a peer, by its URL as a peer's or as a web page's, with what this node shows to peers.
+    pub(super) fn of_peer(url: &str, place: &Where) -> anyhow::Result<Self> {
+        let plain = strip_scheme(url, ["ws://", "wss://"]).or_else(|| strip_scheme(url, ["http://", "https://"]));
+        let Some((encrypted, rest)) =
+            plain.map(|(encrypted, rest)| (encrypted, rest.trim_end_matches('/'))).filter(|(_, rest)| !rest.is_empty())
+        else {
+            bail!("{url:?} is not of the form ws://HOST:PORT, wss://HOST:PORT, http://HOST:PORT or https://HOST:PORT")
         };
         let authority = rest.split('/').next().unwrap_or(rest);
         if authority.rsplit_once(':').is_none_or(|(_, port)| port.parse::<u16>().is_err()) {
             bail!("{url:?} names no port; a daemon listens on 7420 unless its configuration says otherwise");
         }
-        Ok(Self { authority: authority.to_owned() })
+        let overrides = Overrides { token_file: place.token_file.clone(), ..Overrides::default() };
+        let (settings, access) = config::load_with_access(place.config.as_deref(), &overrides, &environment())?;
+        let name = host_of(authority).to_owned();
+        let tls = if encrypted { Some((client(place, &settings, &access)?, name)) } else { None };
+        Ok(Self { authority: authority.to_owned(), tls, token: access.credentials().token.clone() })
     }
 
     /// The daemon that listens there.
     pub(super) fn at(address: SocketAddr) -> Self {
-        Self { authority: address.to_string() }
+        Self { authority: address.to_string(), tls: None, token: None }
     }
 
     /// Where it is.
@@ -112,9 +147,78 @@ impl Daemon {
     }
 
     fn request(&self, method: &str, path: &str, json: &str) -> Result<Answer, Unreachable> {
-        let unreachable =
-            |error: anyhow::Error| Unreachable { authority: self.authority.clone(), reason: format!("{error:#}") };
-        exchange(&self.authority, method, path, json).map_err(unreachable)
+        let scheme = if self.tls.is_some() { "https" } else { "http" };
+        let unreachable = |error: anyhow::Error| Unreachable {
+            scheme,
+            authority: self.authority.clone(),
+            reason: format!("{error:#}"),
+        };
+        self.exchange(method, path, json).map_err(unreachable)
+    }
+
+    /// A connection, and the host that a request over it names.
+    fn connect(&self) -> anyhow::Result<(Box<dyn Stream>, String)> {
+        let (stream, address) = connect(&self.authority)?;
+        stream.set_read_timeout(Some(ANSWER))?;
+        match &self.tls {
+            None => Ok((Box::new(stream), address.to_string())),
+            Some((client, name)) => Ok((Box::new(client.over(name, stream)?), name.clone())),
+        }
+    }
+
+    fn exchange(&self, method: &str, path: &str, json: &str) -> anyhow::Result<Answer> {
+        let (mut stream, host) = self.connect()?;
+        let kind = if json.is_empty() { "" } else { "Content-Type: application/json\r\n" };
+        let token = self.token.as_ref().map(|token| format!("Authorization: Bearer {}\r\n", token.expose_secret()));
+        write!(
+            stream,
+            "{method} {path} HTTP/1.1\r\nHost: {host}\r\n{}{kind}Content-Length: {}\r\nConnection: close\r\n\r\n{json}",
+            token.unwrap_or_default(),
+            json.len()
+        )?;
+        stream.flush()?;
+        let mut answer = Vec::new();
+        stream.read_to_end(&mut answer)?;
+        let answer = String::from_utf8(answer).context("the answer is not text")?;
+        let (head, body) = answer.split_once("\r\n\r\n").context("the answer is not HTTP")?;
+        let status = head.split(' ').nth(1).and_then(|status| status.parse().ok()).context("the answer is not HTTP")?;
+        Ok(Answer { status, body: body.to_owned() })
+    }
+}
+
+/// What follows a scheme, and whether it is the second one, which encrypts.
+fn strip_scheme<'u>(url: &'u str, [plain, encrypted]: [&str; 2]) -> Option<(bool, &'u str)> {
+    let rest = url.strip_prefix(plain).map(|rest| (false, rest));
+    rest.or_else(|| url.strip_prefix(encrypted).map(|rest| (true, rest)))
+}
+
+/// The host of an authority, without the brackets of an address.
+fn host_of(authority: &str) -> &str {
+    let host = authority.rsplit_once(':').filter(|(_, port)| !port.ends_with(']')).map_or(authority, |(host, _)| host);
+    host.trim_start_matches('[').trim_end_matches(']')
+}
+
+/// A daemon that listens on all addresses is reached at this machine's own.
+fn reachable(listen: SocketAddr) -> SocketAddr {
+    let ip = match listen.ip() {
+        IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
+        IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
+        ip => ip,
+    };
+    SocketAddr::new(ip, listen.port())
+}
+
+/// Whom to believe: the authority of the command line, else that of the configuration, else the system's.
+fn client(place: &Where, settings: &Settings, access: &Access) -> anyhow::Result<TlsClient> {
+    let identity = match (&settings.tls.certificate, &settings.tls.key) {
+        (Some(certificate), Some(key)) => Some(Identity { certificate, key }),
+        _ => None,
+    };
+    match (&place.ca, &access.credentials().tls) {
+        (Some(ca), _) => Ok(TlsClient::load(Some(ca), identity)?),
+        (None, Some(client)) => Ok(client.clone()),
+        (None, None) => TlsClient::load(None, None)
+            .context("name the certificate of the authority that signed the daemon's with --ca"),
     }
 }
 
@@ -129,21 +233,4 @@ fn connect(authority: &str) -> anyhow::Result<(TcpStream, SocketAddr)> {
         }
     }
     Err(last)
-}
-
-fn exchange(authority: &str, method: &str, path: &str, json: &str) -> anyhow::Result<Answer> {
-    let (mut stream, address) = connect(authority)?;
-    stream.set_read_timeout(Some(ANSWER))?;
-    let kind = if json.is_empty() { "" } else { "Content-Type: application/json\r\n" };
-    write!(
-        stream,
-        "{method} {path} HTTP/1.1\r\nHost: {address}\r\n{kind}Content-Length: {}\r\nConnection: close\r\n\r\n{json}",
-        json.len()
-    )?;
-    let mut answer = Vec::new();
-    stream.read_to_end(&mut answer)?;
-    let answer = String::from_utf8(answer).context("the answer is not text")?;
-    let (head, body) = answer.split_once("\r\n\r\n").context("the answer is not HTTP")?;
-    let status = head.split(' ').nth(1).and_then(|status| status.parse().ok()).context("the answer is not HTTP")?;
-    Ok(Answer { status, body: body.to_owned() })
 }

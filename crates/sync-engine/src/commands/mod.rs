@@ -11,6 +11,7 @@ mod reload;
 mod run;
 mod signals;
 mod status;
+mod tls;
 mod verify;
 
 use std::collections::BTreeMap;
@@ -41,6 +42,7 @@ pub(crate) fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Forget(arguments) => forget::run(&arguments),
         Command::Verify(arguments) => verify::run(&arguments),
         Command::Conflicts(command) => conflicts::run(&command),
+        Command::Tls(command) => tls::run(&command),
         Command::Config(command) => config::run(&command),
     }
 }

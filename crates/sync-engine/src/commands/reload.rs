@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use sync_engine::config::{self, ConfigErrors, Overrides, Settings};
 use sync_engine::event::{Event, EventName};
 use sync_engine::telemetry::Log;
-use sync_engine::{Reconfigured, SyncEngine};
+use sync_engine::{Access, Reconfigured, SyncEngine};
 
 use crate::commands::environment;
 
@@ -17,10 +17,10 @@ pub(super) struct Sources {
 
 impl Sources {
     /// Reads all of it, and checks it as `config check` does.
-    pub(super) fn read(&self) -> Result<Settings, ConfigErrors> {
-        let settings = config::load(self.file.as_deref(), &self.overrides, &environment())?;
+    pub(super) fn read(&self) -> Result<(Settings, Access), ConfigErrors> {
+        let (settings, access) = config::load_with_access(self.file.as_deref(), &self.overrides, &environment())?;
         settings.require_databases()?;
-        Ok(settings)
+        Ok((settings, access))
     }
 }
 
@@ -36,7 +36,7 @@ impl Reloader {
     pub(super) async fn reload(&mut self, engine: &SyncEngine) {
         tell_service_manager(true);
         let event = match self.sources.read() {
-            Ok(wanted) => self.go_over(engine, wanted).await,
+            Ok((wanted, access)) => self.go_over(engine, wanted, access).await,
             Err(errors) => {
                 for error in errors.errors() {
                     engine.log(
@@ -55,12 +55,15 @@ impl Reloader {
         tell_service_manager(false);
     }
 
-    async fn go_over(&mut self, engine: &SyncEngine, wanted: Settings) -> Event {
+    async fn go_over(&mut self, engine: &SyncEngine, wanted: Settings, access: Access) -> Event {
         let file = wanted.file.clone();
         let log = wanted.log.clone();
         // First, so that what follows is logged as it is wanted now. What keeps the level from being one was told by the check.
         let outcome = match self.log.reconfigure(&log) {
-            Ok(()) => engine.reconfigure(&mut self.present, wanted).await.map_err(|error| error.to_string()),
+            Ok(()) => {
+                let done = engine.reconfigure(&mut self.present, wanted, access).await;
+                done.map_err(|error| error.to_string())
+            }
             Err(error) => Err(error.to_string()),
         };
         match outcome {

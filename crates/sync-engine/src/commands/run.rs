@@ -22,12 +22,12 @@ pub(crate) async fn run(arguments: Run) -> anyhow::Result<ExitCode> {
         token_file: arguments.token_file,
     };
     let sources = Sources { file: arguments.config, overrides };
-    let present = sources.read()?;
+    let (present, access) = sources.read()?;
     let log = telemetry::start(&present.log)?;
     let engine = tokio::select! {
         biased;
         () = signals.stop() => return Ok(ExitCode::SUCCESS),
-        engine = SyncEngine::builder().configured(&present).build() => engine?,
+        engine = SyncEngine::builder().configured(&present).access(access).build() => engine?,
     };
     // The log goes on until it is dropped, at the very end.
     let mut reloader = Reloader { sources, present, log };

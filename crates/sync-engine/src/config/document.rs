@@ -8,7 +8,7 @@ use toml::de::{DeTable, DeValue};
 
 use super::check::Check;
 use super::error::{ConfigErrors, ErrorKind, Place, one_error};
-use super::schema::{self, Key, Kind, Support};
+use super::schema::{self, Key, Kind};
 
 /// A file's content.
 #[derive(Debug, Default)]
@@ -64,7 +64,7 @@ impl Walk<'_> {
         Place::File { file: self.file.clone(), line, column: before[start..].chars().count() + 1 }
     }
 
-    /// The entries that are known, supported and of the right type.
+    /// The entries that are known and of the right type.
     fn table(&mut self, table: &DeTable<'_>, keys: &'static [Key], path: &str) -> toml::Table {
         let mut kept = toml::Table::new();
         for (name, value) in table {
@@ -79,9 +79,7 @@ impl Walk<'_> {
             // A table's own span begins with its header, or with the value after `=`.
             let place = self.place(value.span().start);
             self.check.given(&path, place);
-            if matches!(key.support, Support::No) {
-                not_supported(&mut self.check, &path);
-            } else if let Some(value) = self.value(value, key, &path) {
+            if let Some(value) = self.value(value, key, &path) {
                 kept.insert(written.to_owned(), value);
             }
         }
@@ -207,11 +205,6 @@ impl Walk<'_> {
         };
         self.check.complain(path, ErrorKind::WrongType, what, remedy);
     }
-}
-
-/// Refuses a key that nothing acts on yet.
-pub(super) fn not_supported(check: &mut Check, path: &str) {
-    check.complain(path, ErrorKind::NotSupported, "this version does not support it", "remove the key");
 }
 
 fn type_name(value: &DeValue<'_>) -> &'static str {

@@ -3,9 +3,8 @@
 
 use super::Environment;
 use super::check::Check;
-use super::document::not_supported;
 use super::error::{ErrorKind, Place};
-use super::schema::{self, Key, Kind, Support};
+use super::schema::{self, Key, Kind};
 
 /// What the names of variables for keys begin with. Variables with a single underscore, such as `SYNC_ENGINE_CONFIG`, are
 /// no keys.
@@ -85,16 +84,9 @@ fn variable_value(variable: &str, name: &str, value: &str, check: &mut Check) ->
             }
             _ => &[],
         };
-        if matches!(key.support, Support::No) {
-            break;
-        }
     }
     let key = found?;
     check.given(&path, place());
-    if matches!(key.support, Support::No) {
-        not_supported(check, &path);
-        return None;
-    }
     typed(key, &path, value, check).map(|value| (path, value))
 }
 

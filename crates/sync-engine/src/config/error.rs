@@ -48,8 +48,6 @@ pub enum ErrorKind {
     WrongType,
     /// The type is right, the value is not.
     BadValue,
-    /// A key or a value that this version does not act on. It is refused, since ignoring it could lose data.
-    NotSupported,
     /// Something that must be said is not.
     Missing,
     /// Two entries that must differ do not.

@@ -3,7 +3,7 @@
 use config::{Config, FileFormat};
 
 use super::check::Check;
-use super::document::{Document, not_supported};
+use super::document::Document;
 use super::error::{ConfigErrors, ErrorKind, Place, one_error};
 use super::raw::Raw;
 use super::{Environment, Overrides, environment};
@@ -54,9 +54,9 @@ fn arguments(overrides: &Overrides, check: &mut Check) -> Vec<environment::Given
         }
         given.push(("peers".to_owned(), overrides.peers.clone().into()));
     }
-    if overrides.token_file.is_some() {
+    if let Some(file) = &overrides.token_file {
         check.given("auth.token_file", Place::Argument("--token-file"));
-        not_supported(check, "auth.token_file");
+        given.push(("auth.token_file".to_owned(), file.display().to_string().into()));
     }
     given
 }

@@ -15,6 +15,7 @@ mod policies;
 mod raw;
 mod resolve;
 mod schema;
+mod security;
 mod selection;
 mod show;
 mod values;
@@ -31,8 +32,11 @@ use sqlite_store::key_ranges::KeyRanges;
 
 pub use error::{ConfigError, ConfigErrors, ErrorKind, Place};
 pub use policies::Policy;
+pub use security::{AuthSettings, PeerSettings, TlsSettings};
 
 use error::one_error;
+
+use crate::access::Access;
 
 /// The variable that names the configuration file.
 const FILE_VARIABLE: &str = "SYNC_ENGINE_CONFIG";
@@ -86,6 +90,10 @@ pub struct Settings {
     pub shutdown_grace: Duration,
     /// How many rows are applied in one transaction at most.
     pub max_batch_rows: usize,
+    /// Who is let in.
+    pub auth: AuthSettings,
+    /// How this node is known, and whom it believes.
+    pub tls: TlsSettings,
     /// The log.
     pub log: LogSettings,
     /// Backups.
@@ -223,13 +231,38 @@ pub fn load(
     overrides: &Overrides,
     environment: &Environment,
 ) -> Result<Settings, ConfigErrors> {
+    let (mut settings, check) = read(config_path, overrides, environment)?;
+    settings.sources = show::sources(check.finish()?);
+    Ok(settings)
+}
+
+/// The same, with the secrets and certificates that the configuration names.
+///
+/// # Errors
+/// As for [`load`]; what is wrong with these files among it.
+pub fn load_with_access(
+    config_path: Option<&Path>,
+    overrides: &Overrides,
+    environment: &Environment,
+) -> Result<(Settings, Access), ConfigErrors> {
+    let (mut settings, mut check) = read(config_path, overrides, environment)?;
+    let access = security::open(&settings.auth, &settings.tls, &mut check);
+    settings.sources = show::sources(check.finish()?);
+    Ok((settings, access))
+}
+
+fn read(
+    config_path: Option<&Path>,
+    overrides: &Overrides,
+    environment: &Environment,
+) -> Result<(Settings, check::Check), ConfigErrors> {
     let file = locate(config_path, environment, &USUAL_PLACES.map(Path::new))?;
     let document = match &file {
         Some(file) => document::read(file)?,
         None => document::Document::default(),
     };
     let layers = layers::stack(document, environment, overrides)?;
-    resolve::settings(file, layers, overrides, environment)
+    Ok(resolve::settings(file, layers, overrides, environment))
 }
 
 impl Settings {

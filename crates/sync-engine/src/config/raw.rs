@@ -19,21 +19,44 @@ pub(super) struct Raw {
     pub(super) upkeep_interval: Option<String>,
     pub(super) shutdown_grace: Option<String>,
     pub(super) max_batch_rows: Option<i64>,
-    // Tables all keys of which are refused before; an empty one may stand in the file.
-    #[serde(rename = "auth")]
-    pub(super) _auth: Nothing,
-    #[serde(rename = "tls")]
-    pub(super) _tls: Nothing,
+    pub(super) auth: RawAuth,
+    pub(super) tls: RawTls,
     pub(super) log: RawLog,
     pub(super) backup: RawBackup,
     pub(super) conflicts: RawConflicts,
     pub(super) database: Vec<RawDatabase>,
 }
 
-/// A table without keys.
+/// `[auth]`.
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
-pub(super) struct Nothing {}
+pub(super) struct RawAuth {
+    pub(super) token_file: Option<String>,
+    pub(super) peer_token_file: Option<String>,
+    pub(super) others: Option<String>,
+    pub(super) peer: Vec<RawPeer>,
+}
+
+/// `[[auth.peer]]`.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct RawPeer {
+    pub(super) name: Option<String>,
+    pub(super) token_file: Option<String>,
+    pub(super) certificate: Option<String>,
+    pub(super) role: Option<String>,
+    pub(super) databases: Vec<String>,
+}
+
+/// `[tls]`.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct RawTls {
+    pub(super) certificate: Option<String>,
+    pub(super) key: Option<String>,
+    pub(super) client_ca: Option<String>,
+    pub(super) ca: Option<String>,
+}
 
 /// `[log]`.
 #[derive(Debug, Default, Deserialize)]

@@ -4,25 +4,25 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::check::Check;
-use super::error::{ConfigErrors, ErrorKind};
+use super::error::ErrorKind;
 use super::layers::Layers;
 use super::raw::{Raw, RawBackup, RawConflicts, RawLog};
 use super::values::{self, Wrong};
 use super::{
     BackupSettings, ConflictSettings, Environment, LogFormat, LogSettings, Overrides, Rotation, Settings, databases,
-    known_host_name, show,
+    known_host_name, security,
 };
 
 /// Peers for when none are configured.
 const PEERS_VARIABLE: &str = "SYNC_ENGINE_WS_URL";
 
-/// The settings, or all errors.
+/// The settings, and what is wrong with them.
 pub(super) fn settings(
     file: Option<PathBuf>,
     layers: Layers,
     overrides: &Overrides,
     environment: &Environment,
-) -> Result<Settings, ConfigErrors> {
+) -> (Settings, Check) {
     let Layers { raw, check } = layers;
     let mut resolver = Resolver { check, environment };
     let r = &mut resolver;
@@ -40,7 +40,7 @@ pub(super) fn settings(
         ..
     } = raw;
     let (ms, s) = (Duration::from_millis, Duration::from_secs);
-    let mut settings = Settings {
+    let settings = Settings {
         file,
         node: r.node(node),
         listen: r.listen(listen),
@@ -53,14 +53,19 @@ pub(super) fn settings(
         upkeep_interval: r.duration("upkeep_interval", upkeep_interval, s(60), ms(10), s(86_400)),
         shutdown_grace: r.duration("shutdown_grace", shutdown_grace, s(10), ms(100), s(600)),
         max_batch_rows: r.count("max_batch_rows", raw.max_batch_rows, 20_000, 1_000_000),
+        auth: security::auth(raw.auth, &mut r.check),
+        tls: security::tls(raw.tls, &mut r.check),
         log: r.log(raw.log),
         backup: r.backup(raw.backup),
         conflicts: r.conflicts(&raw.conflicts),
         databases: databases::resolve(raw.database, &overrides.databases, &mut r.check),
         sources: std::collections::BTreeMap::new(),
     };
-    settings.sources = show::sources(resolver.check.finish()?);
-    Ok(settings)
+    // Which databases there are, the command line may say otherwise.
+    let names: Vec<&str> = settings.databases.iter().map(|database| database.name.as_str()).collect();
+    let names = overrides.databases.is_empty().then_some(names.as_slice());
+    security::together(settings.listen, (&settings.auth, &settings.tls), names, &mut r.check);
+    (settings, resolver.check)
 }
 
 /// Turns single values into their types; what is wrong goes to `check`, and a default takes its place meanwhile.
@@ -141,7 +146,7 @@ impl Resolver<'_> {
 
     fn listen(&mut self, listen: Option<String>) -> std::net::SocketAddr {
         let default = std::net::SocketAddr::from(([127, 0, 0, 1], 7420));
-        self.value("listen", listen, default, values::loopback_address)
+        self.value("listen", listen, default, values::address)
     }
 
     fn peers(&mut self, mut peers: Vec<String>) -> Vec<String> {

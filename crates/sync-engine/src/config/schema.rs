@@ -1,4 +1,4 @@
-//! The keys of `sync-engine.toml`: their names, their types, and whether this version acts on them. Owns no values.
+//! The keys of `sync-engine.toml`: their names and their types. Owns no values.
 
 use sqlite_store::nearest::nearest;
 
@@ -34,27 +34,15 @@ impl Kind {
     }
 }
 
-/// Whether this version acts on a key.
-#[derive(Debug, Clone, Copy)]
-pub(super) enum Support {
-    Yes,
-    No,
-}
-
 /// One key.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Key {
     pub(super) name: &'static str,
     pub(super) kind: Kind,
-    pub(super) support: Support,
 }
 
 const fn key(name: &'static str, kind: Kind) -> Key {
-    Key { name, kind, support: Support::Yes }
-}
-
-const fn later(name: &'static str, kind: Kind) -> Key {
-    Key { name, kind, support: Support::No }
+    Key { name, kind }
 }
 
 /// The top level.
@@ -78,9 +66,23 @@ pub(super) const ROOT: &[Key] = &[
     key("database", Kind::Tables(DATABASE)),
 ];
 
-const AUTH: &[Key] = &[later("token_file", Kind::Text)];
+const AUTH: &[Key] = &[
+    key("token_file", Kind::Text),
+    key("peer_token_file", Kind::Text),
+    key("others", Kind::Text),
+    key("peer", Kind::Tables(PEER)),
+];
 
-const TLS: &[Key] = &[later("certificate", Kind::Text), later("key", Kind::Text), later("client_ca", Kind::Text)];
+const PEER: &[Key] = &[
+    key("name", Kind::Text),
+    key("token_file", Kind::Text),
+    key("certificate", Kind::Text),
+    key("role", Kind::Text),
+    key("databases", Kind::Texts),
+];
+
+const TLS: &[Key] =
+    &[key("certificate", Kind::Text), key("key", Kind::Text), key("client_ca", Kind::Text), key("ca", Kind::Text)];
 
 const LOG: &[Key] = &[
     key("directory", Kind::Text),

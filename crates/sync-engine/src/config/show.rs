@@ -9,7 +9,10 @@ use sqlite_store::app_triggers::TriggerRule;
 
 use super::error::Place;
 use super::values::duration_text;
-use super::{DatabaseSettings, LogFormat, Policy, Rotation, Settings, TableSettings};
+use super::{
+    AuthSettings, DatabaseSettings, LogFormat, PeerSettings, Policy, Rotation, Settings, TableSettings, TlsSettings,
+};
+use crate::access::Role;
 
 /// Where values come from, in a few words.
 pub(super) fn sources(places: BTreeMap<String, Place>) -> BTreeMap<String, String> {
@@ -105,6 +108,8 @@ impl Settings {
             "upkeep_interval": duration_text(self.upkeep_interval),
             "shutdown_grace": duration_text(self.shutdown_grace),
             "max_batch_rows": self.max_batch_rows,
+            "auth": auth(&self.auth),
+            "tls": tls(&self.tls),
             "log": {
                 "directory": path(&self.log.directory),
                 "level": self.log.level,
@@ -122,6 +127,36 @@ impl Settings {
             _ => Map::new(),
         }
     }
+}
+
+/// Files are named; what they hold is not shown.
+fn auth(auth: &AuthSettings) -> Json {
+    let peers: Vec<Json> = auth.peers.iter().map(peer).collect();
+    json!({
+        "token_file": auth.token_file.as_deref().map(path),
+        "peer_token_file": auth.peer_token_file.as_deref().map(path),
+        "others": auth.others.map_or("refuse", Role::as_str),
+        "peer": peers,
+    })
+}
+
+fn peer(peer: &PeerSettings) -> Json {
+    let mut shown = Map::new();
+    shown.insert("name".to_owned(), peer.name.as_str().into());
+    let files = [("token_file", peer.token_file.as_deref().map(path)), ("certificate", peer.certificate.clone())];
+    shown.extend(files.into_iter().filter_map(|(key, text)| Some((key.to_owned(), text?.into()))));
+    shown.insert("role".to_owned(), peer.role.as_str().into());
+    shown.insert("databases".to_owned(), peer.databases.as_slice().into());
+    Json::Object(shown)
+}
+
+fn tls(tls: &TlsSettings) -> Json {
+    json!({
+        "certificate": tls.certificate.as_deref().map(path),
+        "key": tls.key.as_deref().map(path),
+        "client_ca": tls.client_ca.as_deref().map(path),
+        "ca": tls.ca.as_deref().map(path),
+    })
 }
 
 fn database(database: &DatabaseSettings) -> Json {

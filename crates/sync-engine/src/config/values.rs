@@ -50,8 +50,8 @@ pub(super) fn comma_separated(text: &str) -> Vec<String> {
     text.split(',').map(str::trim).filter(|piece| !piece.is_empty()).map(str::to_owned).collect()
 }
 
-/// An address of this machine that only this machine reaches: peers are not authenticated yet.
-pub(super) fn loopback_address(text: &str) -> Result<SocketAddr, Wrong> {
+/// An address to listen on.
+pub(super) fn address(text: &str) -> Result<SocketAddr, Wrong> {
     let address = match text.trim().strip_prefix("localhost:").map(str::parse::<u16>) {
         Some(Ok(port)) => Ok(SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), port)),
         _ => text.trim().parse::<SocketAddr>(),
@@ -60,19 +60,10 @@ pub(super) fn loopback_address(text: &str) -> Result<SocketAddr, Wrong> {
         let remedy = "write an IP address and a port, as \"127.0.0.1:7420\" or \"[::1]:7420\"";
         return Err((format!("{text:?} is no address to listen on"), remedy.to_owned()));
     };
-    if address.ip().is_loopback() {
-        return Ok(address);
-    }
-    let what = format!(
-        "listening on {address}, beyond loopback, is refused: without a token anybody on the network could read and write \
-         the databases, and this version checks no token"
-    );
-    let remedy = format!(
-        "listen on 127.0.0.1:{}, and reach other machines through a tunnel or a reverse proxy that authenticates",
-        address.port()
-    );
-    Err((what, remedy))
+    Ok(address)
 }
+
+const PEER_REMEDY: &str = "write it as \"ws://host:7420\" or \"wss://host:7420\"";
 
 /// The URL of a peer.
 pub(super) fn peer_url(text: &str) -> Result<String, Wrong> {
@@ -80,13 +71,9 @@ pub(super) fn peer_url(text: &str) -> Result<String, Wrong> {
     match peer_link::check_url(text) {
         Ok(()) => Ok(text.to_owned()),
         Err(peer_link::DialError::Url { url, reason }) => {
-            Err((format!("{url:?} is not a peer's URL: {reason}"), "write it as \"ws://host:7420\"".to_owned()))
+            Err((format!("{url:?} is not a peer's URL: {reason}"), PEER_REMEDY.to_owned()))
         }
-        Err(peer_link::DialError::Tls { url }) => Err((
-            format!("{url:?} needs TLS, which this version does not support"),
-            "use ws:// through a tunnel".to_owned(),
-        )),
-        Err(other) => Err((other.to_string(), "write it as \"ws://host:7420\"".to_owned())),
+        Err(other) => Err((other.to_string(), PEER_REMEDY.to_owned())),
     }
 }
 
@@ -145,7 +132,7 @@ pub(super) fn count(number: i64, least: usize, most: usize) -> Result<usize, Wro
 mod tests {
     use std::time::Duration;
 
-    use super::{duration, duration_text, level, loopback_address};
+    use super::{address, duration, duration_text, level};
 
     #[test]
     fn durations_read_back() {
@@ -168,11 +155,13 @@ mod tests {
     }
 
     #[test]
-    fn only_loopback_is_listened_on() {
-        assert_eq!(loopback_address("localhost:7").unwrap().to_string(), "127.0.0.1:7");
-        assert_eq!(loopback_address("[::1]:7").unwrap().to_string(), "[::1]:7");
-        for text in ["0.0.0.0:7", "[::]:7", "192.168.1.2:7", ":7", "7", "host:7", "127.0.0.1"] {
-            assert!(loopback_address(text).is_err(), "{text}");
+    fn addresses_to_listen_on() {
+        assert_eq!(address("localhost:7").unwrap().to_string(), "127.0.0.1:7");
+        for text in ["[::1]:7", "0.0.0.0:7", "192.168.1.2:7"] {
+            assert_eq!(address(text).unwrap().to_string(), text);
+        }
+        for text in [":7", "7", "host:7", "127.0.0.1"] {
+            assert!(address(text).is_err(), "{text}");
         }
     }
 }

@@ -9,6 +9,7 @@ use replication::Origin;
 use sqlite_store::{BatchLimits, ConflictRetention, FileWatch, Machine, StateDatabase};
 use tokio::sync::mpsc;
 
+use crate::access::Access;
 use crate::change_event::{ApplyCallback, ApplyDecision, ChangeEvent};
 use crate::config::Settings;
 use crate::engine::database::Database;
@@ -27,6 +28,7 @@ pub struct SyncEngineBuilder {
     state_dir: PathBuf,
     grace: Duration,
     limits: DatabaseLimits,
+    access: Access,
     databases: Vec<Database>,
     callback: Option<Arc<ApplyCallback>>,
     events: EventSink,
@@ -47,6 +49,7 @@ impl Default for SyncEngineBuilder {
                 batch: BatchLimits::default(),
                 retention: ConflictRetention::default(),
             },
+            access: Access::open(),
             databases: Vec::new(),
             callback: None,
             events: EventSink::default(),
@@ -64,7 +67,8 @@ impl std::fmt::Debug for SyncEngineBuilder {
 }
 
 impl SyncEngineBuilder {
-    /// What a configuration says of the node, its databases and the hook. Listening and dialing are left to
+    /// What a configuration says of the node, its databases and the hook. Who is let in is left to
+    /// [`access`](Self::access), listening and dialing to
     /// [`SyncEngine::listen`] and [`SyncEngine::connect`]; [`SyncEngine::reconfigure`] goes over to another configuration.
     #[must_use]
     pub fn configured(mut self, settings: &Settings) -> Self {
@@ -131,6 +135,14 @@ impl SyncEngineBuilder {
     #[must_use]
     pub fn shutdown_grace(mut self, grace: Duration) -> Self {
         self.grace = grace;
+        self
+    }
+
+    /// Who may do what, and what this node shows to peers. Default: everybody who reaches it may do everything, so that it listens on
+    /// loopback only.
+    #[must_use]
+    pub fn access(mut self, access: Access) -> Self {
+        self.access = access;
         self
     }
 
@@ -217,6 +229,7 @@ impl SyncEngineBuilder {
             cluster: self.cluster,
             incarnation: fastrand::u64(..),
             grace: self.grace,
+            access: self.access,
             events: self.events,
             callback: self.callback,
             state,

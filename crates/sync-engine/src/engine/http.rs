@@ -7,22 +7,24 @@ use std::time::Duration;
 use axum::Router;
 use axum::body::Body;
 use axum::extract::{ConnectInfo, Request, State};
-use axum::http::{HeaderMap, StatusCode, header};
+use axum::http::StatusCode;
 use axum::response::{IntoResponse, Json, Response};
 use axum::routing::get;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
+use peer_link::Transport;
 use replication::message::SUBPROTOCOL;
 use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt as _;
 
+use crate::engine::gate::Certified;
 use crate::engine::peering::accept_peer;
 use crate::engine::places::{Place, Places};
 use crate::engine::shared::Shared;
-use crate::engine::{conflict_routes, nodes, verify_routes};
+use crate::engine::{conflict_routes, gate, nodes, verify_routes};
 use crate::event::{Event, EventName};
 
 /// Connections that may be open and not be peers' links.
@@ -50,7 +52,7 @@ pub(crate) async fn serve(shared: Arc<Shared>, listener: TcpListener, end: Cance
         .merge(conflict_routes::routes())
         .merge(nodes::routes())
         .merge(verify_routes::routes())
-        .layer(axum::middleware::from_fn(refuse_foreign))
+        .layer(axum::middleware::from_fn_with_state(Arc::clone(&shared), gate::admit))
         .with_state(Arc::clone(&shared));
     let places = Places::new(CONNECTIONS);
     loop {
@@ -61,7 +63,7 @@ pub(crate) async fn serve(shared: Arc<Shared>, listener: TcpListener, end: Cance
         let trouble = match accepted {
             Ok((stream, address)) => {
                 let (place, full) = places.take();
-                let connection = connection(router.clone(), stream, address, place, end.clone());
+                let connection = connection(Arc::clone(&shared), router.clone(), (stream, address), place, end.clone());
                 shared.tracker.spawn(connection);
                 if !full {
                     continue;
@@ -85,18 +87,37 @@ pub(crate) async fn serve(shared: Arc<Shared>, listener: TcpListener, end: Cance
 }
 
 /// One connection, until its last answer is out, it has become a peer's link, or its place is needed.
-async fn connection(router: Router, stream: TcpStream, address: SocketAddr, place: Place, stop: CancellationToken) {
+async fn connection(
+    shared: Arc<Shared>,
+    router: Router,
+    (stream, address): (TcpStream, SocketAddr),
+    place: Place,
+    stop: CancellationToken,
+) {
     // A row is a small packet: waiting for more to go with it costs 40 ms. Where the system refuses, it is only slower.
     drop(stream.set_nodelay(true));
+    let encrypted = tokio::select! {
+        encrypted = tokio::time::timeout(HEAD, encrypt(&shared, stream)) => encrypted,
+        () = place.wanted.cancelled() => return,
+        () = stop.cancelled() => return,
+    };
+    let transport = match encrypted {
+        Ok(Ok(transport)) => transport,
+        Ok(Err(error)) => return tell_no_tls(&shared, address, &error.to_string()),
+        Err(_) => return,
+    };
+    drop(shared);
+    let certified = Certified(transport.names().into());
     let service = service_fn(move |mut request: hyper::Request<Incoming>| {
         request.extensions_mut().insert(ConnectInfo(address));
+        request.extensions_mut().insert(certified.clone());
         router.clone().oneshot(request)
     });
     let mut served = std::pin::pin!(
         http1::Builder::new()
             .timer(TokioTimer::new())
             .header_read_timeout(HEAD)
-            .serve_connection(TokioIo::new(stream), service)
+            .serve_connection(TokioIo::new(transport), service)
             .with_upgrades()
     );
     // Errors of a connection are its own.
@@ -109,43 +130,29 @@ async fn connection(router: Router, stream: TcpStream, address: SocketAddr, plac
     let _ = tokio::time::timeout(LAST_ANSWERS, served).await;
 }
 
-/// A web page that a person on this machine looks at must not drive the daemon: its requests carry a foreign Origin,
-/// or, after DNS rebinding, a foreign Host.
-async fn refuse_foreign(request: Request, next: axum::middleware::Next) -> Response {
-    match foreign(request.headers()) {
-        Some(what) => (StatusCode::FORBIDDEN, format!("the {what} header of this request is foreign to this node\n"))
-            .into_response(),
-        None => next.run(request).await,
+async fn encrypt(shared: &Shared, stream: TcpStream) -> std::io::Result<Transport> {
+    let access = shared.access();
+    match access.server() {
+        Some(server) => server.accept(stream).await,
+        None => Ok(Transport::Plain(stream)),
     }
 }
 
-fn foreign(headers: &HeaderMap) -> Option<&'static str> {
-    let text = |name| headers.get(name).map(|value: &axum::http::HeaderValue| value.to_str().unwrap_or("?"));
-    let host = text(header::HOST)?;
-    let origin = text(header::ORIGIN);
-    // Pages always send an Origin with a WebSocket. A peer sends none, and may know this node by any name.
-    let is_peer = origin.is_none() && peer_link::is_upgrade(headers);
-    if !is_local(host) && !is_peer {
-        return Some("Host");
+fn tell_no_tls(shared: &Shared, address: SocketAddr, reason: &str) {
+    if shared.told.is_news(&format!("no TLS {} {reason}", address.ip())) {
+        shared.events.emit(
+            Event::new(EventName::SyncError)
+                .field("kind", "auth")
+                .field("address", address.ip().to_string())
+                .field("reason", format!("no TLS with who connected: {reason}"))
+                .field("remedy", "have it dial wss://, and show a certificate of client_ca where one is named"),
+        );
     }
-    let origin = origin?;
-    let authority = origin.split_once("://").map_or(origin, |(_, authority)| authority);
-    (authority != host).then_some("Origin")
 }
 
 /// Says in JSON why something is not done.
 pub(super) fn refusal(status: StatusCode, text: &str) -> Response {
     (status, Json(serde_json::json!({ "error": text }))).into_response()
-}
-
-/// Whether an authority names this machine by address, or as localhost.
-fn is_local(authority: &str) -> bool {
-    let host = match authority.rsplit_once(':') {
-        Some((host, port)) if port.bytes().all(|digit| digit.is_ascii_digit()) => host,
-        _ => authority,
-    };
-    let host = host.trim_start_matches('[').trim_end_matches(']');
-    host.eq_ignore_ascii_case("localhost") || host.parse::<std::net::IpAddr>().is_ok()
 }
 
 async fn root(state: State<Arc<Shared>>, address: ConnectInfo<SocketAddr>, request: Request) -> Response {
@@ -168,9 +175,12 @@ async fn sync(
     if shared.stop.is_cancelled() {
         return (StatusCode::SERVICE_UNAVAILABLE, "this node is stopping\n").into_response();
     }
+    let Some(grant) = gate::grant_of(&mut request) else {
+        return refusal(StatusCode::UNAUTHORIZED, "this node does not know who asks");
+    };
     match peer_link::upgrade(&mut request, SUBPROTOCOL, &shared.link_options) {
         Ok((response, pending)) => {
-            let task = accept_peer(Arc::clone(&shared), pending, address);
+            let task = accept_peer(Arc::clone(&shared), pending, address, grant);
             shared.tracker.spawn(task);
             response.map(|()| Body::empty())
         }
@@ -198,35 +208,4 @@ async fn healthz(State(shared): State<Arc<Shared>>) -> Response {
 
 async fn status(State(shared): State<Arc<Shared>>) -> Response {
     Json(shared.status()).into_response()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::foreign;
-    use axum::http::{HeaderMap, header};
-
-    fn headers(host: &str, origin: Option<&str>) -> HeaderMap {
-        let mut headers = HeaderMap::new();
-        headers.insert(header::HOST, host.parse().unwrap());
-        if let Some(origin) = origin {
-            headers.insert(header::ORIGIN, origin.parse().unwrap());
-        }
-        headers
-    }
-
-    #[test]
-    fn pages_of_other_sites_are_refused() {
-        assert_eq!(foreign(&headers("127.0.0.1:7420", None)), None);
-        assert_eq!(foreign(&headers("[::1]:7420", None)), None);
-        assert_eq!(foreign(&headers("localhost:7420", Some("http://localhost:7420"))), None);
-        assert_eq!(foreign(&headers("localhost:7420", Some("https://evil.example"))), Some("Origin"));
-        assert_eq!(foreign(&headers("evil.example:7420", None)), Some("Host"));
-        let upgrade = |origin| {
-            let mut headers = headers("oslo.example:7420", origin);
-            headers.insert(header::UPGRADE, "websocket".parse().unwrap());
-            headers
-        };
-        assert_eq!(foreign(&upgrade(None)), None);
-        assert_eq!(foreign(&upgrade(Some("http://oslo.example:7420"))), Some("Host"));
-    }
 }

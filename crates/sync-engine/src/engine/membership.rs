@@ -30,6 +30,12 @@ impl Membership {
         self.present.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
+    /// Ends all sessions, for new ones.
+    pub(crate) fn renew(&self) {
+        let cluster = self.present().cluster;
+        self.change(&cluster);
+    }
+
     /// Goes over to another cluster: sessions of the old one end.
     pub(crate) fn change(&self, cluster: &str) {
         let next = Member { cluster: cluster.to_owned(), over: self.stop.child_token() };

@@ -6,6 +6,7 @@ mod conflicts;
 mod database;
 mod database_events;
 mod databases;
+mod gate;
 mod http;
 mod membership;
 mod nodes;
@@ -62,9 +63,9 @@ pub enum EngineError {
         /// What the system said.
         source: std::io::Error,
     },
-    /// Listening beyond loopback is refused: peers are not authenticated.
+    /// Listening beyond loopback is refused: nobody has to show a token or a certificate.
     #[error(
-        "refused to listen on {address}: anybody on the network could read and write the databases; listen on 127.0.0.1, and reach other machines through a tunnel or a reverse proxy that authenticates"
+        "refused to listen on {address}: without a token or client certificates anybody on the network could read and write the databases; name a token in [auth] token_file or an authority in [tls] client_ca, or listen on 127.0.0.1"
     )]
     NotLoopback {
         /// The address.
@@ -187,7 +188,8 @@ impl SyncEngine {
     /// Listens for peers and for HTTP on `address`; returns the address with the port that the system chose for port 0.
     ///
     /// # Errors
-    /// The address is none, is not this machine's, is in use, or is beyond loopback.
+    /// The address is none, is not this machine's, is in use, or is beyond loopback while nobody has to show a token or a
+    /// certificate.
     pub async fn listen(&self, address: &str) -> Result<SocketAddr, EngineError> {
         if self.shared.stop.is_cancelled() {
             return Err(EngineError::Stopped);
@@ -246,7 +248,8 @@ impl SyncEngine {
     async fn bind(&self, address: &str) -> Result<(TcpListener, SocketAddr), EngineError> {
         let failed = |source| EngineError::Listen { address: address.to_owned(), source };
         let resolved = tokio::net::lookup_host(address).await.map_err(failed)?.collect::<Vec<_>>();
-        if let Some(address) = resolved.iter().find(|address| !address.ip().is_loopback()) {
+        let beyond = resolved.iter().find(|address| !address.ip().is_loopback());
+        if let Some(address) = beyond.filter(|_| !self.shared.access().is_closed()) {
             return Err(EngineError::NotLoopback { address: *address });
         }
         let listener = TcpListener::bind(resolved.as_slice()).await.map_err(failed)?;

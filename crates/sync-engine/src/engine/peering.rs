@@ -4,14 +4,14 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use peer_link::{Backoff, Link, Pending, dial};
+use peer_link::{Backoff, DialError, Link, Pending, dial};
 use replication::message::SUBPROTOCOL;
 use tokio_util::sync::CancellationToken;
 
+use crate::access::Grant;
 use crate::change_event::ApplyCallback;
 use crate::engine::membership::Member;
-use crate::engine::places::Place;
-use crate::engine::session_driver::{SessionDriver, SessionEnd};
+use crate::engine::session_driver::{Arrival, SessionDriver, SessionEnd};
 use crate::engine::shared::Shared;
 use crate::event::{Event, EventName};
 use crate::status::PeerStatus;
@@ -69,7 +69,10 @@ pub(crate) async fn keep_dialing(shared: Arc<Shared>, dialing: Dialing) {
                 )
             }
             Ok(SessionEnd::Lost { reason } | SessionEnd::Refused { reason }) => reason,
-            Err(reason) => reason,
+            Err(error) => {
+                tell_not_let_in(&shared, url, &error);
+                error.to_string()
+            }
         };
         if begun.elapsed() >= LASTING {
             backoff.reset();
@@ -104,6 +107,22 @@ fn tell_self_connection(shared: &Shared, dialing: &Dialing) {
     });
 }
 
+/// A peer that does not let this node in, or that it does not believe, is not merely away.
+fn tell_not_let_in(shared: &Shared, url: &str, error: &DialError) {
+    if !matches!(error, DialError::Unauthorized { .. } | DialError::Tls { .. } | DialError::Authorities { .. })
+        || !shared.told.is_news(&format!("not let in {url} {error}"))
+    {
+        return;
+    }
+    shared.events.emit(
+        Event::new(EventName::SyncError)
+            .field("kind", "auth")
+            .field("url", url)
+            .field("reason", error.to_string())
+            .field("remedy", "correct [auth] or [tls] on either node; it is tried again meanwhile"),
+    );
+}
+
 /// One line for each new reason, and one a minute while it lasts.
 fn tell_retry(shared: &Shared, url: &str, reason: &str, pause: Duration) {
     if !shared.told.is_news(&format!("{url} {reason}")) {
@@ -117,17 +136,18 @@ fn tell_retry(shared: &Shared, url: &str, reason: &str, pause: Duration) {
     );
 }
 
-async fn reach(shared: &Arc<Shared>, dialing: &Dialing) -> Result<SessionEnd, String> {
+async fn reach(shared: &Arc<Shared>, dialing: &Dialing) -> Result<SessionEnd, DialError> {
     let Dialing { url, callback, status, end, .. } = dialing;
+    let access = shared.access();
     let link = tokio::select! {
-        link = dial(url, SUBPROTOCOL, &shared.link_options, &shared.tracker, shared.links.child_token()) => link,
+        link = dial(url, SUBPROTOCOL, access.credentials(), &shared.link_options, &shared.tracker, shared.links.child_token()) => link,
         () = end.cancelled() => return Ok(SessionEnd::Stopped),
     };
-    let link = link.map_err(|error| error.to_string())?;
+    let link = link?;
     let Member { cluster, over } = shared.membership.present();
     let leave = over.child_token();
     let member = Member { cluster, over: leave.clone() };
-    let mut talk = std::pin::pin!(converse(shared, link, callback.clone(), status, None, member));
+    let mut talk = std::pin::pin!(converse(shared, link, callback.clone(), status, Arrival::Dialed, member));
     tokio::select! {
         (_, how) = &mut talk => return Ok(how),
         () = end.cancelled() => leave.cancel(),
@@ -136,7 +156,7 @@ async fn reach(shared: &Arc<Shared>, dialing: &Dialing) -> Result<SessionEnd, St
 }
 
 /// Takes in a peer that dialed us.
-pub(crate) async fn accept_peer(shared: Arc<Shared>, pending: Pending, address: SocketAddr) {
+pub(crate) async fn accept_peer(shared: Arc<Shared>, pending: Pending, address: SocketAddr, grant: Grant) {
     // Many that say nothing must not keep others out: the oldest of them is dropped.
     let (place, _) = shared.strangers.take();
     // A handshake that fails is the other side's to report.
@@ -144,7 +164,7 @@ pub(crate) async fn accept_peer(shared: Arc<Shared>, pending: Pending, address: 
     let status = Arc::new(Mutex::new(PeerStatus { url: address.to_string(), ..PeerStatus::default() }));
     let callback = shared.callback.clone();
     let member = shared.membership.present();
-    let (node, end) = converse(&shared, link, callback, &status, Some(place), member).await;
+    let (node, end) = converse(&shared, link, callback, &status, Arrival::Accepted { place, grant }, member).await;
     if let (None, SessionEnd::Lost { reason }) = (node, end)
         && shared.told.is_news(&format!("stranger {reason}"))
     {
@@ -163,10 +183,10 @@ async fn converse(
     link: Link,
     callback: Option<Arc<ApplyCallback>>,
     status: &Arc<Mutex<PeerStatus>>,
-    place: Option<Place>,
+    arrival: Arrival,
     member: Member,
 ) -> (Option<String>, SessionEnd) {
-    let driver = SessionDriver::new(Arc::clone(shared), link, callback, Arc::clone(status), place, member);
+    let driver = SessionDriver::new(Arc::clone(shared), link, callback, Arc::clone(status), arrival, member);
     let (node, end) = driver.run().await;
     if let Some(node) = &node {
         let reason = match &end {

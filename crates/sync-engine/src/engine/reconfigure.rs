@@ -4,6 +4,7 @@ use std::sync::PoisonError;
 
 use sqlite_store::fail_point;
 
+use crate::access::Access;
 use crate::config::{DatabaseSettings, Settings};
 use crate::engine::database::Database;
 use crate::engine::databases::DatabaseLimits;
@@ -31,11 +32,16 @@ impl SyncEngine {
     ///
     /// Databases that are new or gone or of which something else is said now are closed and started, each for itself; so are all of them
     /// where `poll_interval`, `max_clock_skew`, `max_batch_rows` or `[conflicts]` change. Triggers log what applications
-    /// write meanwhile. Links that are not concerned stay up. Dropped before it is done, it leaves the rest undone.
+    /// write meanwhile. Links that are not concerned stay up; where others may do other things now, all are made anew. Dropped before it is done, it leaves the rest undone.
     ///
     /// # Errors
     /// What is said of a database, or a peer's URL, cannot be. Nothing was changed then.
-    pub async fn reconfigure(&self, present: &mut Settings, wanted: Settings) -> Result<Reconfigured, EngineError> {
+    pub async fn reconfigure(
+        &self,
+        present: &mut Settings,
+        wanted: Settings,
+        access: Access,
+    ) -> Result<Reconfigured, EngineError> {
         if self.shared.stop.is_cancelled() {
             return Err(EngineError::Stopped);
         }
@@ -51,6 +57,12 @@ impl SyncEngine {
 
         fail_point("reload-begun");
         let mut failed = Vec::new();
+        for table in self.shared.change_access(access) {
+            // A file may be another one under its name.
+            if !applied.iter().any(|key| key.starts_with(&format!("{table}."))) {
+                applied.push(table.to_owned());
+            }
+        }
         *self.shared.grace.lock().unwrap_or_else(PoisonError::into_inner) = next.shutdown_grace;
         if next.log.hook != present.log.hook {
             self.shared.events.replace_command(next.log.hook.clone()).await;

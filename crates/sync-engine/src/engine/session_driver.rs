@@ -3,6 +3,7 @@
 //! The machine is asked for messages only while the link has room, which is the back-pressure: what is not sent stays in
 //! the database.
 
+mod acquaintance;
 mod answers;
 mod ending;
 
@@ -13,18 +14,18 @@ use std::time::{Duration, Instant};
 use futures::future::BoxFuture;
 use futures::stream::{BoxStream, FuturesUnordered, SelectAll, StreamExt as _, unfold};
 use peer_link::{Direction, Frame, Link, LinkReceiver, LinkSender};
-use replication::message::Envelope;
+use replication::message::{Envelope, ProblemCode};
 use replication::session::{
     CloseReason, Input, LocalState, Output, PeerDatabase, Session, SessionConfig, SessionEvent,
 };
-use replication::{KnownNode, KnownNodes};
-use sqlite_store::{DatabaseState, NodeNames, Phase};
+use sqlite_store::{DatabaseState, Phase};
 use tokio_util::sync::CancellationToken;
 
 use answers::Answer;
 pub(crate) use ending::SessionEnd;
 use ending::overdue;
 
+use crate::access::{Grant, Role};
 use crate::change_event::ApplyCallback;
 use crate::engine::databases;
 use crate::engine::membership::Member;
@@ -45,10 +46,28 @@ const NO_PLACE: &str = "many connected and said nothing: the oldest of them were
 /// A database's name and life, and its newest state.
 type StateStream = BoxStream<'static, (String, u64, Arc<DatabaseState>)>;
 
+/// How a link came about.
+pub(crate) enum Arrival {
+    /// This node dialed.
+    Dialed,
+    /// The peer did, and showed what it has to.
+    Accepted {
+        /// Its place among those who have not said who they are.
+        place: Place,
+        /// What it may do.
+        grant: Grant,
+    },
+}
+
 /// One session at work.
 pub(crate) struct SessionDriver {
     shared: Arc<Shared>,
     session: Session,
+    config: SessionConfig,
+    /// What the peer may do.
+    grant: Grant,
+    /// Whether that is known before it has said who it is.
+    known: bool,
     sender: LinkSender,
     receiver: LinkReceiver,
     callback: Option<Arc<ApplyCallback>>,
@@ -82,13 +101,18 @@ impl SessionDriver {
         link: Link,
         callback: Option<Arc<ApplyCallback>>,
         status: Arc<Mutex<PeerStatus>>,
-        place: Option<Place>,
+        arrival: Arrival,
         member: Member,
     ) -> Self {
+        let (place, grant) = match arrival {
+            Arrival::Accepted { place, grant } => (Some(place), Some(grant)),
+            Arrival::Dialed => (None, (!shared.access().tells_peers_apart()).then(Grant::all)),
+        };
         let batch = shared.databases.limits().batch;
         let config = SessionConfig {
             node: shared.node.clone(),
             cluster: member.cluster,
+            takes: grant.as_ref().is_none_or(|grant| grant.role == Role::Write),
             incarnation: shared.incarnation,
             version: env!("CARGO_PKG_VERSION").to_owned(),
             wall_millis: wall_millis(),
@@ -96,10 +120,14 @@ impl SessionDriver {
             max_batch_bytes: batch.bytes,
             ..SessionConfig::default()
         };
+        let known_as = grant.is_some();
         let number = shared.next_session();
         let (sender, receiver) = link.split();
         Self {
-            session: Session::new(config, shared.millis()),
+            session: Session::new(config.clone(), shared.millis()),
+            config,
+            grant: grant.unwrap_or_else(Grant::all),
+            known: known_as,
             shared,
             sender,
             receiver,
@@ -124,8 +152,13 @@ impl SessionDriver {
     /// Talks until the session ends; returns the peer's name, if it was the session with that peer, and the end.
     pub(crate) async fn run(mut self) -> (Option<String>, SessionEnd) {
         let mut sources_changed = self.shared.databases.changed();
+        let first = match self.first_word().await {
+            Ok(first) => first,
+            Err(end) => return (None, end),
+        };
         self.follow_sources();
         self.handle(Input::Start);
+        first.iter().for_each(|frame| self.take_frame(frame));
         let over = self.over.clone();
         loop {
             self.act().await;
@@ -220,6 +253,12 @@ impl SessionDriver {
     async fn event(&mut self, mut event: SessionEvent) {
         let node = self.session.remote_node().unwrap_or_default().to_owned();
         if let SessionEvent::Opened { node, incarnation, .. } = &event {
+            if let Some(expected) = self.grant.node.as_ref().filter(|expected| *expected != node) {
+                let reason = format!(
+                    "node {node:?} came with the token or the certificate of node {expected:?}; give it its own, or its right name"
+                );
+                return self.handle(Input::TurnedAway(ProblemCode::Denied, reason));
+            }
             self.sender.admit();
             self.place = None;
             let dialed_by = match self.sender.direction() {
@@ -227,7 +266,7 @@ impl SessionDriver {
                 Direction::Accepted if !self.shared.registry.has_room_for(node) => {
                     let reason =
                         format!("{MOST} nodes are connected, and no more are taken; let it dial another one of them");
-                    return self.handle(Input::TurnedAway(reason));
+                    return self.handle(Input::TurnedAway(ProblemCode::Other, reason));
                 }
                 Direction::Accepted => node.clone(),
             };
@@ -240,7 +279,8 @@ impl SessionDriver {
             self.connected_to(node);
         }
         if let SessionEvent::Databases { databases } = &event {
-            if let Err(error) = self.shared.databases.subscribe(databases.keys().cloned()).await {
+            let admitted = databases.keys().filter(|name| self.grant.admits(name)).cloned();
+            if let Err(error) = self.shared.databases.subscribe(admitted).await {
                 session_events::store_failed(&self.shared.events, &error);
             }
             self.said.clone_from(databases);
@@ -284,33 +324,6 @@ impl SessionDriver {
         (status.node, status.state, status.last_error) = (Some(node.to_owned()), "connected".to_owned(), None);
     }
 
-    /// Tells databases what the peer has said of them.
-    async fn pass_on(&mut self, databases: &[String]) {
-        let Some(node) = self.session.remote_node().map(str::to_owned) else { return };
-        for name in databases {
-            let Some((_, source)) = self.sources.get(name).cloned() else { continue };
-            let Some(said) = self.said.get(name).cloned() else { continue };
-            let PeerDatabase { origin, nodes, schemas, known } = said;
-            source.learn_names(NodeNames { own: BTreeMap::from([(origin, node.clone())]), heard: nodes }).await;
-            source.learn_schemas(schemas).await;
-            source.learn_nodes(known).await;
-        }
-        self.learn_peer().await;
-    }
-
-    /// Tells databases what the peer knows by now.
-    async fn learn_peer(&mut self) {
-        self.learned = tokio::time::Instant::now();
-        let Some(node) = self.session.remote_node() else { return };
-        let seen = wall_millis();
-        for (name, origin, have) in self.session.peer_vectors() {
-            let Some((_, source)) = self.sources.get(name) else { continue };
-            let mut nodes = KnownNodes::default();
-            nodes.learn(node, KnownNode { origin, have: have.clone(), seen, forgotten: 0 });
-            source.learn_nodes(nodes).await;
-        }
-    }
-
     /// Listens to databases that this session does not know yet, which it answers, and takes leave of those that are gone.
     fn follow_sources(&mut self) -> Vec<String> {
         let members = self.shared.databases.members();
@@ -324,7 +337,7 @@ impl SessionDriver {
         }
         let mut new = Vec::new();
         for databases::Member { life, source, .. } in members {
-            if self.sources.contains_key(source.name()) {
+            if self.sources.contains_key(source.name()) || !self.grant.admits(source.name()) {
                 continue;
             }
             let name = source.name().to_owned();
@@ -389,6 +402,8 @@ impl SessionDriver {
         let mut status = self.status.lock().unwrap_or_else(PoisonError::into_inner);
         (status.bytes_in, status.bytes_out) = (traffic.bytes_in(), traffic.bytes_out());
         status.databases = databases;
+        status.role = self.grant.role.as_str().to_owned();
+        status.read_only_there = !self.session.gives();
     }
 }
 

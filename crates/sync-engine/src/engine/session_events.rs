@@ -195,6 +195,8 @@ fn remedy(code: ProblemCode) -> &'static str {
         ProblemCode::ClockSkew => "set the clocks of both machines (NTP), or raise max_clock_skew",
         ProblemCode::Unavailable => "make the table's constraints the same on every node",
         ProblemCode::TooLarge => "make the row smaller, or delete it",
+        ProblemCode::ReadOnly => "give the node that sends the role write, or stop what writes there",
+        ProblemCode::Denied => "give the node the token or the certificate that is its own",
         ProblemCode::Other => "see the log of the node that reports it",
     }
 }
@@ -209,6 +211,7 @@ fn kind(code: ProblemCode) -> &'static str {
         ProblemCode::ClockSkew => "clock_skew",
         ProblemCode::Unavailable => "unavailable",
         ProblemCode::TooLarge => "too_large",
+        ProblemCode::ReadOnly | ProblemCode::Denied => "auth",
         ProblemCode::Other => "other",
     }
 }

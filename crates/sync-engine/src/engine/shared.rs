@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Duration, Instant, SystemTime};
 
 use peer_link::LinkOptions;
@@ -11,6 +11,7 @@ use sqlite_store::{DatabaseState, Phase, StateDatabase};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::access::Access;
 use crate::change_event::ApplyCallback;
 use crate::engine::databases::Databases;
 use crate::engine::membership::Membership;
@@ -33,6 +34,8 @@ pub(crate) struct Shared {
     pub(crate) incarnation: u64,
     /// How long stopping may take.
     pub(crate) grace: Mutex<Duration>,
+    /// Who may do what.
+    access: RwLock<Arc<Access>>,
     pub(crate) link_options: LinkOptions,
     pub(crate) registry: Registry,
     pub(crate) events: EventSink,
@@ -66,6 +69,7 @@ pub(crate) struct SharedParts {
     pub(crate) cluster: String,
     pub(crate) incarnation: u64,
     pub(crate) grace: Duration,
+    pub(crate) access: Access,
     pub(crate) events: EventSink,
     pub(crate) callback: Option<Arc<ApplyCallback>>,
     pub(crate) state: StateDatabase,
@@ -89,6 +93,7 @@ impl Shared {
             membership: Membership::new(parts.cluster, &stop),
             incarnation: parts.incarnation,
             grace: Mutex::new(parts.grace),
+            access: RwLock::new(Arc::new(parts.access)),
             link_options: LinkOptions::default(),
             registry: Registry::default(),
             events: parts.events,
@@ -106,6 +111,25 @@ impl Shared {
             allowance: Allowance::default(),
             strangers: Places::new(STRANGERS),
         }
+    }
+
+    /// Who may do what now.
+    pub(crate) fn access(&self) -> Arc<Access> {
+        Arc::clone(&self.access.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Others may do other things from now on: sessions begin anew. The tables of the configuration that say something else.
+    pub(crate) fn change_access(&self, access: Access) -> Vec<&'static str> {
+        let changed = {
+            let mut present = self.access.write().unwrap_or_else(PoisonError::into_inner);
+            let changed = present.differences(&access);
+            *present = Arc::new(access);
+            changed
+        };
+        if !changed.is_empty() {
+            self.membership.renew();
+        }
+        changed
     }
 
     /// A number that tells this engine's sessions apart.

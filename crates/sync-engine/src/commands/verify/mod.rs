@@ -32,7 +32,7 @@ pub(crate) fn run(arguments: &Verify) -> anyhow::Result<ExitCode> {
 }
 
 fn with_peer(arguments: &Verify, peer: &str) -> anyhow::Result<Report> {
-    let other = Daemon::of_peer(peer)?;
+    let other = Daemon::of_peer(peer, &arguments.place)?;
     let daemon = Daemon::find(&arguments.place)?;
     let status = daemon.get("/v1/status")?.expect_done()?;
     let status: Status = serde_json::from_str(&status).context("the daemon's answer is of another version")?;
