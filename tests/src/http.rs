@@ -72,6 +72,15 @@ pub fn post_json(port: u16, path: &str, json: &str) -> Result<HttpAnswer> {
     request(port, ("POST", path, json), &format!("127.0.0.1:{port}"))
 }
 
+/// Asks for a path of a loopback port with a method, and shows a token.
+///
+/// # Errors
+/// Nobody listens, or the answer is not HTTP.
+pub fn ask_showing(port: u16, method: &str, path: &str, token: &str) -> Result<HttpAnswer> {
+    let host = format!("127.0.0.1:{port}\r\nAuthorization: Bearer {token}");
+    request(port, (method, path, ""), &host)
+}
+
 fn request(port: u16, (method, path, json): (&str, &str, &str), host: &str) -> Result<HttpAnswer> {
     let mut stream = TcpStream::connect_timeout(&SocketAddr::from((Ipv4Addr::LOCALHOST, port)), TIMEOUT)?;
     stream.set_read_timeout(Some(TIMEOUT))?;

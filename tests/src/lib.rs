@@ -32,7 +32,7 @@ pub use compare::{
 pub use crash::{Crash, Crasher, fail_points};
 pub use failure::{Failure, Result};
 pub use hostile::{HostilePeer, claim, hello};
-pub use http::{HttpAnswer, get, get_as, post, post_as, post_json};
+pub use http::{HttpAnswer, ask_showing, get, get_as, post, post_as, post_json};
 pub use machine::{DiskFault, Machine};
 pub use message_proxy::MessageProxy;
 pub use node::Node;

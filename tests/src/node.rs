@@ -21,6 +21,9 @@ pub struct Node {
     config: NodeConfig,
     environment: Vec<(String, String)>,
     running: Option<Running>,
+    scheme: &'static str,
+    /// Whether its status is asked for with its own command, which shows what the daemon asks for.
+    guarded: bool,
 }
 
 impl Node {
@@ -38,7 +41,19 @@ impl Node {
             config: NodeConfig::default(),
             environment: Vec::new(),
             running: None,
+            scheme: "ws",
+            guarded: false,
         })
+    }
+
+    /// Its configuration asks for a token or a certificate: its status is asked for with its own command.
+    pub fn guarded(&mut self) {
+        self.guarded = true;
+    }
+
+    /// The same, and it is dialed with TLS.
+    pub fn encrypted(&mut self) {
+        (self.scheme, self.guarded) = ("wss", true);
     }
 
     /// Adds a database by its shared name; the file is `<node>/<name>.db`, which is returned.
@@ -146,7 +161,7 @@ impl Node {
     /// The URL under which peers dial it.
     #[must_use]
     pub fn url(&self) -> String {
-        format!("ws://127.0.0.1:{}", self.port)
+        format!("{}://127.0.0.1:{}", self.scheme, self.port)
     }
 
     /// A path in the node's folder.
@@ -173,24 +188,24 @@ impl Node {
     /// It ends, or does not answer in time.
     pub fn start(&mut self) -> Result {
         self.launch()?;
-        let running = self.running.as_mut();
-        let Some(running) = running else { crate::fail!("not launched") };
-        let port = self.port;
+        let Some(mut running) = self.running.take() else { crate::fail!("not launched") };
         let mut end = None;
         let answered = Scene::within(crate::DEADLINE, "the daemon answers", || {
             if let Some(status) = running.ended()? {
                 end = Some(status);
                 return Ok(());
             }
-            get_status(port).map(drop)
+            self.status().map(drop)
         });
         match end {
             Some(status) => {
                 let complaints = running.complaints();
-                self.running = None;
                 Err(Failure::new(format!("node {} ended with {status}: {complaints}", self.name)))
             }
-            None => answered,
+            None => {
+                self.running = Some(running);
+                answered
+            }
         }
     }
 
@@ -371,7 +386,13 @@ impl Node {
     /// # Errors
     /// The daemon does not answer.
     pub fn status(&self) -> Result<serde_json::Value> {
-        get_status(self.port)
+        if !self.guarded {
+            return self.get("/v1/status")?.json();
+        }
+        let mut command = self.command()?;
+        command.args(["status", "--json", "--config"]).arg(self.config_file());
+        let finished = crate::run_to_end(&mut command)?;
+        serde_json::from_str(&finished.stdout).map_err(|_| Failure::new(finished.stderr))
     }
 
     /// What `/v1/status` says of a database.
@@ -417,10 +438,6 @@ impl Node {
             .map(|file| String::from_utf8_lossy(&std::fs::read(file).unwrap_or_default()).into_owned())
             .collect()
     }
-}
-
-fn get_status(port: u16) -> Result<serde_json::Value> {
-    crate::get(port, "/v1/status")?.json()
 }
 
 /// A port that nobody listens on; no other node of this process is given it.

@@ -139,7 +139,8 @@ async fn connect(
         Err(Error::Io(error)) if target.encrypted => {
             return Err(DialError::Tls { authority, reason: tls_reason(&error) });
         }
-        Err(error) => return Err(failed(error.to_string())),
+        Err(error) if target.encrypted => return Err(failed(error.to_string())),
+        Err(error) => return Err(failed(format!("{error}; if it listens with TLS, dial it with wss://"))),
     };
     Ok(start(socket, traffic, Direction::Dialed, options, tracker, cancel))
 }
@@ -156,7 +157,7 @@ async fn encrypt(target: &Target, credentials: &Credentials, stream: TcpStream) 
 }
 
 /// What a failed handshake comes from, and what to do.
-fn tls_reason(error: &io::Error) -> String {
+pub fn tls_reason(error: &io::Error) -> String {
     let inner = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
     let Some(inner) = inner else {
         return match error.kind() {
@@ -167,7 +168,8 @@ fn tls_reason(error: &io::Error) -> String {
         };
     };
     let remedy = match inner {
-        rustls::Error::InvalidCertificate(CertificateError::UnknownIssuer) => {
+        // Another authority of the same name has signed it.
+        rustls::Error::InvalidCertificate(CertificateError::UnknownIssuer | CertificateError::BadSignature) => {
             "; name the certificate of the authority that signed it in [tls] ca"
         }
         rustls::Error::InvalidCertificate(

@@ -14,7 +14,7 @@ mod transport;
 mod upgrade;
 
 pub use backoff::Backoff;
-pub use dial::{Credentials, check_url, dial};
+pub use dial::{Credentials, check_url, dial, tls_reason};
 pub use error::{DialError, LinkLost, UpgradeError};
 pub use link::{Direction, Frame, Link, LinkOptions, LinkReceiver, LinkSender, Traffic, over};
 pub use tls::{Identity, TlsClient, TlsError, TlsServer};

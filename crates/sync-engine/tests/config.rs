@@ -1,5 +1,5 @@
 //! The configuration: what loads, what is refused and with which words. The module `sources`: how the sources lie over each
-//! other; `databases`: what is said of databases, tables and columns.
+//! other; `databases`: what is said of databases, tables and columns; `security`: who is let in.
 
 #![allow(clippy::unwrap_used, reason = "a failure here is a failure of the test")]
 
@@ -11,6 +11,8 @@ use sync_engine::{Granularity, KeyRanges, TriggerRule};
 
 #[path = "config/databases.rs"]
 mod databases;
+#[path = "config/security.rs"]
+mod security;
 #[path = "config/sources.rs"]
 mod sources;
 
@@ -31,7 +33,7 @@ fn settings(text: &str) -> Settings {
 }
 
 /// Each error as `line:column key: kind`, or with the variable or flag instead of the line.
-fn errors_of(result: Result<Settings, ConfigErrors>) -> Vec<String> {
+fn errors_of<T: std::fmt::Debug>(result: Result<T, ConfigErrors>) -> Vec<String> {
     let errors = result.unwrap_err();
     let place = |place: &Place| match place {
         Place::File { line, column, .. } => format!("{line}:{column}"),
@@ -92,6 +94,14 @@ level = "DEBUG"
 format = "json"
 rotation = "hourly"
 keep = 3
+[auth]
+token_file = "t"
+others = "refuse"
+peer = [{ name = "oslo", role = "read", databases = ["inventory"] }]
+[tls]
+certificate = "c"
+key = "k"
+client_ca = "a"
 [backup]
 root = "b"
 keep = 2
@@ -267,7 +277,7 @@ name = 5
             "4:10 listen: WrongType",
             "5:22 peers[1]: WrongType",
             "5:25 peers[2]: BadValue",
-            "8:15 tls.certificate: NotSupported",
+            "8:15 tls.certificate: Missing",
             "10:9 log.level: BadValue",
             "11:8 log.keep: WrongType",
             "14:15 database[0].granularity: BadValue",
@@ -302,8 +312,8 @@ fn errors_say_what_and_what_to_do() {
         ("peers = \"ws://a\"", "1:9 peers: a list of texts is expected, not a text; write [\"ws://a\"]"),
         ("peers = [\"ws://a\", \"ws://a\"]", "1:20 peers[1]: \"ws://a\" stands there twice; remove one"),
         (
-            "peers = [\"wss://a\"]",
-            "1:10 peers[0]: \"wss://a\" needs TLS, which this version does not support; use ws:// through a tunnel",
+            "peers = [\"wss://a:x\"]",
+            "1:10 peers[0]: \"wss://a:x\" is not a peer's URL: its port is no port; write it as \"ws://host:7420\" or \"wss://host:7420\"",
         ),
         (
             "listen = \"7420\"",
@@ -338,15 +348,6 @@ fn errors_say_what_and_what_to_do() {
 fn columns_are_counted_in_characters() {
     assert_eq!(errors("log = { level = \"info\", keepp = 1 }"), ["1:25 log.keepp: UnknownKey"]);
     assert_eq!(errors("cluster = \"ä\" \nlog = { directory = \"äöü\", keepp = 1 }"), ["2:28 log.keepp: UnknownKey"]);
-}
-
-#[test]
-fn keys_that_nothing_acts_on_are_refused() {
-    let top = "auth.token_file = \"t\"\ntls.key = \"k\"\n";
-    assert_eq!(errors(top), ["1:19 auth.token_file: NotSupported", "2:11 tls.key: NotSupported"]);
-    assert_eq!(errors("[auth]\n[tls]\n[[database]]\n"), ["3:1 database[0].path: Missing"]);
-    let overrides = Overrides { token_file: Some("t".into()), ..Overrides::default() };
-    assert_eq!(errors_of(load_text("", &[], &overrides)), ["--token-file auth.token_file: NotSupported"]);
 }
 
 #[test]

@@ -124,7 +124,11 @@ fn key_of(error: &TlsError, tls: &TlsSettings) -> String {
         _ => None,
     };
     let files = [("key", &tls.key), ("certificate", &tls.certificate), ("client_ca", &tls.client_ca), ("ca", &tls.ca)];
-    let found = files.into_iter().find(|(_, file)| path.is_some() && file.as_ref() == path);
+    // One file may hold a certificate and its key.
+    let about_key = matches!(error, TlsError::Content { wanted: "private key", .. } | TlsError::Pair { .. });
+    let files = files.into_iter().filter(|(key, _)| *key != "key").chain(files.into_iter().take(1));
+    let found =
+        files.filter(|(key, _)| !about_key || *key == "key").find(|(_, file)| path.is_some() && file.as_ref() == path);
     found.map_or_else(|| "tls".to_owned(), |(key, _)| format!("tls.{key}"))
 }
 

@@ -34,6 +34,9 @@ trait Stream: Read + Write {}
 
 impl<T: Read + Write> Stream for T {}
 
+/// The first byte of what a TLS server says to who does not speak TLS (RFC 8446, section 5.1: alert).
+const TLS_ALERT: u8 = 21;
+
 /// What it answered.
 #[derive(Debug)]
 pub(super) struct Answer {
@@ -153,7 +156,18 @@ impl Daemon {
             authority: self.authority.clone(),
             reason: format!("{error:#}"),
         };
-        self.exchange(method, path, json).map_err(unreachable)
+        self.exchange(method, path, json).map_err(|error| unreachable(self.explained(error)))
+    }
+
+    /// A handshake that failed fails with the first byte that passes.
+    fn explained(&self, error: anyhow::Error) -> anyhow::Error {
+        match error.downcast_ref::<std::io::Error>().filter(|_| self.tls.is_some()) {
+            Some(cause) => anyhow::anyhow!(
+                "no TLS with it: {}; --ca names the certificate of an authority to believe",
+                peer_link::tls_reason(cause)
+            ),
+            None => error,
+        }
     }
 
     /// A connection, and the host that a request over it names.
@@ -179,6 +193,9 @@ impl Daemon {
         stream.flush()?;
         let mut answer = Vec::new();
         stream.read_to_end(&mut answer)?;
+        if self.tls.is_none() && answer.first() == Some(&TLS_ALERT) {
+            bail!("it speaks TLS: name it with https://");
+        }
         let answer = String::from_utf8(answer).context("the answer is not text")?;
         let (head, body) = answer.split_once("\r\n\r\n").context("the answer is not HTTP")?;
         let status = head.split(' ').nth(1).and_then(|status| status.parse().ok()).context("the answer is not HTTP")?;

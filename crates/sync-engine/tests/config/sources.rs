@@ -90,7 +90,7 @@ fn errors_of_the_environment_name_the_variable() {
             "$SYNC_ENGINE__LOG__LEVLE log.levle: UnknownKey",
             "$SYNC_ENGINE__NODE__NAME node.name: UnknownKey",
             "$SYNC_ENGINE__PEERS peers[1]: BadValue",
-            "$SYNC_ENGINE__TLS__KEY tls.key: NotSupported",
+            "$SYNC_ENGINE__TLS__KEY tls.key: Missing",
         ]
     );
     let error = load_text("", &environment[..1], &Overrides::default()).unwrap_err().to_string();
