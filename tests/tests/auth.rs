@@ -248,12 +248,14 @@ fn the_token_of_one_node_is_of_no_use_to_another() {
 }
 
 #[test]
-fn a_peer_that_is_dialed_may_do_what_is_said_of_it() {
+fn what_is_said_of_a_node_counts_whoever_dials() {
     scenario(|scene| {
         let token = token_file(&token(scene, "common")?);
-        // The second dials the first, and takes nothing of it.
+        // They dial each other, and the second takes nothing of the first.
         let entry = "auth.peer = [{ name = \"a\", role = \"read\" }]".to_owned();
         let mut cluster = pair(scene, [&[token.clone()], &[token, entry]])?;
+        let second = cluster.nodes[1].url();
+        cluster.nodes[0].peer_url(&second);
         shell(cluster.file(0), "INSERT INTO stock VALUES ('A', 1)")?;
         shell(cluster.file(1), "INSERT INTO stock VALUES ('B', 2)")?;
         cluster.start()?;

@@ -126,7 +126,7 @@ impl Grant {
     }
 
     /// What both allow.
-    fn and(&self, other: &Self) -> Self {
+    pub(crate) fn and(&self, other: &Self) -> Self {
         let databases = match (&self.databases, &other.databases) {
             (Some(ours), Some(theirs)) => Some(ours.intersection(theirs).cloned().collect()),
             (ours, theirs) => ours.clone().or_else(|| theirs.clone()),
@@ -302,13 +302,13 @@ impl Access {
         !self.tokens.is_empty()
     }
 
-    /// What a node may do that this one has dialed.
-    pub(crate) fn of_dialed(&self, node: &str) -> Grant {
+    /// What is said of a node, whatever it has shown.
+    pub(crate) fn of_node(&self, node: &str) -> Grant {
         let named = self.peers.iter().find(|grant| grant.node.as_deref() == Some(node));
         named.map_or_else(Grant::all, |grant| grant.as_ref().clone())
     }
 
-    /// Whether it matters which node was dialed.
+    /// Whether it matters which node somebody is.
     pub(crate) fn tells_peers_apart(&self) -> bool {
         !self.peers.is_empty()
     }

@@ -170,6 +170,11 @@ pub enum Input {
     Stop,
     /// Another link to the same node takes this one's place.
     Replaced,
+    /// Who the peer is, is known: whether its changes are taken. Before any database is told of.
+    Admitted {
+        /// As in [`SessionConfig`].
+        takes: bool,
+    },
     /// This node does not take the peer: of what kind the reason is, and the reason.
     TurnedAway(ProblemCode, String),
 }

@@ -136,6 +136,7 @@ impl Session {
             Input::Progress => self.progress(),
             Input::Timeout => self.timeout(),
             Input::Stop => self.leave(ByeReason::Shutdown, CloseReason::Stopped),
+            Input::Admitted { takes } => self.admitted(takes),
             Input::TurnedAway(code, reason) => self.refuse(code, reason),
             Input::Replaced => self.leave(ByeReason::Duplicate, CloseReason::Replaced),
         }
@@ -241,6 +242,13 @@ impl Session {
                 channel.say_want(&database, &mut self.sends);
             }
             self.review_shared();
+        }
+    }
+
+    fn admitted(&mut self, takes: bool) {
+        if std::mem::replace(&mut self.config.takes, takes) != takes {
+            self.settle_terms();
+            self.say_hello();
         }
     }
 

@@ -48,6 +48,18 @@ fn deletions_that_a_reader_has_forgotten_delete_nothing_here() {
 }
 
 #[test]
+fn a_peer_that_turns_out_to_be_a_reader_is_told_before_it_hears_of_a_database() {
+    let mut bench = Bench::open(SessionConfig::default(), None);
+    bench.input(Input::Admitted { takes: false });
+    bench.input(Input::Local { database: DATABASE.to_owned(), state: state(2, vector(&[(2, 4)])) });
+    let greetings = bench.sent.iter().filter_map(|message| match message {
+        Message::Hello(hello) => Some((hello.read_only, hello.databases.len())),
+        _ => None,
+    });
+    assert_eq!(greetings.collect::<Vec<_>>(), [(false, 0), (true, 0), (true, 1)]);
+}
+
+#[test]
 fn who_may_only_read_keeps_its_changes_to_itself() {
     let mut bench = Bench::open(SessionConfig::default(), None);
     bench.input(Input::Local { database: DATABASE.to_owned(), state: state(2, vector(&[(1, 3), (2, 4)])) });

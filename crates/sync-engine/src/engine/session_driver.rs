@@ -63,11 +63,10 @@ pub(crate) enum Arrival {
 pub(crate) struct SessionDriver {
     shared: Arc<Shared>,
     session: Session,
-    config: SessionConfig,
     /// What the peer may do.
     grant: Grant,
-    /// Whether that is known before it has said who it is.
-    known: bool,
+    /// Whether that is settled. Where it matters who the peer is, it is told of no database before it has said so.
+    acquainted: bool,
     sender: LinkSender,
     receiver: LinkReceiver,
     callback: Option<Arc<ApplyCallback>>,
@@ -105,14 +104,14 @@ impl SessionDriver {
         member: Member,
     ) -> Self {
         let (place, grant) = match arrival {
-            Arrival::Accepted { place, grant } => (Some(place), Some(grant)),
-            Arrival::Dialed => (None, (!shared.access().tells_peers_apart()).then(Grant::all)),
+            Arrival::Accepted { place, grant } => (Some(place), grant),
+            Arrival::Dialed => (None, Grant::all()),
         };
         let batch = shared.databases.limits().batch;
         let config = SessionConfig {
             node: shared.node.clone(),
             cluster: member.cluster,
-            takes: grant.as_ref().is_none_or(|grant| grant.role == Role::Write),
+            takes: grant.role == Role::Write,
             incarnation: shared.incarnation,
             version: env!("CARGO_PKG_VERSION").to_owned(),
             wall_millis: wall_millis(),
@@ -120,14 +119,12 @@ impl SessionDriver {
             max_batch_bytes: batch.bytes,
             ..SessionConfig::default()
         };
-        let known_as = grant.is_some();
         let number = shared.next_session();
         let (sender, receiver) = link.split();
         Self {
-            session: Session::new(config.clone(), shared.millis()),
-            config,
-            grant: grant.unwrap_or_else(Grant::all),
-            known: known_as,
+            session: Session::new(config, shared.millis()),
+            acquainted: grant.node.is_some() || !shared.access().tells_peers_apart(),
+            grant,
             shared,
             sender,
             receiver,
@@ -152,13 +149,8 @@ impl SessionDriver {
     /// Talks until the session ends; returns the peer's name, if it was the session with that peer, and the end.
     pub(crate) async fn run(mut self) -> (Option<String>, SessionEnd) {
         let mut sources_changed = self.shared.databases.changed();
-        let first = match self.first_word().await {
-            Ok(first) => first,
-            Err(end) => return (None, end),
-        };
         self.follow_sources();
         self.handle(Input::Start);
-        first.iter().for_each(|frame| self.take_frame(frame));
         let over = self.over.clone();
         loop {
             self.act().await;
@@ -253,10 +245,7 @@ impl SessionDriver {
     async fn event(&mut self, mut event: SessionEvent) {
         let node = self.session.remote_node().unwrap_or_default().to_owned();
         if let SessionEvent::Opened { node, incarnation, .. } = &event {
-            if let Some(expected) = self.grant.node.as_ref().filter(|expected| *expected != node) {
-                let reason = format!(
-                    "node {node:?} came with the token or the certificate of node {expected:?}; give it its own, or its right name"
-                );
+            if let Some(reason) = self.acquaint(node) {
                 return self.handle(Input::TurnedAway(ProblemCode::Denied, reason));
             }
             self.sender.admit();
@@ -326,6 +315,9 @@ impl SessionDriver {
 
     /// Listens to databases that this session does not know yet, which it answers, and takes leave of those that are gone.
     fn follow_sources(&mut self) -> Vec<String> {
+        if !self.acquainted {
+            return Vec::new();
+        }
         let members = self.shared.databases.members();
         let stays = |name: &String, life| members.iter().any(|it| it.life == life && it.source.name() == name);
         let gone: Vec<String> =

@@ -1,39 +1,29 @@
 //! Who the peer is, and what databases are told of what it says. Owns what is believed of whom.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
 
-use peer_link::Frame;
-use replication::session::{PeerDatabase, Session};
+use replication::session::{Input, PeerDatabase};
 use replication::{KnownNode, KnownNodes, NodeSchemas};
 use sqlite_store::NodeNames;
 
-use super::{SessionDriver, SessionEnd};
+use super::SessionDriver;
 use crate::access::Role;
 use crate::engine::shared::wall_millis;
-use crate::wire;
 
 impl SessionDriver {
-    /// What a peer says first that was dialed, where it matters who it is: then it is told nothing before that.
-    pub(super) async fn first_word(&mut self) -> Result<Option<Frame>, SessionEnd> {
-        if self.known {
-            return Ok(None);
+    /// Settles what the peer may do, now that it has said who it is; why it is turned away, if it is.
+    pub(super) fn acquaint(&mut self, node: &str) -> Option<String> {
+        if let Some(expected) = self.grant.node.as_ref().filter(|expected| *expected != node) {
+            return Some(format!(
+                "node {node:?} came with the token or the certificate of node {expected:?}; give it its own, or its right name"
+            ));
         }
-        let silence = Duration::from_millis(self.config.idle);
-        let frame = tokio::select! {
-            () = self.over.cancelled() => return Err(SessionEnd::Stopped),
-            frame = tokio::time::timeout(silence, self.receiver.recv()) => frame,
-        };
-        let Ok(Some(frame)) = frame else {
-            return Err(SessionEnd::Lost { reason: "the peer did not say who it is".to_owned() });
-        };
-        // What is no message is told when it is taken.
-        if let Ok(envelope) = wire::decode(&frame, false) {
-            self.grant = self.shared.access().of_dialed(&envelope.from);
-            self.config.takes = self.grant.role == Role::Write;
-            self.session = Session::new(self.config.clone(), self.shared.millis());
+        if !std::mem::replace(&mut self.acquainted, true) {
+            self.grant = self.grant.and(&self.shared.access().of_node(node));
+            self.handle(Input::Admitted { takes: self.grant.role == Role::Write });
+            self.follow_sources();
         }
-        Ok(Some(frame))
+        None
     }
 
     /// Tells databases what the peer has said of them.
