@@ -4,6 +4,7 @@
 
 pub mod app_triggers;
 pub mod attach;
+pub mod backup;
 pub mod connection;
 pub mod detach;
 pub mod error;
@@ -13,6 +14,7 @@ pub mod json;
 pub mod key_ranges;
 pub mod lift;
 pub mod nearest;
+pub mod restore;
 pub mod sample;
 pub mod schema;
 pub mod warning;

@@ -30,7 +30,7 @@ use crate::schema::Table;
 use crate::triggers;
 use crate::write_lock;
 pub(crate) use contents::BeforeLift;
-use lock::MigrationLock;
+pub(crate) use lock::MigrationLock;
 
 /// The part of its name that tells the empty trigger from the others.
 pub(crate) const ROLE: &str = "lifted";

@@ -11,7 +11,11 @@ use crate::error::StoreError;
 use crate::fail_point::fail_point;
 use crate::node_schemas;
 use crate::replica::wall_millis;
+use crate::restore;
 use crate::state::{FileIdentity, Remembered, StateDatabase};
+
+/// Why a database that was restored leaves its origin.
+const RESTORED: &str = "the file was restored from a backup";
 
 /// What the state folder knows of one database.
 #[derive(Debug)]
@@ -48,6 +52,7 @@ impl Memory {
         let issued = issued(conn, attached.origin)?;
         let reason = match &self.known {
             _ if attached.created => None,
+            _ if restore::is_marked(conn)? => Some(RESTORED),
             None => Some("this file was attached by another node or on another machine, or the state folder was lost"),
             Some(known) if known.origin != attached.origin || known.file != file => {
                 Some("the file is not the one that was here before")
@@ -112,6 +117,19 @@ impl Memory {
     }
 }
 
+/// Gives a database that was restored from a backup a new origin, where nothing but its mark tells.
+pub(super) fn leave_restored(
+    conn: &Connection,
+    attached: &mut Attached,
+    node: &str,
+) -> Result<Option<DatabaseEvent>, StoreError> {
+    if !restore::is_marked(conn)? {
+        return Ok(None);
+    }
+    attached.origin = rotate_origin(conn, node, attached.origin)?;
+    Ok(Some(DatabaseEvent::NewOrigin { origin: attached.origin, reason: RESTORED.to_owned() }))
+}
+
 fn issued(conn: &Connection, origin: Origin) -> Result<u64, StoreError> {
     let sql = "SELECT seq FROM main._sync_origin WHERE origin = ?1";
     Ok(conn.query_row(sql, [origin.as_bytes()], |row| row.get::<_, i64>(0))?.cast_unsigned())
@@ -130,6 +148,7 @@ fn rotate_origin(conn: &Connection, node: &str, before: Origin) -> Result<Origin
         "INSERT INTO main._sync_meta (key, value) VALUES ('generation', 1) ON CONFLICT DO UPDATE SET value = value + 1",
         [],
     )?;
+    restore::unmark(&transaction)?;
     fail_point("origin-before-commit");
     transaction.commit()?;
     fail_point("origin-committed");

@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use rusqlite::{Connection, OptionalExtension as _};
 
-use super::identity::Memory;
+use super::identity::{self, Memory};
 use super::migrating::Migration;
 use super::records::Pruning;
 use super::tombstones::Tombstones;
@@ -45,9 +45,10 @@ impl Attachment {
         }];
         events.extend(settling::worth_telling(&attached));
         let mut memory = Memory::open(options, runtime)?;
-        if let Some(memory) = &mut memory {
-            events.extend(memory.check(&conn, &mut attached, file, &options.node)?);
-        }
+        events.extend(match &mut memory {
+            Some(memory) => memory.check(&conn, &mut attached, file, &options.node)?,
+            None => identity::leave_restored(&conn, &mut attached, &options.node)?,
+        });
         let mut attachment = Self::over(options.clone(), conn, &attached, file, Arc::clone(closing))?;
         attachment.migrated = Migrated::of(&attached);
         attachment.retry_all();

@@ -11,14 +11,14 @@ use crate::error::StoreError;
 
 /// A held lock; let go of, with its file, when this is dropped.
 #[derive(Debug)]
-pub(super) struct MigrationLock {
+pub(crate) struct MigrationLock {
     file: File,
     path: PathBuf,
 }
 
 impl MigrationLock {
     /// Takes the lock of a database.
-    pub(super) fn take(database: &Path) -> Result<Self, StoreError> {
+    pub(crate) fn take(database: &Path) -> Result<Self, StoreError> {
         let path = lock_file(database);
         let failed = |source| StoreError::MigrationLock { path: path.clone(), source };
         loop {

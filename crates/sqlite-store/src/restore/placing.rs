@@ -1,0 +1,171 @@
+//! The end of a restore: the old file is brought to rest and locked, kept under another name, and replaced by a rename.
+
+use std::fs::{File, OpenOptions};
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use rusqlite::{Connection, ErrorCode, OpenFlags};
+use rustix::fs::{FlockOperation, fcntl_lock};
+
+use super::preparing::SUFFIX;
+use super::{SIDES, beside, openers};
+use crate::backup::{BackupError, flush};
+use crate::error::code_of;
+use crate::fail_point::fail_point;
+use crate::state::FileIdentity;
+
+/// How long a program that has just the file in use may take to let go of it.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// What the name of a kept file has after the database's.
+const KEPT: &str = ".before-restore-";
+
+/// A file that was put in its place.
+pub(super) struct Placed {
+    pub(super) kept: Option<PathBuf>,
+    pub(super) unseen: usize,
+}
+
+/// Puts `copy` in the place of `database`.
+pub(super) fn replace(database: &Path, copy: &Path, moment: &str) -> Result<Placed, BackupError> {
+    settle(database)?;
+    fail_point("file-restore-settled");
+    // Nobody begins to use the old file from here on. SQLite let go of its own lock when it closed the file.
+    let _lock = lock(database)?;
+    let unseen = openers::refuse(database)?;
+    let name = free_name(database, moment);
+    let mut kept = None;
+    if database.exists() {
+        keep(database, &name)?;
+        kept = Some(name.clone());
+        fail_point("file-restore-kept");
+    }
+    set_aside(database, &name)?;
+    let folder = database.parent().unwrap_or(Path::new("."));
+    flush(folder)?;
+    fail_point("file-restore-set-aside");
+    std::fs::rename(copy, database).map_err(BackupError::file("replace", database))?;
+    fail_point("file-restore-replaced");
+    flush(folder)?;
+    Ok(Placed { kept, unseen })
+}
+
+/// Folds a write-ahead log into its file, or rolls back what a killed program left, so that the file is whole by itself. What is damaged
+/// stays as it is: it is kept with all that lies beside it.
+fn settle(database: &Path) -> Result<(), BackupError> {
+    if !database.exists() {
+        return Ok(());
+    }
+    let settled = fold(database);
+    match settled.as_ref().err().and_then(code_of) {
+        None => Ok(()),
+        Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => Err(in_use(database)),
+        Some(
+            ErrorCode::NotADatabase
+            | ErrorCode::DatabaseCorrupt
+            | ErrorCode::SystemIoFailure
+            | ErrorCode::DiskFull
+            | ErrorCode::Unknown,
+        ) => Ok(()),
+        Some(_) => settled.map_err(|error| BackupError::sqlite(database, error)),
+    }
+}
+
+fn fold(database: &Path) -> rusqlite::Result<()> {
+    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let conn = Connection::open_with_flags(database, flags)?;
+    conn.busy_timeout(PATIENCE)?;
+    // Whoever has it open with a write-ahead log has a lock that this one does not get.
+    conn.execute_batch("PRAGMA locking_mode = EXCLUSIVE; BEGIN EXCLUSIVE; COMMIT")?;
+    conn.query_row("SELECT count(*) FROM main.sqlite_schema", [], |_| Ok(()))?;
+    conn.query_row("PRAGMA main.wal_checkpoint(TRUNCATE)", [], |_| Ok(()))?;
+    // With it goes the log.
+    conn.close().map_err(|(_, error)| error)
+}
+
+/// A program has a lock: which, if that can be told.
+fn in_use(database: &Path) -> BackupError {
+    let found = openers::find(database);
+    let path = database.to_owned();
+    if found.openers.is_empty() {
+        BackupError::Locked { path, unseen: found.unseen }
+    } else {
+        BackupError::InUse { path, openers: found.openers }
+    }
+}
+
+/// Locks all of a file the way SQLite locks parts of it; let go of when it is dropped. None where there is no file.
+fn lock(database: &Path) -> Result<Option<File>, BackupError> {
+    let file = match OpenOptions::new().read(true).write(true).open(database) {
+        Ok(file) => file,
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(BackupError::file("open", database)(error)),
+    };
+    match fcntl_lock(&file, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(Some(file)),
+        Err(rustix::io::Errno::AGAIN | rustix::io::Errno::ACCESS) => Err(in_use(database)),
+        Err(error) => Err(BackupError::file("lock", database)(error.into())),
+    }
+}
+
+/// A name under which nothing is yet, nor anything beside it.
+fn free_name(database: &Path, moment: &str) -> PathBuf {
+    let first = beside(database, &format!("{KEPT}{moment}"));
+    let others = (2..u32::MAX).map(|number| beside(&first, &format!("-{number}")));
+    let is_free = |name: &PathBuf| !name.exists() && !SIDES.iter().any(|suffix| beside(name, suffix).exists());
+    std::iter::once(first.clone()).chain(others).find(is_free).unwrap_or(first)
+}
+
+/// Gives a file a second name; where the file system has none, copies it.
+fn keep(database: &Path, name: &Path) -> Result<(), BackupError> {
+    let failed = || BackupError::file("keep the present file as", name);
+    match std::fs::hard_link(database, name) {
+        Ok(()) => Ok(()),
+        Err(error) if error.kind() == ErrorKind::AlreadyExists => Err(failed()(error)),
+        Err(_) => {
+            std::fs::copy(database, name).map_err(failed())?;
+            flush(name)
+        }
+    }
+}
+
+/// Moves what lies beside the database to the kept file's name, so that it is not read into another file. After a fold there is nothing
+/// that matters to the old one.
+fn set_aside(database: &Path, name: &Path) -> Result<(), BackupError> {
+    for suffix in ["-wal", "-journal"] {
+        let side = beside(database, suffix);
+        match std::fs::rename(&side, beside(name, suffix)) {
+            Err(error) if error.kind() != ErrorKind::NotFound => return Err(BackupError::file("move", &side)(error)),
+            _ => {}
+        }
+    }
+    let memory = beside(database, "-shm");
+    match std::fs::remove_file(&memory) {
+        Err(error) if error.kind() != ErrorKind::NotFound => Err(BackupError::file("remove", &memory)(error)),
+        _ => Ok(()),
+    }
+}
+
+/// Removes what a restore that was killed has left: its copy, and a second name of the file that is still in place.
+pub(super) fn remove_leftovers(database: &Path) -> Result<(), BackupError> {
+    let remove = |path: &Path| match std::fs::remove_file(path) {
+        Err(error) if error.kind() != ErrorKind::NotFound => Err(BackupError::file("remove", path)(error)),
+        _ => Ok(()),
+    };
+    let copy = beside(database, SUFFIX);
+    remove(&copy)?;
+    SIDES.iter().try_for_each(|suffix| remove(&beside(&copy, suffix)))?;
+    let folder = database.parent().unwrap_or(Path::new("."));
+    let (Some(name), Ok(present)) = (database.file_name(), FileIdentity::of(database)) else { return Ok(()) };
+    let mut prefix = name.to_owned();
+    prefix.push(KEPT);
+    for entry in std::fs::read_dir(folder).map_err(BackupError::file("read", folder))? {
+        let entry = entry.map_err(BackupError::file("read", folder))?;
+        let is_kept = entry.file_name().as_encoded_bytes().starts_with(prefix.as_encoded_bytes());
+        if is_kept && FileIdentity::of(&entry.path()).is_ok_and(|it| it == present) {
+            remove(&entry.path())?;
+        }
+    }
+    Ok(())
+}
