@@ -45,7 +45,7 @@ pub enum Stage {
 }
 
 /// Who is told how far it is.
-pub type Tell<'t> = dyn FnMut(Progress) + Send + 't;
+pub type Tell<'t> = dyn FnMut(Progress) + 't;
 
 /// A finished copy.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -1,6 +1,7 @@
 //! The command line.
 
 mod tls;
+mod backup;
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -10,6 +11,7 @@ use clap::{Args, Parser, Subcommand};
 use sync_engine::conflicts;
 
 pub(crate) use tls::{Tls, TlsCa, TlsNode};
+pub(crate) use backup::{Backup, Restore, Root};
 
 /// Keeps SQLite files on several machines at the same rows, while unmodified applications write them.
 #[derive(Debug, Parser)]
@@ -69,6 +71,19 @@ pub(crate) enum Command {
     /// Make certificates for a private cluster
     #[command(subcommand)]
     Tls(Tls),
+    /// Copy databases while programs write them, check the copies, and keep the newest
+    #[command(
+        after_help = "Examples:\n  sync-engine backup\n  sync-engine backup /srv/app/inventory.db --root /var/backups/sync-engine\n  \
+                      sync-engine backup --list --check"
+    )]
+    Backup(Backup),
+    /// Put a backup in the place of a database that nobody has open
+    #[command(
+        after_help = "Stop the daemon and the application first. What was there is kept beside it. Once the daemon runs again, peers give \
+                      back what was written and deleted since.\n\nExamples:\n  sync-engine restore inventory latest\n  \
+                      sync-engine restore /srv/app/inventory.db /mnt/inventory-20261129T035500Z.db"
+    )]
+    Restore(Restore),
     /// Check or show the configuration
     #[command(subcommand)]
     Config(Config),

@@ -1,5 +1,6 @@
 //! The commands of the binary.
 
+mod backup;
 mod config;
 mod conflicts;
 mod daemon;
@@ -7,7 +8,9 @@ mod databases;
 mod demo;
 mod forget;
 mod migrate;
+mod progress;
 mod reload;
+mod restore;
 mod run;
 mod signals;
 mod status;
@@ -43,6 +46,8 @@ pub(crate) fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Verify(arguments) => verify::run(&arguments),
         Command::Conflicts(command) => conflicts::run(&command),
         Command::Tls(command) => tls::run(&command),
+        Command::Backup(arguments) => backup::run(&arguments),
+        Command::Restore(arguments) => restore::run(&arguments),
         Command::Config(command) => config::run(&command),
     }
 }

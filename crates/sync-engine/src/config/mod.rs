@@ -4,6 +4,7 @@
 //! are reported at once, each with its key, its place and its remedy. Owns the names of keys and their limits. Must not
 //! touch: the process's environment (it is an argument), the databases, the network.
 
+mod backups;
 mod changes;
 mod check;
 mod databases;

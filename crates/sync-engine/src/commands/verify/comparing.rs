@@ -6,8 +6,9 @@ use sync_engine::Selection;
 use sync_engine::verification::{Key, Part, Range, Table};
 
 use super::judging::{Judge, portions};
-use super::report::{Differing, Progress, Report, TableReport};
+use super::report::{Differing, Report, TableReport};
 use super::side::Side;
+use crate::commands::progress::Progress;
 
 /// Rows to a fingerprint.
 const FIRST_ROWS: u32 = 4_096;
@@ -73,7 +74,7 @@ impl<'a> Comparison<'a> {
                     self.look_closer(&mut report, part.range)?;
                 }
             }
-            progress.tell(&table.name, report.rows[0]);
+            progress.tell(|| format!("table {}: {} rows compared", table.name, report.rows[0]));
         }
         Ok(report)
     }

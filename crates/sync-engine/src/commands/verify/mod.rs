@@ -15,9 +15,10 @@ use sync_engine::status::Status;
 
 use crate::cli::Verify;
 use crate::commands::daemon::Daemon;
+use crate::commands::progress::Progress;
 use crate::commands::{NO, asynchronously};
 use comparing::Comparison;
-use report::{Progress, Report};
+use report::Report;
 use side::Side;
 
 /// Compares, repairs if that is wanted, and prints what differs.

@@ -12,12 +12,12 @@ use sync_engine::status::Status;
 use sync_engine::{Database, SyncEngine};
 
 use super::comparing::Comparison;
-use super::report::Progress;
 use super::side::Side;
 use crate::cli::Verify;
 use crate::commands::daemon::Daemon;
 use crate::commands::databases::OneShot;
 use crate::commands::environment;
+use crate::commands::progress::Progress;
 use crate::commands::signals::{HangUp, Signals};
 
 /// What both call the database.

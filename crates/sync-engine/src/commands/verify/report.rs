@@ -1,16 +1,10 @@
 //! What a comparison found, for people and for scripts.
 
-use std::io::{IsTerminal as _, Write as _};
-use std::time::{Duration, Instant};
-
 use serde::Serialize;
 use serde_json::{Map, Value as Json};
 use sync_engine::verification::Key;
 
 use crate::commands::say;
-
-/// The pause between two lines about progress, where there is no terminal.
-const LINES: Duration = Duration::from_secs(5);
 
 /// All that was compared.
 #[derive(Debug, Clone, Serialize)]
@@ -203,42 +197,6 @@ impl TableReport {
         let listed = self.keys.len() as u64;
         if self.differences() > listed {
             say(&format!("  and {} more; --limit lists more of them", self.differences() - listed));
-        }
-    }
-}
-
-/// Tells how far it is: over and over in one line of a terminal, else in a line now and then.
-#[derive(Debug)]
-pub(super) struct Progress {
-    terminal: bool,
-    last: Instant,
-}
-
-impl Progress {
-    pub(super) fn new() -> Self {
-        Self { terminal: std::io::stderr().is_terminal(), last: Instant::now() }
-    }
-
-    pub(super) fn tell(&mut self, table: &str, rows: u64) {
-        let pause = if self.terminal { Duration::from_millis(100) } else { LINES };
-        if self.last.elapsed() < pause {
-            return;
-        }
-        self.last = Instant::now();
-        let line = format!("table {table}: {rows} rows compared");
-        // Where standard error is gone there is nobody to tell.
-        let _ = if self.terminal {
-            write!(std::io::stderr(), "\r\x1b[K{line}\r")
-        } else {
-            writeln!(std::io::stderr(), "{line}")
-        };
-    }
-}
-
-impl Drop for Progress {
-    fn drop(&mut self) {
-        if self.terminal {
-            let _ = write!(std::io::stderr(), "\r\x1b[K");
         }
     }
 }
