@@ -5,6 +5,7 @@
 //! `SYNC_ENGINE_TEST_CRASHES=500 cargo test --workspace --locked --test crashes while_programs_write`.
 
 mod crashes {
+    pub(crate) mod backups;
     pub(crate) mod catch_up;
     pub(crate) mod load;
     pub(crate) mod migrations;
@@ -16,7 +17,7 @@ mod crashes {
 use std::path::Path;
 use std::time::Duration;
 
-use crashes::{catch_up, migrations, operation, origin, under_load};
+use crashes::{backups, catch_up, migrations, operation, origin, under_load};
 use system_tests::{
     Cluster, Crash, Crasher, DEADLINE, Failure, Node, Result, Scene, check, check_equal, check_integrity, scenario,
 };
@@ -123,6 +124,7 @@ fn every_fail_point_is_one_at_which_a_daemon_is_killed() {
             &migrations::POINTS,
             &operation::POINTS,
             &origin::POINTS,
+            &backups::POINTS,
         ]
         .concat();
         reached.sort_unstable();

@@ -124,7 +124,7 @@ fn copied_not(source: &Path, target: &Path, error: rusqlite::Error) -> BackupErr
     match code_of(&error) {
         Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => unreadable(source, error),
         Some(ErrorCode::DiskFull) => {
-            let source = io::Error::from(io::ErrorKind::StorageFull);
+            let source = rustix::io::Errno::NOSPC.into();
             BackupError::File { what: "write", path: target.to_owned(), source }
         }
         _ => BackupError::sqlite(target, error),

@@ -82,7 +82,7 @@ pub enum BackupError {
         path: PathBuf,
     },
     /// Programs have the database open. A retry helps once they have ended.
-    #[error("{} is in use, and would be replaced under:{}\nstop that first, and try again", path.display(), list(openers))]
+    #[error("{} is in use:{}\nstop that first, and try again", path.display(), list(openers))]
     InUse {
         /// The database.
         path: PathBuf,

@@ -85,7 +85,7 @@ fn command(process: &Path) -> (String, bool) {
     let words: Vec<String> = bytes
         .split(|byte| *byte == 0)
         .filter(|word| !word.is_empty())
-        .map(|word| String::from_utf8_lossy(word).escape_debug().to_string())
+        .map(|word| String::from_utf8_lossy(word).replace(char::is_control, " "))
         .collect();
     let is_ours = words.first().is_some_and(|program| program.rsplit('/').next() == Some("sync-engine"));
     let daemon = is_ours && words.get(1).is_some_and(|word| word == "run");

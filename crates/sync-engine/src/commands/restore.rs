@@ -113,7 +113,7 @@ fn report(json: bool, subject: &Subject, backup: &Path, restored: &Restored, sec
         });
         say(&object.to_string());
     } else {
-        say(&format!("{}: {} is {}, {}", subject.name, database.display(), backup.display(), size(*bytes)));
+        say(&format!("{}: {} restored from {}, {}", subject.name, database.display(), backup.display(), size(*bytes)));
         if let Some(kept) = kept {
             say(&format!("  what was there is {}", kept.display()));
         }
@@ -122,7 +122,9 @@ fn report(json: bool, subject: &Subject, backup: &Path, restored: &Restored, sec
         }
     }
     if *unseen > 0 {
-        remark(&format!("{unseen} processes of other users could not be looked at; none of them has a lock on the file"));
+        remark(&format!(
+            "{unseen} processes of other users could not be looked at; none of them has a lock on the file"
+        ));
     }
 }
 

@@ -168,7 +168,10 @@ fn lock(owner: &File, path: &Path) -> anyhow::Result<()> {
             }
             Err(TryLockError::WouldBlock) => {
                 let folder = path.parent().unwrap_or(path).display();
-                bail!("another backup into {folder} has been going on for {} s; try again when it is over", PATIENCE.as_secs())
+                bail!(
+                    "another backup into {folder} has been going on for {} s; try again when it is over",
+                    PATIENCE.as_secs()
+                )
             }
             Err(TryLockError::Error(error)) => return Err(outside("lock", path)(error).into()),
         }
@@ -193,9 +196,12 @@ impl Taken {
 
     /// Gives a finished copy its name, and its checksum a place beside it.
     pub(super) fn publish(&self, moment: Moment, checksum: &str) -> Result<Stored, Outside> {
-        let mut moment = moment;
+        // Whoever else writes here waits. Later ones of a second come after earlier ones, also where those were removed.
+        let same = self.folder.list()?.into_iter().map(|stored| stored.moment);
+        let mut moment =
+            same.filter(|known| known.is_within_second_of(&moment)).max().map_or(moment, |newest| newest.next());
         let path = |moment: &Moment| self.folder.path.join(name::file(&self.folder.stem, moment));
-        // Whoever else writes here waits.
+        // What bears such a name and is no file of ours.
         while path(&moment).symlink_metadata().is_ok() {
             moment = moment.next();
         }

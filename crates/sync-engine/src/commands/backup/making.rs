@@ -43,7 +43,11 @@ pub(super) fn run(arguments: &Backup, settings: &Settings) -> anyhow::Result<Exi
         let name = subject.name.clone();
         match make(subject, &root, keep) {
             Ok((made, pruned)) => {
-                if arguments.json { reports.push(made.json()) } else { made.print() }
+                if arguments.json {
+                    reports.push(made.json())
+                } else {
+                    made.print()
+                }
                 if let Err(error) = pruned {
                     fail(error.context(format!("the backup of {name} is made, but older ones are not removed")));
                 }

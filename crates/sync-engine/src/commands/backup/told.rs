@@ -38,7 +38,9 @@ const fn remedy(kind: ErrorKind) -> &'static str {
         ErrorKind::PermissionDenied => "run this as a user who may, or let this one",
         ErrorKind::ReadOnlyFilesystem => "choose a folder that can be written",
         ErrorKind::NotFound => "check the path",
-        ErrorKind::NotADirectory | ErrorKind::IsADirectory => "check the path: a file is where a folder is expected, or the other way round",
+        ErrorKind::NotADirectory | ErrorKind::IsADirectory => {
+            "check the path: a file is where a folder is expected, or the other way round"
+        }
         _ => "check the disk and the file system",
     }
 }
