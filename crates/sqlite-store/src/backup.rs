@@ -5,6 +5,7 @@
 //! A copy is one page for one: rowids stay, and so do our own tables, without which a restored file could not take part in sync again.
 //! `VACUUM INTO` would give rows new rowids where a table has no INTEGER PRIMARY KEY.
 
+mod captured;
 mod checksum;
 mod copying;
 mod error;
@@ -56,6 +57,8 @@ pub struct Copied {
     pub pages: u32,
     /// BLAKE3 of the file, in hexadecimal digits.
     pub checksum: String,
+    /// Changes in it that wait for capture: no daemon ran, or it did not come to it between two writes.
+    pub waiting: u64,
     /// Tables of which not all could be checked: what they need is defined in the application alone.
     pub unchecked: Vec<Unchecked>,
 }
@@ -70,7 +73,7 @@ pub struct Copied {
 /// Those of [`BackupError`]. What there is of the copy stays at `target`, for the caller to remove.
 pub fn copy(source: &Path, target: &Path, tell: &mut Tell<'_>) -> Result<Copied, BackupError> {
     create_private(target)?;
-    copying::copy(source, target, tell)?;
+    let waiting = copying::copy(source, target, tell)?;
     fail_point("backup-copied");
     let checked = match check(target, tell) {
         Err(BackupError::Unsound { finding, .. }) => {
@@ -81,5 +84,5 @@ pub fn copy(source: &Path, target: &Path, tell: &mut Tell<'_>) -> Result<Copied,
     };
     let (checksum, bytes) = checksum(target, tell)?;
     flush(target)?;
-    Ok(Copied { bytes, pages: checked.pages, checksum, unchecked: checked.unchecked })
+    Ok(Copied { bytes, pages: checked.pages, checksum, waiting, unchecked: checked.unchecked })
 }

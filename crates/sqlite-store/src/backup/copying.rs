@@ -15,7 +15,7 @@ use rusqlite::backup::{Backup, StepResult};
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection, ErrorCode, OpenFlags};
 
-use super::{BackupError, CHUNK, Progress, Stage, Tell};
+use super::{BackupError, CHUNK, Progress, Stage, Tell, captured};
 use crate::error::{StoreError, code_of};
 use crate::restore::beside;
 
@@ -25,8 +25,8 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// Pages of one step.
 const STEP: i32 = 256;
 
-/// Copies the database at `source` over the empty file at `target`.
-pub(super) fn copy(source: &Path, target: &Path, tell: &mut Tell<'_>) -> Result<(), BackupError> {
+/// Copies the database at `source` over the empty file at `target`. How many changes in it wait for capture.
+pub(super) fn copy(source: &Path, target: &Path, tell: &mut Tell<'_>) -> Result<u64, BackupError> {
     // Opened before SQLite has the file, and closed after it: to close it between would drop SQLite's locks on it.
     let mut file = File::open(source).map_err(BackupError::file("read", source))?;
     if is_empty(&file, source)? {
@@ -38,14 +38,18 @@ pub(super) fn copy(source: &Path, target: &Path, tell: &mut Tell<'_>) -> Result<
     if !has_log(&conn).map_err(failed)? {
         hashes = copy_torn(&mut file, source, target, tell)?;
     }
-    conn.execute_batch("BEGIN").and_then(|()| first_read(&conn)).map_err(failed)?;
+    let waiting = captured::begin(&conn).map_err(|error| match error {
+        StoreError::Sqlite(error) => unreadable(source, error),
+        other => other.into(),
+    })?;
     // It may have got another journal meanwhile; now it cannot any more.
     if has_log(&conn).map_err(failed)? {
         empty(target)?;
-        copy_snapshot(&conn, source, target, tell)
+        copy_snapshot(&conn, source, target, tell)?;
     } else {
-        amend(&mut file, source, target, &hashes, tell)
+        amend(&mut file, source, target, &hashes, tell)?;
     }
+    Ok(waiting)
 }
 
 /// The file itself may be empty while all there is stands in the write-ahead log.
@@ -67,10 +71,6 @@ fn open(source: &Path) -> Result<Connection, BackupError> {
         .and_then(|()| conn.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, kept).map(drop));
     settled.map_err(|error| unreadable(source, error))?;
     Ok(conn)
-}
-
-fn first_read(conn: &Connection) -> rusqlite::Result<()> {
-    conn.query_row("SELECT count(*) FROM main.sqlite_schema", [], |_| Ok(()))
 }
 
 fn has_log(conn: &Connection) -> rusqlite::Result<bool> {

@@ -7,7 +7,7 @@ use std::time::{Instant, SystemTime};
 
 use anyhow::{Context as _, bail};
 use serde_json::{Value as Json, json};
-use sqlite_store::backup::{self, Copied, Progress as Done, Stage};
+use sqlite_store::backup::{self, Copied, Progress as Done, Stage, Unchecked};
 use sync_engine::config::Settings;
 
 use super::folder::{Folder, Stored, Taken};
@@ -119,13 +119,14 @@ impl Made {
             "pages": self.copied.pages,
             "blake3": self.copied.checksum,
             "seconds": (self.seconds * 1_000.0).round() / 1_000.0,
+            "waiting_for_capture": self.copied.waiting,
             "removed": removed,
             "unchecked": unchecked,
         })
     }
 
     fn print(&self) {
-        let Copied { bytes, pages, unchecked, .. } = &self.copied;
+        let Copied { bytes, pages, waiting, unchecked, .. } = &self.copied;
         let removed = match self.removed.len() {
             0 => String::new(),
             1 => ", 1 older one removed".to_owned(),
@@ -138,14 +139,18 @@ impl Made {
             size(*bytes),
             self.seconds
         ));
-        for table in unchecked {
-            // Where standard error is gone there is nobody to tell.
-            let _ = writeln!(
-                std::io::stderr(),
-                "sync-engine: table {} is copied and could not be checked: {}",
-                table.table,
-                table.reason
-            );
+        for Unchecked { table, reason } in unchecked {
+            remark(&format!("table {table} is copied and could not be checked: {reason}"));
+        }
+        if *waiting > 0 {
+            remark(&format!(
+                "{waiting} changes in it had not been captured by a daemon; where counters are synced, back up while the daemon runs"
+            ));
         }
     }
+}
+
+/// Where standard error is gone there is nobody to tell.
+fn remark(line: &str) {
+    let _ = writeln!(std::io::stderr(), "sync-engine: {line}");
 }
