@@ -3,7 +3,8 @@
 use std::path::Path;
 
 use system_tests::{
-    Result, Running, Scene, check, check_equal, check_integrity, python_code, query_text, run_to_end, scenario, shell,
+    Cluster, DiskFault, Machine, Result, Running, Scene, Topology, check, check_equal, check_integrity, python_code,
+    query_text, run_to_end, scenario, shell,
 };
 
 use super::super::{back_up, command, names, run};
@@ -244,5 +245,59 @@ fn a_damaged_database_is_replaced_and_kept_with_all_that_lies_beside_it() {
         run(scene, &["restore", "notes.db", "latest"])?.success()?;
         check_equal!(count(&file)?, "4000");
         check_integrity(&file)
+    });
+}
+
+#[test]
+fn a_disk_that_is_full_or_broken_leaves_the_database_as_it_was() {
+    scenario(|scene| {
+        let machine = Machine::new(scene, "it")?;
+        let file = scene.path("notes.db");
+        shell(&file, NOTE)?;
+        back_up(scene, &file)?;
+        shell(&file, "DELETE FROM note WHERE id > 10")?;
+        let cases = [
+            (DiskFault::Full, "restoring", "No space left on device", 74),
+            (DiskFault::Broken, "restoring", "Input/output error", 74),
+            (DiskFault::Denied, "Z.db", "Permission denied", 74),
+            (DiskFault::ReadOnly, "notes.db", "Permission denied", 74),
+        ];
+        for (fault, part, reason, code) in cases {
+            machine.disk(fault, part)?;
+            let mut restore = command(scene, "restore")?;
+            let refused = run_to_end(restore.arg(&file).arg("latest").envs(machine.variables()))?;
+            machine.disk(fault, "")?;
+            check_equal!(refused.code, Some(code), "{fault:?}: {}", refused.stderr);
+            check!(refused.stderr.contains(reason), "{fault:?}: {}", refused.stderr);
+            check_equal!(count(&file)?, "10", "{fault:?}");
+            let left = names(&scene.path(""))?.into_iter().filter(|name| name.starts_with("notes")).count();
+            check_equal!(left, 1, "{fault:?}: {:?}", names(&scene.path(""))?);
+        }
+        run(scene, &["restore", "notes.db", "latest"])?.success().map(drop)
+    });
+}
+
+/// A daemon that waits for its file has nothing open, and takes what comes.
+#[test]
+fn a_daemon_that_waits_for_its_file_goes_on_with_the_restored_one() {
+    scenario(|scene| {
+        let mut cluster = Cluster::new(scene, "notes", 2, Topology::Mesh)?;
+        cluster.create("CREATE TABLE note (id INTEGER PRIMARY KEY, body TEXT)")?;
+        cluster.start()?;
+        shell(cluster.file(0), "INSERT INTO note VALUES (1, 'one')")?;
+        cluster.settled()?;
+        let backup = back_up(scene, cluster.file(0))?;
+        shell(cluster.file(1), "INSERT INTO note VALUES (2, 'two'); DELETE FROM note WHERE id = 1")?;
+        cluster.settled()?;
+        std::fs::remove_file(cluster.file(0))?;
+        scene.eventually("it is missed", || {
+            check_equal!(cluster.nodes[0].database_status("notes")?["state"], "missing");
+            Ok(())
+        })?;
+        run_to_end(command(scene, "restore")?.arg(cluster.file(0)).arg(&backup))?.success()?;
+        let rows = cluster.settled()?;
+        check_equal!(rows.count("note"), 1);
+        check_equal!(query_text(cluster.file(0), "SELECT body FROM note")?, "two");
+        Ok(())
     });
 }

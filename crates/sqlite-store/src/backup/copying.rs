@@ -181,5 +181,5 @@ fn amend(
 /// Reads a whole chunk, or what is left. False at the end.
 fn read_chunk(file: &File, chunk: &mut Vec<u8>) -> io::Result<bool> {
     chunk.clear();
-    Ok((&*file).take(CHUNK as u64).read_to_end(chunk)? > 0)
+    Ok(file.take(CHUNK as u64).read_to_end(chunk)? > 0)
 }

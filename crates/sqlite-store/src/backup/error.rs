@@ -90,10 +90,7 @@ pub enum BackupError {
         openers: Vec<Opener>,
     },
     /// A program that cannot be seen has a lock on the database. A retry helps once it has ended.
-    #[error(
-        "{} is in use: some program has a lock on it; which, cannot be told from here: {unseen} processes of other users cannot be \
-         looked at, those of other containers and machines not at all; stop it first, and try again", path.display()
-    )]
+    #[error("{} is in use: a program that cannot be seen from here has a lock on it{}; stop it first, and try again", path.display(), of_others(*unseen))]
     Locked {
         /// The database.
         path: PathBuf,
@@ -117,12 +114,14 @@ pub enum BackupError {
     },
 }
 
-impl BackupError {
-    /// Whether the answer is no, rather than that something is broken outside: the file, or its use, does not allow it.
-    pub fn is_refusal(&self) -> bool {
-        !matches!(self, Self::Store(_) | Self::File { .. })
+fn of_others(unseen: usize) -> String {
+    match unseen {
+        0 => String::new(),
+        count => format!(" ({count} processes of other users could not be looked at)"),
     }
+}
 
+impl BackupError {
     pub(crate) fn file(what: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
         let path = path.to_owned();
         move |source| Self::File { what, path, source }

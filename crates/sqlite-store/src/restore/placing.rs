@@ -173,3 +173,70 @@ pub(super) fn remove_leftovers(database: &Path) -> Result<(), BackupError> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::{BufRead as _, BufReader, Write as _};
+    use std::process::{Child, Command, Stdio};
+
+    use super::*;
+
+    /// A program that has a file open until its standard input ends.
+    fn opener(file: &Path, code: &str) -> Child {
+        let program = format!(
+            "import sqlite3, sys\ndb = sqlite3.connect(sys.argv[1], isolation_level=None)\n{code}\nprint('ready', flush=True)\nsys.stdin.read()"
+        );
+        let mut python = Command::new("python3");
+        let python = python.args(["-B", "-c", &program]).arg(file).stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut child = python.spawn().unwrap();
+        let mut line = String::new();
+        BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+        assert_eq!(line, "ready\n");
+        child
+    }
+
+    /// Processes of other users, containers and machines are not seen; their locks are.
+    #[test]
+    fn locks_tell_of_programs_that_cannot_be_seen() {
+        let folder = tempfile::tempdir().unwrap();
+        let busy = [Some(ErrorCode::DatabaseBusy), Some(ErrorCode::DatabaseLocked)];
+        for (journal, code) in [
+            ("WAL", "db.execute('SELECT count(*) FROM t').fetchone()"),
+            ("WAL", "db.execute('BEGIN IMMEDIATE')"),
+            ("DELETE", "db.execute('BEGIN')\ndb.execute('SELECT * FROM t').fetchone()"),
+            ("DELETE", "db.execute('BEGIN EXCLUSIVE')"),
+        ] {
+            let file = folder.path().join(format!("{journal}{}.db", code.len()));
+            let conn = Connection::open(&file).unwrap();
+            let sql = format!("PRAGMA journal_mode = {journal}; CREATE TABLE t (v); INSERT INTO t VALUES (1), (2)");
+            conn.execute_batch(&sql).unwrap();
+            drop(conn);
+            let mut child = opener(&file, code);
+            assert!(busy.contains(&fold(&file).as_ref().err().and_then(code_of)), "{journal} {code}");
+            assert!(lock(&file).is_err(), "{journal} {code}");
+            child.stdin.take().unwrap().flush().unwrap();
+            child.wait().unwrap();
+            fold(&file).unwrap();
+            assert!(lock(&file).unwrap().is_some());
+        }
+    }
+
+    /// What is folded has nothing beside it any more.
+    #[test]
+    fn a_write_ahead_log_is_folded_and_one_of_a_damaged_file_is_kept() {
+        let folder = tempfile::tempdir().unwrap();
+        let [file, wal] = ["a.db", "a.db-wal"].map(|name| folder.path().join(name));
+        let leave = "db.execute('PRAGMA journal_mode = WAL')\ndb.execute('CREATE TABLE IF NOT EXISTS t (v)')\n\
+                     db.execute('PRAGMA wal_checkpoint')\ndb.execute('INSERT INTO t VALUES (1)')\nprint('ready', flush=True)\nimport os; os._exit(0)";
+        opener(&file, leave).wait().unwrap();
+        assert!(wal.metadata().unwrap().len() > 0);
+        settle(&file).unwrap();
+        assert!(!wal.exists());
+        opener(&file, leave).wait().unwrap();
+        let log = std::fs::read(&wal).unwrap();
+        std::fs::write(&file, vec![0x42; 8192]).unwrap();
+        settle(&file).unwrap();
+        assert_eq!(std::fs::read(&wal).unwrap(), log);
+        assert_eq!(std::fs::read(&file).unwrap(), vec![0x42; 8192]);
+    }
+}
