@@ -22,7 +22,7 @@ use tracing_subscriber::{EnvFilter, Registry, reload};
 
 use crate::config::{LogFormat, LogSettings};
 use crate::event::{FieldValue, TARGET};
-use crate::telemetry::log_file::{LogFile, Retention};
+use crate::telemetry::log_file::{Gap, LogFile, Retention};
 
 /// Lines that may wait to be written. Beyond that whoever logs waits: nothing is dropped.
 const BUFFER: usize = 16_384;
@@ -68,10 +68,11 @@ pub fn start(settings: &LogSettings) -> Result<Log, TelemetryError> {
     let folder_error = |reason: String| TelemetryError::Folder { folder: settings.directory.clone(), reason };
     let (filter, level) = reload::Layer::new(filter(&settings.level)?);
     let retention = Arc::new(Mutex::new(Retention { rotation: settings.rotation, keep: settings.keep }));
-    let file =
-        LogFile::open(&settings.directory, Arc::clone(&retention)).map_err(|error| folder_error(error.to_string()))?;
-    let (writer, queue) = NonBlockingBuilder::default().lossy(false).buffered_lines_limit(BUFFER).finish(file);
     let format = Arc::new(Mutex::new(settings.format));
+    let gap = gap(Arc::clone(&format));
+    let file = LogFile::open(&settings.directory, Arc::clone(&retention), gap)
+        .map_err(|error| folder_error(error.to_string()))?;
+    let (writer, queue) = NonBlockingBuilder::default().lossy(false).buffered_lines_limit(BUFFER).finish(file);
     let lines = Lines { format: Arc::clone(&format) };
     let to_file = tracing_subscriber::fmt::layer().event_format(lines).with_ansi(false).with_writer(writer);
     let to_terminal = std::io::stderr().is_terminal().then(|| {
@@ -118,6 +119,27 @@ fn filter(level: &str) -> Result<EnvFilter, TelemetryError> {
         .map_err(|error| TelemetryError::Level { level: level.to_owned(), reason: error.to_string() })
 }
 
+/// What says in the log that lines are missing.
+fn gap(format: Arc<Mutex<LogFormat>>) -> Box<Gap> {
+    Box::new(move |lost| {
+        let mut line = Map::new();
+        line.insert("time".to_owned(), rfc3339(SystemTime::now()).into());
+        line.insert("level".to_owned(), "WARN".into());
+        line.insert("event".to_owned(), "log".into());
+        line.insert("reason".to_owned(), "the log could not be written".into());
+        line.insert("lines_lost".to_owned(), lost.into());
+        let format = *format.lock().unwrap_or_else(PoisonError::into_inner);
+        in_format(format, line) + "\n"
+    })
+}
+
+fn in_format(format: LogFormat, line: Map<String, Json>) -> String {
+    match format {
+        LogFormat::Json => Json::Object(line).to_string(),
+        LogFormat::Text => text(&line),
+    }
+}
+
 /// How a line looks.
 struct Lines {
     format: Arc<Mutex<LogFormat>>,
@@ -133,10 +155,7 @@ where
         event.record(&mut fields);
         let line = fields.line(event);
         let format = *self.format.lock().unwrap_or_else(PoisonError::into_inner);
-        match format {
-            LogFormat::Json => writeln!(writer, "{}", Json::Object(line)),
-            LogFormat::Text => writeln!(writer, "{}", text(&line)),
-        }
+        writeln!(writer, "{}", in_format(format, line))
     }
 }
 

@@ -4,19 +4,30 @@
 //! tracing-appender's own rotation is not used: it puts the date into the current name, links `synchronization.log` to it by
 //! a path that dangles when the folder is relative, deletes a file of that name, and counts the current file as an old one
 //! when it makes room at the start.
+//!
+//! A line that the disk does not take is lost, and counted: whoever logs is not held up, and once there is space again the log says how
+//! many are missing.
 
 use std::ffi::OsString;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use sqlite_store::FileIdentity;
 
 use crate::config::Rotation;
 use crate::telemetry::rfc3339;
 
 /// The name of the current log file.
 pub(crate) const NAME: &str = "synchronization.log";
+
+/// The pause between two looks whether the file is still under its name.
+const LOOK: Duration = Duration::from_secs(1);
+
+/// Makes a line that says how many are missing.
+pub(crate) type Gap = dyn Fn(u64) -> String + Send;
 
 /// When a file is set aside, and how many stay.
 #[derive(Debug, Clone, Copy)]
@@ -33,21 +44,29 @@ pub(crate) struct LogFile {
     file: File,
     /// A time in the day or hour whose lines the file holds.
     since: SystemTime,
+    gap: Box<Gap>,
+    /// Lines that were lost since one was written.
+    lost: u64,
+    /// Whether the file ends within a line.
+    cut: bool,
+    looked: Instant,
 }
 
 impl LogFile {
     /// Opens the current file in `folder`, of which as many files stay as are to be kept, the current one included.
-    pub(crate) fn open(folder: &Path, retention: Arc<Mutex<Retention>>) -> io::Result<Self> {
-        Self::open_at(folder, retention, SystemTime::now())
+    pub(crate) fn open(folder: &Path, retention: Arc<Mutex<Retention>>, gap: Box<Gap>) -> io::Result<Self> {
+        Self::open_at(folder, retention, gap, SystemTime::now())
     }
 
-    fn open_at(folder: &Path, retention: Arc<Mutex<Retention>>, now: SystemTime) -> io::Result<Self> {
+    fn open_at(folder: &Path, retention: Arc<Mutex<Retention>>, gap: Box<Gap>, now: SystemTime) -> io::Result<Self> {
         fs::create_dir_all(folder)?;
         let file = append(folder)?;
         let found = file.metadata()?;
         // Lines of an earlier run belong to the day or hour in which the last of them was written.
         let since = if found.len() == 0 { now } else { found.modified().unwrap_or(now) };
-        let mut log = Self { folder: folder.to_owned(), retention, file, since };
+        let cut = ends_within_a_line(folder, found.len());
+        let folder = folder.to_owned();
+        let mut log = Self { folder, retention, file, since, gap, lost: 0, cut, looked: Instant::now() };
         log.rotate(now);
         log.prune();
         Ok(log)
@@ -64,12 +83,56 @@ impl LogFile {
         let renewed = self.file.flush().and_then(|()| fs::rename(self.folder.join(NAME), &aside));
         match renewed.and_then(|()| append(&self.folder)) {
             Ok(file) => {
-                self.file = file;
+                (self.file, self.cut) = (file, false);
                 self.prune();
             }
-            // The log cannot tell of itself; where standard error is gone there is nobody to tell.
-            Err(error) => drop(writeln!(io::stderr(), "sync-engine: cannot begin a new log file: {error}")),
+            Err(error) => complain(&format!("cannot begin a new log file: {error}")),
         }
+    }
+
+    /// Begins a new file if somebody has moved or removed this one, as tools do that put logs away.
+    fn follow(&mut self) {
+        if self.looked.elapsed() < LOOK {
+            return;
+        }
+        self.looked = Instant::now();
+        let path = self.folder.join(NAME);
+        let named = FileIdentity::of(&path).ok();
+        if named.is_some() && named == identity(&self.file) {
+            return;
+        }
+        match fs::create_dir_all(&self.folder).and_then(|()| append(&self.folder)) {
+            Ok(file) => (self.file, self.cut) = (file, false),
+            Err(error) => complain(&format!("cannot begin a new log file: {error}")),
+        }
+    }
+
+    /// Appends a line as a whole; before it, what tells of lines that are missing.
+    fn append_line(&mut self, line: &[u8]) -> io::Result<()> {
+        if self.cut {
+            self.append_bytes(b"\n")?;
+        }
+        if self.lost > 0 {
+            let gap = (self.gap)(self.lost);
+            self.append_bytes(gap.as_bytes())?;
+            self.lost = 0;
+        }
+        self.append_bytes(line)
+    }
+
+    fn append_bytes(&mut self, mut bytes: &[u8]) -> io::Result<()> {
+        while !bytes.is_empty() {
+            match self.file.write(bytes) {
+                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+                Ok(written) => {
+                    self.cut = bytes[written - 1] != b'\n';
+                    bytes = &bytes[written..];
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
     }
 
     fn retention(&self) -> Retention {
@@ -131,6 +194,25 @@ fn is_aside(name: &OsString) -> bool {
     dated && number.bytes().all(|byte| byte.is_ascii_digit())
 }
 
+/// The log cannot tell of itself; where standard error is gone there is nobody to tell.
+fn complain(what: &str) {
+    drop(writeln!(io::stderr(), "sync-engine: {what}"));
+}
+
+fn identity(file: &File) -> Option<FileIdentity> {
+    use std::os::unix::fs::MetadataExt as _;
+    file.metadata().ok().map(|found| FileIdentity { device: found.dev(), inode: found.ino() })
+}
+
+/// Whether an earlier run was cut off in the middle of a line.
+fn ends_within_a_line(folder: &Path, length: u64) -> bool {
+    use std::os::unix::fs::FileExt as _;
+    let mut last = [b'\n'];
+    // What cannot be read is taken to be in order.
+    let read = length.checked_sub(1).map(|place| File::open(folder.join(NAME))?.read_at(&mut last, place));
+    read.is_some_and(|read| read.is_ok()) && last != [b'\n']
+}
+
 fn append(folder: &Path) -> io::Result<File> {
     OpenOptions::new().append(true).create(true).open(folder.join(NAME))
 }
@@ -138,7 +220,14 @@ fn append(folder: &Path) -> io::Result<File> {
 impl Write for LogFile {
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
         self.rotate(SystemTime::now());
-        self.file.write(line)
+        self.follow();
+        if let Err(error) = self.append_line(line) {
+            if self.lost == 0 {
+                complain(&format!("lines of the log are lost until it can be written again: {error}"));
+            }
+            self.lost += 1;
+        }
+        Ok(line.len())
     }
 
     fn flush(&mut self) -> io::Result<()> {
@@ -164,7 +253,11 @@ mod tests {
     }
 
     fn open(folder: &Path, rotation: Rotation, keep: usize, now: SystemTime) -> std::io::Result<LogFile> {
-        LogFile::open_at(folder, Arc::new(Mutex::new(Retention { rotation, keep })), now)
+        LogFile::open_at(folder, Arc::new(Mutex::new(Retention { rotation, keep })), Box::new(gap), now)
+    }
+
+    fn gap(lost: u64) -> String {
+        format!("({lost} lost)\n")
     }
 
     fn write(log: &mut LogFile, now: SystemTime, line: &str) {
@@ -211,7 +304,7 @@ mod tests {
     fn another_rotation_counts_from_the_next_line_on() {
         let folder = tempfile::tempdir().unwrap();
         let retention = Arc::new(Mutex::new(Retention { rotation: Rotation::Never, keep: 14 }));
-        let mut log = LogFile::open_at(folder.path(), Arc::clone(&retention), hour(0)).unwrap();
+        let mut log = LogFile::open_at(folder.path(), Arc::clone(&retention), Box::new(gap), hour(0)).unwrap();
         write(&mut log, hour(30), "a");
         retention.lock().unwrap().rotation = Rotation::Hourly;
         write(&mut log, hour(31), "b");
@@ -267,5 +360,20 @@ mod tests {
         write(&mut log, hour(0), "a");
         write(&mut log, hour(24), "b");
         assert_eq!(files(folder.path()), expected(&[("", "b"), (".2026-11-23", "before"), (".2026-11-23.001", "a")]));
+    }
+
+    #[test]
+    fn a_line_that_was_cut_off_does_not_spoil_the_next_and_what_is_missing_is_told() {
+        let folder = tempfile::tempdir().unwrap();
+        fs::write(folder.path().join(NAME), "whole\nhal").unwrap();
+        let mut log = open(folder.path(), Rotation::Never, 14, hour(0)).unwrap();
+        log.write_all(b"next\n").unwrap();
+        // Nothing can be written through this.
+        let works = std::mem::replace(&mut log.file, fs::File::open(folder.path().join(NAME)).unwrap());
+        log.write_all(b"lost\n").unwrap();
+        log.write_all(b"lost too\n").unwrap();
+        log.file = works;
+        log.write_all(b"last\n").unwrap();
+        assert_eq!(files(folder.path()), expected(&[("", "whole\nhal\nnext\n(2 lost)\nlast\n")]));
     }
 }
