@@ -1,6 +1,7 @@
 //! `sync-engine restore`: puts a backup in the place of a database that nobody has open.
 
 use std::io::Write as _;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Instant, SystemTime};
@@ -98,6 +99,20 @@ fn warn_of_source(folder: &Folder, subject: &Subject) {
     }
 }
 
+/// A file that was not there before belongs to whoever restored it, which may be root.
+fn warn_of_owner(database: &Path) {
+    let owner = |path: &Path| std::fs::metadata(path).map(|found| found.uid()).ok();
+    if let (Some(user), Some(other)) = (owner(database), database.parent().and_then(owner))
+        && user != other
+        && user == 0
+    {
+        remark(&format!(
+            "{} belongs to root, its folder to user {other}: see that the daemon and the application may write it",
+            database.display()
+        ));
+    }
+}
+
 fn report(json: bool, subject: &Subject, backup: &Path, restored: &Restored, seconds: f64) {
     let Restored { database, bytes, kept, attached, unseen } = restored;
     if json {
@@ -121,6 +136,7 @@ fn report(json: bool, subject: &Subject, backup: &Path, restored: &Restored, sec
             say("  it takes a new origin when the daemon runs again, and peers give back what it lacks");
         }
     }
+    warn_of_owner(database);
     if *unseen > 0 {
         remark(&format!(
             "{unseen} processes of other users could not be looked at; none of them has a lock on the file"

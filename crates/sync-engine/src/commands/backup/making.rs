@@ -12,7 +12,7 @@ use sync_engine::config::Settings;
 
 use super::folder::{Folder, Stored, Taken};
 use super::name::Moment;
-use super::subject::{Subject, absolute};
+use super::subject::{Subject, absolute, not_configured};
 use super::told::{outside, told};
 use super::{root, size};
 use crate::cli::Backup;
@@ -41,7 +41,7 @@ pub(super) fn run(arguments: &Backup, settings: &Settings) -> anyhow::Result<Exi
     };
     for subject in Subject::all(&arguments.databases, settings)? {
         let name = subject.name.clone();
-        match make(subject, &root, keep) {
+        match make(subject, &root, keep, settings) {
             Ok((made, pruned)) => {
                 if arguments.json {
                     reports.push(made.json())
@@ -62,9 +62,12 @@ pub(super) fn run(arguments: &Backup, settings: &Settings) -> anyhow::Result<Exi
 }
 
 /// Makes one. What is wrong with older ones that were to be removed is told apart: the backup is there all the same.
-fn make(subject: Subject, root: &Path, keep: usize) -> anyhow::Result<(Made, anyhow::Result<()>)> {
+fn make(subject: Subject, root: &Path, keep: usize, settings: &Settings) -> anyhow::Result<(Made, anyhow::Result<()>)> {
     let path = absolute(&subject.path);
-    let found = std::fs::metadata(&path).map_err(outside("find", &path))?;
+    let found = std::fs::metadata(&path).map_err(outside("find", &path));
+    let is_configured = settings.databases.iter().any(|database| database.path == subject.path);
+    let is_word = !is_configured && subject.path.components().count() == 1;
+    let found = if is_word { found.with_context(|| not_configured(&subject, settings))? } else { found? };
     if !found.is_file() {
         bail!("{} is no file", path.display());
     }

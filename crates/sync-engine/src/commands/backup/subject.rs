@@ -50,6 +50,13 @@ impl Subject {
     }
 }
 
+/// Why a word that is no file may have been meant for a name.
+pub(super) fn not_configured(subject: &Subject, settings: &Settings) -> String {
+    let names: Vec<&str> = settings.databases.iter().map(|database| database.name.as_str()).collect();
+    let has = if names.is_empty() { "none".to_owned() } else { names.join(", ") };
+    format!("there is no file {}, and no such database in the configuration, which has: {has}", subject.path.display())
+}
+
 /// The same file under several spellings of one path is one file.
 fn is_same(one: &Path, other: &Path) -> bool {
     absolute(one) == absolute(other)
