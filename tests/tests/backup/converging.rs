@@ -19,6 +19,8 @@ fn bodies(file: &Path) -> Result<String> {
 /// Two nodes in step, with three rows.
 fn in_step(scene: &Scene, journal: &str) -> Result<Cluster> {
     let mut cluster = Cluster::new(scene, "notes", 2, Topology::Mesh)?;
+    // Deletions are forgotten soon.
+    cluster.nodes.iter_mut().for_each(|node| node.setting("upkeep_interval = \"50ms\""));
     cluster.create(&format!("PRAGMA journal_mode = {journal}; {SCHEMA}"))?;
     cluster.start()?;
     shell(cluster.file(0), "INSERT INTO note VALUES (1, 'one'), (2, 'two'), (3, 'three')")?;
@@ -29,6 +31,16 @@ fn in_step(scene: &Scene, journal: &str) -> Result<Cluster> {
 fn restore(scene: &Scene, database: &Path, backup: &Path) -> Result<String> {
     let (database, backup) = (database.display().to_string(), backup.display().to_string());
     run(scene, &["restore", &database, &backup])?.success()
+}
+
+/// Awaits that nobody remembers a deletion.
+fn forgotten(scene: &Scene, cluster: &Cluster) -> Result {
+    scene.eventually("the deletions are forgotten", || {
+        for file in cluster.files() {
+            check_equal!(query_text(file, "SELECT count(*) FROM _sync_clock_note WHERE flags & 2")?, "0");
+        }
+        Ok(())
+    })
 }
 
 fn no_conflicts(cluster: &Cluster) -> Result {
@@ -133,6 +145,7 @@ fn a_backup_is_restored_while_peers_are_away_and_on_another_node() {
         let backup = back_up(scene, cluster.file(1))?;
         shell(cluster.file(1), "DELETE FROM note WHERE id = 1; INSERT INTO note VALUES (4, 'four')")?;
         cluster.settled()?;
+        forgotten(scene, &cluster)?;
         cluster.stop()?;
         restore(scene, cluster.file(0), &backup)?;
         let mut third = Node::new(scene, "c")?;
@@ -278,4 +291,56 @@ fn what_a_counter_counted_when_the_copy_was_made_is_not_counted_twice() {
         );
         Ok(())
     });
+}
+
+/// Once all nodes know of a deletion nobody remembers it: a backup from before it brings nothing back all the same. On both sides rows are
+/// written before the restored node meets its peers.
+fn what_nobody_remembers(nodes: usize, state_is_lost: bool) {
+    scenario(|scene| {
+        let mut cluster = Cluster::new(scene, "notes", nodes, Topology::Mesh)?;
+        cluster.nodes.iter_mut().for_each(|node| node.setting("upkeep_interval = \"50ms\""));
+        cluster.create(SCHEMA)?;
+        // Rows that nothing was written to since, and rows that have a history.
+        shell(cluster.file(0), "INSERT INTO note SELECT value, 'baseline' FROM generate_series(1, 20)")?;
+        cluster.start()?;
+        cluster.settled()?;
+        shell(cluster.file(0), "INSERT INTO note SELECT value, 'row' FROM generate_series(21, 100)")?;
+        shell(cluster.file(1), "INSERT INTO note SELECT value, 'row' FROM generate_series(101, 150)")?;
+        cluster.settled()?;
+        let backup = back_up(scene, cluster.file(0))?;
+        shell(cluster.file(0), "DELETE FROM note WHERE id % 3 = 0; UPDATE note SET body = 'new' WHERE id % 7 = 1")?;
+        cluster.settled()?;
+        shell(cluster.file(1), "DELETE FROM note WHERE id % 5 = 0")?;
+        let before = cluster.settled()?;
+        forgotten(scene, &cluster)?;
+        cluster.nodes[0].stop()?;
+        if state_is_lost {
+            std::fs::remove_dir_all(cluster.nodes[0].path("state"))?;
+        }
+        restore(scene, cluster.file(0), &backup)?;
+        check_equal!(query_text(cluster.file(0), "SELECT count(*) FROM note")?, "150");
+        shell(cluster.file(0), "INSERT INTO note VALUES (1000, 'here')")?;
+        shell(cluster.file(1), "INSERT INTO note VALUES (1001, 'there')")?;
+        cluster.start()?;
+        let after = cluster.settled()?;
+        check_equal!(after.count("note"), before.count("note") + 2);
+        let differing: Vec<String> = system_tests::differences(&before, &after);
+        check!(differing.iter().all(|line| line.contains("100")), "{differing:?}");
+        no_conflicts(&cluster)
+    });
+}
+
+#[test]
+fn deletions_that_nobody_remembers_are_not_undone_between_two_nodes() {
+    what_nobody_remembers(2, false);
+}
+
+#[test]
+fn deletions_that_nobody_remembers_are_not_undone_between_three_nodes() {
+    what_nobody_remembers(3, false);
+}
+
+#[test]
+fn deletions_that_nobody_remembers_are_not_undone_where_the_state_folder_is_lost() {
+    what_nobody_remembers(2, true);
 }
