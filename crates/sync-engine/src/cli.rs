@@ -1,7 +1,7 @@
 //! The command line.
 
-mod tls;
 mod backup;
+mod tls;
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -10,8 +10,8 @@ use std::time::SystemTime;
 use clap::{Args, Parser, Subcommand};
 use sync_engine::conflicts;
 
-pub(crate) use tls::{Tls, TlsCa, TlsNode};
 pub(crate) use backup::{Backup, Restore, Root};
+pub(crate) use tls::{Tls, TlsCa, TlsNode};
 
 /// Keeps SQLite files on several machines at the same rows, while unmodified applications write them.
 #[derive(Debug, Parser)]
