@@ -110,6 +110,11 @@ pub fn install_temp_copies(
     Ok(triggers)
 }
 
+/// A trigger of the file as a TEMP one of another name; none where its text cannot be read.
+pub(crate) fn temp_copy(sql: &str, name: &str, table: &str) -> Option<String> {
+    TriggerText::parse(sql).map(|text| text.as_temp(name, table))
+}
+
 fn copy_name(place: usize) -> String {
     format!("_sync_copy_{}", place + 1)
 }

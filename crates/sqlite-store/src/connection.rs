@@ -27,8 +27,13 @@ const SOFT_HEAP_LIMIT: usize = 48 << 20;
 /// [`StoreError::Open`] if the file is missing, inaccessible or no database; [`StoreError::Setting`] if SQLite does not
 /// take a setting. Nothing is changed either way.
 pub fn open(path: &Path) -> Result<Connection, StoreError> {
+    open_with(path, OpenFlags::empty())
+}
+
+/// The same with more flags.
+pub(crate) fn open_with(path: &Path, more: OpenFlags) -> Result<Connection, StoreError> {
     let open = |source| StoreError::Open { path: path.to_owned(), source };
-    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX | more;
     let conn = Connection::open_with_flags(path, flags).map_err(open)?;
     conn.busy_timeout(BUSY_TIMEOUT)?;
     conn.query_row(&format!("PRAGMA soft_heap_limit = {SOFT_HEAP_LIMIT}"), [], |_| Ok(()))?;

@@ -115,7 +115,7 @@ fn name_of(found: &Result<Table, Unsynced>) -> &str {
     found.as_ref().map_or_else(|unsynced| &unsynced.table, |table| &table.name)
 }
 
-fn read_only(path: &Path) -> Result<Connection, StoreError> {
+pub(crate) fn read_only(path: &Path) -> Result<Connection, StoreError> {
     let open = |source| StoreError::Open { path: path.to_owned(), source };
     let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let conn = Connection::open_with_flags(path, flags).map_err(open)?;

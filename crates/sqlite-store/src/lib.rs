@@ -9,6 +9,7 @@ pub mod connection;
 pub mod detach;
 pub mod error;
 pub mod file_comparison;
+pub mod file_merge;
 pub mod foreign_keys;
 pub mod json;
 pub mod key_ranges;

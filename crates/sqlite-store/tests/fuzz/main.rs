@@ -7,6 +7,7 @@
 
 mod choices;
 mod damaged;
+mod file_merge;
 mod generated_schema;
 mod generated_writes;
 mod names_and_values;
