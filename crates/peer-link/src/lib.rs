@@ -6,6 +6,7 @@
 mod backoff;
 mod dial;
 mod error;
+mod in_process;
 mod link;
 mod metered;
 mod pump;
@@ -16,6 +17,7 @@ mod upgrade;
 pub use backoff::Backoff;
 pub use dial::{Credentials, check_url, dial, tls_reason};
 pub use error::{DialError, LinkLost, UpgradeError};
+pub use in_process::{End, in_process};
 pub use link::{Direction, Frame, Link, LinkOptions, LinkReceiver, LinkSender, Traffic, over};
 pub use tls::{Identity, TlsClient, TlsError, TlsServer};
 pub use transport::Transport;

@@ -51,6 +51,8 @@ pub enum ApplyOutcome {
 pub struct Applied {
     /// Rows whose content changed.
     pub rows: usize,
+    /// What became of them.
+    pub written: RowCounts,
     /// Rows that were staged, to be merged when the rest of their catch-up is here.
     pub staged: usize,
     /// Conflicts that were decided and recorded.
@@ -65,10 +67,41 @@ impl Applied {
     /// Adds what another transaction of the same batch did.
     pub(crate) fn add(&mut self, other: Self) {
         self.rows += other.rows;
+        self.written.add(other.written);
         self.staged += other.staged;
         self.conflicts.extend(other.conflicts);
         self.parked.extend(other.parked);
         self.started_over |= other.started_over;
+    }
+}
+
+/// Rows that changes of peers wrote.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct RowCounts {
+    /// Rows that appeared.
+    pub inserted: u64,
+    /// Rows of which columns changed.
+    pub updated: u64,
+    /// Rows that went.
+    pub deleted: u64,
+}
+
+impl RowCounts {
+    /// Adds others.
+    pub fn add(&mut self, other: Self) {
+        self.inserted += other.inserted;
+        self.updated += other.updated;
+        self.deleted += other.deleted;
+    }
+
+    /// Counts one row by what it was and what it is.
+    pub(crate) const fn count(&mut self, was_there: bool, is_there: bool) {
+        match (was_there, is_there) {
+            (false, true) => self.inserted += 1,
+            (true, true) => self.updated += 1,
+            (true, false) => self.deleted += 1,
+            (false, false) => {}
+        }
     }
 }
 

@@ -36,6 +36,7 @@ use records::Pruning;
 use tombstones::Tombstones;
 
 use crate::app_triggers::AppTrigger;
+use crate::apply::RowCounts;
 use crate::baseline::Publishing;
 use crate::capture::{Captured, capture, has_log};
 use crate::connection;
@@ -130,6 +131,8 @@ pub(crate) struct Attachment {
     last_progress: Instant,
     /// Rows staged of the catch-up that comes in.
     staged: u64,
+    /// What peers' changes wrote since it was last asked for.
+    written: RowCounts,
 }
 
 impl Attachment {
@@ -289,6 +292,11 @@ impl Attachment {
     /// What happened and is still to be told.
     pub(crate) fn take_events(&mut self) -> Vec<DatabaseEvent> {
         std::mem::take(&mut self.events)
+    }
+
+    /// What peers' changes wrote since this was last asked.
+    pub(crate) fn take_written(&mut self) -> RowCounts {
+        std::mem::take(&mut self.written)
     }
 
     /// Whether the replica may not be what the file holds.

@@ -54,7 +54,7 @@ mod watch;
 mod worker;
 mod write_lock;
 
-pub use apply::{Applied, ApplyOutcome, Held, HeldKind};
+pub use apply::{Applied, ApplyOutcome, Held, HeldKind, RowCounts};
 pub use attached::new_origin;
 pub use batch_read::BatchLimits;
 pub use conflict_record::ConflictNote;

@@ -197,6 +197,7 @@ fn put_back(work: &mut Work<'_>, probe: &mut Probe, write: RowWrite, place: &Vac
             Decided { kind, decision: Decision::RemoteApplied, columns: Vec::new(), policy: POLICY.to_owned() };
         record(work, index, key, Some(image), &incoming, &decided)?;
         delete(work.conn, &work.replica.tables[index], key)?;
+        work.applied.written.deleted += 1;
         displace(work.conn, work.replica, index, key, &image.clock, work.rules.now)?;
     }
     for rowid in nameless {

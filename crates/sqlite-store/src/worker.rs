@@ -396,12 +396,14 @@ impl Worker {
     }
 
     /// Makes the newest state known, if it is new.
-    fn announce(&self) {
+    fn announce(&mut self) {
         let old = self.state.borrow().clone();
-        let state = match &self.attachment {
+        let written = self.attachment.as_mut().map(Attachment::take_written).unwrap_or_default();
+        let mut state = match &self.attachment {
             Some(attachment) => attachment.state(&old, self.phase.clone()),
             None => DatabaseState { phase: self.phase.clone(), ..DatabaseState::clone(&old) },
         };
+        state.written.add(written);
         if !state.says_the_same_as(&old) {
             self.state.send_replace(Arc::new(state));
         }

@@ -2,6 +2,8 @@
 
 mod backup;
 mod tls;
+mod pair;
+mod sync;
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -12,6 +14,8 @@ use sync_engine::conflicts;
 
 pub(crate) use backup::{Backup, Restore, Root};
 pub(crate) use tls::{Tls, TlsCa, TlsNode};
+pub(crate) use pair::Pair;
+pub(crate) use sync::Sync;
 
 /// Keeps SQLite files on several machines at the same rows, while unmodified applications write them.
 #[derive(Debug, Parser)]
@@ -54,6 +58,22 @@ pub(crate) enum Command {
                       Example:\n  sync-engine forget old-laptop"
     )]
     Forget(Forget),
+    /// Keep pairs of files on this machine in step, without any network
+    #[command(
+        after_help = "The files stay attached between runs, which is how deletions are seen; sync-engine detach takes all of it out again. \
+                      Of rows that differ before two files have met, those of the first stand, unless a timestamp column tells; what is \
+                      discarded is kept and told.\n\nExit code 1 if a pair had errors; the others go on.\n\n\
+                      Examples:\n  sync-engine pair --once shop.db:/media/stick/shop.db      for cron\n  \
+                      sync-engine pair --interval 0.5 a.db:b.db a.db:c.db"
+    )]
+    #[command(hide = true)] Pair(Pair),
+    /// Merge one file into another, or make it equal, in one pass; neither need be attached
+    #[command(
+        after_help = "All of it is one transaction. Exit code 1 if TARGET does not take a row or rows lack their parents now; with --mirror \
+                      where verify would still find a difference.\n\n\
+                      Examples:\n  sync-engine sync --dry-run shop.db copy.db\n  sync-engine sync --mirror shop.db copy.db"
+    )]
+    Sync(Sync),
     /// Compare two files, or a database with a peer's, and list what differs
     #[command(
         after_help = "Exit code 1 if anything differs. With --peer the running daemon and the peer are asked; both go on syncing, and \

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
-use sqlite_store::TableNames;
+use sqlite_store::{RowCounts, TableNames};
 use sqlite_store::app_triggers::AppTrigger;
 use sqlite_store::foreign_keys::{Orphan, Orphans};
 use sqlite_store::warning::Warning;
@@ -71,8 +71,29 @@ pub struct DatabaseStatus {
     /// Deletions that are still remembered.
     #[serde(default)]
     pub tombstones: Tombstones,
+    /// What changes of peers have written here since the engine was started.
+    #[serde(default)]
+    pub written: WrittenRows,
     /// What stands in the way.
     pub errors: Vec<String>,
+}
+
+/// Rows that changes of peers wrote.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WrittenRows {
+    /// Rows that appeared.
+    pub inserted: u64,
+    /// Rows of which columns changed.
+    pub updated: u64,
+    /// Rows that went.
+    pub deleted: u64,
+}
+
+impl From<RowCounts> for WrittenRows {
+    fn from(rows: RowCounts) -> Self {
+        let RowCounts { inserted, updated, deleted } = rows;
+        Self { inserted, updated, deleted }
+    }
 }
 
 /// Deletions that are remembered until all nodes know of them.

@@ -38,6 +38,7 @@ impl Work<'_> {
         if old == decision.values && refused.is_none() {
             return Ok(());
         }
+        self.applied.written.count(old.is_some(), decision.values.is_some());
         let mut write = RowWrite { table: index, key: key.to_vec(), old, new: decision.values, clock: decision.clock };
         if let Some(place) = refused {
             // What is in the table is older than what this row was merged with.

@@ -59,6 +59,7 @@ impl Work<'_> {
             table.high.raise(row.clock.row.dot.origin, row.clock.row.dot.sequence);
         }
         self.applied.rows += rows.len();
+        self.applied.written.inserted += rows.len() as u64;
         self.replica.touched.insert(table.table.number);
         Ok(true)
     }

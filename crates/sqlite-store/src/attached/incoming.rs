@@ -180,8 +180,9 @@ impl Attachment {
             Ok(ApplyOutcome::Applied(applied)) => Some(applied),
             _ => None,
         };
-        if applied.is_some_and(|applied| applied.rows > 0) {
+        if let Some(applied) = applied.filter(|applied| applied.rows > 0) {
             self.foreign_keys.note_written();
+            self.written.add(applied.written);
         }
         self.note_conflicts(applied.map_or(&[], |applied| applied.conflicts.as_slice()));
         if let Some(observer) = observer {

@@ -13,6 +13,7 @@ use super::records::Pruning;
 use super::tombstones::Tombstones;
 use super::{Attachment, settling, told, transaction};
 use crate::app_triggers;
+use crate::apply::RowCounts;
 use crate::attach::{self, Attached};
 use crate::baseline::Publishing;
 use crate::conflicts::closing::count_open;
@@ -120,6 +121,7 @@ impl Attachment {
             lifts,
             last_progress: Instant::now(),
             staged: 0,
+            written: RowCounts::default(),
         })
     }
 

@@ -45,6 +45,7 @@ impl Attachment {
             tombstones: self.tombstones.kept().0,
             tombstones_wait_for: Arc::clone(self.tombstones.kept().1),
             backlog: if self.more { self.log_length() } else { 0 },
+            written: old.written,
         }
     }
 

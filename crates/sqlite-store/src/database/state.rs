@@ -6,6 +6,7 @@ use std::sync::Arc;
 use replication::{DotSet, KnownNodes, NodeSchemas, Origin, Selection, Timestamp, VersionVector};
 
 use crate::app_triggers::AppTrigger;
+use crate::apply::RowCounts;
 use crate::foreign_keys::Orphans;
 use crate::schema::{Schema, Table, Unsynced};
 use crate::warning::Warning;
@@ -92,6 +93,8 @@ pub struct DatabaseState {
     pub tombstones_wait_for: Arc<BTreeSet<String>>,
     /// Log rows that wait for capture, as of the last look.
     pub backlog: u64,
+    /// What changes of peers have written since the database was started.
+    pub written: RowCounts,
 }
 
 /// What a synced table is called, here and on the wire.
@@ -147,6 +150,7 @@ impl DatabaseState {
             && self.selection == other.selection
             && self.excluded_columns == other.excluded_columns
             && self.backlog == other.backlog
+            && self.written == other.written
             && self.nodes == other.nodes
             && self.retired == other.retired
             && Arc::ptr_eq(&self.schemas, &other.schemas)

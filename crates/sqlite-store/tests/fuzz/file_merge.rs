@@ -48,7 +48,7 @@ fn logged(path: &Path) -> i64 {
     conn.query_row("SELECT count(*) FROM _sync_log WHERE op <> 4", [], |row| row.get(0)).unwrap()
 }
 
-/// What is refused, where a generated column or an index has to do with what only the file as a whole decides.
+/// Whether a row of SOURCE was not taken over.
 fn refuses(merge: &FileMerge) -> bool {
     merge.tables.iter().any(|table| table.refused > 0 || table.conflict_skips > 0)
 }
@@ -90,11 +90,11 @@ fn mirrored(source: &Path, target: &Path, attached: bool, told: &str) {
         assert!(logged(target) > before, "what is written is captured\n{told}");
     }
     let found = compare_files(source, target, 10).unwrap();
-    // Rows of the copy that have no name stay there, and may hold unique values.
-    let nameless = done.tables.iter().any(|table| table.nameless[1] > 0);
+    // Rows of the copy that have no name stay there, and may hold unique values. What a trigger does besides may be refused.
+    let in_the_way = done.tables.iter().any(|table| table.nameless[1] > 0) || told.contains("CREATE TRIGGER");
     for table in &found.tables {
         let left = table.only_first + table.only_second + table.differ;
-        assert!(left == 0 || (nameless && refuses(&done)), "{table:?}\n{done:?}\n{told}");
+        assert!(left == 0 || (in_the_way && refuses(&done)), "{table:?}\n{done:?}\n{told}");
     }
     let again = pass(source, target, &options);
     assert_eq!(changes(&again), 0, "a second pass does nothing\n{told}");

@@ -15,6 +15,7 @@ mod run;
 mod signals;
 mod status;
 mod tls;
+mod sync;
 mod verify;
 
 use std::collections::BTreeMap;
@@ -28,6 +29,8 @@ use crate::cli::Command;
 
 /// The answer is no: not healthy, not reachable.
 const NO: u8 = 1;
+/// The command line is wrong, as clap has it.
+const USAGE: u8 = 2;
 /// Input or output failed (`EX_IOERR` of sysexits.h).
 const IO: u8 = 74;
 /// The configuration is wrong (`EX_CONFIG`).
@@ -43,6 +46,8 @@ pub(crate) fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Migrate(arguments) => asynchronously(migrate::run(arguments)),
         Command::Status(arguments) => status::run(&arguments),
         Command::Forget(arguments) => forget::run(&arguments),
+        Command::Pair(_) => Ok(ExitCode::SUCCESS),
+        Command::Sync(arguments) => sync::run(&arguments),
         Command::Verify(arguments) => verify::run(&arguments),
         Command::Conflicts(command) => conflicts::run(&command),
         Command::Tls(command) => tls::run(&command),
@@ -52,6 +57,11 @@ pub(crate) fn run(command: Command) -> anyhow::Result<ExitCode> {
     }
 }
 
+/// The command line cannot be followed; in words.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+struct Usage(String);
+
 fn asynchronously<T>(work: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
     tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(work)
 }
@@ -59,6 +69,9 @@ fn asynchronously<T>(work: impl Future<Output = anyhow::Result<T>>) -> anyhow::R
 /// The exit code that an error stands for.
 pub(crate) fn exit_code(error: &anyhow::Error) -> ExitCode {
     for cause in error.chain() {
+        if cause.is::<Usage>() {
+            return USAGE.into();
+        }
         if cause.is::<ConfigErrors>() {
             return CONFIG.into();
         }

@@ -125,6 +125,14 @@ pub struct LogSettings {
     pub hook: Vec<String>,
 }
 
+impl LogSettings {
+    /// A log in this folder, and defaults for all else.
+    pub fn in_folder(directory: impl Into<PathBuf>) -> Self {
+        let (level, format, rotation) = ("info".to_owned(), LogFormat::Text, Rotation::Daily);
+        Self { directory: directory.into(), level, format, rotation, keep: 14, hook: Vec::new() }
+    }
+}
+
 /// How a line of the log looks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LogFormat {

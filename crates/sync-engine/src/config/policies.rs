@@ -64,8 +64,39 @@ impl Policy {
         }
     }
 
+    /// The policy of this name for a database: `priority` are the nodes of `origin-priority`, the strongest first, and the default goes by
+    /// a timestamp column where one is named.
+    ///
+    /// # Errors
+    /// There is no such policy, it is one of columns, or it reads no timestamp column; in words.
+    pub fn of_database(name: &str, priority: &[String], timestamp_column: Option<&str>) -> Result<Self, String> {
+        let policy = match name {
+            "last-write-wins" => match timestamp_column {
+                Some(column) => return Ok(Self::TimestampColumn(column.to_owned())),
+                None => Self::LastWriteWins,
+            },
+            "first-write-wins" => Self::FirstWriteWins,
+            "origin-priority" => Self::OriginPriority(priority.to_vec()),
+            "max" => Self::Max,
+            "min" => Self::Min,
+            "union" => Self::Union,
+            "counter" | "sql" => return Err(format!("{name:?} is a policy of single columns")),
+            other => {
+                let rows = NAMES.into_iter().filter(|name| !matches!(*name, "counter" | "sql"));
+                return Err(match nearest(rows.clone(), other) {
+                    Some(near) => format!("there is no policy {other:?}; did you mean {near:?}?"),
+                    None => format!("there is no policy {other:?}; there are {}", rows.collect::<Vec<_>>().join(", ")),
+                });
+            }
+        };
+        match timestamp_column {
+            Some(_) => Err(format!("a timestamp column is read by last-write-wins only, not by {name}")),
+            None => Ok(policy),
+        }
+    }
+
     /// The policy for a database or table, whose configuration has no policies that are for columns only.
-    pub(crate) fn policy(&self) -> Arc<dyn ConflictPolicy> {
+    pub fn policy(&self) -> Arc<dyn ConflictPolicy> {
         match self {
             Self::TimestampColumn(column) => Arc::new(TimestampColumn::new(column)),
             Self::FirstWriteWins => Arc::new(FirstWriteWins),

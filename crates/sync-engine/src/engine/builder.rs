@@ -189,6 +189,14 @@ impl SyncEngineBuilder {
         self
     }
 
+    /// The same without single rows, but where the log has them: rows that are new need not go one by one then. Takes the place of
+    /// [`log_hook`](Self::log_hook).
+    #[must_use]
+    pub fn event_hook(mut self, hook: impl Fn(&Event) + Send + Sync + 'static) -> Self {
+        self.events = EventSink::with_event_hook(Arc::new(hook));
+        self
+    }
+
     /// Runs a program for every event of the log, with the event as one line of JSON on its standard input. One that fails or
     /// takes longer than ten seconds is told as `log_hook_error` and never holds up sync. Takes the place of
     /// [`log_hook`](Self::log_hook).

@@ -105,6 +105,13 @@ impl Database {
         self
     }
 
+    /// Who decides conflicts, as a configuration says it.
+    #[must_use]
+    pub fn configured_policy(mut self, policy: &Policy) -> Self {
+        self.policy = policy.policy();
+        self
+    }
+
     /// Who decides the conflicts of one table.
     #[must_use]
     pub fn table(mut self, table: impl Into<String>, policy: impl ConflictPolicy + 'static) -> Self {

@@ -8,6 +8,7 @@ mod database_events;
 mod databases;
 mod gate;
 mod http;
+mod linking;
 mod membership;
 mod nodes;
 mod peering;
@@ -19,6 +20,7 @@ mod session_driver;
 mod session_events;
 mod shared;
 mod source;
+mod verifier;
 mod verify_routes;
 
 use std::net::SocketAddr;
@@ -32,6 +34,7 @@ use tokio_util::sync::CancellationToken;
 pub use builder::SyncEngineBuilder;
 pub use database::Database;
 pub use reconfigure::Reconfigured;
+pub use verifier::{Verifier, VerifyError};
 
 use crate::change_event::{ApplyCallback, ApplyDecision, ChangeEvent};
 use crate::conflicts::{ConflictError, ConflictFilter, ConflictRecord};
@@ -175,6 +178,26 @@ impl SyncEngine {
             self.shared.tracker.spawn(peering::keep_dialing(Arc::clone(&self.shared), dialing));
         }
         Ok(())
+    }
+
+    /// Keeps a session with another engine of this process until either stops: what the two have in common is kept in step without any
+    /// network. To be called on one of the two, once.
+    ///
+    /// Returns at once; [`SyncEngine::status`] and the log tell when they have met.
+    ///
+    /// # Errors
+    /// One of the two is stopped.
+    pub fn link(&self, other: &Self) -> Result<(), EngineError> {
+        if self.shared.stop.is_cancelled() || other.shared.stop.is_cancelled() {
+            return Err(EngineError::Stopped);
+        }
+        linking::link(&self.shared, &other.shared);
+        Ok(())
+    }
+
+    /// Somebody to ask what a database of this engine holds, and what it knows.
+    pub fn verifier(&self, database: impl Into<String>) -> Verifier {
+        Verifier::new(Arc::clone(&self.shared), database.into())
     }
 
     /// Ends the sessions with the peer at `url` that [`SyncEngine::open_websocket`] or [`SyncEngine::connect`] opened, and does not

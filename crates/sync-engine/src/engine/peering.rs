@@ -17,8 +17,8 @@ use crate::event::{Event, EventName};
 use crate::status::PeerStatus;
 
 /// The first and the longest pause between tries to reach a peer.
-const FIRST_RETRY: Duration = Duration::from_millis(200);
-const LONGEST_RETRY: Duration = Duration::from_secs(30);
+pub(crate) const FIRST_RETRY: Duration = Duration::from_millis(200);
+pub(crate) const LONGEST_RETRY: Duration = Duration::from_secs(30);
 
 /// A session that lasted this long was a success: the next try comes quickly again. Long enough that a peer which takes the
 /// link and drops it again is not asked without a pause.
@@ -124,7 +124,7 @@ fn tell_not_let_in(shared: &Shared, url: &str, error: &DialError) {
 }
 
 /// One line for each new reason, and one a minute while it lasts.
-fn tell_retry(shared: &Shared, url: &str, reason: &str, pause: Duration) {
+pub(crate) fn tell_retry(shared: &Shared, url: &str, reason: &str, pause: Duration) {
     if !shared.told.is_news(&format!("{url} {reason}")) {
         return;
     }
@@ -178,7 +178,7 @@ pub(crate) async fn accept_peer(shared: Arc<Shared>, pending: Pending, address: 
     }
 }
 
-async fn converse(
+pub(crate) async fn converse(
     shared: &Arc<Shared>,
     link: Link,
     callback: Option<Arc<ApplyCallback>>,
@@ -202,6 +202,6 @@ async fn converse(
     (node, end)
 }
 
-fn set(status: &Mutex<PeerStatus>, change: impl FnOnce(&mut PeerStatus)) {
+pub(crate) fn set(status: &Mutex<PeerStatus>, change: impl FnOnce(&mut PeerStatus)) {
     change(&mut status.lock().unwrap_or_else(PoisonError::into_inner));
 }

@@ -218,6 +218,7 @@ fn database_status(name: &str, path: &std::path::Path, state: &DatabaseState) ->
             kept: state.tombstones,
             waiting_for: state.tombstones_wait_for.iter().cloned().collect(),
         },
+        written: state.written.into(),
         errors,
     }
 }

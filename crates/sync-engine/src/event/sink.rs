@@ -80,6 +80,11 @@ impl EventSink {
         Self { hook: Arc::new(RwLock::new(Hook::start(Target::Function(hook), true))) }
     }
 
+    /// A sink with a hook that sees single rows only where the log does.
+    pub fn with_event_hook(hook: Arc<LogHook>) -> Self {
+        Self { hook: Arc::new(RwLock::new(Hook::start(Target::Function(hook), false))) }
+    }
+
     /// A sink that runs a command for each event, with the event as a line of JSON on its standard input. It sees single rows
     /// only where the log does.
     pub fn with_command(command: Vec<String>) -> Self {
