@@ -106,6 +106,17 @@ pub fn is_attached(conn: &Connection) -> Result<bool, StoreError> {
     bookkeeping::is_attached(conn)
 }
 
+/// The name of the node that a database is attached as; none if it is not attached.
+///
+/// # Errors
+/// The file cannot be read.
+pub fn attached_as(conn: &Connection) -> Result<Option<String>, StoreError> {
+    if !is_attached(conn)? {
+        return Ok(None);
+    }
+    bookkeeping::own_node(conn).map(Some)
+}
+
 /// The same under rules. `merge` says how tables are merged and which columns are counters; without it counters stay as they
 /// were.
 ///

@@ -66,7 +66,7 @@ pub(crate) enum Command {
                       Examples:\n  sync-engine pair --once shop.db:/media/stick/shop.db      for cron\n  \
                       sync-engine pair --interval 0.5 a.db:b.db a.db:c.db"
     )]
-    #[command(hide = true)] Pair(Pair),
+    Pair(Pair),
     /// Merge one file into another, or make it equal, in one pass; neither need be attached
     #[command(
         after_help = "All of it is one transaction. Exit code 1 if TARGET does not take a row or rows lack their parents now; with --mirror \

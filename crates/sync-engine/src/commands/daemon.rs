@@ -124,11 +124,6 @@ impl Daemon {
         Ok(Self { authority: authority.to_owned(), tls, token: access.credentials().token.clone() })
     }
 
-    /// The daemon that listens there.
-    pub(super) fn at(address: SocketAddr) -> Self {
-        Self { authority: address.to_string(), tls: None, token: None }
-    }
-
     /// Where it is.
     pub(super) fn authority(&self) -> &str {
         &self.authority

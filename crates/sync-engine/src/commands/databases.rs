@@ -153,7 +153,7 @@ pub(crate) fn detach(arguments: &Databases) -> anyhow::Result<ExitCode> {
     each(arguments, detach_one, report, show)
 }
 
-fn detach_one(path: &Path) -> anyhow::Result<Detached> {
+pub(super) fn detach_one(path: &Path) -> anyhow::Result<Detached> {
     let mut conn = connection::open(path).map_err(OneShot)?;
     detach::detach(&mut conn).map_err(OneShot).with_context(|| format!("cannot detach {}", path.display()))
 }

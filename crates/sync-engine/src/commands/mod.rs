@@ -7,7 +7,9 @@ mod daemon;
 mod databases;
 mod demo;
 mod forget;
+mod in_step;
 mod migrate;
+mod pair;
 mod progress;
 mod reload;
 mod restore;
@@ -46,7 +48,7 @@ pub(crate) fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Migrate(arguments) => asynchronously(migrate::run(arguments)),
         Command::Status(arguments) => status::run(&arguments),
         Command::Forget(arguments) => forget::run(&arguments),
-        Command::Pair(_) => Ok(ExitCode::SUCCESS),
+        Command::Pair(arguments) => asynchronously(pair::run(arguments)),
         Command::Sync(arguments) => sync::run(&arguments),
         Command::Verify(arguments) => verify::run(&arguments),
         Command::Conflicts(command) => conflicts::run(&command),
@@ -68,12 +70,16 @@ fn asynchronously<T>(work: impl Future<Output = anyhow::Result<T>>) -> anyhow::R
 
 /// The exit code that an error stands for.
 pub(crate) fn exit_code(error: &anyhow::Error) -> ExitCode {
+    code(error).into()
+}
+
+fn code(error: &anyhow::Error) -> u8 {
     for cause in error.chain() {
         if cause.is::<Usage>() {
-            return USAGE.into();
+            return USAGE;
         }
         if cause.is::<ConfigErrors>() {
-            return CONFIG.into();
+            return CONFIG;
         }
         if let Some(error) = cause.downcast_ref::<EngineError>() {
             return match error {
@@ -82,18 +88,17 @@ pub(crate) fn exit_code(error: &anyhow::Error) -> ExitCode {
                 | EngineError::KeyRanges { .. }
                 | EngineError::DuplicateDatabase { .. } => CONFIG,
                 _ => IO,
-            }
-            .into();
+            };
         }
         if cause.is::<std::io::Error>()
             || cause.is::<sqlite_store::StoreError>()
             || cause.is::<databases::OneShot>()
             || cause.is::<sync_engine::telemetry::TelemetryError>()
         {
-            return IO.into();
+            return IO;
         }
     }
-    NO.into()
+    NO
 }
 
 /// An error for people: what happened, each cause that is not told already, and what to do.

@@ -49,7 +49,7 @@ impl Verifier {
         Self { shared, database }
     }
 
-    /// Asks about the database as of one snapshot, in which all is captured that was committed before.
+    /// Asks about the database as of one snapshot. [`Told::captured`] tells whether all is known that was committed before it.
     ///
     /// # Errors
     /// There is no such database, or table; or the database cannot be read now.

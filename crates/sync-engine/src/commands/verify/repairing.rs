@@ -2,35 +2,27 @@
 
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::Duration;
 
 use anyhow::{Context as _, bail};
-use serde_json::{Value as Json, json};
-use sqlite_store::{attach, connection, detach};
+use sqlite_store::{attach, connection};
 use sync_engine::config::{self, Overrides, Settings};
-use sync_engine::status::Status;
 use sync_engine::{Database, SyncEngine};
 
 use super::comparing::Comparison;
 use super::side::Side;
 use crate::cli::Verify;
-use crate::commands::daemon::Daemon;
-use crate::commands::databases::OneShot;
+use crate::commands::databases::{self, OneShot};
 use crate::commands::environment;
+use crate::commands::in_step::{Couple, Standing};
 use crate::commands::progress::Progress;
 use crate::commands::signals::{HangUp, Signals};
 
 /// What both call the database.
 const NAME: &str = "verify";
 
-/// The pause between two looks at how far they are.
-const PAUSE: Duration = Duration::from_millis(20);
-
 /// How long nothing has to move until no more is waited for.
 const STALLED: Duration = Duration::from_secs(15);
-
-/// Bytes that a session without anything to do takes long for.
-const SIGNS_OF_LIFE: u64 = 64 << 10;
 
 /// A folder for what the engines remember while they run.
 struct Folder(PathBuf);
@@ -82,11 +74,7 @@ pub(super) async fn repair(first: &Path, second: &Path, arguments: &Verify) -> a
 }
 
 fn detach_one(file: &Path) -> anyhow::Result<()> {
-    let mut conn = connection::open(file).map_err(OneShot)?;
-    let detached = detach::detach(&mut conn).map_err(OneShot);
-    detached.map(drop).with_context(|| {
-        format!("cannot detach {}; do it by hand: sync-engine detach {}", file.display(), file.display())
-    })
+    databases::detach_one(file).map(drop).with_context(|| format!("do it by hand: sync-engine detach {}", file.display()))
 }
 
 /// No engine runs any more when this ends, whatever comes of it: one that did would attach its file again.
@@ -121,52 +109,15 @@ async fn engine(file: &Path, settings: &Settings, state: &Path) -> anyhow::Resul
 }
 
 async fn settle(first: &SyncEngine, second: &SyncEngine, limit: usize) -> anyhow::Result<()> {
-    let addresses = [first.listen("127.0.0.1:0").await?, second.listen("127.0.0.1:0").await?];
-    second.connect(&format!("ws://{}", addresses[0])).await?;
-    let mut moved = (Instant::now(), Vec::new());
-    loop {
-        let statuses = [first.status(), second.status()];
-        if are_in_step(&statuses)? {
-            break;
-        }
-        let now = position(&statuses);
-        if now != moved.1 {
-            moved = (Instant::now(), now);
-        } else if moved.0.elapsed() >= STALLED {
-            // Nothing is there to be told, or what hinders it is found when the rows are compared.
-            break;
-        }
-        tokio::time::sleep(PAUSE).await;
+    let couple = Couple::link([first, second], NAME)?;
+    match couple.settle(STALLED).await {
+        Standing::Failed(error) => bail!("{error}"),
+        // What hinders them is found when the rows are compared.
+        Standing::Equal | Standing::Written | Standing::Stalled(_) => {}
     }
-    let sides = addresses.map(|address| Side::new(Daemon::at(address), NAME));
+    let runtime = tokio::runtime::Handle::current();
+    let sides = couple.sides().map(|verifier| Side::here(verifier, runtime.clone()));
     let repaired =
         tokio::task::spawn_blocking(move || Comparison::new(&sides, limit, true).run(&mut Progress::new()).map(drop));
     repaired.await?
-}
-
-/// What changes while anything is done: what is known, what is sent but for signs of life, and the files.
-fn position(statuses: &[Status; 2]) -> Vec<(Json, u64, Vec<Option<SystemTime>>)> {
-    let of = |status: &Status| {
-        let have: Vec<_> = status.databases.iter().map(|database| &database.have).collect();
-        let bytes: u64 = status.peers.iter().map(|peer| peer.bytes_in + peer.bytes_out).sum();
-        let files = status.databases.iter().flat_map(|one| [one.path.clone(), format!("{}-wal", one.path)]);
-        let written = files.map(|file| std::fs::metadata(file).and_then(|file| file.modified()).ok()).collect();
-        (json!(have), bytes / SIGNS_OF_LIFE, written)
-    };
-    statuses.iter().map(of).collect()
-}
-
-/// Whether both know the same.
-fn are_in_step(statuses: &[Status; 2]) -> anyhow::Result<bool> {
-    for status in statuses {
-        if let Some(error) = status.databases.iter().flat_map(|database| &database.errors).next() {
-            bail!("{}: {error}", status.node);
-        }
-    }
-    let have = |status: &Status| status.databases.first().map(|database| database.have.clone());
-    let behind = |status: &Status| status.peers.iter().flat_map(|peer| &peer.databases).any(|one| one.behind > 0);
-    let [first, second] = statuses;
-    let met = first.peers.iter().any(|peer| !peer.databases.is_empty());
-    let known = have(first).is_some_and(|have| !have.is_empty()) && have(first) == have(second);
-    Ok(met && known && !behind(first) && !behind(second))
 }
