@@ -3,10 +3,10 @@
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
-use sqlite_store::{RowCounts, TableNames};
 use sqlite_store::app_triggers::AppTrigger;
 use sqlite_store::foreign_keys::{Orphan, Orphans};
 use sqlite_store::warning::Warning;
+use sqlite_store::{RowCounts, TableNames};
 
 /// A running engine.
 #[derive(Debug, Clone, Serialize, Deserialize)]

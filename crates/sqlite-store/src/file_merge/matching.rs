@@ -48,7 +48,9 @@ pub(super) fn tables(conn: &Connection, theirs: &[Found]) -> Result<Matched, Sto
             (Ok(_), None) => matched.leave_out(name, "only TARGET has it", true),
         }
     }
-    for found in theirs.iter().filter(|found| !ours.iter().any(|ours| name_of(ours).eq_ignore_ascii_case(name_of(found)))) {
+    for found in
+        theirs.iter().filter(|found| !ours.iter().any(|ours| name_of(ours).eq_ignore_ascii_case(name_of(found))))
+    {
         matched.leave_out(name_of(found), "only SOURCE has it; make it in TARGET", true);
     }
     for found in read_tables(conn, &selection)? {
@@ -71,14 +73,18 @@ fn name_of(found: &Found) -> &str {
 
 /// Why rows of the two cannot be told to be the same.
 fn other_key(table: &Table, other: &Table) -> Option<String> {
-    let key = |table: &Table| -> Vec<String> {
-        table.key_columns().map(|column| column.name.to_ascii_lowercase()).collect()
-    };
+    let key =
+        |table: &Table| -> Vec<String> { table.key_columns().map(|column| column.name.to_ascii_lowercase()).collect() };
     if key(table) != key(other) {
-        return Some(format!("its key in SOURCE is {}, and in TARGET {}", key(other).join(", "), key(table).join(", ")));
+        return Some(format!(
+            "its key in SOURCE is {}, and in TARGET {}",
+            key(other).join(", "),
+            key(table).join(", ")
+        ));
     }
     let compares = |column: &Column| (column.affinity, column.collation);
-    let differs = table.key_columns().zip(other.key_columns()).find(|(ours, theirs)| compares(ours) != compares(theirs));
+    let differs =
+        table.key_columns().zip(other.key_columns()).find(|(ours, theirs)| compares(ours) != compares(theirs));
     differs.map(|(column, _)| format!("its key column {} has another type or collation in SOURCE", column.name))
 }
 
@@ -96,7 +102,11 @@ fn columns_apart(table: &Table, other: &Table, matched: &mut Matched) -> Vec<Str
                 matched.leave_out(&table.name, reason, true);
             }
             None => {
-                matched.leave_out(&table.name, format!("its column {} is left out: only TARGET has it", column.name), true);
+                matched.leave_out(
+                    &table.name,
+                    format!("its column {} is left out: only TARGET has it", column.name),
+                    true,
+                );
             }
         }
         apart.push(column.name.clone());

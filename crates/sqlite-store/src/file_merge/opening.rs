@@ -23,9 +23,8 @@ pub(super) struct Opened {
 }
 
 pub(super) fn open(source: &Path, target: &Path) -> Result<Opened, FileMergeError> {
-    let identity = |path: &Path| {
-        FileIdentity::of(path).map_err(|source| StoreError::Absent { path: path.to_owned(), source })
-    };
+    let identity =
+        |path: &Path| FileIdentity::of(path).map_err(|source| StoreError::Absent { path: path.to_owned(), source });
     if identity(source)? == identity(target)? {
         return Err(FileMergeError::SameFile { source_file: source.to_owned(), target: target.to_owned() });
     }
@@ -34,9 +33,8 @@ pub(super) fn open(source: &Path, target: &Path) -> Result<Opened, FileMergeErro
     let source_encoding = encoding(&there)?;
     drop(there);
     // A relative name that begins with "file:" is none of SQLite's URIs.
-    let absolute = |path: &Path| {
-        std::path::absolute(path).map_err(|source| StoreError::Absent { path: path.to_owned(), source })
-    };
+    let absolute =
+        |path: &Path| std::path::absolute(path).map_err(|source| StoreError::Absent { path: path.to_owned(), source });
     let conn = connection::open_with(&absolute(target)?, OpenFlags::SQLITE_OPEN_URI)?;
     let target_encoding = encoding(&conn)?;
     // A file without a table takes the encoding of the first that it gets, and there is nothing to merge into.

@@ -54,7 +54,8 @@ impl Plan {
             of("a", ", ", ""),
             differs.join(" OR ")
         );
-        let keys = |what: &str, select: Option<&str>| Keys::find(conn, &format!("_sync_{what}_{number}"), key.len(), select);
+        let keys =
+            |what: &str, select: Option<&str>| Keys::find(conn, &format!("_sync_{what}_{number}"), key.len(), select);
         let nameless = |schema: &str| -> Result<u64, StoreError> {
             if table.key_columns().all(|column| column.not_null) || table.rowid_alias.is_some() {
                 return Ok(0);

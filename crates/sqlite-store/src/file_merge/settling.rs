@@ -43,7 +43,7 @@ impl Writer<'_> {
             for row in deferred.into_iter().rev() {
                 match self.write(&row.key, &row.old, &row.new)? {
                     Written::Done => settled.written += 1,
-                    Written::Clashes => refused.push(row),
+                    Written::Clashes(_) => refused.push(row),
                     Written::Refused(reason) => settled.refused.push((row.key, SkipKind::Constraint, reason)),
                 }
             }
@@ -70,9 +70,7 @@ impl Writer<'_> {
             for (row, place) in rows.iter().zip(&vacated) {
                 refusals.push(match self.put_back(row, place)? {
                     Written::Done => None,
-                    Written::Clashes => {
-                        Some((SkipKind::UniqueExists, "another row of TARGET has its unique value".to_owned()))
-                    }
+                    Written::Clashes(reason) => Some((SkipKind::UniqueExists, reason)),
                     Written::Refused(reason) => Some((SkipKind::Constraint, reason)),
                 });
             }

@@ -41,8 +41,8 @@ pub(super) struct Writer<'a> {
 /// What became of a row that was to be written.
 pub(super) enum Written {
     Done,
-    /// A unique index refuses it.
-    Clashes,
+    /// A unique index refuses it; in words.
+    Clashes(String),
     /// A constraint refuses it, for this reason.
     Refused(String),
 }
@@ -53,12 +53,8 @@ impl<'a> Writer<'a> {
         let key: Vec<String> = table.key_columns().map(|column| column.name.clone()).collect();
         let matches: Vec<String> =
             key.iter().enumerate().map(|(place, name)| format!("{} = ?{}", quote(name), place + 1)).collect();
-        let source_row = format!(
-            "SELECT {} FROM source.{} WHERE {}",
-            columns.join(", "),
-            quote(&table.name),
-            matches.join(" AND ")
-        );
+        let source_row =
+            format!("SELECT {} FROM source.{} WHERE {}", columns.join(", "), quote(&table.name), matches.join(" AND "));
         let done = TableMerge { table: table.name.clone(), key, nameless: plan.nameless, ..TableMerge::default() };
         Self {
             conn,
@@ -103,7 +99,7 @@ impl<'a> Writer<'a> {
                 let Some(new) = self.decide(&key, &old, new) else { continue };
                 match self.write(&key, &old, &new)? {
                     Written::Done => self.done.updates += 1,
-                    Written::Clashes => deferred.push(Deferred { key, old, new }),
+                    Written::Clashes(_) => deferred.push(Deferred { key, old, new }),
                     Written::Refused(reason) => self.skip(&key, SkipKind::Constraint, Some(reason)),
                 }
             }
@@ -157,7 +153,7 @@ impl<'a> Writer<'a> {
             bind_from(&mut statement, 1, &new)?;
             match written(statement.raw_execute())? {
                 Written::Done => self.done.inserts += 1,
-                Written::Clashes => self.skip(&key, SkipKind::UniqueExists, None),
+                Written::Clashes(reason) => self.skip(&key, SkipKind::UniqueExists, Some(reason)),
                 Written::Refused(reason) => self.skip(&key, SkipKind::Constraint, Some(reason)),
             }
         }
@@ -233,7 +229,7 @@ impl<'a> Writer<'a> {
 pub(super) fn written(result: rusqlite::Result<usize>) -> Result<Written, StoreError> {
     match result {
         Ok(_) => Ok(Written::Done),
-        Err(error) if is_unique_violation(&error) => Ok(Written::Clashes),
+        Err(error) if is_unique_violation(&error) => Ok(Written::Clashes(error.to_string())),
         Err(error) if is_constraint(&error) => Ok(Written::Refused(error.to_string())),
         Err(error) => Err(error.into()),
     }

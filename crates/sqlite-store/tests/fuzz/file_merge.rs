@@ -21,7 +21,8 @@ use crate::replica::{application, execute, rows};
 fn write_at_random(path: &Path, choices: &mut Choices<'_>, asked: &[Asked], times: usize) -> Vec<String> {
     let conn = application(path);
     conn.execute_batch("PRAGMA foreign_keys = OFF").unwrap();
-    let done: Vec<String> = (0..times).map(|_| write(choices, asked)).filter(|sql| execute(&conn, sql).is_ok()).collect();
+    let done: Vec<String> =
+        (0..times).map(|_| write(choices, asked)).filter(|sql| execute(&conn, sql).is_ok()).collect();
     if !conn.is_autocommit() && execute(&conn, "COMMIT").is_err() {
         conn.execute_batch("ROLLBACK").unwrap();
     }
@@ -105,7 +106,10 @@ fn merged(source: &Path, target: &Path, told: &str) {
     let before = compare_files(source, target, usize::MAX).unwrap();
     let only_there = |found: &sqlite_store::file_comparison::FileComparison| -> Vec<(String, BTreeSet<String>)> {
         let keys = |table: &sqlite_store::file_comparison::TableComparison| {
-            let only = table.differing.iter().filter(|(_, how)| *how == sqlite_store::file_comparison::RowDifference::OnlySecond);
+            let only = table
+                .differing
+                .iter()
+                .filter(|(_, how)| *how == sqlite_store::file_comparison::RowDifference::OnlySecond);
             only.map(|(key, _)| format!("{key:?}")).collect()
         };
         found.tables.iter().map(|table| (table.table.clone(), keys(table))).collect()

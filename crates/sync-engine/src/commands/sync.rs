@@ -56,10 +56,12 @@ fn told(error: FileMergeError, arguments: &Sync) -> anyhow::Error {
     match error {
         FileMergeError::SameFile { .. } => Usage(format!("{error}; name two files")).into(),
         FileMergeError::Store(error) if !arguments.target.exists() && arguments.source.exists() => {
-            let remedy = format!("make it first, as with: sqlite3 {source} .schema | sqlite3 {target}");
+            let remedy = format!("to begin with a copy: sqlite3 {source} \".backup {target}\"");
             anyhow::Error::new(OneShot(error)).context(format!("there is no TARGET {target}; {remedy}"))
         }
-        FileMergeError::Store(error) => anyhow::Error::new(OneShot(error)).context(format!("cannot sync {source} into {target}")),
+        FileMergeError::Store(error) => {
+            anyhow::Error::new(OneShot(error)).context(format!("cannot sync {source} into {target}"))
+        }
         error @ FileMergeError::Encoding { .. } => error.into(),
     }
 }
@@ -108,13 +110,15 @@ fn report(merged: &FileMerge, arguments: &Sync, done: bool) -> Json {
     report.extend(sums(merged).map(|(name, count)| (name.to_owned(), json!(count))));
     let tables: Vec<Json> = merged.tables.iter().map(table_report).collect();
     report.insert("tables".to_owned(), Json::Array(tables));
-    let left_out = merged.left_out.iter().map(|NotCompared { table, reason, differs }| {
-        json!({ "table": table, "reason": reason, "differs": differs })
-    });
+    let left_out = merged
+        .left_out
+        .iter()
+        .map(|NotCompared { table, reason, differs }| json!({ "table": table, "reason": reason, "differs": differs }));
     report.insert("not_synced".to_owned(), left_out.collect());
-    let missing = merged.missing_parents.iter().map(|MissingParents { table, parent, rows }| {
-        json!({ "table": table, "parent": parent, "rows": rows })
-    });
+    let missing = merged
+        .missing_parents
+        .iter()
+        .map(|MissingParents { table, parent, rows }| json!({ "table": table, "parent": parent, "rows": rows }));
     report.insert("foreign_key_missing".to_owned(), missing.collect());
     let triggers = merged.triggers.iter().map(|(trigger, why)| json!({ "trigger": trigger, "why": why }));
     report.insert("triggers".to_owned(), triggers.collect());
@@ -158,7 +162,7 @@ fn print(merged: &FileMerge, arguments: &Sync) {
         say(&format!("table {table}: not synced: {reason}"));
     }
     for MissingParents { table, parent, rows } in &merged.missing_parents {
-        say(&format!("table {table}: {rows} rows lack their parents in {parent} now; nothing refers to them in SOURCE, or they were not taken over"));
+        say(&format!("table {table}: {rows} rows lack their parents in table {parent} now"));
     }
     for (trigger, why) in &merged.triggers {
         say(&format!("trigger {trigger}: did not run: {why}"));
@@ -166,8 +170,11 @@ fn print(merged: &FileMerge, arguments: &Sync) {
     if merged.tables.is_empty() {
         say("the files have no table in common that can be synced");
     }
-    let sums: Vec<String> = sums(merged).iter().filter(|(name, count)| *name != "refused" || *count > 0)
-        .map(|(name, count)| format!("{count} {name}")).collect();
+    let sums: Vec<String> = sums(merged)
+        .iter()
+        .filter(|(name, count)| *name != "refused" || *count > 0)
+        .map(|(name, count)| format!("{count} {name}"))
+        .collect();
     let (source, target) = (arguments.source.display(), arguments.target.display());
     let would = if arguments.dry_run { "; nothing is changed: this was a dry run" } else { "" };
     say(&format!("{source} -> {target}: {}{would}", sums.join(", ")));
@@ -191,7 +198,10 @@ fn print_table(table: &TableMerge, arguments: &Sync) {
         say(&format!("  {theirs} rows of SOURCE and {ours} of TARGET have NULL in their key and are left as they are"));
     }
     // What is refused is always told: nothing else says what to do about it.
-    let listed = table.skipped.iter().filter(|row| arguments.verbose || matches!(row.kind, SkipKind::Constraint | SkipKind::Policy));
+    let listed = table
+        .skipped
+        .iter()
+        .filter(|row| arguments.verbose || matches!(row.kind, SkipKind::Constraint | SkipKind::Policy));
     let mut lines = 0;
     for row in listed {
         let reason = row.reason.as_ref().map(|reason| format!(": {reason}")).unwrap_or_default();

@@ -8,8 +8,8 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, bail};
 use sqlite_store::{FileIdentity, attach, connection};
 
-use crate::commands::databases::OneShot;
 use crate::commands::Usage;
+use crate::commands::databases::OneShot;
 
 /// A file that this process has.
 #[derive(Debug)]
@@ -83,11 +83,17 @@ fn lock(path: &Path, shown: &Path) -> anyhow::Result<File> {
             // Who it is helps, and is not needed.
             let _ = file.read_to_string(&mut owner);
             let owner = if owner.is_empty() { String::new() } else { format!(" (process {owner})") };
-            bail!("{} is being paired by another sync-engine pair{owner}; wait for its end, or stop it", shown.display());
+            bail!(
+                "{} is being paired by another sync-engine pair{owner}; wait for its end, or stop it",
+                shown.display()
+            );
         }
         Err(TryLockError::Error(error)) => return Err(error).with_context(failed),
     }
-    file.set_len(0).and_then(|()| file.rewind()).and_then(|()| write!(file, "{}", std::process::id())).with_context(failed)?;
+    file.set_len(0)
+        .and_then(|()| file.rewind())
+        .and_then(|()| write!(file, "{}", std::process::id()))
+        .with_context(failed)?;
     Ok(file)
 }
 
@@ -102,12 +108,17 @@ fn check_owner(shown: &Path, real: &Path) -> anyhow::Result<()> {
     let (owner, writable) = opened.map_err(OneShot).with_context(|| format!("cannot open {}", shown.display()))?;
     if !writable {
         let denied = std::io::Error::from(std::io::ErrorKind::PermissionDenied);
-        return Err(denied).with_context(|| {
-            format!("cannot write {}; let this user write the file and its folder", shown.display())
-        });
+        return Err(denied)
+            .with_context(|| format!("cannot write {}; let this user write the file and its folder", shown.display()));
     }
     match owner.filter(|node| !node.starts_with('/')) {
         None => Ok(()),
+        Some(node) if node.is_empty() => bail!(
+            "{} has sync-engine's tables without what is in them, as a copy of an attached file's schema has; remove them with: sync-engine \
+             detach {}",
+            shown.display(),
+            shown.display()
+        ),
         Some(node) => bail!(
             "{} is attached by node {node}: a daemon syncs it, or will. Have that daemon sync the other file as well, or detach the file \
              when it has stopped: sync-engine detach {}",
@@ -126,7 +137,10 @@ pub(super) fn state_root(given: Option<&Path>) -> anyhow::Result<PathBuf> {
         Some(base.join("sync-engine/pair"))
     });
     let Some(root) = found else {
-        return Err(Usage("there is no home folder to remember in which files these are; name a folder with --state-dir".to_owned()).into());
+        return Err(Usage(
+            "there is no home folder to remember in which files these are; name a folder with --state-dir".to_owned(),
+        )
+        .into());
     };
     std::path::absolute(&root).with_context(|| format!("cannot use the folder {}", root.display()))
 }

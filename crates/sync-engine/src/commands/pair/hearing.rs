@@ -7,8 +7,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use sync_engine::event::{Event, EventName, FieldValue};
 
-/// Errors that tell what is not synced at all, and that is told with the first run.
-const KNOWN: [&str; 1] = ["unsynced_table"];
+/// What tells what is not synced at all: that is told with the first run.
+const KNOWN: &str = "unsynced_table";
+
+/// What is told, and does not keep files from being in step.
+const HARMLESS: &str = "foreign_key_missing";
 
 /// What was heard of all files.
 #[derive(Debug, Clone, Default)]
@@ -39,14 +42,16 @@ impl Heard {
             EventName::SyncStart if field("created") == Some(&FieldValue::Truth(true)) => {
                 self.lock().created.insert(file);
             }
-            EventName::SyncError if !KNOWN.contains(&text("kind").as_str()) => {
+            EventName::SyncError if text("kind") != KNOWN => {
                 let table = match text("table") {
                     table if table.is_empty() => String::new(),
                     table => format!("table {table}: "),
                 };
                 let what = format!("{table}{}; {}", text("reason"), text("remedy"));
                 let mut inner = self.lock();
-                inner.errors.push((file.clone(), what.clone()));
+                if text("kind") != HARMLESS {
+                    inner.errors.push((file.clone(), what.clone()));
+                }
                 if inner.told.insert(what.clone()) {
                     complain(&file, &what);
                 }

@@ -127,8 +127,7 @@ impl<'a> Keeper<'a> {
         let sweeps = 1 + self.pairs.iter().filter(|pair| !alone(pair)).count();
         let mut standings = Vec::new();
         for _ in 0..sweeps {
-            standings =
-                futures::future::join_all(self.pairs.iter().map(|pair| pair.couple.settle(PATIENCE))).await;
+            standings = futures::future::join_all(self.pairs.iter().map(|pair| pair.couple.settle(PATIENCE))).await;
             if self.pairs.iter().all(alone) {
                 break;
             }
@@ -141,14 +140,14 @@ impl<'a> Keeper<'a> {
         let mut progress = Progress::new();
         loop {
             tokio::time::sleep(WORDS).await;
-            let written = |engine: &SyncEngine| {
-                let status = engine.status();
-                let rows = status.databases.iter().map(|database| database.written);
-                rows.map(|rows| rows.inserted + rows.updated + rows.deleted).sum::<u64>()
-            };
             progress.tell(|| {
-                let rows: u64 = self.engines.values().map(|(engine, _)| written(engine)).sum();
-                format!("{rows} rows written")
+                let (mut behind, mut written) = (0, 0);
+                for status in self.engines.values().map(|(engine, _)| engine.status()) {
+                    behind += status.peers.iter().flat_map(|peer| &peer.databases).map(|one| one.behind).sum::<u64>();
+                    let rows = status.databases.iter().map(|database| database.written);
+                    written += rows.map(|rows| rows.inserted + rows.updated + rows.deleted).sum::<u64>();
+                }
+                format!("{behind} changes on their way, {written} rows written")
             });
         }
     }

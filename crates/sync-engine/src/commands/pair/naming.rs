@@ -22,7 +22,9 @@ fn files_where(text: &OsStr, exists: impl Fn(&Path) -> bool) -> Result<[PathBuf;
     match (named.as_slice(), present.as_slice()) {
         ([], _) => Err(format!("{shown:?} does not name two files; write A:B")),
         ([pair], _) | (_, [pair]) => Ok((*pair).clone()),
-        (_, _) => Err(format!("{shown:?} has several colons, and it cannot be told which is between the files; write \\: for those within a path")),
+        (_, _) => Err(format!(
+            "{shown:?} has several colons, and it cannot be told which is between the files; write \\: for those within a path"
+        )),
     }
 }
 

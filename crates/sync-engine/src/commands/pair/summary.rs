@@ -158,7 +158,8 @@ impl Summary {
             }
             if database.parked > 0 {
                 let (rows, path) = (database.parked, &database.path);
-                self.errors.push(format!("{rows} rows of the other file wait, because {path} does not take them as it is"));
+                self.errors
+                    .push(format!("{rows} rows of the other file wait, because {path} does not take them as it is"));
             }
         }
     }
@@ -249,9 +250,7 @@ impl Summary {
 }
 
 fn conflict_line(record: &ConflictRecord) -> String {
-    let name = |side: &Option<RecordSide>| {
-        side.as_ref().map_or_else(|| "nobody".to_owned(), |side| side.node.clone())
-    };
+    let name = |side: &Option<RecordSide>| side.as_ref().map_or_else(|| "nobody".to_owned(), |side| side.node.clone());
     let row = record.loser.as_ref().and_then(|side| side.row.as_ref());
     let row = row.map_or_else(|| "its deletion".to_owned(), |row| Json::Object(row.clone()).to_string());
     format!(

@@ -74,7 +74,9 @@ pub(super) async fn repair(first: &Path, second: &Path, arguments: &Verify) -> a
 }
 
 fn detach_one(file: &Path) -> anyhow::Result<()> {
-    databases::detach_one(file).map(drop).with_context(|| format!("do it by hand: sync-engine detach {}", file.display()))
+    databases::detach_one(file)
+        .map(drop)
+        .with_context(|| format!("do it by hand: sync-engine detach {}", file.display()))
 }
 
 /// No engine runs any more when this ends, whatever comes of it: one that did would attach its file again.

@@ -3,8 +3,8 @@
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
-use sync_engine::{Selection, Verifier, VerifyError};
 use sync_engine::verification::{Ask, Found, Key, Part, Range, Reissue, Row, Table, Told};
+use sync_engine::{Selection, Verifier, VerifyError};
 
 use tokio::runtime::Handle;
 
@@ -85,9 +85,7 @@ impl Side {
         let rows = Reissue { table: table.to_owned(), keys };
         match self {
             Self::Daemon(daemon, database) => post(daemon, database, "reissue", &rows).map(drop),
-            Self::Here(verifier, runtime) => {
-                patiently(|| runtime.block_on(verifier.reissue(rows.clone()))).map(drop)
-            }
+            Self::Here(verifier, runtime) => patiently(|| runtime.block_on(verifier.reissue(rows.clone()))).map(drop),
         }
     }
 }
