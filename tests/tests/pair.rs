@@ -164,7 +164,7 @@ fn a_pass_that_is_killed_loses_nothing() {
             )?;
             // Not awaited: any moment is to do.
             std::thread::sleep(Duration::from_millis(random.u64(0..200)));
-            killed += usize::from(running.is_killed()?);
+            killed += usize::from(kill(running)?);
         }
         check!(killed > rounds / 5, "only {killed} of {rounds} passes were killed: they are too fast for this test");
         let finished = pair(scene, &["--once", "--json", "a.db:b.db"])?;
@@ -367,17 +367,11 @@ fn pass_after_first(scene: &Scene) -> Result {
     pair(scene, &["--once", "-q", "a.db:b.db"])?.success().map(drop)
 }
 
-/// Whether a process was still there to be killed.
-trait Killed {
-    fn is_killed(self) -> Result<bool>;
-}
-
-impl Killed for Running {
-    fn is_killed(mut self) -> Result<bool> {
-        let there = self.ended()?.is_none();
-        if there {
-            self.kill()?;
-        }
-        Ok(there)
+/// Kills a process, unless it has ended.
+fn kill(mut running: Running) -> Result<bool> {
+    let there = running.ended()?.is_none();
+    if there {
+        running.kill()?;
     }
+    Ok(there)
 }

@@ -272,7 +272,7 @@ fn what_cannot_be_done_is_said_with_a_remedy_and_changes_nothing() {
             (&["text.db", "target.db"], 74, "file is not a database"),
             (&["source.db", "text.db"], 74, "file is not a database"),
             (&["source.db", "wide.db"], 1, "holds its text as UTF-8 and wide.db as UTF-16"),
-            (&["source.db", "target.db", "--policy", "last-wins"], 2, "did you mean \"last-write-wins\"?"),
+            (&["source.db", "target.db", "--policy", "last-writer-wins"], 2, "did you mean \"last-write-wins\"?"),
             (&["source.db", "target.db", "--mirror", "--policy", "max"], 2, "cannot be used with"),
         ];
         for (arguments, code, words) in cases {

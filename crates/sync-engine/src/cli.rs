@@ -63,7 +63,7 @@ pub(crate) enum Command {
         after_help = "The files stay attached between runs, which is how deletions are seen; sync-engine detach takes all of it out again. \
                       Of rows that differ before two files have met, those of the first stand, unless a timestamp column tells; what is \
                       discarded is kept and told.\n\nExit code 1 if a pair had errors; the others go on.\n\n\
-                      Examples:\n  sync-engine pair --once shop.db:/media/stick/shop.db      for cron\n  \
+                      Examples:\n  sync-engine pair --once shop.db:/srv/mirror/shop.db      for cron\n  \
                       sync-engine pair --interval 0.5 a.db:b.db a.db:c.db"
     )]
     Pair(Pair),

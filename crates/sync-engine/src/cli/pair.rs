@@ -12,7 +12,7 @@ pub(crate) struct Pair {
     /// Two files to keep in step; a colon in a path is written \:
     #[arg(value_name = "A:B", required = true)]
     pub(crate) pairs: Vec<OsString>,
-    /// A commit is in the other file after so many seconds at the latest, fractions too; at once where the system tells of it
+    /// The longest pause between two looks for commits, fractions too; where the system tells of a commit, it is seen at once
     #[arg(long, value_name = "SECONDS", default_value = "1", value_parser = seconds, conflicts_with = "once")]
     pub(crate) interval: Duration,
     /// Exchange what was committed until now, and end

@@ -78,6 +78,11 @@ impl Heard {
         errors
     }
 
+    /// What was heard until now is told.
+    pub(super) fn forget(&self) {
+        self.lock().errors.clear();
+    }
+
     /// Whether one of these files was attached for the first time.
     pub(super) fn is_first(&self, files: &[String; 2]) -> bool {
         let inner = self.lock();

@@ -63,7 +63,7 @@ impl<'a> Keeper<'a> {
         for (pair, standing) in self.pairs.iter().zip(standings) {
             let mut summary = self.summary(pair, &news, begun.elapsed());
             summary.first = heard.is_first(&pair.shown);
-            summary.errors.extend(errors.drain(..));
+            summary.errors.append(&mut errors);
             match standing {
                 Standing::Equal => summary.equal = Some(true),
                 Standing::Written => {}
@@ -113,6 +113,7 @@ impl<'a> Keeper<'a> {
                     tell(&summary);
                 }
             }
+            heard.forget();
             (pending, untold) = Default::default();
         }
     }

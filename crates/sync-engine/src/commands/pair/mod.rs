@@ -143,6 +143,9 @@ async fn keep(
             summary.hear(heard);
             summary.print(arguments.json, arguments.quiet);
         }
+        heard.forget();
+        // They are told of, and what comes to be known of them later is another matter.
+        summaries.clear();
         keeper.go_on(heard, signals, |summary| summary.print(arguments.json, arguments.quiet)).await;
     }
     Ok(summaries)

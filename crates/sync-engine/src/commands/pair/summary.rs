@@ -234,8 +234,10 @@ impl Summary {
                 line += &format!("; in {file} {}", counts.join(", "));
             }
         }
-        if !conflicts.is_empty() {
-            line += &format!("; {} conflicts", conflicts.len());
+        match conflicts.len() {
+            0 => {}
+            1 => line += "; 1 conflict",
+            count => line += &format!("; {count} conflicts"),
         }
         say(&format!("{line}; {:.1} s", self.took.as_secs_f64()));
         if self.first {
