@@ -10,7 +10,7 @@ use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use peer_link::{
-    Credentials, DialError, Direction, Frame, Link, LinkLost, LinkOptions, LinkReceiver, LinkSender, dial, over,
+    Credentials, DialError, Direction, End, Frame, Link, LinkLost, LinkOptions, LinkReceiver, LinkSender, dial, in_process, over,
 };
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::TcpListener;
@@ -297,4 +297,28 @@ async fn what_waits_to_be_taken_is_bounded_in_bytes() {
     }
     assert!(dialed.send(Frame::Binary(Bytes::from(vec![7; 5 << 20]))).await);
     assert_eq!(from_dialed.recv().await.map(|frame| frame.len()), Some(5 << 20));
+}
+
+#[tokio::test]
+async fn two_in_one_process_are_linked_without_a_socket() {
+    let (options, tracker, cancels) =
+        (LinkOptions::default(), TaskTracker::new(), [0; 2].map(|_| CancellationToken::new()));
+    let [near, far] =
+        cancels.each_ref().map(|cancel| End { options: &options, tracker: &tracker, cancel: cancel.clone() });
+    let (near, far) = in_process(near, far).await;
+    let ((a, mut from_b), (b, mut from_a)) = (near.split(), far.split());
+    assert_eq!((a.direction(), b.direction()), (Direction::Dialed, Direction::Accepted));
+    assert!(a.send(text("there")).await);
+    assert_eq!(from_a.recv().await.unwrap(), text("there"));
+    b.admit();
+    assert!(b.send(text("back")).await);
+    assert_eq!(from_b.recv().await.unwrap(), text("back"));
+    // What is queued when one end is cancelled still arrives, and both come to their ends.
+    assert!(a.send(text("last")).await);
+    cancels[0].cancel();
+    assert_eq!(from_a.recv().await.unwrap(), text("last"));
+    assert!(from_a.recv().await.is_none());
+    drop((a, b));
+    tracker.close();
+    tracker.wait().await;
 }

@@ -1,9 +1,9 @@
 //! The command line.
 
 mod backup;
-mod tls;
 mod pair;
 mod sync;
+mod tls;
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -13,9 +13,9 @@ use clap::{Args, Parser, Subcommand};
 use sync_engine::conflicts;
 
 pub(crate) use backup::{Backup, Restore, Root};
-pub(crate) use tls::{Tls, TlsCa, TlsNode};
 pub(crate) use pair::Pair;
 pub(crate) use sync::Sync;
+pub(crate) use tls::{Tls, TlsCa, TlsNode};
 
 /// Keeps SQLite files on several machines at the same rows, while unmodified applications write them.
 #[derive(Debug, Parser)]

@@ -236,7 +236,7 @@ pub struct PeerStatus {
     pub node: Option<String>,
     /// The URL that is dialed, or the address that it came from.
     pub url: String,
-    /// `connecting`, `connected` or `waiting`.
+    /// `connecting`, `connected` or `waiting`; `stopped` for an engine of the same process that has.
     pub state: String,
     /// The databases that both have.
     pub databases: Vec<PeerDatabaseStatus>,

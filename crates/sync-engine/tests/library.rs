@@ -9,9 +9,10 @@ use std::time::Duration;
 
 use rusqlite::Connection;
 use serde_json::json;
+use sync_engine::verification::{Ask, Found};
 use sync_engine::{
     ApplyDecision, ChangeEvent, ConflictError, ConflictFilter, Database, EngineError, EventName, Resolution,
-    ResolverPolicy, SyncEngine, TriggerRule,
+    ResolverPolicy, SyncEngine, TriggerRule, VerifyError,
 };
 use tempfile::TempDir;
 
@@ -349,4 +350,33 @@ async fn databases_and_peers_come_and_go_while_an_engine_runs() {
     for engine in [berlin, oslo, subscriber] {
         engine.stop_realtime_sync().await.unwrap();
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn engines_of_one_process_are_linked_without_a_network() {
+    let scene = Scene::new();
+    let [a, b] = ["a", "b"].map(|node| scene.file(node));
+    write(&a, "INSERT INTO stock VALUES ('A-1', 7, 'cup')");
+    let first = scene.builder("a").database(scene.database("a")).build().await.unwrap();
+    let second = scene.builder("b").database(scene.database("b")).build().await.unwrap();
+    first.link(&second).unwrap();
+    eventually("the row is there", || quantity(&b, "A-1") == Some(7)).await;
+    write(&b, "UPDATE stock SET qty = 8; INSERT INTO stock VALUES ('B-1', 1, NULL)");
+    eventually("and back", || quantity(&a, "A-1") == Some(8) && quantity(&a, "B-1") == Some(1)).await;
+    let known = || [&first, &second].map(|engine| engine.status().databases[0].have.clone());
+    eventually("both know the same", || known()[0] == known()[1]).await;
+    let status = first.status();
+    assert_eq!((status.peers.len(), status.peers[0].node.as_deref()), (1, Some("b")));
+    let written = status.databases[0].written;
+    assert_eq!((written.inserted, written.updated, written.deleted), (1, 1, 0));
+    let verifier = first.verifier("shop");
+    let told = verifier.ask(Ask::Tables).await.unwrap();
+    assert!(matches!(told.found, Found::Tables(tables) if tables[0].name == "stock"));
+    assert!(matches!(first.verifier("none").ask(Ask::Tables).await, Err(VerifyError::NoDatabase(_))));
+    // The one that goes on links again with nobody, and ends all the same.
+    second.stop_realtime_sync().await.unwrap();
+    eventually("the session is over", || first.status().peers.iter().all(|peer| peer.databases.is_empty())).await;
+    write(&a, "DELETE FROM stock");
+    first.stop_realtime_sync().await.unwrap();
+    assert!(matches!(verifier.ask(Ask::Tables).await, Err(VerifyError::Store(_))));
 }

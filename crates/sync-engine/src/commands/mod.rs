@@ -16,8 +16,8 @@ mod restore;
 mod run;
 mod signals;
 mod status;
-mod tls;
 mod sync;
+mod tls;
 mod verify;
 
 use std::collections::BTreeMap;

@@ -251,3 +251,25 @@ fn allowed(at: &str, policy: &Policy, level: Level, check: &mut Check) -> bool {
         _ => true,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::Policy;
+
+    #[test]
+    fn policies_of_a_database_go_by_the_names_of_the_configuration() {
+        let named = |name: &str| Policy::of_database(name, &["a".to_owned()], None);
+        assert_eq!(named("last-write-wins"), Ok(Policy::LastWriteWins));
+        assert_eq!(named("origin-priority"), Ok(Policy::OriginPriority(vec!["a".to_owned()])));
+        assert_eq!(named("counter").unwrap_err(), "\"counter\" is a policy of single columns");
+        assert_eq!(named("mox").unwrap_err(), "there is no policy \"mox\"; did you mean \"max\"?");
+        assert_eq!(
+            Policy::of_database("last-write-wins", &[], Some("at")),
+            Ok(Policy::TimestampColumn("at".to_owned()))
+        );
+        assert!(Policy::of_database("max", &[], Some("at")).unwrap_err().contains("by last-write-wins only"));
+        for name in super::NAMES {
+            assert!(named(name).is_ok() || ["counter", "sql"].contains(&name), "{name}");
+        }
+    }
+}

@@ -16,7 +16,14 @@ pub(super) fn link(near: &Arc<Shared>, far: &Arc<Shared>) {
     let status = Arc::new(Mutex::new(PeerStatus { url: url.clone(), ..PeerStatus::default() }));
     let end = near.stop.child_token();
     near.note_dialed(Dialed { url: url.clone(), status: Arc::clone(&status), end: end.clone() });
-    near.tracker.spawn(keep_linked(Arc::clone(near), Arc::clone(far), url, status, end));
+    let kept = keep_linked(Arc::clone(near), Arc::clone(far), url, Arc::clone(&status), end);
+    near.tracker.spawn(async move {
+        kept.await;
+        set(&status, |status| {
+            status.state = "stopped".to_owned();
+            status.databases.clear();
+        });
+    });
 }
 
 async fn keep_linked(
