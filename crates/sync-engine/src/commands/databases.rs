@@ -65,8 +65,19 @@ fn attach_one(path: &Path, settings: &Settings) -> anyhow::Result<Attached> {
 
 /// An error of a command that does not try again.
 #[derive(Debug, thiserror::Error)]
-#[error("{}; {}", .0, if .0.is_busy() { "try again when the program that holds the lock has let go" } else { .0.remedy() })]
+#[error("{}; {}", .0, remedy(.0))]
 pub(crate) struct OneShot(pub(super) StoreError);
+
+/// What to do about it where there is no daemon.
+fn remedy(error: &StoreError) -> &'static str {
+    match error.kind() {
+        "busy" => "try again when the program that holds the lock has let go",
+        "migrating" => "try again when the migration is over",
+        "read_only" | "permission" => "let this user write the file and its folder",
+        "missing" => "check the path; this user needs to read and write the file and its folder",
+        _ => error.remedy(),
+    }
+}
 
 fn report(path: &Path, attached: &Attached) -> Json {
     let synced: Vec<Json> = attached
