@@ -10,7 +10,8 @@ use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use peer_link::{
-    Credentials, DialError, Direction, End, Frame, Link, LinkLost, LinkOptions, LinkReceiver, LinkSender, dial, in_process, over,
+    Credentials, DialError, Direction, End, Frame, Link, LinkLost, LinkOptions, LinkReceiver, LinkSender, dial,
+    in_process, over,
 };
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::TcpListener;
