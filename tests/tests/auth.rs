@@ -5,8 +5,8 @@ use std::process::Command;
 
 use serde_json::json;
 use system_tests::{
-    Cluster, Node, Result, Running, Scene, Topology, ask_showing, check, check_equal, fail, query_text, run_to_end,
-    scenario, shell, sync_engine,
+    Cluster, Node, Result, Running, Scene, Topology, ask_showing, check, check_equal, fail, get_as, query_text,
+    run_to_end, scenario, shell, sync_engine,
 };
 
 const SCHEMA: &str = "CREATE TABLE stock (sku TEXT PRIMARY KEY, qty INTEGER)";
@@ -72,9 +72,10 @@ fn a_token_is_asked_for_and_shown_and_never_told() {
         }
         let status = ask_showing(node.port(), "GET", "/v1/status", &secret("common"))?;
         check_equal!(status.status, 200);
-        // Who shows the token may call the node by any name: it is no page.
-        let named = format!("{}\r\nX-Name: y", secret("common"));
-        check_equal!(ask_showing(node.port(), "GET", "/v1/status", &named)?.status, 200);
+        // Whoever calls the node by another name is asked for the token no less, and no more.
+        check_equal!(get_as(node.port(), "/v1/status", "berlin:7420")?.status, 401);
+        let named = format!("berlin:7420\r\nAuthorization: Bearer {}", secret("common"));
+        check_equal!(get_as(node.port(), "/v1/status", &named)?.status, 200);
         logged(scene, node, &["sync_error", "kind=auth", "address=127.0.0.1"])?;
         let refused = run_to_end(
             Command::new(sync_engine()?).arg("status").args(["--url", &format!("http://127.0.0.1:{}", node.port())]),
@@ -148,6 +149,44 @@ fn beyond_loopback_nobody_listens_without_a_token() {
             let mut status = Command::new(sync_engine()?);
             run_to_end(status.args(["status", "--url", &url, "--token-file"]).arg(&token))?.success()
         })?;
+        check_equal!(running.end_with(system_tests::Signal::Terminate)?.code, Some(0));
+        Ok(())
+    });
+}
+
+#[test]
+fn a_node_that_asks_for_nothing_any_more_is_reached_from_this_machine_alone() {
+    scenario(|scene| {
+        let token = token(scene, "open")?;
+        let mut node = Node::new(scene, "a")?;
+        let file = node.database("shop");
+        shell(&file, SCHEMA)?;
+        let listen = format!("0.0.0.0:{}", node.port());
+        node.write_config()?;
+        let text = std::fs::read_to_string(node.config_file())?;
+        let wide = text.replace(&format!("127.0.0.1:{}", node.port()), &listen);
+        check!(wide != text, "{text}");
+        // The node writes its file itself when it is started.
+        let config = scene.path("wide.toml");
+        std::fs::write(&config, format!("{wide}\n[auth]\ntoken_file = {token:?}\n"))?;
+        let mut command = Command::new(sync_engine()?);
+        command.current_dir(scene.path("")).args(["run", "--config"]).arg(&config);
+        let mut running = Running::start(&mut command, &scene.path("wide"))?;
+        let status = |port| ask_showing(port, "GET", "/v1/status", &secret("open"));
+        scene.eventually("it answers", || match running.ended()? {
+            Some(_) => fail!("{}", running.complaints()),
+            None => status(node.port())?.json().map(drop),
+        })?;
+        std::fs::write(&config, &text)?;
+        running.signal(system_tests::Signal::HangUp)?;
+        scene.eventually("it has read its configuration", || {
+            let log = node.log();
+            if log.contains("config_reload") { Ok(()) } else { fail!("{log}") }
+        })?;
+        check!(node.log().contains("outcome=applied"), "{}", node.log());
+        check_equal!(node.get("/v1/status")?.status, 200);
+        let open = std::net::TcpStream::connect(("127.0.0.2", node.port()));
+        check!(open.is_err(), "it listens beyond 127.0.0.1");
         check_equal!(running.end_with(system_tests::Signal::Terminate)?.code, Some(0));
         Ok(())
     });
@@ -238,6 +277,8 @@ fn the_token_of_one_node_is_of_no_use_to_another() {
         logged(scene, &cluster.nodes[0], &["sync_error", "kind=auth", "impostor"])?;
         logged(scene, &cluster.nodes[1], &["kind=auth", "impostor"])?;
         check!(connected(&cluster.nodes[1]).is_err(), "it was let in");
+        // Nothing that it said was taken down.
+        check_equal!(query_text(cluster.file(0), "SELECT count(*) FROM _sync_origin WHERE node = 'impostor'")?, "0");
         cluster.nodes[1].stop()?;
         cluster.nodes[1].rename("b");
         cluster.nodes[1].start()?;

@@ -39,7 +39,7 @@ struct Target {
 
 impl Target {
     fn of(url: &str) -> Result<Self, DialError> {
-        let wrong = |reason: &str| DialError::Url { url: url.to_owned(), reason: reason.to_owned() };
+        let wrong = |reason: &str| DialError::Url { url: without_secret(url), reason: reason.to_owned() };
         let uri: Uri = url.trim().parse().map_err(|error: http::uri::InvalidUri| wrong(&error.to_string()))?;
         let encrypted = match uri.scheme_str() {
             Some("ws") => false,
@@ -69,6 +69,16 @@ impl Target {
     }
 }
 
+/// A URL as it can be shown: without the secret that it may hold.
+pub fn without_secret(url: &str) -> String {
+    let begin = url.find("://").map_or(0, |scheme| scheme + 3);
+    let end = url[begin..].find(['/', '?', '#']).map_or(url.len(), |end| begin + end);
+    match url[begin..end].rfind('@') {
+        Some(at) => format!("{}…{}", &url[..begin], &url[begin + at..]),
+        None => url.to_owned(),
+    }
+}
+
 /// Whether a URL can be dialed at all.
 ///
 /// # Errors
@@ -77,7 +87,7 @@ pub fn check_url(url: &str) -> Result<(), DialError> {
     Target::of(url).map(drop)
 }
 
-/// Connects to the peer at `url` once.
+/// Connects to the peer at `url` once; the link, and the DNS names in the certificate that the peer has shown, if it did.
 ///
 /// # Errors
 /// The peer cannot be reached, does not let this node in, or does not speak `subprotocol`. Nothing is left behind.
@@ -88,7 +98,7 @@ pub async fn dial(
     options: &LinkOptions,
     tracker: &TaskTracker,
     cancel: CancellationToken,
-) -> Result<Link, DialError> {
+) -> Result<(Link, Option<Vec<String>>), DialError> {
     let target = Target::of(url)?;
     let after = options.handshake_timeout;
     match timeout(after, connect(&target, (subprotocol, credentials), options, tracker, cancel)).await {
@@ -103,7 +113,7 @@ async fn connect(
     options: &LinkOptions,
     tracker: &TaskTracker,
     cancel: CancellationToken,
-) -> Result<Link, DialError> {
+) -> Result<(Link, Option<Vec<String>>), DialError> {
     let authority = target.authority();
     let failed = |reason: String| DialError::Handshake { authority: target.authority(), reason };
     let stream = TcpStream::connect((target.host.as_str(), target.port))
@@ -111,6 +121,7 @@ async fn connect(
         .map_err(|source| DialError::Connect { authority: authority.clone(), source })?;
     stream.set_nodelay(true).map_err(|source| DialError::Connect { authority: authority.clone(), source })?;
     let stream = if target.encrypted { encrypt(target, credentials, stream).await? } else { Transport::Plain(stream) };
+    let names = stream.names();
     let mut request = target.uri.clone().into_client_request().map_err(|error| failed(error.to_string()))?;
     let offered = HeaderValue::from_str(subprotocol).map_err(|error| failed(error.to_string()))?;
     request.headers_mut().insert(header::SEC_WEBSOCKET_PROTOCOL, offered);
@@ -142,15 +153,16 @@ async fn connect(
         Err(error) if target.encrypted => return Err(failed(error.to_string())),
         Err(error) => return Err(failed(format!("{error}; if it listens with TLS, dial it with wss://"))),
     };
-    Ok(start(socket, traffic, Direction::Dialed, options, tracker, cancel))
+    Ok((start(socket, traffic, Direction::Dialed, options, tracker, cancel), names))
 }
 
 async fn encrypt(target: &Target, credentials: &Credentials, stream: TcpStream) -> Result<Transport, DialError> {
     let authority = target.authority();
     let client = match &credentials.tls {
         Some(client) => client.clone(),
-        None => TlsClient::load(None, None)
-            .map_err(|source| DialError::Authorities { authority: authority.clone(), source })?,
+        None => {
+            TlsClient::of_system().map_err(|source| DialError::Authorities { authority: authority.clone(), source })?
+        }
     };
     let connected = client.connect(&target.host, stream).await;
     connected.map_err(|error| DialError::Tls { authority, reason: tls_reason(&error) })
@@ -193,5 +205,15 @@ pub fn tls_reason(error: &io::Error) -> String {
         rustls::Error::AlertReceived(AlertDescription::CertificateExpired) => "; renew the certificate of this node",
         _ => "",
     };
-    format!("{inner}{remedy}")
+    let what = match inner {
+        // Without the moment, which would make it another reason each time.
+        rustls::Error::InvalidCertificate(CertificateError::Expired | CertificateError::ExpiredContext { .. }) => {
+            "its certificate has expired".to_owned()
+        }
+        rustls::Error::InvalidCertificate(
+            CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. },
+        ) => "its certificate is not valid yet".to_owned(),
+        inner => inner.to_string(),
+    };
+    format!("{what}{remedy}")
 }

@@ -75,7 +75,7 @@ pub enum DialError {
     },
     /// The peer wants another token than this node shows, or one at all.
     #[error(
-        "{authority} does not let this node in (HTTP status {status}); is the token of [auth] token_file one that it knows?"
+        "{authority} does not let this node in (HTTP status {status}); does it know the token or the certificate of this node ([auth] token_file, [tls] certificate)? Its log tells what it wants"
     )]
     Unauthorized {
         /// Host and port.

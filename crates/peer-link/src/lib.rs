@@ -15,7 +15,7 @@ mod transport;
 mod upgrade;
 
 pub use backoff::Backoff;
-pub use dial::{Credentials, check_url, dial, tls_reason};
+pub use dial::{Credentials, check_url, dial, tls_reason, without_secret};
 pub use error::{DialError, LinkLost, UpgradeError};
 pub use in_process::{End, in_process};
 pub use link::{Direction, Frame, Link, LinkOptions, LinkReceiver, LinkSender, Traffic, over};

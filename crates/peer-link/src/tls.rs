@@ -4,7 +4,7 @@
 use std::fmt;
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use rustls::client::WantsClientCert;
 use rustls::crypto::{CryptoProvider, ring};
@@ -72,6 +72,7 @@ pub struct Identity<'a> {
 pub struct TlsServer {
     acceptor: TlsAcceptor,
     names: Vec<String>,
+    certificate: CertificateDer<'static>,
 }
 
 impl fmt::Debug for TlsServer {
@@ -98,15 +99,22 @@ impl TlsServer {
             }
         };
         let (chain, key) = identity.read()?;
-        let names = names_of(chain.first());
+        let certificate =
+            chain.first().cloned().ok_or_else(|| content(identity.certificate, "certificate", &"it is empty"))?;
+        let names = names_of(&certificate);
         let mut config = builder.with_single_cert(chain, key).map_err(|error| identity.refused(&error))?;
         config.alpn_protocols = vec![b"http/1.1".to_vec()];
-        Ok(Self { acceptor: Arc::new(config).into(), names })
+        Ok(Self { acceptor: Arc::new(config).into(), names, certificate })
     }
 
     /// The DNS names that the certificate is for.
     pub fn names(&self) -> &[String] {
         &self.names
+    }
+
+    /// Whether the other side has shown this very certificate: it has its key.
+    pub fn is_shown_on(&self, transport: &Transport) -> bool {
+        transport.certificate() == Some(&self.certificate)
     }
 
     /// The handshake with who has connected.
@@ -156,6 +164,19 @@ impl TlsClient {
         Ok(Self { config: Arc::new(config) })
     }
 
+    /// Believes the system's authorities, which are read once.
+    ///
+    /// # Errors
+    /// The system has none.
+    pub(crate) fn of_system() -> Result<Self, TlsError> {
+        static CLIENT: OnceLock<TlsClient> = OnceLock::new();
+        if let Some(client) = CLIENT.get() {
+            return Ok(client.clone());
+        }
+        let client = Self::load(None, None)?;
+        Ok(CLIENT.get_or_init(|| client).clone())
+    }
+
     /// The handshake with `host`, a DNS name or an address.
     ///
     /// # Errors
@@ -179,10 +200,14 @@ impl TlsClient {
 
 impl Transport {
     /// The DNS names in the certificate that the other side has shown; none where it showed none.
-    pub fn names(&self) -> Vec<String> {
+    pub fn names(&self) -> Option<Vec<String>> {
+        self.certificate().map(names_of)
+    }
+
+    fn certificate(&self) -> Option<&CertificateDer<'static>> {
         match self {
-            Self::Plain(_) => Vec::new(),
-            Self::Tls(stream) => names_of(stream.get_ref().1.peer_certificates().and_then(<[_]>::first)),
+            Self::Plain(_) => None,
+            Self::Tls(stream) => stream.get_ref().1.peer_certificates().and_then(<[_]>::first),
         }
     }
 }
@@ -239,8 +264,8 @@ fn system_authorities() -> Result<RootCertStore, TlsError> {
 }
 
 /// A certificate that cannot be read has no names.
-fn names_of(certificate: Option<&CertificateDer<'_>>) -> Vec<String> {
-    let parsed = certificate.and_then(|certificate| EndEntityCert::try_from(certificate).ok());
+fn names_of(certificate: &CertificateDer<'_>) -> Vec<String> {
+    let parsed = EndEntityCert::try_from(certificate).ok();
     parsed.map(|parsed| parsed.valid_dns_names().map(str::to_owned).collect()).unwrap_or_default()
 }
 

@@ -135,11 +135,23 @@ impl Grant {
     }
 }
 
+/// What somebody has shown beside a token.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Shown {
+    /// No certificate.
+    Nothing,
+    /// A certificate with these DNS names.
+    Certificate(Vec<String>),
+    /// The certificate of this node: its own tools do.
+    Own,
+}
+
 /// Why somebody is not let in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Denied {
     NoToken,
     WrongToken,
+    NoCertificate,
     /// A certificate that no peer has, and others are refused.
     Certificate,
     /// The token of one peer came with the certificate of another.
@@ -151,6 +163,7 @@ impl fmt::Display for Denied {
         f.write_str(match self {
             Self::NoToken => "this node wants a token: send it as Authorization: Bearer TOKEN",
             Self::WrongToken => "the token is none that this node knows",
+            Self::NoCertificate => "this node wants a certificate of [tls] client_ca",
             Self::Certificate => "the certificate bears the name of no [[auth.peer]], and [auth] others is \"refuse\"",
             Self::TwoPeers => "the token is that of one peer and the certificate that of another",
         })
@@ -266,23 +279,32 @@ impl Access {
         self.server.as_ref().map_or(&[], TlsServer::names)
     }
 
-    /// What somebody may do who shows this token, and a certificate with these names.
-    pub(crate) fn admit(&self, token: Option<&str>, names: &[String]) -> Result<Grant, Denied> {
+    /// What somebody may do who shows this token, and this beside it.
+    pub(crate) fn admit(&self, token: Option<&str>, shown: &Shown) -> Result<Grant, Denied> {
         let by_token = self.by_token(token)?;
-        if !self.mutual {
-            return Ok(by_token.as_deref().cloned().unwrap_or_else(Grant::all));
-        }
-        let named =
-            self.certificates.iter().find(|(name, _)| names.iter().any(|shown| shown.eq_ignore_ascii_case(name)));
-        let by_certificate = match (named, self.others) {
-            (Some((_, grant)), _) => grant.as_ref().clone(),
-            (None, Some(role)) => Grant { role, ..Grant::all() },
-            (None, None) => return Err(Denied::Certificate),
-        };
+        let by_certificate = self.by_certificate(shown)?;
         let Some(by_token) = by_token else { return Ok(by_certificate) };
         match (&by_token.node, &by_certificate.node) {
             (Some(one), Some(other)) if one != other => Err(Denied::TwoPeers),
             _ => Ok(by_token.and(&by_certificate)),
+        }
+    }
+
+    /// What somebody may do who shows this: by dialing, or by being dialed.
+    pub(crate) fn by_certificate(&self, shown: &Shown) -> Result<Grant, Denied> {
+        if !self.mutual {
+            return Ok(Grant::all());
+        }
+        let names = match shown {
+            Shown::Nothing => return Err(Denied::NoCertificate),
+            Shown::Own => return Ok(Grant::all()),
+            Shown::Certificate(names) => names,
+        };
+        let bears = |name: &str| names.iter().any(|shown| shown.eq_ignore_ascii_case(name));
+        match (self.certificates.iter().find(|(name, _)| bears(name)), self.others) {
+            (Some((_, grant)), _) => Ok(grant.as_ref().clone()),
+            (None, Some(role)) => Ok(Grant { role, ..Grant::all() }),
+            (None, None) => Err(Denied::Certificate),
         }
     }
 
@@ -306,6 +328,12 @@ impl Access {
     pub(crate) fn of_node(&self, node: &str) -> Grant {
         let named = self.peers.iter().find(|grant| grant.node.as_deref() == Some(node));
         named.map_or_else(Grant::all, |grant| grant.as_ref().clone())
+    }
+
+    /// Whether a node has to come with what is its own.
+    pub(crate) fn is_reserved(&self, node: &str) -> bool {
+        let grants = self.tokens.iter().map(|(_, grant)| grant).chain(self.certificates.iter().map(|(_, grant)| grant));
+        grants.into_iter().any(|grant| grant.node.as_deref() == Some(node))
     }
 
     /// Whether it matters which node somebody is.

@@ -137,7 +137,11 @@ impl Session {
             Input::Timeout => self.timeout(),
             Input::Stop => self.leave(ByeReason::Shutdown, CloseReason::Stopped),
             Input::Admitted { takes } => self.admitted(takes),
-            Input::TurnedAway(code, reason) => self.refuse(code, reason),
+            Input::TurnedAway(code, reason) => {
+                // Nothing that it said counts.
+                self.actions.clear();
+                self.refuse(code, reason);
+            }
             Input::Replaced => self.leave(ByeReason::Duplicate, CloseReason::Replaced),
         }
         if self.hello_at.is_some_and(|at| self.now >= at) && self.stage != Stage::Closed {

@@ -11,8 +11,8 @@ pub(crate) enum Tls {
     Ca(TlsCa),
     /// Make a node's certificate and key, signed by the authority: NAME.pem and NAME.key
     #[command(
-        after_help = "The certificate is for the server and the client side of TLS. Peers reach the node by its name, by localhost, or by \
-                      what --host says.\n\nExample:\n  sync-engine tls node oslo --dir pki --host oslo.example --host 192.0.2.7"
+        after_help = "The certificate is for the server and the client side of TLS. Peers reach the node by its name, or by what \
+                      --host says; with --host localhost any tunnel that ends on this machine is believed to lead to it.\n\nExample:\n  sync-engine tls node oslo --dir pki --host oslo.example --host 192.0.2.7"
     )]
     Node(TlsNode),
 }

@@ -100,7 +100,8 @@ impl Daemon {
             return Ok(Self { tls: if encrypted { Some((tls()?, name)) } else { None }, authority, token });
         }
         let address = reachable(settings.listen);
-        let name = access.certificate_names().first().cloned().unwrap_or_else(|| address.ip().to_string());
+        let names = access.certificate_names().iter().find(|name| !name.starts_with('*'));
+        let name = names.cloned().unwrap_or_else(|| address.ip().to_string());
         let tls = if settings.tls.certificate.is_some() { Some((tls()?, name)) } else { None };
         Ok(Self { authority: address.to_string(), tls, token })
     }

@@ -62,8 +62,8 @@ fn node(arguments: &TlsNode) -> anyhow::Result<()> {
     must_not_exist(&[&certificate_file, &key_file])?;
     let issuer = issuer(dir)?;
     let mut params = params(*days);
-    let own = [node.as_str(), "localhost", "127.0.0.1", "::1"];
-    for host in own.into_iter().chain(hosts.iter().map(String::as_str)) {
+    let names: Vec<&str> = std::iter::once(node.as_str()).chain(hosts.iter().map(String::as_str)).collect();
+    for host in &names {
         params.subject_alt_names.push(name(host)?);
     }
     params.distinguished_name.push(DnType::CommonName, node.as_str());
@@ -75,7 +75,6 @@ fn node(arguments: &TlsNode) -> anyhow::Result<()> {
     write(&key_file, &key.serialize_pem(), 0o600)?;
     write(&certificate_file, &certificate.pem(), 0o644)?;
     if *json {
-        let names: Vec<&str> = own.into_iter().chain(hosts.iter().map(String::as_str)).collect();
         say(&json!({ "certificate": certificate_file, "key": key_file, "names": names, "days": days }).to_string());
         return Ok(());
     }

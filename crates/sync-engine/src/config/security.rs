@@ -171,6 +171,14 @@ pub(super) fn together(
         );
         check.bad_value("listen", what, remedy);
     }
+    if tls.client_ca.is_none() && !check.is_refused("tls.client_ca") {
+        let mut keys = vec!["auth.others".to_owned()];
+        keys.extend((0..auth.peers.len()).map(|index| format!("auth.peer[{index}].certificate")));
+        for key in keys.into_iter().filter(|key| check.is_given(key) && !check.is_refused(key)).collect::<Vec<_>>() {
+            let what = "nobody shows a certificate without [tls] client_ca, so that it says nothing";
+            check.complain(&key, ErrorKind::Missing, what, "name client_ca too, or remove the key");
+        }
+    }
     let Some(databases) = databases else { return };
     for (index, peer) in auth.peers.iter().enumerate() {
         for (place, name) in peer.databases.iter().enumerate().filter(|(_, name)| !databases.contains(&name.as_str())) {

@@ -1,6 +1,6 @@
 //! Who gets past the listen port: every request shows what it has to show before anything looks at it.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use axum::extract::{ConnectInfo, Request, State};
@@ -8,14 +8,19 @@ use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 
-use crate::access::{Access, Denied, Grant};
+use crate::access::{Access, Denied, Grant, Shown};
 use crate::engine::http::refusal;
+use crate::engine::membership::Member;
+use crate::engine::repeats::STRANGERS;
 use crate::engine::shared::Shared;
 use crate::event::{Event, EventName};
 
-/// The DNS names in the certificate that a connection has shown.
-#[derive(Debug, Clone)]
-pub(super) struct Certified(pub(super) Arc<[String]>);
+/// What a connection has shown, and under which rules it was taken.
+#[derive(Clone)]
+pub(super) struct Caller {
+    pub(super) shown: Arc<Shown>,
+    pub(super) member: Member,
+}
 
 /// What a request is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -32,11 +37,12 @@ enum Purpose {
 pub(super) async fn admit(State(shared): State<Arc<Shared>>, mut request: Request, next: Next) -> Response {
     let access = shared.access();
     let purpose = purpose(&request);
-    let names = request.extensions().get::<Certified>().map_or(&[][..], |certified| &certified.0);
-    let granted = access.admit(bearer(request.headers()), names);
-    // Who has to show a token cannot be driven by a page, which has none; nor does a page without one tell anything.
-    let guarded = access.wants_token() && (granted.is_ok() || purpose == Purpose::Open);
-    if !guarded && let Some(what) = foreign(request.headers(), &access) {
+    let shown = request.extensions().get::<Caller>().map(|caller| Arc::clone(&caller.shown));
+    let granted = access.admit(bearer(request.headers()), shown.as_deref().unwrap_or(&Shown::Nothing));
+    // A page of another site has no token, and is told nothing without one.
+    if !access.wants_token()
+        && let Some(what) = foreign(request.headers(), &access)
+    {
         let text = format!("the {what} header of this request is foreign to this node\n");
         return (StatusCode::FORBIDDEN, text).into_response();
     }
@@ -79,21 +85,33 @@ fn bearer(headers: &HeaderMap) -> Option<&str> {
     scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
 }
 
+/// Whether something is to be told of an address: once a minute, and no more than the log takes of strangers. Who has many addresses has a
+/// network of IPv6.
+pub(super) fn is_news(shared: &Shared, what: &str, address: IpAddr) -> bool {
+    let network = match address {
+        IpAddr::V4(address) => address.to_string(),
+        IpAddr::V6(address) => format!("{:x}", address.to_bits() >> 64),
+    };
+    shared.told.is_news(&format!("{what} {network}")) && shared.allowance.take(STRANGERS, 1).0 > 0
+}
+
 fn turn_away(shared: &Shared, request: &Request, denied: Denied) -> Response {
-    let address = request.extensions().get::<ConnectInfo<SocketAddr>>().map(|info| info.0.ip().to_string());
-    let address = address.unwrap_or_default();
-    if shared.told.is_news(&format!("turned away {address} {denied}")) {
+    let address = request.extensions().get::<ConnectInfo<SocketAddr>>().map(|info| info.0.ip());
+    let is_news = address.is_some_and(|address| is_news(shared, "turned away", address));
+    if let Some(address) = address.filter(|_| is_news) {
         shared.events.emit(
             Event::new(EventName::SyncError)
                 .field("kind", "auth")
-                .field("address", address)
+                .field("address", address.to_string())
                 .field("path", replication::message::shortened(request.uri().path(), 200))
                 .field("reason", denied.to_string())
                 .field("remedy", "see what connects to this port, and give it the token if it is meant to"),
         );
     }
     let mut response = refusal(StatusCode::UNAUTHORIZED, &denied.to_string());
-    response.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+    if matches!(denied, Denied::NoToken | Denied::WrongToken) {
+        response.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+    }
     response
 }
 
@@ -122,7 +140,15 @@ fn is_ours(authority: &str, access: &Access) -> bool {
     let host = host.trim_start_matches('[').trim_end_matches(']');
     host.eq_ignore_ascii_case("localhost")
         || host.parse::<std::net::IpAddr>().is_ok()
-        || access.certificate_names().iter().any(|name| name.eq_ignore_ascii_case(host))
+        || access.certificate_names().iter().any(|name| bears(name, host))
+}
+
+/// Whether a name in a certificate, which may begin with a wildcard for one label, is that of a host.
+fn bears(name: &str, host: &str) -> bool {
+    match name.strip_prefix("*.") {
+        Some(domain) => host.split_once('.').is_some_and(|(_, rest)| rest.eq_ignore_ascii_case(domain)),
+        None => name.eq_ignore_ascii_case(host),
+    }
 }
 
 /// What the request of a peer may do.

@@ -20,7 +20,8 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt as _;
 
-use crate::engine::gate::Certified;
+use crate::access::{Grant, Shown};
+use crate::engine::gate::Caller;
 use crate::engine::peering::accept_peer;
 use crate::engine::places::{Place, Places};
 use crate::engine::shared::Shared;
@@ -96,21 +97,25 @@ async fn connection(
 ) {
     // A row is a small packet: waiting for more to go with it costs 40 ms. Where the system refuses, it is only slower.
     drop(stream.set_nodelay(true));
+    // What it is let in by counts as long as these rules do.
+    let member = shared.membership.present();
+    let over = member.over.clone();
     let encrypted = tokio::select! {
         encrypted = tokio::time::timeout(HEAD, encrypt(&shared, stream)) => encrypted,
         () = place.wanted.cancelled() => return,
+        () = over.cancelled() => return,
         () = stop.cancelled() => return,
     };
-    let transport = match encrypted {
-        Ok(Ok(transport)) => transport,
+    let (transport, shown) = match encrypted {
+        Ok(Ok(encrypted)) => encrypted,
         Ok(Err(error)) => return tell_no_tls(&shared, address, &error.to_string()),
         Err(_) => return,
     };
     drop(shared);
-    let certified = Certified(transport.names().into());
+    let caller = Caller { shown: Arc::new(shown), member };
     let service = service_fn(move |mut request: hyper::Request<Incoming>| {
         request.extensions_mut().insert(ConnectInfo(address));
-        request.extensions_mut().insert(certified.clone());
+        request.extensions_mut().insert(caller.clone());
         router.clone().oneshot(request)
     });
     let mut served = std::pin::pin!(
@@ -125,27 +130,32 @@ async fn connection(
         _ = served.as_mut() => return,
         () = tokio::time::sleep(CONNECTION) => return,
         () = place.wanted.cancelled() => return,
+        () = over.cancelled() => served.as_mut().graceful_shutdown(),
         () = stop.cancelled() => served.as_mut().graceful_shutdown(),
     }
     let _ = tokio::time::timeout(LAST_ANSWERS, served).await;
 }
 
-async fn encrypt(shared: &Shared, stream: TcpStream) -> std::io::Result<Transport> {
+async fn encrypt(shared: &Shared, stream: TcpStream) -> std::io::Result<(Transport, Shown)> {
     let access = shared.access();
-    match access.server() {
-        Some(server) => server.accept(stream).await,
-        None => Ok(Transport::Plain(stream)),
-    }
+    let Some(server) = access.server() else { return Ok((Transport::Plain(stream), Shown::Nothing)) };
+    let transport = server.accept(stream).await?;
+    let shown = match transport.names() {
+        _ if server.is_shown_on(&transport) => Shown::Own,
+        Some(names) => Shown::Certificate(names),
+        None => Shown::Nothing,
+    };
+    Ok((transport, shown))
 }
 
 fn tell_no_tls(shared: &Shared, address: SocketAddr, reason: &str) {
-    if shared.told.is_news(&format!("no TLS {} {reason}", address.ip())) {
+    if gate::is_news(shared, "no TLS", address.ip()) {
         shared.events.emit(
             Event::new(EventName::SyncError)
                 .field("kind", "auth")
                 .field("address", address.ip().to_string())
                 .field("reason", format!("no TLS with who connected: {reason}"))
-                .field("remedy", "have it dial wss://, and show a certificate of client_ca where one is named"),
+                .field("remedy", "see its log, if it is a peer: it has to dial wss://, believe the authority of this node's certificate, and show one of client_ca where that is named"),
         );
     }
 }
@@ -175,12 +185,13 @@ async fn sync(
     if shared.stop.is_cancelled() {
         return (StatusCode::SERVICE_UNAVAILABLE, "this node is stopping\n").into_response();
     }
-    let Some(grant) = gate::grant_of(&mut request) else {
+    let caller = request.extensions().get::<Caller>().map(|caller| caller.member.clone());
+    let (Some(grant), Some(member)) = (gate::grant_of(&mut request), caller) else {
         return refusal(StatusCode::UNAUTHORIZED, "this node does not know who asks");
     };
     match peer_link::upgrade(&mut request, SUBPROTOCOL, &shared.link_options) {
         Ok((response, pending)) => {
-            let task = accept_peer(Arc::clone(&shared), pending, address, grant);
+            let task = accept_peer(Arc::clone(&shared), pending, address, (grant, member));
             shared.tracker.spawn(task);
             response.map(|()| Body::empty())
         }
@@ -191,7 +202,7 @@ async fn sync(
     }
 }
 
-async fn healthz(State(shared): State<Arc<Shared>>) -> Response {
+async fn healthz(State(shared): State<Arc<Shared>>, request: Request) -> Response {
     let status = shared.status();
     let bad: Vec<String> = status
         .databases
@@ -202,7 +213,9 @@ async fn healthz(State(shared): State<Arc<Shared>>) -> Response {
     if bad.is_empty() {
         (StatusCode::OK, "ok\n").into_response()
     } else {
-        (StatusCode::SERVICE_UNAVAILABLE, bad.join("\n") + "\n").into_response()
+        let sees = request.extensions().get::<Grant>().is_some_and(Grant::sees);
+        let text = if sees { bad.join("\n") } else { "not healthy; the log and /v1/status tell why".to_owned() };
+        (StatusCode::SERVICE_UNAVAILABLE, text + "\n").into_response()
     }
 }
 

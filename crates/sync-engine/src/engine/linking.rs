@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex};
 use peer_link::{Backoff, End, Link, in_process};
 use tokio_util::sync::CancellationToken;
 
+use crate::access::Grant;
 use crate::engine::peering::{FIRST_RETRY, LONGEST_RETRY, converse, set, tell_retry};
 use crate::engine::session_driver::{Arrival, SessionEnd};
 use crate::engine::shared::{Dialed, Shared};
@@ -83,5 +84,5 @@ fn end_of(shared: &Shared) -> End<'_> {
 
 async fn side(shared: &Arc<Shared>, link: Link, status: &Arc<Mutex<PeerStatus>>) -> SessionEnd {
     let (callback, member) = (shared.callback.clone(), shared.membership.present());
-    converse(shared, link, callback, status, Arrival::Dialed, member).await.1
+    converse(shared, link, callback, status, Arrival::Dialed { grant: Grant::all() }, member).await.1
 }

@@ -39,7 +39,7 @@ pub use verifier::{Verifier, VerifyError};
 use crate::change_event::{ApplyCallback, ApplyDecision, ChangeEvent};
 use crate::conflicts::{ConflictError, ConflictFilter, ConflictRecord};
 use crate::engine::peering::Dialing;
-use crate::engine::shared::{Dialed, Shared};
+use crate::engine::shared::{Dialed, Listening, Shared};
 use crate::event::{Event, EventName};
 use crate::status::{PeerStatus, Status};
 
@@ -228,18 +228,38 @@ impl SyncEngine {
         }
         let (listener, local) = bound?;
         let end = self.shared.stop.child_token();
-        self.shared.listeners.lock().unwrap_or_else(PoisonError::into_inner).push((local, end.clone()));
-        self.shared.tracker.spawn(http::serve(Arc::clone(&self.shared), listener, end));
+        let served = self.shared.tracker.spawn(http::serve(Arc::clone(&self.shared), listener, end.clone()));
+        let listening = Listening { local, end, served };
+        self.shared.listeners.lock().unwrap_or_else(PoisonError::into_inner).push(listening);
         Ok(local)
     }
 
     /// Does not listen on an address any more that [`SyncEngine::listen`] returned. Peers that came by it stay. False if it was not
     /// listened on.
     pub fn stop_listening(&self, address: SocketAddr) -> bool {
+        self.take_listener(address).is_some()
+    }
+
+    /// The addresses that are listened on.
+    fn listened_on(&self) -> Vec<SocketAddr> {
+        let listeners = self.shared.listeners.lock().unwrap_or_else(PoisonError::into_inner);
+        listeners.iter().map(|listening| listening.local).collect()
+    }
+
+    /// The same as [`SyncEngine::stop_listening`], until the port is free.
+    async fn close_listener(&self, address: SocketAddr) {
+        if let Some(listening) = self.take_listener(address) {
+            // A panic in it has closed the port as well, and is told where it happened.
+            let _ = listening.served.await;
+        }
+    }
+
+    fn take_listener(&self, address: SocketAddr) -> Option<Listening> {
         let mut listeners = self.shared.listeners.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(place) = listeners.iter().position(|(local, _)| *local == address) else { return false };
-        listeners.swap_remove(place).1.cancel();
-        true
+        let place = listeners.iter().position(|listening| listening.local == address)?;
+        let listening = listeners.swap_remove(place);
+        listening.end.cancel();
+        Some(listening)
     }
 
     /// Starts a database beside those that are there; peers are told of it.
@@ -356,7 +376,7 @@ impl SyncEngine {
 fn check_url(url: &str) -> Result<(), EngineError> {
     peer_link::check_url(url)
         .map(drop)
-        .map_err(|error| EngineError::Url { url: url.to_owned(), reason: error.to_string() })
+        .map_err(|error| EngineError::Url { url: peer_link::without_secret(url), reason: error.to_string() })
 }
 
 impl Drop for SyncEngine {

@@ -8,8 +8,9 @@ use peer_link::{Backoff, DialError, Link, Pending, dial};
 use replication::message::SUBPROTOCOL;
 use tokio_util::sync::CancellationToken;
 
-use crate::access::Grant;
+use crate::access::{Grant, Shown};
 use crate::change_event::ApplyCallback;
+use crate::engine::gate;
 use crate::engine::membership::Member;
 use crate::engine::session_driver::{Arrival, SessionDriver, SessionEnd};
 use crate::engine::shared::Shared;
@@ -110,7 +111,7 @@ fn tell_self_connection(shared: &Shared, dialing: &Dialing) {
 /// A peer that does not let this node in, or that it does not believe, is not merely away.
 fn tell_not_let_in(shared: &Shared, url: &str, error: &DialError) {
     if !matches!(error, DialError::Unauthorized { .. } | DialError::Tls { .. } | DialError::Authorities { .. })
-        || !shared.told.is_news(&format!("not let in {url} {error}"))
+        || !shared.told.is_news(&format!("not let in {url}"))
     {
         return;
     }
@@ -138,16 +139,26 @@ pub(crate) fn tell_retry(shared: &Shared, url: &str, reason: &str, pause: Durati
 
 async fn reach(shared: &Arc<Shared>, dialing: &Dialing) -> Result<SessionEnd, DialError> {
     let Dialing { url, callback, status, end, .. } = dialing;
+    // What is said of a peer counts as long as this membership does.
+    let Member { cluster, over } = shared.membership.present();
     let access = shared.access();
     let link = tokio::select! {
         link = dial(url, SUBPROTOCOL, access.credentials(), &shared.link_options, &shared.tracker, shared.links.child_token()) => link,
         () = end.cancelled() => return Ok(SessionEnd::Stopped),
+        () = over.cancelled() => return Ok(SessionEnd::Stopped),
     };
-    let link = link?;
-    let Member { cluster, over } = shared.membership.present();
+    let (link, names) = link?;
+    let encrypted = url.starts_with("wss");
+    let shown = names.map_or(Shown::Nothing, Shown::Certificate);
+    // Without encryption only its name tells who it is.
+    let grant = if encrypted { access.by_certificate(&shown) } else { Ok(Grant::all()) };
+    let grant = match grant {
+        Ok(grant) => grant,
+        Err(denied) => return Ok(SessionEnd::Refused { reason: denied.to_string() }),
+    };
     let leave = over.child_token();
     let member = Member { cluster, over: leave.clone() };
-    let mut talk = std::pin::pin!(converse(shared, link, callback.clone(), status, Arrival::Dialed, member));
+    let mut talk = std::pin::pin!(converse(shared, link, callback.clone(), status, Arrival::Dialed { grant }, member));
     tokio::select! {
         (_, how) = &mut talk => return Ok(how),
         () = end.cancelled() => leave.cancel(),
@@ -156,17 +167,21 @@ async fn reach(shared: &Arc<Shared>, dialing: &Dialing) -> Result<SessionEnd, Di
 }
 
 /// Takes in a peer that dialed us.
-pub(crate) async fn accept_peer(shared: Arc<Shared>, pending: Pending, address: SocketAddr, grant: Grant) {
+pub(crate) async fn accept_peer(
+    shared: Arc<Shared>,
+    pending: Pending,
+    address: SocketAddr,
+    (grant, member): (Grant, Member),
+) {
     // Many that say nothing must not keep others out: the oldest of them is dropped.
     let (place, _) = shared.strangers.take();
     // A handshake that fails is the other side's to report.
     let Ok(link) = pending.establish(&shared.tracker, shared.links.child_token()).await else { return };
     let status = Arc::new(Mutex::new(PeerStatus { url: address.to_string(), ..PeerStatus::default() }));
     let callback = shared.callback.clone();
-    let member = shared.membership.present();
     let (node, end) = converse(&shared, link, callback, &status, Arrival::Accepted { place, grant }, member).await;
     if let (None, SessionEnd::Lost { reason }) = (node, end)
-        && shared.told.is_news(&format!("stranger {reason}"))
+        && gate::is_news(&shared, "stranger", address.ip())
     {
         shared.events.emit(
             Event::new(EventName::SyncError)

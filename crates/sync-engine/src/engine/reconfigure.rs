@@ -1,5 +1,6 @@
 //! Going over to another configuration while the engine runs: what differs is changed, and nothing else is touched.
 
+use std::net::SocketAddr;
 use std::sync::PoisonError;
 
 use sqlite_store::fail_point;
@@ -57,6 +58,12 @@ impl SyncEngine {
 
         fail_point("reload-begun");
         let mut failed = Vec::new();
+        if !access.is_closed() {
+            // Nobody beyond this machine may come in without showing anything, not for a moment.
+            for address in self.listened_on().into_iter().filter(|address| !address.ip().is_loopback()) {
+                self.close_listener(address).await;
+            }
+        }
         for table in self.shared.change_access(access) {
             // A file may be another one under its name.
             if !applied.iter().any(|key| key.starts_with(&format!("{table}."))) {
@@ -80,20 +87,26 @@ impl SyncEngine {
         Ok(Reconfigured { applied, at_next_start, failed })
     }
 
-    /// Listens on the other address, and then no more on the one before. Where it cannot, that one stays.
+    /// Listens on the other address, and then no more on the one before. Where it cannot, that one stays, if it may.
     async fn listen_instead(&self, present: &mut Settings, next: &Settings) -> bool {
-        let before: Vec<_> = {
-            let listeners = self.shared.listeners.lock().unwrap_or_else(PoisonError::into_inner);
-            listeners.iter().map(|(address, _)| *address).collect()
-        };
+        let new = next.listen;
+        // One port cannot be listened on twice, as by all addresses and by one of them.
+        let clashes = |address: &SocketAddr| new.port() != 0 && address.port() == new.port();
+        let (clashing, others): (Vec<_>, Vec<_>) = self.listened_on().into_iter().partition(clashes);
+        for address in &clashing {
+            self.close_listener(*address).await;
+        }
         // Why not is in the log.
-        if self.listen(&next.listen.to_string()).await.is_err() {
+        if self.listen(&new.to_string()).await.is_err() {
+            for address in clashing {
+                let _ = self.listen(&address.to_string()).await;
+            }
             return false;
         }
-        for address in before {
-            self.stop_listening(address);
+        for address in others {
+            self.close_listener(address).await;
         }
-        present.listen = next.listen;
+        present.listen = new;
         true
     }
 

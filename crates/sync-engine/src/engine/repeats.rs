@@ -38,6 +38,9 @@ impl Repeats {
     }
 }
 
+/// Whom lines are about that are about nobody who was let in: no node has this name.
+pub(crate) const STRANGERS: &str = "";
+
 /// Lines about one peer in [`QUIET`], and about all.
 const LINES_OF_ONE: usize = 200;
 const LINES_OF_ALL: usize = 2_000;

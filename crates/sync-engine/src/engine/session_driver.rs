@@ -31,6 +31,7 @@ use crate::engine::databases;
 use crate::engine::membership::Member;
 use crate::engine::places::Place;
 use crate::engine::registry::{MOST, Seat};
+use crate::engine::repeats::STRANGERS;
 use crate::engine::session_events;
 use crate::engine::shared::{Shared, wall_millis};
 use crate::engine::source::Source;
@@ -49,7 +50,10 @@ type StateStream = BoxStream<'static, (String, u64, Arc<DatabaseState>)>;
 /// How a link came about.
 pub(crate) enum Arrival {
     /// This node dialed.
-    Dialed,
+    Dialed {
+        /// What the peer may do, by what it has shown.
+        grant: Grant,
+    },
     /// The peer did, and showed what it has to.
     Accepted {
         /// Its place among those who have not said who they are.
@@ -105,7 +109,7 @@ impl SessionDriver {
     ) -> Self {
         let (place, grant) = match arrival {
             Arrival::Accepted { place, grant } => (Some(place), grant),
-            Arrival::Dialed => (None, Grant::all()),
+            Arrival::Dialed { grant } => (None, grant),
         };
         let batch = shared.databases.limits().batch;
         let config = SessionConfig {
@@ -244,28 +248,10 @@ impl SessionDriver {
 
     async fn event(&mut self, mut event: SessionEvent) {
         let node = self.session.remote_node().unwrap_or_default().to_owned();
-        if let SessionEvent::Opened { node, incarnation, .. } = &event {
-            if let Some(reason) = self.acquaint(node) {
-                return self.handle(Input::TurnedAway(ProblemCode::Denied, reason));
-            }
-            self.sender.admit();
-            self.place = None;
-            let dialed_by = match self.sender.direction() {
-                Direction::Dialed => self.shared.node.clone(),
-                Direction::Accepted if !self.shared.registry.has_room_for(node) => {
-                    let reason =
-                        format!("{MOST} nodes are connected, and no more are taken; let it dial another one of them");
-                    return self.handle(Input::TurnedAway(ProblemCode::Other, reason));
-                }
-                Direction::Accepted => node.clone(),
-            };
-            let taken = self.shared.registry.take(node, *incarnation, self.number, &dialed_by, &self.status);
-            let Some((seat, namesake)) = taken else { return self.handle(Input::Replaced) };
-            self.seat = Some(seat);
-            if namesake && self.shared.told.is_news(&format!("namesake {node}")) {
-                session_events::namesake(&self.shared.events, node);
-            }
-            self.connected_to(node);
+        if let SessionEvent::Opened { node, incarnation, .. } = &event
+            && !self.opened(node, *incarnation)
+        {
+            return;
         }
         if let SessionEvent::Databases { databases } = &event {
             let admitted = databases.keys().filter(|name| self.grant.admits(name)).cloned();
@@ -295,7 +281,9 @@ impl SessionDriver {
             // Two nodes may meet several times before they keep one link.
             return;
         }
-        let (granted, cut_short) = self.shared.allowance.take(&node, session_events::lines_of(&event));
+        // Who was turned away has no say in what is told of the node whose name it bore.
+        let about = if self.seat.is_some() { node.as_str() } else { STRANGERS };
+        let (granted, cut_short) = self.shared.allowance.take(about, session_events::lines_of(&event));
         session_events::shorten(&mut event, granted);
         if cut_short {
             session_events::cut_short(&self.shared.events, &node);
@@ -306,6 +294,37 @@ impl SessionDriver {
         let source = session_events::database_of(&event).and_then(|database| self.sources.get(database));
         let names = source.map(|(_, source)| Arc::clone(&source.state().borrow().names)).unwrap_or_default();
         session_events::tell(&self.shared.events, &node, event, &names);
+    }
+
+    /// Takes the peer's seat, now that it has said who it is. False if it is not talked to.
+    fn opened(&mut self, node: &str, incarnation: u64) -> bool {
+        if let Some(reason) = self.acquaint(node) {
+            self.handle(Input::TurnedAway(ProblemCode::Denied, reason));
+            return false;
+        }
+        self.sender.admit();
+        self.place = None;
+        let dialed_by = match self.sender.direction() {
+            Direction::Dialed => self.shared.node.clone(),
+            Direction::Accepted if !self.shared.registry.has_room_for(node) => {
+                let reason =
+                    format!("{MOST} nodes are connected, and no more are taken; let it dial another one of them");
+                self.handle(Input::TurnedAway(ProblemCode::Other, reason));
+                return false;
+            }
+            Direction::Accepted => node.to_owned(),
+        };
+        let taken = self.shared.registry.take(node, incarnation, self.number, &dialed_by, &self.status);
+        let Some((seat, namesake)) = taken else {
+            self.handle(Input::Replaced);
+            return false;
+        };
+        self.seat = Some(seat);
+        if namesake && self.shared.told.is_news(&format!("namesake {node}")) {
+            session_events::namesake(&self.shared.events, node);
+        }
+        self.connected_to(node);
+        true
     }
 
     fn connected_to(&self, node: &str) {

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use peer_link::LinkOptions;
 use sqlite_store::{DatabaseState, Phase, StateDatabase};
+use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -53,7 +54,7 @@ pub(crate) struct Shared {
     /// Peers that are dialed.
     dialed: Mutex<BTreeMap<u64, Dialed>>,
     /// Addresses that are listened on.
-    pub(crate) listeners: Mutex<Vec<(SocketAddr, CancellationToken)>>,
+    pub(crate) listeners: Mutex<Vec<Listening>>,
     sessions: AtomicU64,
     /// Troubles with peers that the log has lately.
     pub(crate) told: Repeats,
@@ -74,6 +75,15 @@ pub(crate) struct SharedParts {
     pub(crate) callback: Option<Arc<ApplyCallback>>,
     pub(crate) state: StateDatabase,
     pub(crate) databases: Databases,
+}
+
+/// An address that is listened on.
+pub(crate) struct Listening {
+    pub(crate) local: SocketAddr,
+    /// Ends it.
+    pub(crate) end: CancellationToken,
+    /// Over when the port is free again.
+    pub(crate) served: JoinHandle<()>,
 }
 
 /// A peer that is dialed.

@@ -47,7 +47,10 @@ fn roles_and_databases_are_read() {
     assert_eq!(auth.others, Some(Role::Write));
     let told: Vec<_> = auth.peers.iter().map(|peer| (peer.name.as_str(), peer.role, peer.databases.len())).collect();
     assert_eq!(told, [("oslo", Role::Read, 1), ("rome", Role::Write, 0)]);
-    assert_eq!(settings("auth.others = \"refuse\"\n").auth.others, None);
+    let mutual = "[tls]\ncertificate = \"c\"\nkey = \"k\"\nclient_ca = \"a\"\n";
+    assert_eq!(settings(&format!("auth.others = \"refuse\"\n{mutual}")).auth.others, None);
+    let certificate = "[auth]\nothers = \"refuse\"\n[[auth.peer]]\nname = \"oslo\"\ncertificate = \"oslo.example\"\n";
+    assert_eq!(errors(certificate), ["2:10 auth.others: Missing", "5:15 auth.peer[0].certificate: Missing"]);
 }
 
 #[test]

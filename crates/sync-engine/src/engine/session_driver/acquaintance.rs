@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use peer_link::Direction;
 use replication::session::{Input, PeerDatabase};
 use replication::{KnownNode, KnownNodes, NodeSchemas};
 use sqlite_store::NodeNames;
@@ -18,8 +19,15 @@ impl SessionDriver {
                 "node {node:?} came with the token or the certificate of node {expected:?}; give it its own, or its right name"
             ));
         }
+        let access = self.shared.access();
+        let accepted = self.sender.direction() == Direction::Accepted;
+        if accepted && self.grant.node.is_none() && access.is_reserved(node) {
+            return Some(format!(
+                "node {node:?} has a token or a certificate of its own here, and came with another one; give it its own"
+            ));
+        }
         if !std::mem::replace(&mut self.acquainted, true) {
-            self.grant = self.grant.and(&self.shared.access().of_node(node));
+            self.grant = self.grant.and(&access.of_node(node));
             self.handle(Input::Admitted { takes: self.grant.role == Role::Write });
             self.follow_sources();
         }
@@ -35,11 +43,15 @@ impl SessionDriver {
             let PeerDatabase { origin, nodes, schemas, known } = said;
             let own = BTreeMap::from([(origin, node.clone())]);
             if self.grant.role == Role::Read {
-                // Its word counts for itself alone: what is known of others decides what is remembered for them.
-                let mut its = NodeSchemas::default();
-                schemas.get(origin).into_iter().for_each(|schema| its.learn(origin, schema.clone()));
-                source.learn_names(NodeNames { own, heard: BTreeMap::new() }).await;
-                source.learn_schemas(its).await;
+                // Its word counts for itself alone, and takes nothing from others: what is known of them decides conflicts, and what
+                // is remembered for them.
+                let known_as = source.state().borrow().nodes.get(&origin).cloned();
+                if known_as.is_none_or(|known_as| known_as == node) {
+                    let mut its = NodeSchemas::default();
+                    schemas.get(origin).into_iter().for_each(|schema| its.learn(origin, schema.clone()));
+                    source.learn_names(NodeNames { own: BTreeMap::new(), heard: own }).await;
+                    source.learn_schemas(its).await;
+                }
                 continue;
             }
             source.learn_names(NodeNames { own, heard: nodes }).await;
@@ -57,7 +69,12 @@ impl SessionDriver {
         for (name, origin, have) in self.session.peer_vectors() {
             let Some((_, source)) = self.sources.get(name) else { continue };
             let mut nodes = KnownNodes::default();
-            nodes.learn(node, KnownNode { origin, have: have.clone(), seen, forgotten: 0 });
+            // What a reader has for itself comes to nobody: it is nothing that others lack.
+            let have = match self.grant.role {
+                Role::Read => have.met(&source.state().borrow().have),
+                Role::Write => have.clone(),
+            };
+            nodes.learn(node, KnownNode { origin, have, seen, forgotten: 0 });
             source.learn_nodes(nodes).await;
         }
     }
