@@ -23,14 +23,14 @@ pub fn is_upgrade(headers: &HeaderMap) -> bool {
     has_token(headers, &header::UPGRADE, "websocket")
 }
 
-/// Answers a request for a WebSocket that speaks `subprotocol`: the response is to be sent, then
+/// Answers a request for a WebSocket that speaks `subprotocol`, or none in particular: the response is to be sent, then
 /// [`Pending::establish`] gives the link.
 ///
 /// # Errors
 /// The request asks for something else; [`UpgradeError::status`] is the answer's status.
 pub fn upgrade<B>(
     request: &mut Request<B>,
-    subprotocol: &str,
+    subprotocol: Option<&str>,
     options: &LinkOptions,
 ) -> Result<(Response<()>, Pending), UpgradeError> {
     let headers = request.headers();
@@ -47,7 +47,7 @@ pub fn upgrade<B>(
         .get(header::SEC_WEBSOCKET_KEY)
         .ok_or(UpgradeError::NotWebSocket("the request has no Sec-WebSocket-Key"))?;
     let accept = derive_accept_key(key.as_bytes());
-    if !has_token(headers, &header::SEC_WEBSOCKET_PROTOCOL, subprotocol) {
+    if let Some(subprotocol) = subprotocol.filter(|it| !has_token(headers, &header::SEC_WEBSOCKET_PROTOCOL, it)) {
         return Err(UpgradeError::Subprotocol(subprotocol.to_owned()));
     }
     let mut response = Response::new(());
@@ -55,9 +55,11 @@ pub fn upgrade<B>(
     let answer = response.headers_mut();
     answer.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
     answer.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
-    let text = |text: &str| HeaderValue::from_str(text).map_err(|_| UpgradeError::Subprotocol(subprotocol.to_owned()));
+    let text = |text: &str| HeaderValue::from_str(text).map_err(|_| UpgradeError::Subprotocol(text.to_owned()));
     answer.insert(header::SEC_WEBSOCKET_ACCEPT, text(&accept)?);
-    answer.insert(header::SEC_WEBSOCKET_PROTOCOL, text(subprotocol)?);
+    if let Some(subprotocol) = subprotocol {
+        answer.insert(header::SEC_WEBSOCKET_PROTOCOL, text(subprotocol)?);
+    }
     Ok((response, Pending { upgrade: hyper::upgrade::on(request), options: options.clone() }))
 }
 

@@ -46,7 +46,7 @@ fn requests_are_answered_whatever_they_ask() {
             request.headers_mut().append(name, HeaderValue::from_bytes(value).unwrap());
         }
         let asked = is_upgrade(request.headers());
-        match upgrade(&mut request, "sync-engine.v1", &LinkOptions::default()) {
+        match upgrade(&mut request, Some("sync-engine.v1"), &LinkOptions::default()) {
             Ok((response, _)) => {
                 assert!(asked && request.method() == Method::GET);
                 assert_eq!(response.status(), StatusCode::SWITCHING_PROTOCOLS);

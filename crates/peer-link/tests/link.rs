@@ -171,7 +171,7 @@ async fn server(subprotocol: &'static str) -> (String, mpsc::Receiver<Link>) {
             let service = service_fn(move |mut request: Request<Incoming>| {
                 let links = links.clone();
                 async move {
-                    let answer = match peer_link::upgrade(&mut request, subprotocol, &LinkOptions::default()) {
+                    let answer = match peer_link::upgrade(&mut request, Some(subprotocol), &LinkOptions::default()) {
                         Ok((response, pending)) => {
                             tokio::spawn(async move {
                                 let link = pending.establish(&TaskTracker::new(), CancellationToken::new()).await;

@@ -89,7 +89,7 @@ fn captured(runtime: &Runtime, node: &Node, rows: u64) {
 }
 
 fn read_all(runtime: &Runtime, node: &Node) -> Batch {
-    let limits = BatchLimits { rows: usize::MAX, bytes: usize::MAX };
+    let limits = BatchLimits { rows: usize::MAX, bytes: usize::MAX, passed_on: true };
     let batch = runtime.block_on(node.database.read(VersionVector::new(), Arc::default(), limits)).unwrap();
     assert_eq!(batch.tables.iter().map(|table| table.rows.len() as u64).sum::<u64>(), ROWS);
     batch
@@ -99,7 +99,7 @@ fn read_all(runtime: &Runtime, node: &Node) -> Batch {
 fn first_batches(runtime: &Runtime, source: &Node) -> Vec<Batch> {
     let (mut position, mut batches) = (VersionVector::new(), Vec::new());
     loop {
-        let limits = BatchLimits { rows: 20_000, bytes: 8 << 20 };
+        let limits = BatchLimits::default();
         let batch = runtime.block_on(source.database.read(position.clone(), Arc::default(), limits)).unwrap();
         position.join(&batch.to);
         let complete = batch.is_complete();

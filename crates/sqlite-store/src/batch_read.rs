@@ -24,11 +24,14 @@ pub struct BatchLimits {
     pub rows: usize,
     /// Bytes on the wire, to within a row.
     pub bytes: usize,
+    /// Whether rows are read as well that wait here and are passed on to peers as they came, with what they say of others. Without
+    /// them it is what the tables hold.
+    pub passed_on: bool,
 }
 
 impl Default for BatchLimits {
     fn default() -> Self {
-        Self { rows: 20_000, bytes: 8 << 20 }
+        Self { rows: 20_000, bytes: 8 << 20, passed_on: true }
     }
 }
 
@@ -129,6 +132,7 @@ fn read_origin(
     let room = BatchLimits {
         rows: limits.rows.saturating_sub(gathered.rows).max(1),
         bytes: limits.bytes.saturating_sub(gathered.bytes).max(1),
+        ..limits
     };
     let mut lacking = Lacking::new(conn, replica, (origin, id), room, &mut gathered.place);
     let end = lacking.find(after, until)?;
@@ -141,7 +145,7 @@ fn read_origin(
         if sequence > end {
             return Ok(reached);
         }
-        gather(conn, replica, place, gathered)?;
+        gather(conn, replica, place, limits, gathered)?;
         // A position may only stand between two sequences: entries of one dot go together.
         let next = entries.peek();
         if next.is_none_or(|next| next.sequence > sequence) {
@@ -155,7 +159,13 @@ fn read_origin(
     Ok(end)
 }
 
-fn gather(conn: &Connection, replica: &Replica, place: Place, gathered: &mut Gathered<'_>) -> Result<(), StoreError> {
+fn gather(
+    conn: &Connection,
+    replica: &Replica,
+    place: Place,
+    limits: BatchLimits,
+    gathered: &mut Gathered<'_>,
+) -> Result<(), StoreError> {
     let (table, image) = match place {
         // It has no other entry under which it might have been met.
         Place::Read(table, _, image) => (table, Some(*image)),
@@ -174,6 +184,10 @@ fn gather(conn: &Connection, replica: &Replica, place: Place, gathered: &mut Gat
     if let Some(image) = image {
         gathered.rows += 1;
         gathered.bytes += image.wire_size();
+        if !limits.passed_on {
+            gathered.tables[table].push(image);
+            return Ok(());
+        }
         let (shape, limited) = (&replica.tables[table].wire, replica.tables[table].is_limited());
         let Beside { waiting, context, told } = parked::beside(conn, replica, shape, &image)?;
         let from = gathered.from;

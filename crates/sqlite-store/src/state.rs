@@ -3,6 +3,8 @@
 //! It remembers under which origin, in which file (device, inode) and how far each database was last seen, so that a copied,
 //! replaced or restored file is told from the file that it came from.
 
+mod followed;
+
 use std::path::{Path, PathBuf};
 
 use replication::Origin;
@@ -12,6 +14,8 @@ use sqlx::{Row as _, SqlStr};
 use uuid::Uuid;
 
 use crate::error::StoreError;
+
+pub use followed::{FollowedChange, FollowedDatabase, FollowedStep};
 
 /// Which file a path was: the file system's number and the file's number in it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -68,11 +72,12 @@ pub struct Remembered {
 }
 
 /// How the state folder's database came about, in order. What was released is not changed any more.
-const MIGRATIONS: [(i64, &str, &str); 4] = [
+const MIGRATIONS: [(i64, &str, &str); 5] = [
     (1, "state", include_str!("../migrations/0001_state.sql")),
     (2, "sequence", include_str!("../migrations/0002_sequence.sql")),
     (3, "power", include_str!("../migrations/0003_power.sql")),
     (4, "shown", include_str!("../migrations/0004_shown.sql")),
+    (5, "followed", include_str!("../migrations/0005_followed.sql")),
 ];
 
 /// Made here rather than by the macro of sqlx, for which SQLite and tokio would be compiled a second time.
@@ -128,6 +133,9 @@ impl StateDatabase {
             sqlx::query_scalar(sql).bind(&machine).bind(node).fetch_optional(&mut *transaction).await?;
         if foreign == Some(true) {
             sqlx::query("DELETE FROM database").execute(&mut *transaction).await?;
+            // Whoever was shown changes was shown them by the other node.
+            sqlx::query("DELETE FROM followed_step").execute(&mut *transaction).await?;
+            sqlx::query("DELETE FROM followed").execute(&mut *transaction).await?;
             sqlx::query("DELETE FROM owner").execute(&mut *transaction).await?;
         }
         if foreign != Some(false) {

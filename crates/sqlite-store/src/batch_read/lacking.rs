@@ -77,7 +77,7 @@ impl<'a> Lacking<'a> {
             let with_rows = self.bytes < self.room.bytes && table.born.is_empty();
             until = if with_rows { self.rows(index, after, until)? } else { self.keys(index, after, until)? };
         }
-        if self.replica.waiting.rows > 0 {
+        if self.room.passed_on && self.replica.waiting.rows > 0 {
             until = self.parked(after, until)?;
         }
         self.entries.sort_by_key(|entry| entry.sequence);

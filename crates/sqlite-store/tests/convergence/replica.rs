@@ -238,7 +238,8 @@ impl Replica {
         let held = state.held.get(&source).cloned().unwrap_or_default();
         let spared = other.spared.lock().unwrap().get(&state.origin.unwrap()).cloned().unwrap_or_default();
         let omit = Arc::new(held.joined(&spared));
-        let mut batch = other.database.read(position, omit, BatchLimits { rows, bytes: 1 << 20 }).await.unwrap();
+        let mut batch =
+            other.database.read(position, omit, BatchLimits { rows, bytes: 1 << 20, passed_on: true }).await.unwrap();
         batch.held = held.beyond(&batch.from).fingerprint();
         batch
     }

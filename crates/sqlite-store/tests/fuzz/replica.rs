@@ -144,8 +144,10 @@ impl Replica {
     pub(crate) async fn pull(&self, other: &Self) -> Result<(), String> {
         for _ in 0..100 {
             let have = self.database.state().borrow().have.clone();
-            let batch =
-                other.database.read(have, std::sync::Arc::default(), BatchLimits { rows: 1_000, bytes: 1 << 20 }).await;
+            let batch = other
+                .database
+                .read(have, std::sync::Arc::default(), BatchLimits { rows: 1_000, bytes: 1 << 20, passed_on: true })
+                .await;
             let batch = batch.map_err(|error| format!("read: {error}"))?;
             let schemas = other.database.state().borrow().schemas.clone();
             self.database.learn_schemas((*schemas).clone()).await;

@@ -1,4 +1,4 @@
-//! The listen port: peers' WebSockets, `/healthz`, `/v1/status` and `/v1/conflicts`.
+//! The listen port: peers' WebSockets, and everything that is asked over HTTP.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -25,7 +25,7 @@ use crate::engine::gate::Caller;
 use crate::engine::peering::accept_peer;
 use crate::engine::places::{Place, Places};
 use crate::engine::shared::Shared;
-use crate::engine::{conflict_routes, gate, nodes, verify_routes};
+use crate::engine::{changes, conflict_routes, gate, nodes, verify_routes};
 use crate::event::{Event, EventName};
 
 /// Connections that may be open and not be peers' links.
@@ -43,6 +43,25 @@ const LAST_ANSWERS: Duration = Duration::from_secs(1);
 /// The pause after a connection that could not be taken: the system is out of something.
 const OUT_OF_SOMETHING: Duration = Duration::from_millis(100);
 
+/// What a response that goes on says of its connection.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Lasting {
+    begun: CancellationToken,
+    given_up: CancellationToken,
+}
+
+impl Lasting {
+    /// From now on the connection lasts as long as both sides want.
+    pub(super) fn begin(&self) {
+        self.begun.cancel();
+    }
+
+    /// What ends the connection at once.
+    pub(super) fn given_up(&self) -> CancellationToken {
+        self.given_up.clone()
+    }
+}
+
 /// Serves until the engine stops, or listens elsewhere.
 pub(crate) async fn serve(shared: Arc<Shared>, listener: TcpListener, end: CancellationToken) {
     let router = Router::new()
@@ -50,6 +69,7 @@ pub(crate) async fn serve(shared: Arc<Shared>, listener: TcpListener, end: Cance
         .route("/v1/sync", get(sync))
         .route("/healthz", get(healthz))
         .route("/v1/status", get(status))
+        .merge(changes::routes())
         .merge(conflict_routes::routes())
         .merge(nodes::routes())
         .merge(verify_routes::routes())
@@ -113,9 +133,12 @@ async fn connection(
     };
     drop(shared);
     let caller = Caller { shown: Arc::new(shown), member };
+    let lasting = Lasting::default();
+    let Lasting { begun, given_up } = lasting.clone();
     let service = service_fn(move |mut request: hyper::Request<Incoming>| {
         request.extensions_mut().insert(ConnectInfo(address));
         request.extensions_mut().insert(caller.clone());
+        request.extensions_mut().insert(lasting.clone());
         router.clone().oneshot(request)
     });
     let mut served = std::pin::pin!(
@@ -125,11 +148,20 @@ async fn connection(
             .serve_connection(TokioIo::new(transport), service)
             .with_upgrades()
     );
+    let limit = async move {
+        tokio::select! {
+            () = tokio::time::sleep(CONNECTION) => {}
+            () = place.wanted.cancelled() => {}
+            () = begun.cancelled() => {
+                drop(place);
+                given_up.cancelled().await;
+            }
+        }
+    };
     // Errors of a connection are its own.
     tokio::select! {
         _ = served.as_mut() => return,
-        () = tokio::time::sleep(CONNECTION) => return,
-        () = place.wanted.cancelled() => return,
+        () = limit => return,
         () = over.cancelled() => served.as_mut().graceful_shutdown(),
         () = stop.cancelled() => served.as_mut().graceful_shutdown(),
     }
@@ -189,7 +221,7 @@ async fn sync(
     let (Some(grant), Some(member)) = (gate::grant_of(&mut request), caller) else {
         return refusal(StatusCode::UNAUTHORIZED, "this node does not know who asks");
     };
-    match peer_link::upgrade(&mut request, SUBPROTOCOL, &shared.link_options) {
+    match peer_link::upgrade(&mut request, Some(SUBPROTOCOL), &shared.link_options) {
         Ok((response, pending)) => {
             let task = accept_peer(Arc::clone(&shared), pending, address, (grant, member));
             shared.tracker.spawn(task);

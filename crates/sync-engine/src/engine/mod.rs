@@ -1,6 +1,7 @@
 //! The engine: databases, peers and the listen port of one node, as a library.
 
 mod builder;
+mod changes;
 mod conflict_routes;
 mod conflicts;
 mod database;

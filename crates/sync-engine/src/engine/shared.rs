@@ -14,6 +14,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::access::Access;
 use crate::change_event::ApplyCallback;
+use crate::engine::changes::Changes;
 use crate::engine::databases::Databases;
 use crate::engine::membership::Membership;
 use crate::engine::places::Places;
@@ -49,6 +50,8 @@ pub(crate) struct Shared {
     /// For peers that connect to us.
     pub(crate) callback: Option<Arc<ApplyCallback>>,
     pub(crate) state: StateDatabase,
+    /// Those who follow changes.
+    pub(crate) changes: Changes,
     /// The databases; a subscriber learns their names from its peers.
     pub(crate) databases: Databases,
     /// Peers that are dialed.
@@ -112,6 +115,7 @@ impl Shared {
             links: CancellationToken::new(),
             started: Instant::now(),
             callback: parts.callback,
+            changes: Changes::new(parts.state.clone()),
             state: parts.state,
             databases: parts.databases,
             dialed: Mutex::default(),

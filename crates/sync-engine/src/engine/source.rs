@@ -12,10 +12,11 @@ use replication::{
 use serde::{Deserialize, Serialize};
 use sqlite_store::{
     Applied, ApplyOutcome, ApplyReply, BatchLimits, Database, DatabaseState, Held, HeldKind, IncomingRow, NodeNames,
-    Phase, RowObserver, RowOperation, RowVerdict, StateDatabase, StoreError,
+    Phase, RowObserver, RowVerdict, StateDatabase, StoreError,
 };
 use tokio::sync::watch;
 
+use crate::engine::changes::operation;
 use crate::engine::shared::wall_millis;
 
 /// How far ahead of this machine's clock that of another may be, in milliseconds.
@@ -289,11 +290,7 @@ fn show(
             let deleted = row.clock.is_deleted();
             let newest = row.clock.newest();
             let first = !own.covers(row.clock.row.dot);
-            let operation = match (deleted, first) {
-                (true, _) => RowOperation::Delete,
-                (false, true) => RowOperation::Insert,
-                (false, false) => RowOperation::Update,
-            };
+            let operation = operation(&row.clock, first);
             let origin = newest.dot.origin;
             let node = names.get(&origin).cloned().unwrap_or_else(|| origin.to_string());
             let incoming = IncomingRow {

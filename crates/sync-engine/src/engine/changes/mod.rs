@@ -1,0 +1,109 @@
+//! The change stream: what everybody who follows changes is shown, over HTTP. Owns the order of changes, what is read and how it is
+//! sent; must not touch what sessions with peers do.
+//!
+//! A follower is a position, not a queue: when a database knows more than it, what it lacks is read as for a peer. So nothing can
+//! be lost between the two, and a slow client costs no memory.
+
+mod course;
+mod follower;
+mod outlet;
+mod routes;
+mod row_events;
+
+use std::sync::Arc;
+
+use replication::{Dot, Origin, VersionVector};
+use sqlite_store::{FollowedChange, StateDatabase, StoreError};
+use tokio::sync::{Mutex, OwnedSemaphorePermit, Semaphore};
+
+use course::{Course, Piece, Position, Run};
+
+pub(super) use course::Scope;
+pub(super) use routes::routes;
+pub(super) use row_events::operation;
+
+/// Clients that may follow at a time: each has some rows in memory.
+const FOLLOWERS: usize = 64;
+
+/// The course, as it is kept in the state folder, and the places of those who follow.
+#[derive(Debug)]
+pub(crate) struct Changes {
+    state: StateDatabase,
+    /// None until it is needed, and after it could not be kept: what is noted counts.
+    course: Mutex<Option<Course>>,
+    places: Arc<Semaphore>,
+}
+
+impl Changes {
+    pub(crate) fn new(state: StateDatabase) -> Self {
+        Self { state, course: Mutex::new(None), places: Arc::new(Semaphore::new(FOLLOWERS)) }
+    }
+
+    /// A place for one more follower, if there is one.
+    fn place(&self) -> Option<OwnedSemaphorePermit> {
+        Arc::clone(&self.places).try_acquire_owned().ok()
+    }
+
+    /// How many follow.
+    pub(crate) fn followers(&self) -> usize {
+        FOLLOWERS - self.places.available_permits()
+    }
+
+    /// Does something with the course, and keeps what has become of it.
+    async fn with<T>(&self, act: impl FnOnce(&mut Course) -> (T, FollowedChange)) -> Result<T, StoreError> {
+        let mut place = self.course.lock().await;
+        let mut course = match place.take() {
+            Some(course) => course,
+            None => {
+                let (databases, steps) = self.state.followed().await?;
+                Course::new(databases, steps)
+            }
+        };
+        let (done, change) = act(&mut course);
+        if !change.is_empty() {
+            self.state.note_followed(&change).await?;
+        }
+        *place = Some(course);
+        Ok(done)
+    }
+
+    /// The same where nothing becomes of it.
+    async fn look<T>(&self, act: impl FnOnce(&Course) -> T) -> Result<T, StoreError> {
+        self.with(|course| (act(course), FollowedChange::default())).await
+    }
+
+    /// Takes note of what a database knows.
+    async fn note(&self, database: &str, source: Origin, have: &VersionVector, now: i64) -> Result<(), StoreError> {
+        self.with(|course| ((), course.note(database, source, have, now))).await
+    }
+
+    async fn after(&self, dot: Dot, scope: &Scope) -> Result<Option<Position>, StoreError> {
+        self.look(|course| course.after(dot, scope)).await
+    }
+
+    async fn next(&self, position: &Position) -> Result<Option<Run>, StoreError> {
+        self.look(|course| course.next(position)).await
+    }
+
+    /// Notes what was read of a database and moves a follower on, unless the database has lost what it was shown.
+    async fn advance(
+        &self,
+        position: &mut Position,
+        database: &str,
+        (source, context, reached): (Origin, &VersionVector, &VersionVector),
+        now: i64,
+    ) -> Result<Option<Vec<Piece>>, StoreError> {
+        self.with(|course| {
+            if course.has_lost(position, database) {
+                return (None, FollowedChange::default());
+            }
+            let change = course.note(database, source, context, now);
+            if course.has_lost(position, database) {
+                return (None, change);
+            }
+            course.join(position, database);
+            (Some(course.advance(position, database, reached)), change)
+        })
+        .await
+    }
+}
