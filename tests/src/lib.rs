@@ -13,6 +13,7 @@ mod cluster;
 mod compare;
 mod crash;
 mod failure;
+mod follower;
 mod hostile;
 mod http;
 mod machine;
@@ -31,6 +32,7 @@ pub use compare::{
 };
 pub use crash::{Crash, Crasher, fail_points};
 pub use failure::{Failure, Result};
+pub use follower::{ChangeLog, Follower};
 pub use hostile::{HostilePeer, claim, hello};
 pub use http::{HttpAnswer, ask_showing, get, get_as, post, post_as, post_json};
 pub use machine::{DiskFault, Machine};

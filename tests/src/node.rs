@@ -164,6 +164,12 @@ impl Node {
         format!("{}://127.0.0.1:{}", self.scheme, self.port)
     }
 
+    /// The URL under which clients reach it.
+    #[must_use]
+    pub fn http_url(&self) -> String {
+        format!("http://127.0.0.1:{}", self.port)
+    }
+
     /// A path in the node's folder.
     #[must_use]
     pub fn path(&self, name: &str) -> PathBuf {

@@ -95,18 +95,7 @@ impl Running {
     /// # Errors
     /// It has ended already.
     pub fn signal(&self, signal: Signal) -> Result {
-        let name = match signal {
-            Signal::Terminate => "-TERM",
-            Signal::Interrupt => "-INT",
-            Signal::HangUp => "-HUP",
-            Signal::Pause => "-STOP",
-            Signal::Continue => "-CONT",
-        };
-        let sent = Command::new("kill").args([name, &self.child.id().to_string()]).status()?;
-        if !sent.success() {
-            return Err(Failure::new(format!("kill {name}: {sent}")));
-        }
-        Ok(())
+        send(self.child.id(), signal)
     }
 
     /// How many bytes of memory it has taken at most so far.
@@ -202,6 +191,22 @@ impl Finished {
         }
         Err(Failure::new(format!("ended with {:?}\n{}\n{}", self.code, self.stdout, self.stderr)))
     }
+}
+
+/// Sends a process a signal.
+pub(crate) fn send(process: u32, signal: Signal) -> Result {
+    let name = match signal {
+        Signal::Terminate => "-TERM",
+        Signal::Interrupt => "-INT",
+        Signal::HangUp => "-HUP",
+        Signal::Pause => "-STOP",
+        Signal::Continue => "-CONT",
+    };
+    let sent = Command::new("kill").args([name, &process.to_string()]).status()?;
+    if !sent.success() {
+        return Err(Failure::new(format!("kill {name}: {sent}")));
+    }
+    Ok(())
 }
 
 fn read_lossy(path: &Path) -> String {

@@ -1,4 +1,4 @@
-//! Changes as others see them: the apply callback, the debug log, and later the event streams.
+//! Changes as others see them: the apply callback, the debug log, and the change stream.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
@@ -9,6 +9,7 @@ use sqlite_store::json::{key_json, row_json};
 use sqlite_store::{IncomingRow, RowObserver, RowOperation, RowVerdict};
 
 use crate::event::{EventName, EventSink};
+use crate::query_string;
 use crate::telemetry::rfc3339;
 
 /// One change of one row.
@@ -52,6 +53,26 @@ impl ChangeEvent {
             timestamp: rfc3339(SystemTime::UNIX_EPOCH + Duration::from_millis(millis)),
             local: false,
         }
+    }
+}
+
+/// Which changes of a node's are to be shown over HTTP.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ChangeFilter {
+    /// Only of this database.
+    pub database: Option<String>,
+    /// Only of this table.
+    pub table: Option<String>,
+    /// After the change of this id; `begin` for everything as it stands. None: what comes from now on.
+    pub since: Option<String>,
+}
+
+impl ChangeFilter {
+    /// The filter as the query of `/v1/changes`.
+    pub fn to_query(&self) -> String {
+        let given = [("database", &self.database), ("table", &self.table), ("since", &self.since)];
+        let given = given.into_iter().filter_map(|(name, value)| Some((name, value.as_deref()?)));
+        given.map(|(name, value)| format!("{name}={}", query_string::encode(value))).collect::<Vec<_>>().join("&")
     }
 }
 

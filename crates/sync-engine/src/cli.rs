@@ -3,6 +3,7 @@
 mod backup;
 mod pair;
 mod sync;
+mod tail;
 mod tls;
 
 use std::ffi::OsString;
@@ -15,6 +16,7 @@ use sync_engine::conflicts;
 pub(crate) use backup::{Backup, Restore, Root};
 pub(crate) use pair::Pair;
 pub(crate) use sync::Sync;
+pub(crate) use tail::Tail;
 pub(crate) use tls::{Tls, TlsCa, TlsNode};
 
 /// Keeps SQLite files on several machines at the same rows, while unmodified applications write them.
@@ -52,6 +54,12 @@ pub(crate) enum Command {
     Migrate(Migrate),
     /// Show what a running daemon is doing
     Status(Status),
+    /// Print changes of rows as they come, one JSON object a line
+    #[command(
+        after_help = "Goes on by itself when the daemon was away, without a gap or a repetition, and ends with Ctrl-C.\n\n\
+                      Examples:\n  sync-engine tail --db inventory --table stock\n  sync-engine tail --since begin | jq .key"
+    )]
+    Tail(Tail),
     /// Do not wait for a node any more that will not come back: deletions need not be remembered for it
     #[command(
         after_help = "The other nodes are told. If it does come back, it first deletes what was deleted meanwhile.\n\n\

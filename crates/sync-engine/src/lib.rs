@@ -33,12 +33,13 @@ pub mod verification;
 
 mod change_event;
 mod engine;
+mod metrics;
 mod moment;
 mod query_string;
 mod wire;
 
 pub use access::Access;
-pub use change_event::{ApplyCallback, ApplyDecision, ChangeEvent};
+pub use change_event::{ApplyCallback, ApplyDecision, ChangeEvent, ChangeFilter};
 pub use conflicts::{ConflictError, ConflictFilter, ConflictRecord, ConflictState, RecordSide};
 pub use engine::{Database, EngineError, Reconfigured, SyncEngine, SyncEngineBuilder, Verifier, VerifyError};
 pub use event::{Event, EventName};

@@ -17,8 +17,11 @@ pub struct Status {
     pub version: String,
     /// Seconds since the engine was built.
     pub uptime_seconds: u64,
-    /// Whether all databases are in order.
+    /// Whether all databases are in order, and nothing is beyond what `[health]` allows.
     pub healthy: bool,
+    /// What is wrong, if it is not healthy, a sentence each.
+    #[serde(default)]
+    pub problems: Vec<String>,
     /// The databases under sync.
     pub databases: Vec<DatabaseStatus>,
     /// The peers that there is a session with or that are being dialed.

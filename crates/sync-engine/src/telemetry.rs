@@ -6,6 +6,7 @@ mod log_file;
 use std::fmt::{self, Write as _};
 use std::io::IsTerminal as _;
 use std::path::PathBuf;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -138,6 +139,11 @@ fn in_format(format: LogFormat, line: Map<String, Json>) -> String {
         LogFormat::Json => Json::Object(line).to_string(),
         LogFormat::Text => text(&line),
     }
+}
+
+/// How many lines could not be written into the log.
+pub(crate) fn lost_lines() -> u64 {
+    log_file::LOST_LINES.load(Ordering::Relaxed)
 }
 
 /// How a line looks.

@@ -98,13 +98,14 @@ impl Session {
         self.gives
     }
 
-    /// The databases that both have: name, and how many sequences of ours the peer has not said to have and would take.
-    pub fn shared_databases(&self) -> impl Iterator<Item = (&str, u64)> {
+    /// The databases that both have: name, what the peer has said to have, and what it would take of what is here.
+    pub fn shared_databases(&self) -> impl Iterator<Item = (&str, &VersionVector, &VersionVector)> {
         self.channels.iter().filter_map(|(name, channel)| {
             let local = channel.local.as_ref()?;
             channel.remote.as_ref()?;
-            let behind = if channel.terms.gives { channel.peer_have.behind(&local.have) } else { 0 };
-            Some((name.as_str(), behind))
+            // Who takes nothing lacks nothing.
+            let wanted = if channel.terms.gives { &local.have } else { &channel.peer_have };
+            Some((name.as_str(), &channel.peer_have, wanted))
         })
     }
 

@@ -84,6 +84,12 @@ impl fmt::Display for Unreachable {
 
 impl std::error::Error for Unreachable {}
 
+impl Unreachable {
+    pub(super) fn new(daemon: &Daemon, reason: String) -> Self {
+        Self { authority: daemon.authority.clone(), reason }
+    }
+}
+
 impl Daemon {
     /// The daemon that the command line or the configuration names.
     pub(super) fn find(place: &Where) -> anyhow::Result<Self> {
@@ -236,7 +242,7 @@ fn client(place: &Where, settings: &Settings, access: &Access) -> anyhow::Result
 }
 
 /// A connection to the first address of a name that takes one.
-fn connect(authority: &str) -> anyhow::Result<(TcpStream, SocketAddr)> {
+pub(super) fn connect(authority: &str) -> anyhow::Result<(TcpStream, SocketAddr)> {
     let mut last = anyhow::anyhow!("the name has no address");
     for address in authority.to_socket_addrs()? {
         match TcpStream::connect_timeout(&address, CONNECT) {

@@ -16,7 +16,9 @@ mod restore;
 mod run;
 mod signals;
 mod status;
+mod stream;
 mod sync;
+mod tail;
 mod tls;
 mod verify;
 
@@ -47,6 +49,7 @@ pub(crate) fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Detach(arguments) => databases::detach(&arguments),
         Command::Migrate(arguments) => asynchronously(migrate::run(arguments)),
         Command::Status(arguments) => status::run(&arguments),
+        Command::Tail(arguments) => tail::run(&arguments),
         Command::Forget(arguments) => forget::run(&arguments),
         Command::Pair(arguments) => asynchronously(pair::run(arguments)),
         Command::Sync(arguments) => sync::run(&arguments),

@@ -34,6 +34,7 @@ use sqlite_store::key_ranges::KeyRanges;
 pub use error::{ConfigError, ConfigErrors, ErrorKind, Place};
 pub use policies::Policy;
 pub use security::{AuthSettings, PeerSettings, TlsSettings};
+pub(crate) use values::duration_text;
 
 use error::one_error;
 
@@ -101,6 +102,8 @@ pub struct Settings {
     pub backup: BackupSettings,
     /// Conflict records.
     pub conflicts: ConflictSettings,
+    /// From when on the node counts as not healthy.
+    pub health: HealthSettings,
     /// The databases to keep in sync.
     pub databases: Vec<DatabaseSettings>,
     /// Where each value comes from that is no default.
@@ -171,6 +174,17 @@ pub struct ConflictSettings {
     pub keep: usize,
     /// For how many days they are kept.
     pub keep_days: usize,
+}
+
+/// `[health]`: from when on the node counts as not healthy, beside a database that does not work. Unless it is said, never.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct HealthSettings {
+    /// For how long a connected peer may lack a change.
+    pub max_lag: Option<Duration>,
+    /// How many changes of applications may wait for capture in a database.
+    pub max_backlog: Option<u64>,
+    /// How many peers must be connected.
+    pub min_peers: usize,
 }
 
 /// `[[database]]`.

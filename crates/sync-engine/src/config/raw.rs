@@ -24,6 +24,7 @@ pub(super) struct Raw {
     pub(super) log: RawLog,
     pub(super) backup: RawBackup,
     pub(super) conflicts: RawConflicts,
+    pub(super) health: RawHealth,
     pub(super) database: Vec<RawDatabase>,
 }
 
@@ -84,6 +85,15 @@ pub(super) struct RawBackup {
 pub(super) struct RawConflicts {
     pub(super) keep: Option<i64>,
     pub(super) keep_days: Option<i64>,
+}
+
+/// `[health]`.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct RawHealth {
+    pub(super) max_lag: Option<String>,
+    pub(super) max_backlog: Option<i64>,
+    pub(super) min_peers: Option<i64>,
 }
 
 /// `[[database]]`.

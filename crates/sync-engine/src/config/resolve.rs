@@ -6,11 +6,11 @@ use std::time::Duration;
 use super::check::Check;
 use super::error::ErrorKind;
 use super::layers::Layers;
-use super::raw::{Raw, RawBackup, RawConflicts, RawLog};
+use super::raw::{Raw, RawBackup, RawConflicts, RawHealth, RawLog};
 use super::values::{self, Wrong};
 use super::{
-    BackupSettings, ConflictSettings, Environment, LogFormat, LogSettings, Overrides, Rotation, Settings, databases,
-    known_host_name, security,
+    BackupSettings, ConflictSettings, Environment, HealthSettings, LogFormat, LogSettings, Overrides, Rotation,
+    Settings, databases, known_host_name, security,
 };
 
 /// Peers for when none are configured.
@@ -58,6 +58,7 @@ pub(super) fn settings(
         log: r.log(raw.log),
         backup: r.backup(raw.backup),
         conflicts: r.conflicts(&raw.conflicts),
+        health: r.health(raw.health),
         databases: databases::resolve(raw.database, &overrides.databases, &mut r.check),
         sources: std::collections::BTreeMap::new(),
     };
@@ -195,6 +196,26 @@ impl Resolver<'_> {
             None => self.variable_folder("backup.root", &["GH_COPILOT_BACKUP_ROOT", "SYNC_ENGINE_BACKUP_ROOT"]),
         };
         BackupSettings { root, keep: self.count("backup.keep", raw.keep, 7, 10_000) }
+    }
+
+    fn health(&mut self, raw: RawHealth) -> HealthSettings {
+        let (least, most) = (Duration::from_millis(1), Duration::from_secs(365 * 86_400));
+        let lag = |text: &str| values::duration(text, least, most).map(Some);
+        let most = usize::try_from(i64::MAX).unwrap_or(usize::MAX);
+        let backlog = raw.max_backlog.map(|number| self.number("health.max_backlog", number, 0, most));
+        HealthSettings {
+            max_lag: self.value("health.max_lag", raw.max_lag, None, lag),
+            max_backlog: backlog.map(|number| number as u64),
+            min_peers: raw.min_peers.map_or(0, |number| self.number("health.min_peers", number, 0, 10_000)),
+        }
+    }
+
+    /// A number within limits; the least where it is not.
+    fn number(&mut self, key: &str, number: i64, least: usize, most: usize) -> usize {
+        values::count(number, least, most).unwrap_or_else(|(what, remedy)| {
+            self.check.bad_value(key, what, remedy);
+            least
+        })
     }
 
     fn conflicts(&mut self, raw: &RawConflicts) -> ConflictSettings {

@@ -63,6 +63,7 @@ pub(super) const ROOT: &[Key] = &[
     key("log", Kind::Table(LOG)),
     key("backup", Kind::Table(BACKUP)),
     key("conflicts", Kind::Table(CONFLICTS)),
+    key("health", Kind::Table(HEALTH)),
     key("database", Kind::Tables(DATABASE)),
 ];
 
@@ -96,6 +97,9 @@ const LOG: &[Key] = &[
 const BACKUP: &[Key] = &[key("root", Kind::Text), key("keep", Kind::Integer)];
 
 const CONFLICTS: &[Key] = &[key("keep", Kind::Integer), key("keep_days", Kind::Integer)];
+
+const HEALTH: &[Key] =
+    &[key("max_lag", Kind::Text), key("max_backlog", Kind::Integer), key("min_peers", Kind::Integer)];
 
 const DATABASE: &[Key] = &[
     key("name", Kind::Text),

@@ -120,6 +120,11 @@ impl Settings {
             },
             "backup": { "root": self.backup.root.as_deref().map(path), "keep": self.backup.keep },
             "conflicts": { "keep": self.conflicts.keep, "keep_days": self.conflicts.keep_days },
+            "health": {
+                "max_lag": self.health.max_lag.map(duration_text),
+                "max_backlog": self.health.max_backlog,
+                "min_peers": self.health.min_peers,
+            },
             "database": self.databases.iter().map(database).collect::<Vec<_>>(),
         });
         match settings {

@@ -16,7 +16,15 @@ const LEVELS: [&str; 6] = ["error", "warn", "info", "debug", "trace", "off"];
 
 /// Whether a key holds a duration.
 pub(super) fn is_duration_key(path: &str) -> bool {
-    matches!(path, "poll_interval" | "max_clock_skew" | "tombstone_horizon" | "upkeep_interval" | "shutdown_grace")
+    matches!(
+        path,
+        "poll_interval"
+            | "max_clock_skew"
+            | "tombstone_horizon"
+            | "upkeep_interval"
+            | "shutdown_grace"
+            | "health.max_lag"
+    )
 }
 
 /// A whole number with its unit.
@@ -38,7 +46,7 @@ pub(super) fn duration(text: &str, least: Duration, most: Duration) -> Result<Du
 }
 
 /// A duration in the syntax of [`duration`], in the largest unit that holds it exactly.
-pub(super) fn duration_text(duration: Duration) -> String {
+pub(crate) fn duration_text(duration: Duration) -> String {
     let millis = duration.as_millis();
     let fits = |(_, factor): &&(&str, u64)| millis > 0 && millis.is_multiple_of(u128::from(*factor));
     let (unit, factor) = UNITS.iter().rev().find(fits).unwrap_or(&UNITS[0]);

@@ -11,7 +11,7 @@ use tokio::sync::mpsc;
 
 use crate::access::Access;
 use crate::change_event::{ApplyCallback, ApplyDecision, ChangeEvent};
-use crate::config::Settings;
+use crate::config::{HealthSettings, Settings};
 use crate::engine::database::Database;
 use crate::engine::databases::{DatabaseLimits, Databases, DatabasesParts};
 use crate::engine::shared::{Shared, SharedParts};
@@ -27,6 +27,7 @@ pub struct SyncEngineBuilder {
     cluster: String,
     state_dir: PathBuf,
     grace: Duration,
+    health: HealthSettings,
     limits: DatabaseLimits,
     access: Access,
     databases: Vec<Database>,
@@ -41,6 +42,7 @@ impl Default for SyncEngineBuilder {
             cluster: "default".to_owned(),
             state_dir: PathBuf::from(".sync-engine"),
             grace: Duration::from_secs(10),
+            health: HealthSettings::default(),
             limits: DatabaseLimits {
                 poll_interval: Duration::from_secs(1),
                 max_clock_skew: Duration::from_secs(60),
@@ -77,6 +79,7 @@ impl SyncEngineBuilder {
         self.state_dir.clone_from(&settings.state_dir);
         self.grace = settings.shutdown_grace;
         self.limits = settings.into();
+        self.health = settings.health;
         self.databases = settings.databases.iter().map(Database::configured).collect();
         if settings.log.hook.is_empty() { self } else { self.log_hook_command(settings.log.hook.clone()) }
     }
@@ -150,6 +153,13 @@ impl SyncEngineBuilder {
     #[must_use]
     pub fn max_batch_rows(mut self, rows: usize) -> Self {
         self.limits.batch.rows = rows.max(1);
+        self
+    }
+
+    /// From when on the node counts as not healthy. Default: only where a database does not work.
+    #[must_use]
+    pub fn health(mut self, limits: HealthSettings) -> Self {
+        self.health = limits;
         self
     }
 
@@ -238,6 +248,7 @@ impl SyncEngineBuilder {
             incarnation: fastrand::u64(..),
             grace: self.grace,
             access: self.access,
+            health: self.health,
             events: self.events,
             callback: self.callback,
             state,

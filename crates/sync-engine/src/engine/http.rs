@@ -20,12 +20,12 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt as _;
 
-use crate::access::{Grant, Shown};
+use crate::access::Shown;
 use crate::engine::gate::Caller;
 use crate::engine::peering::accept_peer;
 use crate::engine::places::{Place, Places};
 use crate::engine::shared::Shared;
-use crate::engine::{changes, conflict_routes, gate, nodes, verify_routes};
+use crate::engine::{changes, conflict_routes, gate, health, nodes, verify_routes};
 use crate::event::{Event, EventName};
 
 /// Connections that may be open and not be peers' links.
@@ -67,9 +67,9 @@ pub(crate) async fn serve(shared: Arc<Shared>, listener: TcpListener, end: Cance
     let router = Router::new()
         .route("/", get(root))
         .route("/v1/sync", get(sync))
-        .route("/healthz", get(healthz))
         .route("/v1/status", get(status))
         .merge(changes::routes())
+        .merge(health::routes())
         .merge(conflict_routes::routes())
         .merge(nodes::routes())
         .merge(verify_routes::routes())
@@ -202,7 +202,7 @@ async fn root(state: State<Arc<Shared>>, address: ConnectInfo<SocketAddr>, reque
         return sync(state, address, request).await;
     }
     let text = format!(
-        "sync-engine {} on node {}\n/healthz  /v1/status  /v1/conflicts\n",
+        "sync-engine {} on node {}\n/healthz  /metrics  /v1/status  /v1/changes  /v1/conflicts\n",
         env!("CARGO_PKG_VERSION"),
         state.node
     );
@@ -231,23 +231,6 @@ async fn sync(
             let status = StatusCode::from_u16(error.status()).unwrap_or(StatusCode::BAD_REQUEST);
             (status, format!("{error}\n")).into_response()
         }
-    }
-}
-
-async fn healthz(State(shared): State<Arc<Shared>>, request: Request) -> Response {
-    let status = shared.status();
-    let bad: Vec<String> = status
-        .databases
-        .iter()
-        .filter(|database| matches!(database.state.as_str(), "failed" | "opening"))
-        .map(|database| format!("{}: {} {}", database.name, database.state, database.errors.join("; ")))
-        .collect();
-    if bad.is_empty() {
-        (StatusCode::OK, "ok\n").into_response()
-    } else {
-        let sees = request.extensions().get::<Grant>().is_some_and(Grant::sees);
-        let text = if sees { bad.join("\n") } else { "not healthy; the log and /v1/status tell why".to_owned() };
-        (StatusCode::SERVICE_UNAVAILABLE, text + "\n").into_response()
     }
 }
 

@@ -8,6 +8,7 @@ mod database;
 mod database_events;
 mod databases;
 mod gate;
+mod health;
 mod http;
 mod linking;
 mod membership;

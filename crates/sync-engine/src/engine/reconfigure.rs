@@ -71,6 +71,7 @@ impl SyncEngine {
             }
         }
         *self.shared.grace.lock().unwrap_or_else(PoisonError::into_inner) = next.shutdown_grace;
+        *self.shared.health.lock().unwrap_or_else(PoisonError::into_inner) = next.health;
         if next.log.hook != present.log.hook {
             self.shared.events.replace_command(next.log.hook.clone()).await;
             present.log.hook.clone_from(&next.log.hook);

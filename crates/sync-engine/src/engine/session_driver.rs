@@ -5,7 +5,9 @@
 
 mod acquaintance;
 mod answers;
+mod behind;
 mod ending;
+mod measuring;
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -22,6 +24,7 @@ use sqlite_store::{DatabaseState, Phase};
 use tokio_util::sync::CancellationToken;
 
 use answers::Answer;
+use behind::Behind;
 pub(crate) use ending::SessionEnd;
 use ending::overdue;
 
@@ -88,7 +91,9 @@ pub(crate) struct SessionDriver {
     over: CancellationToken,
     number: u64,
     /// Since when the peer lacks something, by database.
-    behind: BTreeMap<String, Instant>,
+    behind: BTreeMap<String, Behind>,
+    /// The bytes that are counted: received and sent.
+    counted: (u64, u64),
     closing: Option<CloseReason>,
     /// How much had been read from the link when something was last heard.
     heard_at: u64,
@@ -143,6 +148,7 @@ impl SessionDriver {
             over: member.over,
             number,
             behind: BTreeMap::new(),
+            counted: (0, 0),
             closing: None,
             heard_at: 0,
             learned: tokio::time::Instant::now(),
@@ -400,18 +406,18 @@ impl SessionDriver {
 
     fn update_status(&mut self) {
         let mut databases = Vec::new();
-        for (name, behind) in self.session.shared_databases() {
-            let since = if behind == 0 {
-                self.behind.remove(name);
-                None
-            } else {
-                Some(*self.behind.entry(name.to_owned()).or_insert_with(Instant::now))
-            };
-            databases.push(PeerDatabaseStatus { name: name.to_owned(), behind, lag_ms: 0, since });
+        for (name, peer, own) in self.session.shared_databases() {
+            let since = self.behind.entry(name.to_owned()).or_default().note(peer, own, Instant::now());
+            databases.push(PeerDatabaseStatus { name: name.to_owned(), behind: peer.behind(own), lag_ms: 0, since });
         }
         let traffic = self.sender.traffic();
+        let (received, sent) = (traffic.bytes_in(), traffic.bytes_out());
+        if let Some(node) = self.session.remote_node().filter(|_| (received, sent) != self.counted) {
+            let (before, after) = std::mem::replace(&mut self.counted, (received, sent));
+            self.shared.events.metrics().traffic(node, received - before, sent - after);
+        }
         let mut status = self.status.lock().unwrap_or_else(PoisonError::into_inner);
-        (status.bytes_in, status.bytes_out) = (traffic.bytes_in(), traffic.bytes_out());
+        (status.bytes_in, status.bytes_out) = (received, sent);
         status.databases = databases;
         status.role = self.grant.role.as_str().to_owned();
         status.read_only_there = !self.session.gives();

@@ -14,8 +14,10 @@ use tokio_util::task::TaskTracker;
 
 use crate::access::Access;
 use crate::change_event::ApplyCallback;
+use crate::config::HealthSettings;
 use crate::engine::changes::Changes;
 use crate::engine::databases::Databases;
+use crate::engine::health::problems;
 use crate::engine::membership::Membership;
 use crate::engine::places::Places;
 use crate::engine::registry::Registry;
@@ -38,6 +40,8 @@ pub(crate) struct Shared {
     pub(crate) grace: Mutex<Duration>,
     /// Who may do what.
     access: RwLock<Arc<Access>>,
+    /// From when on the node counts as not healthy.
+    pub(crate) health: Mutex<HealthSettings>,
     pub(crate) link_options: LinkOptions,
     pub(crate) registry: Registry,
     pub(crate) events: EventSink,
@@ -74,6 +78,7 @@ pub(crate) struct SharedParts {
     pub(crate) incarnation: u64,
     pub(crate) grace: Duration,
     pub(crate) access: Access,
+    pub(crate) health: HealthSettings,
     pub(crate) events: EventSink,
     pub(crate) callback: Option<Arc<ApplyCallback>>,
     pub(crate) state: StateDatabase,
@@ -107,6 +112,7 @@ impl Shared {
             incarnation: parts.incarnation,
             grace: Mutex::new(parts.grace),
             access: RwLock::new(Arc::new(parts.access)),
+            health: Mutex::new(parts.health),
             link_options: LinkOptions::default(),
             registry: Registry::default(),
             events: parts.events,
@@ -187,14 +193,18 @@ impl Shared {
             }
         }
         peers.iter_mut().for_each(PeerStatus::refresh);
-        Status {
+        let mut status = Status {
             node: self.node.clone(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             uptime_seconds: self.started.elapsed().as_secs(),
-            healthy: databases.iter().all(|database| database.state != "failed"),
+            healthy: true,
+            problems: Vec::new(),
             databases,
             peers,
-        }
+        };
+        status.problems = problems(&status, &self.health.lock().unwrap_or_else(PoisonError::into_inner));
+        status.healthy = status.problems.is_empty();
+        status
     }
 }
 

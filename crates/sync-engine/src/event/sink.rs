@@ -14,6 +14,7 @@ use tracing::Level;
 
 use crate::change_event::ChangeEvent;
 use crate::event::{Event, EventName, TARGET, command_hook};
+use crate::metrics::Metrics;
 
 /// Events that may wait for the hook.
 const HOOK_QUEUE: usize = 1024;
@@ -48,6 +49,7 @@ impl Target {
 /// Where events go: the log, and the hook if there is one. Clones are the same sink.
 #[derive(Clone, Default)]
 pub struct EventSink {
+    metrics: Arc<Metrics>,
     hook: Arc<RwLock<Option<Arc<Hook>>>>,
 }
 
@@ -77,18 +79,27 @@ struct Queue {
 impl EventSink {
     /// A sink with a hook. Without a thread for it the hook is never called, which the log says.
     pub fn with_hook(hook: Arc<LogHook>) -> Self {
-        Self { hook: Arc::new(RwLock::new(Hook::start(Target::Function(hook), true))) }
+        Self::of(Hook::start(Target::Function(hook), true))
     }
 
     /// A sink with a hook that sees single rows only where the log does.
     pub fn with_event_hook(hook: Arc<LogHook>) -> Self {
-        Self { hook: Arc::new(RwLock::new(Hook::start(Target::Function(hook), false))) }
+        Self::of(Hook::start(Target::Function(hook), false))
     }
 
     /// A sink that runs a command for each event, with the event as a line of JSON on its standard input. It sees single rows
     /// only where the log does.
     pub fn with_command(command: Vec<String>) -> Self {
-        Self { hook: Arc::new(RwLock::new(Hook::start(Target::Command(command), false))) }
+        Self::of(Hook::start(Target::Command(command), false))
+    }
+
+    fn of(hook: Option<Arc<Hook>>) -> Self {
+        Self { metrics: Arc::default(), hook: Arc::new(RwLock::new(hook)) }
+    }
+
+    /// What is counted.
+    pub(crate) fn metrics(&self) -> &Metrics {
+        &self.metrics
     }
 
     /// Has another command, or none, take the place of the hook. The one before sees what is queued, for two seconds at most.
@@ -107,7 +118,8 @@ impl EventSink {
     /// Logs an event and hands it to the hook. Never waits for the hook.
     pub fn emit(&self, event: Event) {
         log(&event);
-        if let Some(report) = self.hook().and_then(|hook| hook.hand_over(event)) {
+        self.metrics.count(&event);
+        if let Some(report) = self.hook().and_then(|hook| hook.hand_over(event, &self.metrics)) {
             log(&report);
         }
     }
@@ -187,7 +199,7 @@ impl Hook {
 
     /// Puts an event into the queue. Answers what there is to report: the first event of a burst that finds no room, and,
     /// once the hook has worked half of the queue off, how many they were.
-    fn hand_over(&self, event: Event) -> Option<Event> {
+    fn hand_over(&self, event: Event, metrics: &Metrics) -> Option<Event> {
         let mut queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
         // Counted before the hook's thread can take it.
         let waiting = self.waiting.fetch_add(1, Ordering::Relaxed);
@@ -205,6 +217,7 @@ impl Hook {
                     return None;
                 }
                 queue.missed += 1;
+                metrics.hook_missed();
                 (queue.missed == 1).then(|| hook_error("the hook is too slow, events pass it by"))
             }
         }
@@ -277,7 +290,7 @@ mod tests {
         let mut reports = Vec::new();
         // One event is with the hook already, or not yet.
         for _ in 0..HOOK_QUEUE + 10 {
-            reports.extend(hook.hand_over(Event::new(EventName::SyncRetry)));
+            reports.extend(hook.hand_over(Event::new(EventName::SyncRetry), sink.metrics()));
         }
         let reasons = |reports: &[Event]| reports.iter().map(ToString::to_string).collect::<Vec<_>>();
         assert_eq!(reasons(&reports), ["log_hook_error reason=\"the hook is too slow, events pass it by\""]);
@@ -289,9 +302,9 @@ mod tests {
         }
         let missed = hook.queue.lock().unwrap().missed;
         assert!((9..=10).contains(&missed), "{missed}");
-        let end = hook.hand_over(Event::new(EventName::SyncRetry)).unwrap().to_string();
+        let end = hook.hand_over(Event::new(EventName::SyncRetry), sink.metrics()).unwrap().to_string();
         assert_eq!(end, format!("log_hook_error reason=\"the hook keeps up again\" missed={missed}"));
-        assert_eq!(hook.hand_over(Event::new(EventName::SyncRetry)), None);
+        assert_eq!(hook.hand_over(Event::new(EventName::SyncRetry), sink.metrics()), None);
     }
 
     #[test]

@@ -12,6 +12,7 @@ use std::ffi::OsString;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -28,6 +29,9 @@ const LOOK: Duration = Duration::from_secs(1);
 
 /// Makes a line that says how many are missing.
 pub(crate) type Gap = dyn Fn(u64) -> String + Send;
+
+/// Lines that could not be written: a process has one log.
+pub(super) static LOST_LINES: AtomicU64 = AtomicU64::new(0);
 
 /// When a file is set aside, and how many stay.
 #[derive(Debug, Clone, Copy)]
@@ -226,6 +230,7 @@ impl Write for LogFile {
                 complain(&format!("lines of the log are lost until it can be written again: {error}"));
             }
             self.lost += 1;
+            LOST_LINES.fetch_add(1, Ordering::Relaxed);
         }
         Ok(line.len())
     }

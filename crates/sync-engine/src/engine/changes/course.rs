@@ -68,6 +68,11 @@ impl Position {
         self.0.get(database).map(|seen| seen.vector.clone()).unwrap_or_default()
     }
 
+    /// Whether it has seen nothing.
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.values().all(|seen| seen.vector.is_empty())
+    }
+
     /// Whether it has seen everything that a database knows.
     pub(super) fn covers(&self, database: &str, have: &VersionVector) -> bool {
         self.0.get(database).is_some_and(|seen| seen.vector.covers_all(have))

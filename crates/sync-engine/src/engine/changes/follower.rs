@@ -1,6 +1,7 @@
 //! One follower: waits until a database knows more than it was shown, and reads that. Owns its position; must not know how it is sent.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -19,7 +20,8 @@ use crate::engine::source::Source;
 /// What is read at a time: it is in memory until the client has taken it.
 const LIMITS: BatchLimits = BatchLimits { rows: 1_000, bytes: 512 << 10, passed_on: false };
 
-/// How long databases may take to open before a client begins without them.
+/// How long databases may take to open before a client begins without them, and to give the rows that were there before attach their
+/// names: what has no name cannot be told to have been seen. What is not named by then is shown as it is.
 const OPENING: Duration = Duration::from_secs(10);
 
 /// The pause before what could not be read is tried again.
@@ -37,6 +39,16 @@ pub(super) enum Since {
     Begin,
     /// After the change that it saw last.
     Dot(Dot),
+}
+
+impl fmt::Display for Since {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Now => f.write_str("now"),
+            Self::Begin => f.write_str("begin"),
+            Self::Dot(dot) => dot.fmt(f),
+        }
+    }
 }
 
 /// Why a client cannot be shown what it asks for, or not any further.
@@ -58,8 +70,8 @@ impl From<StoreError> for Refused {
 #[derive(Debug, Default)]
 pub(super) struct Shown {
     pub(super) events: Vec<ChangeEvent>,
-    /// Where it is then; none where no change stands for that.
-    pub(super) at: Option<Dot>,
+    /// From where it would go on then; none where nothing is different.
+    pub(super) at: Option<Since>,
 }
 
 /// Databases by name, and news of them.
@@ -89,9 +101,6 @@ impl Follower {
         let opened = opened(&shared, &scope).await;
         let changes = &shared.changes;
         for (source, state) in &opened {
-            if since == Since::Begin {
-                source.publish().await;
-            }
             if let Some(origin) = state.origin {
                 changes.note(source.name(), origin, &state.have, wall_millis()).await?;
             }
@@ -109,11 +118,14 @@ impl Follower {
         Ok(Self { shared, scope, table, position, bounded: false, away: None })
     }
 
-    /// Where a client that was shown nothing yet would go on: after this change.
-    pub(super) async fn at(&self) -> Option<Dot> {
+    /// From where a client that was shown nothing yet would go on; none where that cannot be said.
+    pub(super) async fn at(&self) -> Option<Since> {
         let (scope, position) = (&self.scope, &self.position);
+        if position.is_empty() {
+            return Some(Since::Begin);
+        }
         let last = |course: &super::Course| course.last(scope).filter(|_| course.end(scope) == *position);
-        self.shared.changes.look(last).await.ok().flatten()
+        self.shared.changes.look(last).await.ok().flatten().map(Since::Dot)
     }
 
     /// Waits for what is next. What is shown may be nothing: all of it is of other tables.
@@ -202,7 +214,7 @@ impl Follower {
             let reason = format!("the file of database {database:?} was restored or replaced: it has lost what it had");
             return Err(Refused::Gone(reason));
         };
-        let at = pieces.last().map(|piece| Dot { origin: piece.origin, sequence: piece.until });
+        let at = pieces.last().map(|piece| Since::Dot(Dot { origin: piece.origin, sequence: piece.until }));
         Ok(Some(Shown { events: self.events(&database, &state, &batch, &pieces), at }))
     }
 
@@ -247,9 +259,16 @@ fn members(shared: &Shared, scope: &Scope) -> impl Iterator<Item = Member> {
 async fn opened(shared: &Shared, scope: &Scope) -> Vec<(Source, Arc<DatabaseState>)> {
     let all = members(shared, scope).map(|member| async move {
         let mut states = member.source.state();
+        let until = tokio::time::Instant::now() + OPENING;
         let opened = states.wait_for(|state| state.phase != Phase::Opening);
-        let state = tokio::time::timeout(OPENING, opened).await.ok()?.ok()?.clone();
-        (state.phase == Phase::Attached).then_some((member.source, state))
+        if tokio::time::timeout_at(until, opened).await.ok()?.ok()?.phase != Phase::Attached {
+            return None;
+        }
+        member.source.publish().await;
+        let named = states.wait_for(|state| !state.publishing || state.phase != Phase::Attached);
+        let _ = tokio::time::timeout_at(until, named).await;
+        let state = states.borrow().clone();
+        Some((member.source, state))
     });
     futures::future::join_all(all).await.into_iter().flatten().collect()
 }

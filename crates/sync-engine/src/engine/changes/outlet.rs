@@ -5,10 +5,10 @@ use std::time::Duration;
 
 use axum::body::Bytes;
 use peer_link::{Frame, LinkReceiver, LinkSender};
-use replication::Dot;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
+use super::follower::Since;
 use crate::change_event::ChangeEvent;
 
 /// How long a client may take nothing before it is given up.
@@ -71,7 +71,7 @@ impl Outlet {
     }
 
     /// Says that there is nothing new; and, where that changed without an event, from where the client would go on.
-    pub(super) async fn alive(&self, at: Option<Dot>) -> bool {
+    pub(super) async fn alive(&self, at: Option<Since>) -> bool {
         match self {
             // A link pings by itself.
             Self::Socket(..) => true,

@@ -10,6 +10,7 @@ use replication::{Batch, DotSet, Origin, VersionVector};
 use sqlite_store::{ApplyOutcome, ApplyReply, HeldKind, StoreError};
 
 use super::SessionDriver;
+use super::measuring::Measured;
 use crate::change_event::ChangeObserver;
 use crate::engine::session_events;
 
@@ -102,8 +103,11 @@ impl SessionDriver {
             return self.handle(Input::Applied { database, outcome });
         };
         let observer = ChangeObserver::wanted(&database, self.callback.as_ref(), &self.shared.events);
+        let measured = Measured::of(&batch, &source.state().borrow().have);
+        let (shared, node) = (Arc::clone(&self.shared), self.session.remote_node().unwrap_or_default().to_owned());
         self.pending.push(Box::pin(async move {
             let result = source.apply(batch, observer).await;
+            measured.done(shared.events.metrics(), &node, &database, &result);
             Answer::Applied { database, life, result }
         }));
     }
