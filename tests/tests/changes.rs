@@ -11,8 +11,8 @@ use std::path::Path;
 
 use serde_json::Value as Json;
 use system_tests::{
-    ChangeLog, Cluster, Failure, Follower, Proxy, Result, Topology, check, check_equal, python_code, query_text,
-    scenario,
+    ChangeLog, Cluster, Failure, Follower, Node, Proxy, Result, Scene, Topology, check, check_equal, python_code,
+    query_text, scenario,
 };
 
 const SCHEMA: &str = "CREATE TABLE note (id TEXT PRIMARY KEY, n INTEGER, body TEXT);";
@@ -37,6 +37,16 @@ for step in range(400):
     db.execute('COMMIT')
     time.sleep(random.choice([0, 0, 0.01, 0.03]))
 ";
+
+/// Awaits that so many clients follow a node.
+pub(crate) fn until_followed(scene: &Scene, node: &Node, count: usize) -> Result {
+    let line = format!("sync_engine_change_followers {count}");
+    scene.eventually("clients follow", || {
+        let metrics = node.get("/metrics")?.body;
+        check!(metrics.lines().any(|found| found == line), "{metrics}");
+        Ok(())
+    })
+}
 
 /// The rows of `note`, as events have them.
 pub(crate) fn notes(file: &Path) -> Result<Vec<Json>> {
@@ -79,12 +89,15 @@ fn whatever_is_cut_everybody_is_shown_every_change_once() {
             (0, Follower::socket(&url(&near), Some("begin"))?),
             (0, Follower::lines(tail)),
         ];
+        let files = [0, 1].map(|node| cluster.file(node).to_owned());
         std::thread::scope(|scope| -> Result {
-            let files = [0, 1].map(|node| cluster.file(node).to_owned());
-            let write = |(file, node)| move || python_code(file, &format!("node = '{node}'\n{WRITE}"));
-            let writers = [(&files[0], "a"), (&files[1], "b")].map(|writer| scope.spawn(write(writer)));
+            let write =
+                |(file, node): (_, &'static str)| move || python_code(file, &format!("node = '{node}'\n{WRITE}"));
+            let writers =
+                [(files[0].as_path(), "a"), (files[1].as_path(), "b")].map(|writer| scope.spawn(write(writer)));
             scene.eventually("much was shown", || {
-                check!(followers.iter().all(|(_, follower)| follower.log().events.len() > 500));
+                let shown: Vec<usize> = followers.iter().map(|(_, it)| it.log().events.len()).collect();
+                check!(shown.iter().all(|count| *count > 500), "{shown:?}");
                 Ok(())
             })?;
             // Once in good order and once without.

@@ -199,6 +199,9 @@ pub(crate) struct Where {
 pub(crate) struct Status {
     #[command(flatten)]
     pub(crate) place: Where,
+    /// Show it again and again, until Ctrl-C
+    #[arg(long)]
+    pub(crate) watch: bool,
     /// Print JSON
     #[arg(long)]
     pub(crate) json: bool,

@@ -3,7 +3,7 @@
 use serde_json::{Value as Json, json};
 use system_tests::{Cluster, Follower, Node, Result, Scene, Topology, check, check_equal, scenario, shell};
 
-use super::check_shown;
+use super::{check_shown, until_followed};
 
 /// Some fields of events.
 fn fields(events: &[Json], names: &[&str]) -> Vec<Vec<Json>> {
@@ -38,13 +38,7 @@ fn an_event_tells_what_was_done_to_a_row_and_by_whom() {
         let only = Follower::curl(&format!("{}/v1/changes?database=shop&table=OTHER", cluster.nodes[0].http_url()));
         let all = Follower::curl(&format!("{}/v1/changes?since=begin", cluster.nodes[1].http_url()));
         until_shown(scene, &all, 1)?;
-        let status = |node: &Node| Ok::<_, system_tests::Failure>(node.get("/metrics")?.body);
-        for node in &cluster.nodes {
-            scene.eventually("all follow", || {
-                check!(status(node)?.contains("sync_engine_change_followers 2"), "{}", status(node)?);
-                Ok(())
-            })?;
-        }
+        cluster.nodes.iter().try_for_each(|node| until_followed(scene, node, 2))?;
         shell(cluster.file(0), "INSERT INTO stock VALUES ('A', 'Cup', 3, x'00ff')")?;
         until_shown(scene, &here, 1)?;
         until_shown(scene, &there, 1)?;
@@ -127,6 +121,10 @@ fn what_is_no_question_is_refused_with_the_reason() {
         let file = node.database("notes");
         shell(&file, super::SCHEMA)?;
         node.start()?;
+        scene.eventually("it is open", || {
+            check_equal!(node.database_status("notes")?["state"], "attached");
+            Ok(())
+        })?;
         let nobody = "01a22587-f504-764e-9633-e5ed8dcd60bb";
         for (query, status, words) in [
             ("since=yesterday", 400, "ORIGIN:SEQUENCE, or begin"),

@@ -2,6 +2,8 @@
 
 use system_tests::{Node, Running, Signal, check, check_equal, run_to_end, scenario, shell};
 
+use super::until_followed;
+
 #[test]
 fn tail_goes_on_when_the_daemon_is_back() {
     scenario(|scene| {
@@ -16,10 +18,7 @@ fn tail_goes_on_when_the_daemon_is_back() {
         let mut command = node.command()?;
         command.args(["tail", "--db", "notes", "--table", "note", "--config"]).arg(config);
         let tail = Running::start(&mut command, &scene.path("tail"))?;
-        scene.eventually("it follows", || {
-            check!(node.get("/metrics")?.body.contains("sync_engine_change_followers 1"));
-            Ok(())
-        })?;
+        until_followed(scene, &node, 1)?;
         // Cut off before its first event it misses nothing either.
         node.kill()?;
         shell(&file, "INSERT INTO note VALUES ('a', 1, 'x')")?;

@@ -1,89 +1,64 @@
-//! `sync-engine status`: asks the running daemon.
+//! `sync-engine status`: asks the running daemon, once or again and again.
 
+mod layout;
+
+use std::io::{IsTerminal as _, Write as _};
 use std::process::ExitCode;
+use std::time::{Duration, SystemTime};
 
 use anyhow::Context as _;
-use sync_engine::status::{DatabaseStatus, Status as Report, TriggerStatus};
+use sync_engine::status::Status as Report;
+use sync_engine::telemetry::rfc3339;
 
 use crate::cli::Status;
 use crate::commands::daemon::Daemon;
 use crate::commands::{NO, say};
 
+/// The pause between two looks: on a terminal, and where what is printed is kept.
+const PAUSES: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(5));
+
 /// Prints what the daemon says of itself.
 pub(crate) fn run(arguments: &Status) -> anyhow::Result<ExitCode> {
-    let answer = Daemon::find(&arguments.place)?.get("/v1/status")?.expect_done()?;
+    let daemon = Daemon::find(&arguments.place)?;
+    let (text, healthy) = look(&daemon, arguments.json)?;
+    if arguments.watch {
+        return watch(&daemon, arguments.json, text);
+    }
+    say(text.trim_end());
+    Ok(if healthy { ExitCode::SUCCESS } else { NO.into() })
+}
+
+/// What there is to print, and whether the daemon is healthy.
+fn look(daemon: &Daemon, json: bool) -> anyhow::Result<(String, bool)> {
+    let answer = daemon.get("/v1/status")?.expect_done()?;
     let report: Report = serde_json::from_str(&answer).context("the daemon's answer is of another version")?;
-    if arguments.json {
-        say(answer.trim_end());
-    } else {
-        show(&report);
-    }
-    Ok(if report.healthy { ExitCode::SUCCESS } else { NO.into() })
+    let text = if json { answer.trim_end().to_owned() + "\n" } else { layout::text(&report) };
+    Ok((text, report.healthy))
 }
 
-/// Triggers, warnings and rows without parents.
-fn show_rules(database: &DatabaseStatus) {
-    for TriggerStatus { trigger, table, on_apply, why } in &database.triggers {
-        let runs = if on_apply == "run" { "runs" } else { "does not run" };
-        say(&format!("  trigger {trigger} on {table}: {runs} on applied changes: {why}"));
-    }
-    for warning in &database.warnings {
-        let table = warning.table.as_deref().map(|table| format!("{table}: ")).unwrap_or_default();
-        say(&format!("  warning: {table}{}; {}", warning.reason, warning.remedy));
-    }
-    let missing = &database.foreign_key_missing;
-    if missing.count > 0 {
-        say(&format!("  rows whose parents are not here: {}", missing.count));
-    }
-    for row in &missing.first {
-        say(&format!("    {} {} lacks {}", row.table, row.key, row.parent));
-    }
-}
-
-fn show(report: &Report) {
-    say(&format!("node {}, version {}, up {} s", report.node, report.version, report.uptime_seconds));
-    for database in &report.databases {
-        say(&format!(
-            "database {} ({}): {}, sequence {}, {} tables, backlog {}, parked {}, passed on {}, conflicts {}",
-            database.name,
-            database.path,
-            database.state,
-            database.sequence,
-            database.tables.len(),
-            database.backlog,
-            database.parked,
-            database.passed_on,
-            database.conflicts
-        ));
-        for error in &database.errors {
-            say(&format!("  error: {error}"));
+/// Prints it again and again, until somebody stops it or nobody reads it any more. A daemon that is away is waited for.
+fn watch(daemon: &Daemon, json: bool, mut text: String) -> anyhow::Result<ExitCode> {
+    let redraws = !json && std::io::stdout().is_terminal();
+    loop {
+        let mut out = std::io::stdout().lock();
+        let shown = if redraws {
+            // In place: to the corner, each line over the one before, and away with what is left of it.
+            let lines = text.replace('\n', "\x1b[K\n");
+            write!(out, "\x1b[H{lines}\x1b[J")
+        } else if json {
+            write!(out, "{text}")
+        } else {
+            writeln!(out, "{}\n{text}", rfc3339(SystemTime::now()))
+        };
+        if shown.and_then(|()| out.flush()).is_err() {
+            return Ok(ExitCode::SUCCESS);
         }
-        for names in &database.remote_names {
-            say(&format!("  table {} is {names}", names.table));
-        }
-        for table in &database.unsynced {
-            say(&format!("  not synced: {} ({})", table.table, table.reason));
-        }
-        for (table, columns) in &database.excluded_columns {
-            say(&format!("  not synced: {} of {table} (excluded by configuration)", columns.join(", ")));
-        }
-        if database.tombstones.kept > 0 {
-            let waiting_for = match database.tombstones.waiting_for.as_slice() {
-                [] => String::new(),
-                nodes => format!(", waiting for {}", nodes.join(", ")),
-            };
-            say(&format!("  deletions remembered: {}{waiting_for}", database.tombstones.kept));
-        }
-        show_rules(database);
-    }
-    for peer in &report.peers {
-        let name = peer.node.as_deref().unwrap_or("?");
-        say(&format!("peer {name} ({}): {}, in {} B, out {} B", peer.url, peer.state, peer.bytes_in, peer.bytes_out));
-        for database in &peer.databases {
-            say(&format!("  {}: behind {}, for {} ms", database.name, database.behind, database.lag_ms));
-        }
-        if let Some(error) = &peer.last_error {
-            say(&format!("  last error: {error}"));
-        }
+        drop(out);
+        std::thread::sleep(if redraws { PAUSES.0 } else { PAUSES.1 });
+        text = match look(daemon, json) {
+            Ok((text, _)) => text,
+            Err(error) if json => serde_json::json!({ "error": format!("{error:#}") }).to_string() + "\n",
+            Err(error) => format!("{error:#}\n"),
+        };
     }
 }

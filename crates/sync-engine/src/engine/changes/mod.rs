@@ -32,11 +32,13 @@ pub(crate) struct Changes {
     /// None until it is needed, and after it could not be kept: what is noted counts.
     course: Mutex<Option<Course>>,
     places: Arc<Semaphore>,
+    /// Everybody who is shown changes holds one.
+    shown: Arc<()>,
 }
 
 impl Changes {
     pub(crate) fn new(state: StateDatabase) -> Self {
-        Self { state, course: Mutex::new(None), places: Arc::new(Semaphore::new(FOLLOWERS)) }
+        Self { state, course: Mutex::new(None), places: Arc::new(Semaphore::new(FOLLOWERS)), shown: Arc::default() }
     }
 
     /// A place for one more follower, if there is one.
@@ -44,9 +46,9 @@ impl Changes {
         Arc::clone(&self.places).try_acquire_owned().ok()
     }
 
-    /// How many follow.
+    /// How many are shown changes.
     pub(crate) fn followers(&self) -> usize {
-        FOLLOWERS - self.places.available_permits()
+        Arc::strong_count(&self.shown) - 1
     }
 
     /// Does something with the course, and keeps what has become of it.

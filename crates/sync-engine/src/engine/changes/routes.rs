@@ -166,6 +166,7 @@ async fn follow_link(shared: Arc<Shared>, pending: Pending, follower: Follower, 
 async fn follow(shared: Arc<Shared>, mut follower: Follower, mut outlet: Outlet, _place: OwnedSemaphorePermit) {
     let stop = shared.stop.clone();
     let mut at = follower.at().await;
+    let _shown = Arc::clone(&shared.changes.shown);
     // So that a client that is cut off before its first event goes on from here.
     if !outlet.alive(at).await {
         return;
