@@ -68,6 +68,8 @@ pub use observer::{IncomingRow, RowObserver, RowOperation, RowVerdict};
 pub use parked::{ParkedKind, ParkedNote};
 pub use replica::{DatabaseRules, MergeRules};
 pub use sql_policy::{SqlPolicy, SqlPolicyError};
-pub use state::{FileIdentity, FollowedChange, FollowedDatabase, FollowedStep, Machine, Remembered, StateDatabase};
+pub use state::{
+    FOLLOWERS_RETURN, FileIdentity, FollowedChange, FollowedDatabase, FollowedStep, Machine, Remembered, StateDatabase,
+};
 pub use verification::{RowState, Verified, VerifyAnswer, VerifyQuestion, VerifyTable};
 pub use watch::FileWatch;

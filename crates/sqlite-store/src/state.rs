@@ -15,7 +15,7 @@ use uuid::Uuid;
 
 use crate::error::StoreError;
 
-pub use followed::{FollowedChange, FollowedDatabase, FollowedStep};
+pub use followed::{FOLLOWERS_RETURN, FollowedChange, FollowedDatabase, FollowedStep};
 
 /// Which file a path was: the file system's number and the file's number in it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

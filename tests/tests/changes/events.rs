@@ -184,3 +184,63 @@ fn a_client_that_takes_nothing_holds_up_nobody_and_stopping_waits_for_none() {
         scene.eventually("it was shown all", || check_shown(&socket.log(), "notes", &file))
     });
 }
+
+#[test]
+fn a_deletion_is_shown_to_who_was_away_or_it_is_told_that_it_was_missed() {
+    scenario(|scene| {
+        let mut cluster = Cluster::new(scene, "notes", 2, Topology::Line)?;
+        cluster.create(super::SCHEMA)?;
+        cluster.nodes.iter_mut().for_each(|node| node.setting("upkeep_interval = \"100ms\""));
+        cluster.start()?;
+        shell(cluster.file(0), "INSERT INTO note VALUES ('a', 1, ''), ('b', 1, ''), ('c', 1, '')")?;
+        cluster.settled()?;
+        let url = format!("{}/v1/changes", cluster.nodes[0].http_url());
+        let follower = Follower::curl(&format!("{url}?since=begin"));
+        until_shown(scene, &follower, 3)?;
+        let last = |follower: &Follower| {
+            follower.log().events.last().map(|event| event["id"].as_str().unwrap_or("").to_owned())
+        };
+        let seen = last(&follower).unwrap_or_default();
+        drop(follower);
+        // Everybody knows of it, and the other node forgets it.
+        shell(cluster.file(1), "DELETE FROM note WHERE id = 'b'")?;
+        cluster.settled()?;
+        let kept = |node: usize| {
+            Ok::<_, system_tests::Failure>(cluster.nodes[node].database_status("notes")?["tombstones"].clone())
+        };
+        scene.eventually("only the node forgets it that nobody follows", || {
+            check_equal!(kept(1)?["kept"], 0);
+            check_equal!(kept(0)?, json!({"kept": 1, "waiting_for": ["(who follows changes)"]}));
+            Ok(())
+        })?;
+        cluster.nodes[0].stop()?;
+        cluster.nodes[0].start()?;
+        let back = Follower::curl(&format!("{url}?since={seen}"));
+        until_shown(scene, &back, 1)?;
+        check_equal!(back.log().ops(), ["delete note {\"id\":\"b\"}"]);
+        let seen = last(&back).unwrap_or_default();
+        drop(back);
+        // It is forgotten because of its age.
+        cluster.nodes[0].stop()?;
+        cluster.nodes[0].setting("tombstone_horizon = \"1s\"");
+        cluster.nodes[0].start()?;
+        shell(cluster.file(0), "DELETE FROM note WHERE id = 'c'")?;
+        scene.eventually("it is forgotten", || {
+            let status = cluster.nodes[0].database_status("notes")?;
+            check!(status["sequence"].as_u64() >= Some(4) && status["tombstones"]["kept"] == 0, "{status}");
+            Ok(())
+        })?;
+        let back = Follower::curl(&format!("{url}?since={seen}"));
+        scene.eventually("it is told", || {
+            let refused = back.log().refused.clone();
+            check!(
+                refused.first().is_some_and(|it| it.contains("has forgotten deletions") && it.contains("since=begin")),
+                "{refused:?}"
+            );
+            Ok(())
+        })?;
+        let anew = Follower::curl(&format!("{url}?since=begin"));
+        until_shown(scene, &anew, 1)?;
+        scene.eventually("it was shown all", || check_shown(&anew.log(), "notes", cluster.file(0)))
+    });
+}

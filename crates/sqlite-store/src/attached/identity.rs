@@ -1,7 +1,7 @@
 //! Whether a file is the one that this node wrote last. Sequences of an origin are never used twice: a file that was
 //! copied, restored or replaced issues its changes under a new origin.
 
-use replication::Origin;
+use replication::{Origin, VersionVector};
 use rusqlite::{Connection, params};
 use uuid::Uuid;
 
@@ -12,7 +12,7 @@ use crate::fail_point::fail_point;
 use crate::node_schemas;
 use crate::replica::wall_millis;
 use crate::restore;
-use crate::state::{FileIdentity, Remembered, StateDatabase};
+use crate::state::{FOLLOWERS_RETURN, FileIdentity, Remembered, StateDatabase};
 
 /// Why a database that was restored leaves its origin.
 const RESTORED: &str = "the file was restored from a backup";
@@ -89,6 +89,12 @@ impl Memory {
     /// Takes note that all that the file has issued is on the disk.
     pub(super) fn rest(&mut self, origin: Origin, file: FileIdentity, sequence: u64) -> Result<(), StoreError> {
         self.note(Remembered { origin, file, sequence, shown: self.shown, boot: None })
+    }
+
+    /// What everybody has seen who follows the database's changes and may come back; none where nobody does.
+    pub(super) fn seen_by_followers(&self, database: &str) -> Result<Option<VersionVector>, StoreError> {
+        let oldest = wall_millis().saturating_sub(FOLLOWERS_RETURN);
+        self.runtime.block_on(self.state.seen_by_followers(database, oldest))
     }
 
     /// The sequence up to which changes were given to some peer, as far as that is known.

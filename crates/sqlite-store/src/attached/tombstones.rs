@@ -1,5 +1,5 @@
 //! Forgetting deletions: a tombstone goes when every node that is expected to return knows of the deletion and nothing of theirs
-//! is unknown here, or when it is older than the horizon. Who lacks one that went sweeps before it exchanges changes (see
+//! is unknown here, and everybody who follows changes was shown it, or when it is older than the horizon. Who lacks one that went sweeps before it exchanges changes (see
 //! [`sweeping`](super::sweeping)), so this may err in both directions without harm.
 
 use std::collections::BTreeSet;
@@ -24,6 +24,9 @@ const REST: u32 = 100;
 
 /// Those that have reached the horizon go once in this part of it: a catch-up that is under way when they go begins anew.
 const HORIZON_PARTS: u32 = 30;
+
+/// Who deletions wait for that wait for such a client.
+const FOLLOWERS: &str = "(who follows changes)";
 
 /// Where the known nodes are kept in the file.
 const KEY: &str = "nodes";
@@ -56,6 +59,8 @@ struct Pass {
     began: Instant,
     /// What all know.
     common: Option<VersionVector>,
+    /// What everybody was shown who follows changes, if anybody does.
+    followed: Option<VersionVector>,
     /// The horizon, in milliseconds: nodes that were heard last before it are not waited for.
     oldest: i64,
     /// Whether tombstones with older stamps than that go too.
@@ -154,7 +159,11 @@ impl Attachment {
     /// Looks at some tombstones, if it is time to.
     pub(super) fn forget_deletions(&mut self) -> Result<(), StoreError> {
         self.tell_nodes()?;
-        let Some(mut pass) = self.tombstones.pass.take().or_else(|| self.next_pass()) else { return Ok(()) };
+        let pass = match self.tombstones.pass.take() {
+            Some(pass) => Some(pass),
+            None => self.next_pass()?,
+        };
+        let Some(mut pass) = pass else { return Ok(()) };
         // What waits may be older than a deletion, and must not outlive it.
         let finished = self.replica.waiting.rows > 0 || self.look_at_some(&mut pass)?;
         if !finished {
@@ -170,12 +179,12 @@ impl Attachment {
         Ok(())
     }
 
-    fn next_pass(&mut self) -> Option<Pass> {
+    fn next_pass(&mut self) -> Result<Option<Pass>, StoreError> {
         let (upkeep, horizon) = (self.options.upkeep_interval, self.options.tombstone_horizon);
         let tombstones = &mut self.tombstones;
         let pause = upkeep.max(tombstones.took * REST);
         if tombstones.passed_at.is_some_and(|at| at.elapsed() < pause) {
-            return None;
+            return Ok(None);
         }
         let horizon_millis = i64::try_from(horizon.as_millis()).unwrap_or(i64::MAX);
         let oldest = wall_millis().saturating_sub(horizon_millis);
@@ -185,11 +194,13 @@ impl Attachment {
         let aged = tombstones.aged_at.is_none_or(|at| at.elapsed() >= horizon / HORIZON_PARTS);
         let news = (have.clone(), expected.map(|(name, node)| (name.to_owned(), node.have.clone())).collect());
         if !aged && tombstones.passed_for.as_ref() == Some(&news) {
-            return None;
+            return Ok(None);
         }
+        let memory = self.memory.as_ref();
+        let followed = memory.map(|memory| memory.seen_by_followers(&self.options.name)).transpose()?.flatten();
         tombstones.passed_for = Some(news);
         let (began, after, held_by) = (Instant::now(), None, BTreeSet::new());
-        Some(Pass { began, common, oldest, aged, table: 0, after, kept: 0, held_by })
+        Ok(Some(Pass { began, common, followed, oldest, aged, table: 0, after, kept: 0, held_by }))
     }
 
     /// One step of a pass. True if it is finished.
@@ -232,6 +243,9 @@ impl Attachment {
             !have.covers_all(&node.have) || !clock.entries().all(|entry| node.have.covers(entry.dot))
         };
         pass.held_by.extend(expected.filter(|(_, node)| waits(node)).map(|(name, _)| name.to_owned()));
+        if !shown(clock, pass) {
+            pass.held_by.insert(FOLLOWERS.to_owned());
+        }
     }
 }
 
@@ -239,7 +253,12 @@ impl Attachment {
 fn goes(clock: &RowClock, pass: &Pass) -> bool {
     let known = |common: &VersionVector| clock.entries().all(|entry| common.covers(entry.dot));
     let old = || clock.entries().all(|entry| entry.timestamp.millis() < pass.oldest);
-    pass.common.as_ref().is_some_and(known) || (pass.aged && old())
+    (pass.common.as_ref().is_some_and(known) && shown(clock, pass)) || (pass.aged && old())
+}
+
+/// Whether everybody was shown a deletion who follows changes.
+fn shown(clock: &RowClock, pass: &Pass) -> bool {
+    pass.followed.as_ref().is_none_or(|seen| clock.entries().all(|entry| seen.covers(entry.dot)))
 }
 
 fn buried(conn: &Connection, table: &ReplicaTable, after: Option<&[Value]>) -> Result<Vec<Vec<Value>>, StoreError> {

@@ -7,6 +7,9 @@ use sqlx::Row as _;
 use super::StateDatabase;
 use crate::error::StoreError;
 
+/// For how long a client that was shown changes may come back, in milliseconds, and is shown the deletions that it missed: seven days.
+pub const FOLLOWERS_RETURN: i64 = 7 * 86_400_000;
+
 /// A database that is or was followed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FollowedDatabase {
@@ -20,6 +23,8 @@ pub struct FollowedDatabase {
     pub lost: VersionVector,
     /// Its own origin when it was last noted.
     pub source: Origin,
+    /// When somebody last began to follow it, in milliseconds since 1970.
+    pub at: i64,
 }
 
 /// One step in the order in which followers are shown changes.
@@ -73,7 +78,7 @@ impl StateDatabase {
     /// The state file cannot be read.
     pub async fn followed(&self) -> Result<(Vec<FollowedDatabase>, Vec<FollowedStep>), StoreError> {
         let mut transaction = self.pool.begin().await?;
-        let rows = sqlx::query("SELECT database, first, based, lost, source FROM followed")
+        let rows = sqlx::query("SELECT database, first, based, lost, source, at FROM followed")
             .fetch_all(&mut *transaction)
             .await?;
         let database = |row: &sqlx::sqlite::SqliteRow| {
@@ -83,6 +88,7 @@ impl StateDatabase {
                 based: vector(row.get(2))?,
                 lost: vector(row.get(3))?,
                 source: Origin::from_bytes(row.get::<Vec<u8>, _>(4).try_into().ok()?),
+                at: row.get(5),
             })
         };
         let databases: Option<Vec<_>> = rows.iter().map(database).collect();
@@ -103,6 +109,29 @@ impl StateDatabase {
         Ok(databases.zip(steps).unwrap_or_default())
     }
 
+    /// What everybody has seen of a database who follows changes and may still come back: who was shown something since `oldest`,
+    /// in milliseconds since 1970. None where nobody was.
+    ///
+    /// # Errors
+    /// The state file cannot be read.
+    pub(crate) async fn seen_by_followers(
+        &self,
+        database: &str,
+        oldest: i64,
+    ) -> Result<Option<VersionVector>, StoreError> {
+        let sql = "SELECT based, raised, max(at, coalesce((SELECT max(at) FROM followed_step AS s WHERE s.database = f.database), 0)) \
+                   FROM followed AS f LEFT JOIN (SELECT database AS owner, raised, number FROM followed_step WHERE at < ?2) \
+                   ON owner = f.database WHERE f.database = ?1 ORDER BY number";
+        let rows = sqlx::query(sql).bind(database).bind(oldest).fetch_all(&self.pool).await?;
+        let mut seen = None;
+        for row in rows.iter().filter(|row| row.get::<i64, _>(2) >= oldest) {
+            // What cannot be read covers nothing.
+            let vectors = [0, 1].into_iter().filter_map(|place| vector(row.get::<Option<&str>, _>(place)?));
+            vectors.for_each(|vector| seen.get_or_insert_with(VersionVector::new).join(&vector));
+        }
+        Ok(seen)
+    }
+
     /// Notes what is different, in one transaction.
     ///
     /// # Errors
@@ -118,15 +147,15 @@ impl StateDatabase {
                 .execute(&mut *transaction)
                 .await?;
         }
-        for FollowedDatabase { name, first, based, lost, source } in &change.databases {
-            let sql =
-                "INSERT OR REPLACE INTO followed (database, first, based, lost, source) VALUES (?1, ?2, ?3, ?4, ?5)";
+        for FollowedDatabase { name, first, based, lost, source, at } in &change.databases {
+            let sql = "INSERT OR REPLACE INTO followed (database, first, based, lost, source, at) VALUES (?1, ?2, ?3, ?4, ?5, ?6)";
             sqlx::query(sql)
                 .bind(name)
                 .bind(text(first)?)
                 .bind(text(based)?)
                 .bind(text(lost)?)
                 .bind(source.as_bytes().to_vec())
+                .bind(at)
                 .execute(&mut *transaction)
                 .await?;
         }

@@ -11,13 +11,16 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use replication::{Dot, Origin, VersionVector};
-use sqlite_store::{FollowedChange, FollowedDatabase, FollowedStep};
+use sqlite_store::{FOLLOWERS_RETURN, FollowedChange, FollowedDatabase, FollowedStep};
 
 /// Steps that are kept.
 const STEPS: usize = 10_000;
 
-/// For how long steps are kept, in milliseconds: seven days.
-const AGE: i64 = 7 * 86_400_000;
+/// For how long steps are kept, in milliseconds: seven days, as deletions are remembered for who follows.
+const AGE: i64 = FOLLOWERS_RETURN;
+
+/// How long a step goes on, in milliseconds, and how long it may not be known that somebody follows: an hour.
+const HOUR: i64 = 3_600_000;
 
 /// The course of one node.
 #[derive(Debug, Default)]
@@ -38,6 +41,8 @@ struct Followed {
     /// Changes from which nobody can go on.
     lost: VersionVector,
     source: Origin,
+    /// When somebody last began to follow it.
+    at: i64,
     /// How often it has lost what it had, in this process.
     losses: u64,
 }
@@ -59,6 +64,8 @@ pub(super) struct Position(BTreeMap<String, Seen>);
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 struct Seen {
     vector: VersionVector,
+    /// Deletions that were forgotten before it was shown anything.
+    excused: VersionVector,
     losses: u64,
 }
 
@@ -117,9 +124,9 @@ impl Course {
     /// The course as it was noted.
     pub(super) fn new(databases: Vec<FollowedDatabase>, steps: Vec<FollowedStep>) -> Self {
         let mut course = Self::default();
-        for FollowedDatabase { name, first, based, lost, source } in databases {
+        for FollowedDatabase { name, first, based, lost, source, at } in databases {
             let head = based.clone();
-            course.databases.insert(name, Followed { first, based, head, lost, source, losses: 0 });
+            course.databases.insert(name, Followed { first, based, head, lost, source, at, losses: 0 });
         }
         for FollowedStep { number, at, database, raised, lost } in steps {
             if let Some(known) = course.databases.get_mut(&database) {
@@ -136,7 +143,7 @@ impl Course {
         let mut change = FollowedChange::default();
         let Some(known) = self.databases.get_mut(database) else {
             let [first, based, head] = [have; 3].map(Clone::clone);
-            let known = Followed { first, based, head, lost: VersionVector::new(), source, losses: 0 };
+            let known = Followed { first, based, head, lost: VersionVector::new(), source, at: now, losses: 0 };
             change.databases.push(record(database, &known));
             self.databases.insert(database.to_owned(), known);
             return change;
@@ -155,13 +162,15 @@ impl Course {
         known.head.join(have);
         // Two steps whose changes go by origin and sequence together are one.
         let fits = |last: &Step| {
-            last.database == database && !last.lost && last.raised.last().is_some_and(|(it, _)| *it <= least)
+            last.database == database
+                && !last.lost
+                && now.saturating_sub(last.at) < HOUR
+                && last.raised.last().is_some_and(|(it, _)| *it <= least)
         };
         match self.steps.back_mut().filter(|last| fits(last)) {
             Some(last) => {
                 last.raised.pop_if(|(origin, _)| *origin == least);
                 last.raised.extend(raised);
-                last.at = now;
             }
             None => self.push(database, raised, false, now),
         }
@@ -212,6 +221,25 @@ impl Course {
         change.databases = self.databases.iter().map(|(name, known)| record(name, known)).collect();
     }
 
+    /// Somebody begins to follow a database.
+    pub(super) fn touch(&mut self, database: &str, now: i64) -> FollowedChange {
+        let mut change = FollowedChange::default();
+        if let Some(known) = self.databases.get_mut(database).filter(|known| now.saturating_sub(known.at) > HOUR) {
+            known.at = now;
+            change.databases.push(record(database, known));
+        }
+        change
+    }
+
+    /// Whether deletions that are forgotten may concern a client: it may have been shown rows that are gone, and will not be told.
+    pub(super) fn misses(&self, position: &Position, database: &str, dropped: &VersionVector) -> bool {
+        let (Some(known), Some(seen)) = (self.databases.get(database), position.0.get(database)) else { return false };
+        // What was deleted before anybody followed, nobody was shown.
+        dropped.iter().any(|(origin, sequence)| {
+            sequence > seen.vector.get(origin).max(seen.excused.get(origin)).max(known.first.get(origin))
+        })
+    }
+
     /// Whether a client that is there has seen something that a database has lost since.
     pub(super) fn has_lost(&self, position: &Position, database: &str) -> bool {
         let losses = |known: &Followed| position.0.get(database).is_some_and(|seen| seen.losses != known.losses);
@@ -223,10 +251,15 @@ impl Course {
         self.position(scope, |known| known.head.clone())
     }
 
-    /// The position of who has seen nothing of the databases that `wanted` has.
-    pub(super) fn beginning(&self, scope: &Scope, wanted: impl Fn(&str) -> bool) -> Position {
+    /// The position of who has seen nothing of the databases that are wanted, of which each has forgotten deletions up to there.
+    pub(super) fn beginning(&self, scope: &Scope, wanted: &BTreeMap<String, VersionVector>) -> Position {
         let mut position = self.end(scope);
-        position.0.iter_mut().filter(|(name, _)| wanted(name)).for_each(|(_, seen)| seen.vector = VersionVector::new());
+        for (name, seen) in &mut position.0 {
+            if let Some(dropped) = wanted.get(name) {
+                seen.vector = VersionVector::new();
+                seen.excused.clone_from(dropped);
+            }
+        }
         position
     }
 
@@ -234,7 +267,9 @@ impl Course {
         let followed = self.databases.iter().filter(|(name, _)| scope.has(name));
         Position(
             followed
-                .map(|(name, known)| (name.clone(), Seen { vector: vector(known), losses: known.losses }))
+                .map(|(name, known)| {
+                    (name.clone(), Seen { vector: vector(known), losses: known.losses, ..Seen::default() })
+                })
                 .collect(),
         )
     }
@@ -242,7 +277,7 @@ impl Course {
     /// Has a client see a database from now on that it was not shown before.
     pub(super) fn join(&self, position: &mut Position, database: &str) {
         if let Some(known) = self.databases.get(database).filter(|_| !position.0.contains_key(database)) {
-            let seen = Seen { vector: known.first.clone(), losses: known.losses };
+            let seen = Seen { vector: known.first.clone(), losses: known.losses, ..Seen::default() };
             position.0.insert(database.to_owned(), seen);
         }
     }
@@ -385,6 +420,7 @@ fn record(name: &str, known: &Followed) -> FollowedDatabase {
         based: known.based.clone(),
         lost: known.lost.clone(),
         source: known.source,
+        at: known.at,
     }
 }
 

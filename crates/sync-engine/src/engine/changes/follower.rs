@@ -105,10 +105,13 @@ impl Follower {
                 changes.note(source.name(), origin, &state.have, wall_millis()).await?;
             }
         }
-        let is_open = |database: &str| opened.iter().any(|(source, _)| source.name() == database);
+        let dropped =
+            |(source, state): &(Source, Arc<DatabaseState>)| (source.name().to_owned(), state.dropped.clone());
         let position = match since {
             Since::Now => changes.look(|course| course.end(&scope)).await?,
-            Since::Begin => changes.look(|course| course.beginning(&scope, is_open)).await?,
+            Since::Begin => {
+                changes.look(|course| course.beginning(&scope, &opened.iter().map(dropped).collect())).await?
+            }
             Since::Dot(dot) => changes.after(dot, &scope).await?.ok_or_else(|| {
                 Refused::Gone(format!(
                     "what came after {dot} cannot be told any more, or it was never shown by this node"
@@ -208,10 +211,12 @@ impl Follower {
         }
         self.bounded = !batch.is_complete() || (self.bounded && several);
         let reached = bound.as_ref().map_or_else(|| batch.to.clone(), |bound| batch.to.met(bound));
-        let seen = (batch.source, &batch.context, &reached);
-        let moved = self.shared.changes.advance(&mut self.position, &database, seen, wall_millis()).await?;
+        let moved =
+            self.shared.changes.advance(&mut self.position, &database, (&batch, &reached), wall_millis()).await?;
         let Some(pieces) = moved else {
-            let reason = format!("the file of database {database:?} was restored or replaced: it has lost what it had");
+            let reason = format!(
+                "the file of database {database:?} was restored or replaced, or has forgotten deletions that were not shown yet"
+            );
             return Err(Refused::Gone(reason));
         };
         let at = pieces.last().map(|piece| Since::Dot(Dot { origin: piece.origin, sequence: piece.until }));

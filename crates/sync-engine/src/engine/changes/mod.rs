@@ -12,7 +12,7 @@ mod row_events;
 
 use std::sync::Arc;
 
-use replication::{Dot, Origin, VersionVector};
+use replication::{Batch, Dot, Origin, VersionVector};
 use sqlite_store::{FollowedChange, StateDatabase, StoreError};
 use tokio::sync::{Mutex, OwnedSemaphorePermit, Semaphore};
 
@@ -76,7 +76,8 @@ impl Changes {
 
     /// Takes note of what a database knows.
     async fn note(&self, database: &str, source: Origin, have: &VersionVector, now: i64) -> Result<(), StoreError> {
-        self.with(|course| ((), course.note(database, source, have, now))).await
+        self.with(|course| ((), course.note(database, source, have, now))).await?;
+        self.with(|course| ((), course.touch(database, now))).await
     }
 
     async fn after(&self, dot: Dot, scope: &Scope) -> Result<Option<Position>, StoreError> {
@@ -87,23 +88,27 @@ impl Changes {
         self.look(|course| course.next(position)).await
     }
 
-    /// Notes what was read of a database and moves a follower on, unless the database has lost what it was shown.
+    /// Notes what was read of a database and moves a follower on, unless the database has lost what it was shown, or may have forgotten
+    /// that it was deleted.
     async fn advance(
         &self,
         position: &mut Position,
         database: &str,
-        (source, context, reached): (Origin, &VersionVector, &VersionVector),
+        (batch, reached): (&Batch, &VersionVector),
         now: i64,
     ) -> Result<Option<Vec<Piece>>, StoreError> {
         self.with(|course| {
             if course.has_lost(position, database) {
                 return (None, FollowedChange::default());
             }
-            let change = course.note(database, source, context, now);
+            let change = course.note(database, batch.source, &batch.context, now);
             if course.has_lost(position, database) {
                 return (None, change);
             }
             course.join(position, database);
+            if course.misses(position, database, &batch.dropped) {
+                return (None, change);
+            }
             (Some(course.advance(position, database, reached)), change)
         })
         .await

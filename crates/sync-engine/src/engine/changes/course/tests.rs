@@ -36,6 +36,10 @@ fn dot(origin: Origin, sequence: u64) -> Dot {
     Dot { origin, sequence }
 }
 
+fn wanted() -> BTreeMap<String, VersionVector> {
+    NAMES.map(|name| (name.to_owned(), VersionVector::new())).into()
+}
+
 /// What the state folder keeps.
 #[derive(Default)]
 struct Kept {
@@ -108,7 +112,7 @@ impl World {
         } else {
             (0..NAMES.len()).filter(here).fold(VersionVector::new(), |all, it| all.joined(&self.have[it]))
         };
-        let position = if everything { self.course.beginning(&scope, |_| true) } else { self.course.end(&scope) };
+        let position = if everything { self.course.beginning(&scope, &wanted()) } else { self.course.end(&scope) };
         let last = self.course.last(&scope).filter(|_| !everything);
         self.clients.push(Client { scope, position, seen: BTreeSet::new(), last, before });
     }
@@ -118,7 +122,7 @@ impl World {
         let Client { scope, position, last, .. } = &mut self.clients[client];
         *position = match last {
             Some(dot) => self.course.after(*dot, scope).expect("it is noted"),
-            None => self.course.beginning(scope, |_| true),
+            None => self.course.beginning(scope, &wanted()),
         };
     }
 
@@ -266,4 +270,29 @@ fn nobody_goes_on_where_a_database_has_lost_what_it_had() {
     let goes_on = vector(0, 7).joined(&VersionVector::from_iter([(origin(0, 1), 2)]));
     course.note("a", origin(0, 1), &goes_on, 0);
     assert!(course.after(dot(origin(0, 1), 1), &all).is_some());
+}
+
+#[test]
+fn deletions_that_are_forgotten_concern_who_may_have_seen_what_was_deleted() {
+    let mut course = Course::default();
+    let (all, writer) = (Scope(None), origin(0, 0));
+    let vector = |sequence| VersionVector::from_iter([(writer, sequence)]);
+    course.note("a", writer, &vector(5), 0);
+    let there = course.end(&all);
+    course.note("a", writer, &vector(9), 0);
+    assert!(!course.misses(&there, "a", &vector(5)));
+    assert!(course.misses(&there, "a", &vector(6)));
+    assert!(!course.misses(&course.end(&all), "a", &vector(9)));
+    let anew = course.beginning(&all, &BTreeMap::from([("a".to_owned(), vector(7))]));
+    assert!(!course.misses(&anew, "a", &vector(7)) && course.misses(&anew, "a", &vector(8)));
+}
+
+#[test]
+fn a_step_ends_after_an_hour() {
+    let (mut course, writer) = (Course::default(), origin(0, 0));
+    for minute in 0..150_i64 {
+        course.note("a", writer, &VersionVector::from_iter([(writer, 1 + minute.cast_unsigned())]), minute * 60_000);
+    }
+    assert_eq!(course.steps.len(), 3);
+    assert!(!course.touch("a", 2 * super::HOUR).is_empty() && course.touch("a", 2 * super::HOUR).is_empty());
 }
