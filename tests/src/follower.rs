@@ -203,7 +203,6 @@ impl Follower {
     }
 
     /// What it was shown until now.
-    #[must_use]
     pub fn log(&self) -> MutexGuard<'_, ChangeLog> {
         self.shared.log()
     }

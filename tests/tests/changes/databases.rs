@@ -1,6 +1,6 @@
 //! Several databases at once; databases that come, go, and are not what they were.
 
-use system_tests::{Follower, Node, Result, Scene, check, check_equal, scenario, shell};
+use system_tests::{Cluster, Follower, Node, Result, Scene, Topology, check, check_equal, scenario, shell};
 
 use super::{SCHEMA, check_shown, until_followed};
 
@@ -148,5 +148,37 @@ fn a_file_that_was_restored_is_followed_from_its_beginning() {
         let anew = Follower::curl(&format!("{url}?since=begin&database=notes"));
         until_shown(scene, &anew, &["kept", "new"])?;
         check_shown(&anew.log(), "notes", &file)
+    });
+}
+
+#[test]
+fn who_follows_begins_anew_when_rows_are_merged_that_had_waited() {
+    scenario(|scene| {
+        let mut cluster = Cluster::new(scene, "notes", 2, Topology::Line)?;
+        shell(cluster.file(0), SCHEMA)?;
+        shell(cluster.file(1), "CREATE TABLE other (id INTEGER PRIMARY KEY)")?;
+        cluster.start()?;
+        insert(cluster.file(0), "waits")?;
+        let url = format!("{}/v1/changes", cluster.nodes[1].http_url());
+        scene.eventually("the row waits", || {
+            check_equal!(cluster.nodes[1].database_status("notes")?["parked"], 1);
+            Ok(())
+        })?;
+        let follower = Follower::curl(&format!("{url}?since=begin"));
+        shell(cluster.file(1), "INSERT INTO other VALUES (1)")?;
+        scene.eventually("another is shown, and it is not", || {
+            check_equal!(follower.log().ops(), ["insert other {\"id\":1}"]);
+            Ok(())
+        })?;
+        shell(cluster.file(1), SCHEMA)?;
+        scene.eventually("it is told", || {
+            let refused = follower.log().refused.clone();
+            check!(refused.first().is_some_and(|it| it.contains("rows that had waited were merged")), "{refused:?}");
+            Ok(())
+        })?;
+        let anew = Follower::curl(&format!("{url}?since=begin"));
+        scene.eventually("the row is shown", || check_shown(&anew.log(), "notes", cluster.file(1)))?;
+        check_equal!(anew.log().rows("notes", "note").len(), 1);
+        Ok(())
     });
 }

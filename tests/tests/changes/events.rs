@@ -234,7 +234,7 @@ fn a_deletion_is_shown_to_who_was_away_or_it_is_told_that_it_was_missed() {
         scene.eventually("it is told", || {
             let refused = back.log().refused.clone();
             check!(
-                refused.first().is_some_and(|it| it.contains("has forgotten deletions") && it.contains("since=begin")),
+                refused.first().is_some_and(|it| it.contains("deletions were forgotten") && it.contains("since=begin")),
                 "{refused:?}"
             );
             Ok(())

@@ -254,7 +254,7 @@ impl SyncEngineBuilder {
             state,
             databases,
         }));
-        shared.tracker.spawn(database_events::report(shared.events.clone(), hears, shared.stop.clone()));
+        shared.tracker.spawn(database_events::report(Arc::clone(&shared), hears));
         Ok(SyncEngine { shared })
     }
 }

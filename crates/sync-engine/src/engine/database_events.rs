@@ -7,31 +7,37 @@ use sqlite_store::foreign_keys::{NewOrphans, Orphan};
 use sqlite_store::warning::{Warning, WarningKind};
 use sqlite_store::{ConflictNote, DatabaseEvent};
 use tokio::sync::mpsc;
-use tokio_util::sync::CancellationToken;
 
 use crate::conflicts::record_id;
+use crate::engine::session_events;
+use crate::engine::shared::{Shared, wall_millis};
 use crate::event::{Event, EventName, EventSink};
 
 /// Reports what databases tell until they or the engine end.
-pub(crate) async fn report(
-    events: EventSink,
-    mut heard: mpsc::Receiver<(Arc<str>, DatabaseEvent)>,
-    stop: CancellationToken,
-) {
+pub(crate) async fn report(shared: Arc<Shared>, mut heard: mpsc::Receiver<(Arc<str>, DatabaseEvent)>) {
     loop {
         tokio::select! {
             told = heard.recv() => match told {
-                Some((database, event)) => tell(&events, &database, event),
+                Some((database, event)) => take(&shared, &database, event).await,
                 None => return,
             },
-            () = stop.cancelled() => break,
+            () = shared.stop.cancelled() => break,
         }
     }
     // Databases must never wait for this queue once nobody reads it.
     heard.close();
     while let Some((database, event)) = heard.recv().await {
-        tell(&events, &database, event);
+        take(&shared, &database, event).await;
     }
+}
+
+async fn take(shared: &Shared, database: &str, event: DatabaseEvent) {
+    if let DatabaseEvent::Unparked { .. } = event
+        && let Err(error) = shared.changes.merged_late(database, wall_millis()).await
+    {
+        session_events::store_failed(&shared.events, &error);
+    }
+    tell(&shared.events, database, event);
 }
 
 fn tell(events: &EventSink, database: &str, event: DatabaseEvent) {

@@ -184,6 +184,14 @@ impl Course {
         self.next += 1;
     }
 
+    /// A database has changed in a way that it cannot be read what was shown to nobody: everybody begins anew.
+    pub(super) fn begin_anew(&mut self, database: &str, now: i64) -> FollowedChange {
+        let Some(Followed { source, head, .. }) = self.databases.get(database).cloned() else {
+            return FollowedChange::default();
+        };
+        self.lose(database, source, &head, now)
+    }
+
     /// The database goes on from what it has now; nobody else can.
     fn lose(&mut self, database: &str, source: Origin, have: &VersionVector, now: i64) -> FollowedChange {
         let mut change = FollowedChange { without: Some(database.to_owned()), ..FollowedChange::default() };
@@ -219,6 +227,11 @@ impl Course {
         }
         change.below = Some(self.steps.front().map_or(self.next, |step| step.number));
         change.databases = self.databases.iter().map(|(name, known)| record(name, known)).collect();
+    }
+
+    /// The first database that has lost something that a client has seen who is there.
+    pub(super) fn lost_of(&self, position: &Position) -> Option<String> {
+        position.0.keys().find(|database| self.has_lost(position, database)).cloned()
     }
 
     /// Somebody begins to follow a database.

@@ -135,7 +135,10 @@ impl Follower {
     pub(super) async fn next(&mut self) -> Result<Shown, Refused> {
         loop {
             let mut sources_changed = self.shared.databases.changed();
-            sources_changed.borrow_and_update();
+            let mut anew = self.shared.changes.anew.subscribe();
+            if let Some(database) = self.shared.changes.look(|course| course.lost_of(&self.position)).await? {
+                return Err(lost(&database));
+            }
             let mut watched = self.watch();
             match self.due(&mut watched).await? {
                 Some(run) => match self.read(run).await? {
@@ -152,6 +155,7 @@ impl Follower {
                     };
                     tokio::select! {
                         _ = sources_changed.changed() => {}
+                        _ = anew.changed() => {}
                         // A database that is closed is among the others for another moment.
                         changed = states => if changed.is_err() {
                             tokio::time::sleep(RETRY).await;
@@ -213,12 +217,7 @@ impl Follower {
         let reached = bound.as_ref().map_or_else(|| batch.to.clone(), |bound| batch.to.met(bound));
         let moved =
             self.shared.changes.advance(&mut self.position, &database, (&batch, &reached), wall_millis()).await?;
-        let Some(pieces) = moved else {
-            let reason = format!(
-                "the file of database {database:?} was restored or replaced, or has forgotten deletions that were not shown yet"
-            );
-            return Err(Refused::Gone(reason));
-        };
+        let Some(pieces) = moved else { return Err(lost(&database)) };
         let at = pieces.last().map(|piece| Since::Dot(Dot { origin: piece.origin, sequence: piece.until }));
         Ok(Some(Shown { events: self.events(&database, &state, &batch, &pieces), at }))
     }
@@ -252,6 +251,14 @@ impl Follower {
             session_events::store_failed(&shared.events, error);
         }
     }
+}
+
+/// Why nobody can go on with a database.
+fn lost(database: &str) -> Refused {
+    Refused::Gone(format!(
+        "database {database:?} has changes that cannot be shown: its file was restored or replaced, rows that had waited were \
+         merged, or deletions were forgotten that were not shown yet"
+    ))
 }
 
 /// The databases with files that are followed.

@@ -14,7 +14,7 @@ use std::sync::Arc;
 
 use replication::{Batch, Dot, Origin, VersionVector};
 use sqlite_store::{FollowedChange, StateDatabase, StoreError};
-use tokio::sync::{Mutex, OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{Mutex, OwnedSemaphorePermit, Semaphore, watch};
 
 use course::{Course, Piece, Position, Run};
 
@@ -34,11 +34,19 @@ pub(crate) struct Changes {
     places: Arc<Semaphore>,
     /// Everybody who is shown changes holds one.
     shown: Arc<()>,
+    /// Counts up when everybody who follows some database begins anew.
+    anew: watch::Sender<u64>,
 }
 
 impl Changes {
     pub(crate) fn new(state: StateDatabase) -> Self {
-        Self { state, course: Mutex::new(None), places: Arc::new(Semaphore::new(FOLLOWERS)), shown: Arc::default() }
+        Self {
+            state,
+            course: Mutex::new(None),
+            places: Arc::new(Semaphore::new(FOLLOWERS)),
+            shown: Arc::default(),
+            anew: watch::Sender::new(0),
+        }
     }
 
     /// A place for one more follower, if there is one.
@@ -78,6 +86,13 @@ impl Changes {
     async fn note(&self, database: &str, source: Origin, have: &VersionVector, now: i64) -> Result<(), StoreError> {
         self.with(|course| ((), course.note(database, source, have, now))).await?;
         self.with(|course| ((), course.touch(database, now))).await
+    }
+
+    /// Rows of a database were merged that had waited: they bear names that everybody has gone past. Whoever follows begins anew.
+    pub(crate) async fn merged_late(&self, database: &str, now: i64) -> Result<(), StoreError> {
+        self.with(|course| ((), course.begin_anew(database, now))).await?;
+        self.anew.send_modify(|count| *count = count.wrapping_add(1));
+        Ok(())
     }
 
     async fn after(&self, dot: Dot, scope: &Scope) -> Result<Option<Position>, StoreError> {

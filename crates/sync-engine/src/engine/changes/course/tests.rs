@@ -171,7 +171,7 @@ proptest! {
     ) {
         let mut world = World::new();
         for (act, database, place, amount, cut) in acts {
-            let client = (world.clients.len() > 1).then(|| cut % world.clients.len()).unwrap_or_default();
+            let client = cut % world.clients.len().max(1);
             match act {
                 0 if world.clients.len() < 4 => world.join(amount % 2 == 0, (place > 0).then_some(database)),
                 0..=3 => {
