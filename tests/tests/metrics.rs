@@ -38,9 +38,11 @@ impl Metrics {
         )?;
         let output = parser.wait_with_output()?;
         check!(output.status.success(), "{}\n{}", String::from_utf8_lossy(&output.stderr), answer.body);
-        let sample = |line: &str| Ok::<_, Failure>(serde_json::from_str::<(String, String, _, f64)>(line)?);
+        let sample = |line: &str| {
+            Ok::<_, Failure>(serde_json::from_str::<(String, String, BTreeMap<String, String>, f64)>(line)?)
+        };
         let samples = String::from_utf8_lossy(&output.stdout).lines().map(sample).collect::<Result<Vec<_>>>()?;
-        Ok(Self(samples.into_iter().map(|(_, name, labels, value)| (format!("{name}"), labels, value)).collect()))
+        Ok(Self(samples.into_iter().map(|(_, name, labels, value)| (name, labels, value)).collect()))
     }
 
     /// The sum of the samples of this name that have these labels.

@@ -47,7 +47,7 @@ impl Stream {
         let first = stream.line()?.context("the daemon closed the connection")?;
         let status =
             first.split(' ').nth(1).and_then(|status| status.parse().ok()).context("the answer is not HTTP")?;
-        while stream.line()?.context("the daemon closed the connection")? != "" {}
+        while !stream.line()?.context("the daemon closed the connection")?.is_empty() {}
         if status == 200 {
             return Ok(Opened::Stream(stream));
         }
