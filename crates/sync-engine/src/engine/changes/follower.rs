@@ -213,11 +213,16 @@ impl Follower {
         if state.origin != Some(batch.source) {
             return Ok(None);
         }
+        let all_of_it = self.bounded || batch.is_complete();
         self.bounded = !batch.is_complete() || (self.bounded && several);
         let reached = bound.as_ref().map_or_else(|| batch.to.clone(), |bound| batch.to.met(bound));
         let moved =
             self.shared.changes.advance(&mut self.position, &database, (&batch, &reached), wall_millis()).await?;
         let Some(pieces) = moved else { return Err(lost(&database)) };
+        if pieces.is_empty() && all_of_it {
+            // A power cut may have taken what others were shown; peers send it again.
+            return Ok(None);
+        }
         let at = pieces.last().map(|piece| Since::Dot(Dot { origin: piece.origin, sequence: piece.until }));
         Ok(Some(Shown { events: self.events(&database, &state, &batch, &pieces), at }))
     }
