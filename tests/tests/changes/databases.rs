@@ -52,6 +52,13 @@ fn one_id_says_of_all_databases_what_was_seen() {
         insert(&one, "d")?;
         insert(&two, "e")?;
         node.start()?;
+        // Else it is chance which of the two is noticed first.
+        scene.eventually("both are noticed", || {
+            for name in ["one", "two"] {
+                check_equal!(node.database_status(name)?["sequence"], 3, "{name}");
+            }
+            Ok(())
+        })?;
         let after = |id: &str, more: &str| Follower::curl(&format!("{url}?since={id}{more}"));
         until_shown(scene, &after(&ids[2], ""), &["d", "e"])?;
         let of_both = after(&ids[0], "");
