@@ -63,7 +63,7 @@ async fn serve(server: TlsServer) -> u16 {
             let Ok(transport) = server.accept(stream).await else { continue };
             assert!(transport.names().is_none_or(|names| names == ["client"]), "{:?}", transport.names());
             let service = service_fn(|mut request: Request<Incoming>| async move {
-                let answer = peer_link::upgrade(&mut request, SUBPROTOCOL, &LinkOptions::default());
+                let answer = peer_link::upgrade(&mut request, Some(SUBPROTOCOL), &LinkOptions::default());
                 let (response, pending) = answer.map_err(|error| error.to_string())?;
                 tokio::spawn(async move {
                     let link = pending.establish(&TaskTracker::new(), CancellationToken::new()).await;

@@ -30,9 +30,9 @@ pub(super) struct Daemon {
 }
 
 /// What passes both ways.
-trait Stream: Read + Write {}
+pub(super) trait Connection: Read + Write {}
 
-impl<T: Read + Write> Stream for T {}
+impl<T: Read + Write> Connection for T {}
 
 /// The first byte of what a TLS server says to who does not speak TLS (RFC 8446, section 5.1: alert).
 const TLS_ALERT: u8 = 21;
@@ -86,7 +86,8 @@ impl std::error::Error for Unreachable {}
 
 impl Unreachable {
     pub(super) fn new(daemon: &Daemon, reason: String) -> Self {
-        Self { authority: daemon.authority.clone(), reason }
+        let scheme = if daemon.tls.is_some() { "https" } else { "http" };
+        Self { scheme, authority: daemon.authority.clone(), reason }
     }
 }
 
@@ -152,17 +153,12 @@ impl Daemon {
     }
 
     fn request(&self, method: &str, path: &str, json: &str) -> Result<Answer, Unreachable> {
-        let scheme = if self.tls.is_some() { "https" } else { "http" };
-        let unreachable = |error: anyhow::Error| Unreachable {
-            scheme,
-            authority: self.authority.clone(),
-            reason: format!("{error:#}"),
-        };
+        let unreachable = |error: anyhow::Error| Unreachable::new(self, format!("{error:#}"));
         self.exchange(method, path, json).map_err(|error| unreachable(self.explained(error)))
     }
 
     /// A handshake that failed fails with the first byte that passes.
-    fn explained(&self, error: anyhow::Error) -> anyhow::Error {
+    pub(super) fn explained(&self, error: anyhow::Error) -> anyhow::Error {
         match error.downcast_ref::<std::io::Error>().filter(|_| self.tls.is_some()) {
             Some(cause) => anyhow::anyhow!(
                 "no TLS with it: {}; --ca names the certificate of an authority to believe",
@@ -173,23 +169,29 @@ impl Daemon {
     }
 
     /// A connection, and the host that a request over it names.
-    fn connect(&self) -> anyhow::Result<(Box<dyn Stream>, String)> {
+    /// Nothing may come for so long before it is given up.
+    pub(super) fn connect(&self, silence: Duration) -> anyhow::Result<(Box<dyn Connection>, String)> {
         let (stream, address) = connect(&self.authority)?;
-        stream.set_read_timeout(Some(ANSWER))?;
+        stream.set_read_timeout(Some(silence))?;
         match &self.tls {
             None => Ok((Box::new(stream), address.to_string())),
             Some((client, name)) => Ok((Box::new(client.over(name, stream)?), name.clone())),
         }
     }
 
+    /// The line of a request's head that shows the token, if there is one.
+    pub(super) fn authorization(&self) -> String {
+        let token = self.token.as_ref();
+        token.map(|token| format!("Authorization: Bearer {}\r\n", token.expose_secret())).unwrap_or_default()
+    }
+
     fn exchange(&self, method: &str, path: &str, json: &str) -> anyhow::Result<Answer> {
-        let (mut stream, host) = self.connect()?;
+        let (mut stream, host) = self.connect(ANSWER)?;
         let kind = if json.is_empty() { "" } else { "Content-Type: application/json\r\n" };
-        let token = self.token.as_ref().map(|token| format!("Authorization: Bearer {}\r\n", token.expose_secret()));
         write!(
             stream,
             "{method} {path} HTTP/1.1\r\nHost: {host}\r\n{}{kind}Content-Length: {}\r\nConnection: close\r\n\r\n{json}",
-            token.unwrap_or_default(),
+            self.authorization(),
             json.len()
         )?;
         stream.flush()?;
@@ -242,7 +244,7 @@ fn client(place: &Where, settings: &Settings, access: &Access) -> anyhow::Result
 }
 
 /// A connection to the first address of a name that takes one.
-pub(super) fn connect(authority: &str) -> anyhow::Result<(TcpStream, SocketAddr)> {
+fn connect(authority: &str) -> anyhow::Result<(TcpStream, SocketAddr)> {
     let mut last = anyhow::anyhow!("the name has no address");
     for address in authority.to_socket_addrs()? {
         match TcpStream::connect_timeout(&address, CONNECT) {

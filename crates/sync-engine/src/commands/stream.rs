@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 
-use crate::commands::daemon::{Answer, Daemon, connect};
+use crate::commands::daemon::{Answer, Daemon};
 
 /// How long the daemon may say nothing: it gives a sign of life every 15 seconds.
 const SILENCE: Duration = Duration::from_secs(45);
@@ -38,11 +38,16 @@ pub(super) enum Opened {
 impl Stream {
     /// Asks for a stream at a path, after the event of that id.
     pub(super) fn open(daemon: &Daemon, path: &str, last: Option<&str>) -> anyhow::Result<Opened> {
-        let (mut stream, address) = connect(daemon.authority())?;
-        stream.set_read_timeout(Some(SILENCE))?;
+        Self::begin(daemon, path, last).map_err(|error| daemon.explained(error))
+    }
+
+    fn begin(daemon: &Daemon, path: &str, last: Option<&str>) -> anyhow::Result<Opened> {
+        let (mut stream, host) = daemon.connect(SILENCE)?;
         let last = last.map(|id| format!("Last-Event-ID: {id}\r\n")).unwrap_or_default();
         // Of HTTP 1.0 the answer comes as it is, without chunks.
-        write!(stream, "GET {path} HTTP/1.0\r\nHost: {address}\r\nAccept: text/event-stream\r\n{last}\r\n")?;
+        let shown = daemon.authorization();
+        write!(stream, "GET {path} HTTP/1.0\r\nHost: {host}\r\n{shown}Accept: text/event-stream\r\n{last}\r\n")?;
+        stream.flush()?;
         let mut stream = Self { lines: BufReader::new(Box::new(stream)) };
         let first = stream.line()?.context("the daemon closed the connection")?;
         let status =
