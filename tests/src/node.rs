@@ -447,7 +447,10 @@ impl Node {
 }
 
 /// A port that nobody listens on; no other node of this process is given it.
-fn free_port() -> Result<u16> {
+///
+/// # Errors
+/// There is none.
+pub fn free_port() -> Result<u16> {
     static NEXT: AtomicU16 = AtomicU16::new(0);
     let process = u16::try_from(std::process::id() % u32::from(PORTS / 100)).unwrap_or(0) * 100;
     for _ in 0..PORTS {

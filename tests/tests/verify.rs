@@ -210,12 +210,12 @@ fn what_cannot_be_compared_is_said_with_its_reason() {
         std::fs::write(&text, "this is no database, but it is long enough to be taken for one. ".repeat(20))?;
         let text = text.display().to_string();
         let cases: [(&[&str], i32, &str); 6] = [
-            (&[&file, "missing.db"], 74, "cannot open missing.db"),
+            (&[&file, "missing.db"], 74, "cannot find missing.db"),
             (&[&file, &text], 74, "file is not a database"),
             (&[&file], 2, "<OTHER>"),
             (&["other", "--url", &url, "--peer", "ws://127.0.0.1:1"], 1, "has no database \"other\"; it has: shop"),
             (&["shop", "--url", &url, "--peer", "ws://127.0.0.1:1"], 1, "no daemon answers at http://127.0.0.1:1"),
-            (&["shop", "--url", &url, "--peer", "oslo"], 1, "\"oslo\" is not of the form ws://HOST:PORT"),
+            (&["shop", "--url", &url, "--peer", "oslo"], 2, "\"oslo\" is not of the form ws://HOST:PORT"),
         ];
         for (arguments, code, words) in cases {
             let refused = verify(arguments)?;

@@ -46,6 +46,7 @@ use crate::fail_point::fail_point;
 use crate::foreign_keys::ForeignKeys;
 use crate::migration::Migrated;
 use crate::parked::Progress;
+use crate::pulse;
 use crate::replica::{Replica, wall_millis};
 use crate::schema::Unsynced;
 use crate::state::FileIdentity;
@@ -330,10 +331,8 @@ impl Attachment {
     /// the frames of the old file read into the new one.
     pub(crate) fn fold(&self) -> bool {
         fail_point("fold-begun");
-        let folded = self
-            .conn
-            .busy_timeout(Duration::ZERO)
-            .and_then(|()| self.conn.query_row("PRAGMA main.wal_checkpoint(TRUNCATE)", [], |row| row.get::<_, i64>(0)));
+        let fold = || self.conn.query_row("PRAGMA main.wal_checkpoint(TRUNCATE)", [], |row| row.get::<_, i64>(0));
+        let folded = self.conn.busy_timeout(Duration::ZERO).and_then(|()| pulse::on_disk(&self.options.path, fold));
         fail_point("folded");
         // What was in the cache is not needed soon, and with many databases it is much. It cannot fail.
         let _ = self.conn.execute_batch("PRAGMA shrink_memory");
@@ -356,6 +355,6 @@ impl Attachment {
     /// Closes the connection; where it is the file's last, SQLite folds the WAL into it.
     pub(crate) fn close(self) {
         // A failure to close loses nothing: what was committed is in the file or its journal.
-        let _ = self.conn.close();
+        pulse::on_disk(&self.options.path, || drop(self.conn.close()));
     }
 }

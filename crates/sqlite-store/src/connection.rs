@@ -2,6 +2,7 @@
 //!
 //! Never creates a file, never changes the journal mode.
 
+use std::io::ErrorKind;
 use std::path::Path;
 use std::time::Duration;
 
@@ -9,6 +10,7 @@ use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags};
 
 use crate::error::StoreError;
+use crate::pulse;
 
 /// How long a statement waits for a lock that another connection holds.
 pub(crate) const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
@@ -24,7 +26,7 @@ const SOFT_HEAP_LIMIT: usize = 48 << 20;
 /// they would cascade twice.
 ///
 /// # Errors
-/// [`StoreError::Open`] if the file is missing, inaccessible or no database; [`StoreError::Setting`] if SQLite does not
+/// [`StoreError::Absent`] if the file is missing; [`StoreError::Open`] if it is inaccessible or no database; [`StoreError::Setting`] if SQLite does not
 /// take a setting. Nothing is changed either way.
 pub fn open(path: &Path) -> Result<Connection, StoreError> {
     open_with(path, OpenFlags::empty())
@@ -32,13 +34,16 @@ pub fn open(path: &Path) -> Result<Connection, StoreError> {
 
 /// The same with more flags.
 pub(crate) fn open_with(path: &Path, more: OpenFlags) -> Result<Connection, StoreError> {
-    let open = |source| StoreError::Open { path: path.to_owned(), source };
+    let open = |source| not_opened(path, source);
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX | more;
     let conn = Connection::open_with_flags(path, flags).map_err(open)?;
     conn.busy_timeout(BUSY_TIMEOUT)?;
+    pulse::watch(&conn)?;
     conn.query_row(&format!("PRAGMA soft_heap_limit = {SOFT_HEAP_LIMIT}"), [], |_| Ok(()))?;
     // SQLite opens lazily: the first read tells whether this is a database.
-    let journal: String = conn.query_row("PRAGMA main.journal_mode", [], |row| row.get(0)).map_err(open)?;
+    let journal =
+        pulse::on_disk(path, || conn.query_row("PRAGMA main.journal_mode", [], |row| row.get::<_, String>(0)));
+    let journal = journal.map_err(open)?;
     // In WAL mode a power failure then loses no more than the last commits, which peers are asked for again.
     let synchronous = if journal.eq_ignore_ascii_case("wal") { "NORMAL" } else { "FULL" };
     conn.execute_batch(&format!("PRAGMA foreign_keys = OFF; PRAGMA main.synchronous = {synchronous}"))?;
@@ -50,6 +55,16 @@ pub(crate) fn open_with(path: &Path, more: OpenFlags) -> Result<Connection, Stor
         return Err(StoreError::Setting { setting: "triggers disabled" });
     }
     Ok(conn)
+}
+
+/// Why a file cannot be opened: SQLite does not say that there is none.
+pub(crate) fn not_opened(path: &Path, source: rusqlite::Error) -> StoreError {
+    match std::fs::metadata(path) {
+        Err(absent) if absent.kind() == ErrorKind::NotFound => {
+            StoreError::Absent { path: path.to_owned(), source: absent }
+        }
+        _ => StoreError::Open { path: path.to_owned(), source },
+    }
 }
 
 /// Does something under another setting of the connection, and puts the setting back.

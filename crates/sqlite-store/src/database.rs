@@ -22,6 +22,7 @@ use crate::error::StoreError;
 use crate::foreign_keys::NewOrphans;
 use crate::observer::RowObserver;
 use crate::parked::ParkedNote;
+use crate::pulse::Pulse;
 use crate::replica::DatabaseRules;
 use crate::schema::Unsynced;
 use crate::state::StateDatabase;
@@ -194,6 +195,7 @@ pub struct Database {
     state: watch::Receiver<Arc<DatabaseState>>,
     /// Raised when the thread is to end: long work stops between two transactions.
     closing: Arc<AtomicBool>,
+    pulse: Pulse,
     records: ConflictReader,
 }
 
@@ -216,13 +218,15 @@ impl Database {
         let closing = Arc::<AtomicBool>::default();
         let raised = Arc::clone(&closing);
         let records = ConflictReader::new(&options.path);
+        let pulse = Pulse::default();
+        let beating = pulse.clone();
         std::thread::Builder::new()
             .name(format!("db {name}"))
             .spawn(move || {
-                Worker::new(options, file_watch, wake, state_sender, events, runtime, raised).run(&receiver);
+                Worker::new(options, file_watch, wake, state_sender, events, runtime, raised).run(&receiver, beating);
             })
             .map_err(|source| StoreError::Thread { source })?;
-        Ok(Self { name, commands: sender, state, closing, records })
+        Ok(Self { name, commands: sender, state, closing, pulse, records })
     }
 
     /// The name that peers know it by.
@@ -358,6 +362,13 @@ impl Database {
     /// Tells what the tables of nodes are. What they write in them is to be applied after that.
     pub async fn learn_schemas(&self, schemas: NodeSchemas) {
         self.tell(Command::LearnSchemas(schemas)).await;
+    }
+
+    /// The thread's signs of life. It is asked for the next one, which it gives when it comes round, or on the way there.
+    pub fn pulse(&self) -> &Pulse {
+        // Where the queue is full it comes round without being asked.
+        let _ = self.commands.try_send(Command::Look);
+        &self.pulse
     }
 
     /// Ends the thread after what it is doing, and waits for it.

@@ -1,4 +1,4 @@
-//! Fail points: named places at which tests have a process end as SIGKILL would end it.
+//! Fail points: named places at which tests have a process end as SIGKILL would end it, or a thread of it stand still.
 //!
 //! They are in builds of tests alone, by the feature `fail-points`: elsewhere nothing of them is left. A place is named where being killed
 //! there could matter most: between two things that have to be durable together, or one before the other.
@@ -26,6 +26,27 @@ pub fn fail_point(name: &str) {
         std::process::abort();
     }
 }
+
+/// `NAME=PATH`: threads that come to the hang point of that name stand still there for as long as there is a file of that path.
+#[cfg(feature = "fail-points")]
+const HANG_VARIABLE: &str = "SYNC_ENGINE_HANG_POINT";
+
+/// A place at which tests may have the thread stand still. What the environment says is read once.
+#[cfg(feature = "fail-points")]
+pub fn hang_point(name: &str) {
+    use std::sync::LazyLock;
+
+    static CHOSEN: LazyLock<Option<String>> = LazyLock::new(|| std::env::var(HANG_VARIABLE).ok());
+    let Some((chosen, file)) = CHOSEN.as_ref().and_then(|text| text.split_once('=')) else { return };
+    while chosen == name && std::path::Path::new(file).exists() {
+        std::thread::sleep(std::time::Duration::from_millis(10));
+    }
+}
+
+/// A place at which tests may have the thread stand still; here it does nothing.
+#[cfg(not(feature = "fail-points"))]
+#[inline(always)]
+pub fn hang_point(_name: &str) {}
 
 /// A place at which tests may have the process end; here it does nothing.
 #[cfg(not(feature = "fail-points"))]

@@ -10,7 +10,7 @@ use rusqlite::{Connection, OpenFlags, Row, params};
 use serde_json::Value as Json;
 
 use crate::bind::values_from;
-use crate::connection::BUSY_TIMEOUT;
+use crate::connection::{self, BUSY_TIMEOUT};
 use crate::error::StoreError;
 use crate::identifier::quote;
 use crate::json::value_json;
@@ -116,7 +116,7 @@ fn name_of(found: &Result<Table, Unsynced>) -> &str {
 }
 
 pub(crate) fn read_only(path: &Path) -> Result<Connection, StoreError> {
-    let open = |source| StoreError::Open { path: path.to_owned(), source };
+    let open = |source| connection::not_opened(path, source);
     let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let conn = Connection::open_with_flags(path, flags).map_err(open)?;
     conn.busy_timeout(BUSY_TIMEOUT)?;

@@ -39,6 +39,7 @@ mod migration;
 mod node_schemas;
 mod observer;
 mod parked;
+mod pulse;
 mod replica;
 mod reselect;
 mod row_clock;
@@ -63,9 +64,10 @@ pub use conflicts::{
 };
 pub use database::{ApplyReply, Database, DatabaseEvent, DatabaseOptions, DatabaseState, NodeNames, Phase, TableNames};
 pub use error::StoreError;
-pub use fail_point::fail_point;
+pub use fail_point::{fail_point, hang_point};
 pub use observer::{IncomingRow, RowObserver, RowOperation, RowVerdict};
 pub use parked::{ParkedKind, ParkedNote};
+pub use pulse::Pulse;
 pub use replica::{DatabaseRules, MergeRules};
 pub use sql_policy::{SqlPolicy, SqlPolicyError};
 pub use state::{

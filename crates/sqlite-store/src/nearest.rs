@@ -10,18 +10,23 @@ pub fn nearest<'a>(candidates: impl Iterator<Item = &'a str>, name: &str) -> Opt
         .map(|(_, candidate)| candidate)
 }
 
-/// Levenshtein's distance: insertions, deletions and replacements that turn one word into the other.
+/// Insertions, deletions, replacements and swaps of neighbours that turn one word into the other.
 fn distance(from: &str, to: &str) -> usize {
-    let to: Vec<char> = to.chars().collect();
+    let (from, to): (Vec<char>, Vec<char>) = (from.chars().collect(), to.chars().collect());
+    let mut before: Vec<usize> = Vec::new();
     let mut row: Vec<usize> = (0..=to.len()).collect();
-    for (index, letter) in from.chars().enumerate() {
-        let mut diagonal = row[0];
-        row[0] = index + 1;
-        for column in 0..to.len() {
-            let replaced = diagonal + usize::from(letter != to[column]);
-            diagonal = row[column + 1];
-            row[column + 1] = replaced.min(diagonal + 1).min(row[column] + 1);
+    for (index, letter) in from.iter().enumerate() {
+        let mut next = vec![index + 1];
+        for (column, wanted) in to.iter().enumerate() {
+            let replaced = row[column] + usize::from(letter != wanted);
+            let mut least = replaced.min(row[column + 1] + 1).min(next[column] + 1);
+            let swapped = index > 0 && column > 0 && letter == &to[column - 1] && &from[index - 1] == wanted;
+            if swapped {
+                least = least.min(before[column - 1] + 1);
+            }
+            next.push(least);
         }
+        before = std::mem::replace(&mut row, next);
     }
     row[to.len()]
 }
@@ -35,6 +40,8 @@ mod tests {
         assert_eq!(distance("kitten", "sitting"), 3);
         assert_eq!(distance("", "abc"), 3);
         assert_eq!(distance("same", "same"), 0);
+        assert_eq!(distance("table", "tabel"), 1);
+        assert_eq!(distance("open", "opne"), 1);
     }
 
     #[test]

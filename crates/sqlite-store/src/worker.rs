@@ -21,7 +21,9 @@ use tokio::sync::{mpsc, watch};
 use crate::attached::Attachment;
 use crate::database::{ApplyReply, DatabaseEvent, DatabaseOptions, DatabaseState, NodeNames, Phase};
 use crate::error::StoreError;
+use crate::fail_point::hang_point;
 use crate::observer::RowObserver;
+use crate::pulse::{self, Pulse};
 use crate::state::FileIdentity;
 use crate::watch::{FileWatch, Wake};
 
@@ -130,9 +132,12 @@ impl Worker {
 
     /// Serves commands until it is told to close or nobody is left to send one. Once it is to close it does nothing of what still waits:
     /// each command, and each look, may be the turn of some long work.
-    pub(crate) fn run(mut self, commands: &flume::Receiver<Command>) {
+    pub(crate) fn run(mut self, commands: &flume::Receiver<Command>, pulse: Pulse) {
+        pulse::begin(pulse);
         self.poll();
         loop {
+            hang_point("worker");
+            pulse::beat();
             let command = commands.recv_timeout(self.pause());
             if self.is_closing() || matches!(command, Ok(Command::Close)) {
                 // What is not remembered makes the next start a little less able to tell an older copy.

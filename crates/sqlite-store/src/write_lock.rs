@@ -21,6 +21,7 @@ use rusqlite::{Connection, ErrorCode, Transaction, TransactionBehavior};
 
 use crate::connection::BUSY_TIMEOUT;
 use crate::error::{StoreError, code_of};
+use crate::pulse;
 
 /// How long nothing is held while others read. They keep a writer from committing anyhow.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -82,6 +83,7 @@ thread_local! {
 fn wait_on(_tries: i32) -> bool {
     let goes_on = WAIT.with_borrow(|wait| wait.as_ref().is_some_and(|wait| !wait.is_over()));
     if goes_on {
+        pulse::beat();
         std::thread::sleep(PAUSES[1]);
     }
     goes_on
@@ -97,6 +99,7 @@ fn patiently<T>(
     // SQLite's own waiting would hold what it has got so far.
     conn.busy_timeout(Duration::ZERO)?;
     let result = loop {
+        pulse::beat();
         if wait.begun.elapsed() >= PATIENCE {
             WAIT.set(Some(wait));
             conn.busy_handler(Some(wait_on))?;
@@ -144,6 +147,7 @@ impl Turns {
     /// As [`begin`].
     pub(crate) fn begin(&mut self, conn: &Connection, closing: &Arc<AtomicBool>) -> Result<(), StoreError> {
         while self.pause_at(Instant::now()) > Duration::ZERO && !closing.load(Ordering::Relaxed) {
+            pulse::beat();
             std::thread::sleep(self.pause_at(Instant::now()).min(PAUSES[1]));
         }
         begin(conn, closing)?;

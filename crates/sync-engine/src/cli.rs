@@ -1,6 +1,8 @@
 //! The command line.
 
 mod backup;
+mod completions;
+mod man;
 mod pair;
 mod sync;
 mod tail;
@@ -14,10 +16,16 @@ use clap::{Args, Parser, Subcommand};
 use sync_engine::conflicts;
 
 pub(crate) use backup::{Backup, Restore, Root};
+pub(crate) use completions::Completions;
+pub(crate) use man::Man;
 pub(crate) use pair::Pair;
 pub(crate) use sync::Sync;
 pub(crate) use tail::Tail;
 pub(crate) use tls::{Tls, TlsCa, TlsNode};
+
+/// What stands above the examples in the help of each command; each is a line that begins with two spaces and the program's
+/// name, and may be told after two more. A blank line ends them.
+pub(crate) const EXAMPLES: &str = "Examples:\n";
 
 /// Keeps SQLite files on several machines at the same rows, while unmodified applications write them.
 #[derive(Debug, Parser)]
@@ -25,7 +33,8 @@ pub(crate) use tls::{Tls, TlsCa, TlsNode};
     name = "sync-engine",
     version,
     max_term_width = 100,
-    after_help = "First steps:\n  sync-engine demo                  see it work\n  sync-engine run inventory.db      sync a file of yours\n\n\
+    after_help = "Examples:\n  sync-engine demo                  see it work\n  sync-engine run inventory.db      sync a file of yours\n  \
+                  sync-engine status                see what the daemon does\n\n\
                   Exit codes: 0 done; 1 the answer is no; 2 command line; 74 input or output; 78 configuration"
 )]
 pub(crate) struct Cli {
@@ -36,23 +45,30 @@ pub(crate) struct Cli {
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// Run the daemon, with a configuration file or with nothing but database paths
-    #[command(
-        after_help = "Example:\n  sync-engine run inventory.db --node oslo --listen 127.0.0.1:7421 --peer ws://127.0.0.1:7420"
-    )]
+    #[command(after_help = "Examples:\n  sync-engine run inventory.db --node berlin\n  \
+                      sync-engine run inventory.db --node oslo --listen 127.0.0.1:7421 --peer ws://127.0.0.1:7420\n  \
+                      sync-engine run --config /etc/sync-engine/sync-engine.toml")]
     Run(Run),
     /// Watch two nodes keep two sample databases in step; nothing to set up
+    #[command(after_help = "Examples:\n  sync-engine demo\n  sync-engine demo --dir /tmp/demo --listen 127.0.0.1:7420")]
     Demo(Demo),
     /// Install capture in databases without running, and say what will be synced
+    #[command(
+        after_help = "Examples:\n  sync-engine attach inventory.db\n  sync-engine attach inventory.db orders.db --json"
+    )]
     Attach(Attach),
     /// Remove everything that attach put into databases
+    #[command(after_help = "Examples:\n  sync-engine detach inventory.db")]
     Detach(Databases),
     /// Run a command that changes a database's schema, with our triggers out of its way
     #[command(
         after_help = "Its exit code is the command's. Works with a running daemon, which leaves the file alone meanwhile, \
-                      and without one.\n\nExample:\n  sync-engine migrate shop.db -- python manage.py migrate"
+                      and without one.\n\nExamples:\n  sync-engine migrate shop.db -- python manage.py migrate"
     )]
     Migrate(Migrate),
     /// Show what a running daemon is doing
+    #[command(after_help = "Exit code 1 if a database has failed.\n\n\
+                      Examples:\n  sync-engine status\n  sync-engine status --url http://127.0.0.1:7421 --json")]
     Status(Status),
     /// Print changes of rows as they come, one JSON object a line
     #[command(
@@ -63,7 +79,7 @@ pub(crate) enum Command {
     /// Do not wait for a node any more that will not come back: deletions need not be remembered for it
     #[command(
         after_help = "The other nodes are told. If it does come back, it first deletes what was deleted meanwhile.\n\n\
-                      Example:\n  sync-engine forget old-laptop"
+                      Examples:\n  sync-engine forget old-laptop"
     )]
     Forget(Forget),
     /// Keep pairs of files on this machine in step, without any network
@@ -93,7 +109,7 @@ pub(crate) enum Command {
     /// Look at conflicts that were decided, and act on them
     #[command(
         subcommand,
-        after_help = "Example:\n  sync-engine conflicts list --table stock\n  sync-engine conflicts restore inventory:12"
+        after_help = "Examples:\n  sync-engine conflicts list --table stock\n  sync-engine conflicts restore inventory:12"
     )]
     Conflicts(Conflicts),
     /// Make certificates for a private cluster
@@ -113,8 +129,21 @@ pub(crate) enum Command {
     )]
     Restore(Restore),
     /// Check or show the configuration
-    #[command(subcommand)]
+    #[command(
+        subcommand,
+        after_help = "Examples:\n  sync-engine config check --config /etc/sync-engine/sync-engine.toml\n  sync-engine config show --json"
+    )]
     Config(Config),
+    /// Print a script that has a shell complete commands
+    #[command(
+        after_help = "Examples:\n  sync-engine completions bash   for ~/.local/share/bash-completion/completions/sync-engine\n  \
+                      sync-engine completions zsh    for _sync-engine in a folder of $fpath\n  \
+                      sync-engine completions fish   for ~/.config/fish/completions/sync-engine.fish"
+    )]
+    Completions(Completions),
+    /// Print or write the pages of the manual
+    #[command(after_help = "Examples:\n  sync-engine man --dir man\n  sync-engine man   pipe it into man -l -")]
+    Man(Man),
 }
 
 #[derive(Debug, Args)]
@@ -246,12 +275,18 @@ pub(crate) struct Verify {
 #[derive(Debug, Subcommand)]
 pub(crate) enum Conflicts {
     /// List records, the newest first
+    #[command(
+        after_help = "Examples:\n  sync-engine conflicts list\n  sync-engine conflicts list --table stock --since 2026-11-23 --json"
+    )]
     List(ConflictList),
     /// Show both rows of a record next to each other
+    #[command(after_help = "Examples:\n  sync-engine conflicts show inventory:12")]
     Show(ConflictId),
     /// Write the losing row back, as a new change that all nodes receive
+    #[command(after_help = "Examples:\n  sync-engine conflicts restore inventory:12")]
     Restore(ConflictId),
     /// Close a record and leave the rows as they are
+    #[command(after_help = "Examples:\n  sync-engine conflicts dismiss inventory:12")]
     Dismiss(ConflictId),
 }
 
@@ -308,8 +343,12 @@ pub(crate) struct ConflictId {
 #[derive(Debug, Subcommand)]
 pub(crate) enum Config {
     /// Report everything that is wrong with the configuration
+    #[command(
+        after_help = "Examples:\n  sync-engine config check\n  sync-engine config check --config new.toml   before it takes the old one's place"
+    )]
     Check(ConfigFile),
     /// Print the configuration as it takes effect
+    #[command(after_help = "Examples:\n  sync-engine config show\n  sync-engine config show --config new.toml --json")]
     Show(ConfigFile),
 }
 
@@ -321,4 +360,45 @@ pub(crate) struct ConfigFile {
     /// Print JSON
     #[arg(long)]
     pub(crate) json: bool,
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::{Command, CommandFactory as _, Parser as _};
+
+    use super::{Cli, EXAMPLES};
+
+    fn each(command: &Command, look: &mut impl FnMut(&Command)) {
+        look(command);
+        command.get_subcommands().for_each(|subcommand| each(subcommand, look));
+    }
+
+    fn words(example: &str) -> Vec<&str> {
+        // What follows two spaces is told of the example.
+        example.trim_start().split("  ").next().unwrap_or_default().split(' ').collect()
+    }
+
+    #[test]
+    fn each_command_has_examples_that_are_understood() {
+        let mut command = Cli::command().disable_help_subcommand(true);
+        command.build();
+        each(&command, &mut |command| {
+            let name = command.get_display_name().unwrap_or_else(|| command.get_name());
+            let help = command.get_after_help().map(ToString::to_string).unwrap_or_default();
+            let (_, examples) = help.split_once(EXAMPLES).unwrap_or_else(|| panic!("{name} has no {EXAMPLES:?}"));
+            let examples: Vec<&str> = examples.lines().take_while(|line| line.starts_with("  ")).collect();
+            assert!(!examples.is_empty(), "{name} has no example");
+            for example in examples {
+                let words = words(example);
+                assert_eq!(words.first(), Some(&"sync-engine"), "{example}");
+                assert!(words.join("-").starts_with(name), "it is not of {name}: {example}");
+                Cli::try_parse_from(words).unwrap_or_else(|error| panic!("{example}: {error}"));
+            }
+        });
+    }
+
+    #[test]
+    fn the_command_line_is_one() {
+        Cli::command().debug_assert();
+    }
 }

@@ -6,6 +6,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use replication::ConflictKind;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value as Json};
+use sqlite_store::nearest::nearest;
 use sqlite_store::{ConflictSide, Refusal, RefusalKind, StoreError, StoredConflict};
 
 use crate::moment;
@@ -218,8 +219,15 @@ pub fn state(word: &str) -> Result<Option<ConflictState>, String> {
         "restored" => Ok(Some(ConflictState::Restored)),
         "dismissed" => Ok(Some(ConflictState::Dismissed)),
         "all" => Ok(None),
-        _ => Err(format!("{word:?} is no state; use open, restored, dismissed or all")),
+        _ => Err(format!(
+            "{word:?} is no state; {}use open, restored, dismissed or all",
+            did_you_mean(["open", "restored", "dismissed", "all"].into_iter(), word)
+        )),
     }
+}
+
+fn did_you_mean<'a>(names: impl Iterator<Item = &'a str>, word: &str) -> String {
+    nearest(names, word).map(|near| format!("did you mean {near:?}? Else ")).unwrap_or_default()
 }
 
 /// A kind of conflict.
@@ -230,7 +238,11 @@ pub fn kind(word: &str) -> Result<String, String> {
     let names = ConflictKind::ALL.map(ConflictKind::as_str);
     match names.iter().find(|name| **name == word) {
         Some(name) => Ok((*name).to_owned()),
-        None => Err(format!("{word:?} is no kind of conflict; use {}", names.join(", "))),
+        None => Err(format!(
+            "{word:?} is no kind of conflict; {}use one of {}",
+            did_you_mean(names.into_iter(), word),
+            names.join(", ")
+        )),
     }
 }
 

@@ -41,7 +41,9 @@ mod wire;
 pub use access::Access;
 pub use change_event::{ApplyCallback, ApplyDecision, ChangeEvent, ChangeFilter};
 pub use conflicts::{ConflictError, ConflictFilter, ConflictRecord, ConflictState, RecordSide};
-pub use engine::{Database, EngineError, Reconfigured, SyncEngine, SyncEngineBuilder, Verifier, VerifyError};
+pub use engine::{
+    Database, EngineError, Reconfigured, SignOfLife, SyncEngine, SyncEngineBuilder, Verifier, VerifyError,
+};
 pub use event::{Event, EventName};
 pub use replication::{
     ColumnRule, Conflict, ConflictKind, ConflictPolicy, FirstWriteWins, Granularity, LastWriteWins, Maximum, Minimum,

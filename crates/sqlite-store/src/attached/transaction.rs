@@ -16,6 +16,7 @@ use crate::error::StoreError;
 use crate::fail_point::fail_point;
 use crate::lift::BeforeLift;
 use crate::migration::Migrated;
+use crate::pulse;
 use crate::replica::{Replica, wall_millis};
 use crate::schema::Schema;
 use crate::warning::{Warning, WarningKind};
@@ -81,7 +82,8 @@ impl Attachment {
         let next = self.generation.wrapping_add(1);
         self.conn.prepare_cached(sql)?.execute([next])?;
         fail_point("transaction-before-commit");
-        self.conn.prepare_cached("COMMIT")?.execute([])?;
+        // It may fold the write-ahead log into the file.
+        pulse::on_disk(&self.options.path, || self.conn.prepare_cached("COMMIT")?.execute([]))?;
         fail_point("transaction-committed");
         self.generation = next;
         self.settled(settled);

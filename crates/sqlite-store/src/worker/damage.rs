@@ -1,7 +1,7 @@
 //! A file that SQLite found malformed: whatever is written to it may make it worse, so that it is not opened for writing until
 //! another one is in its place or it was put right.
 
-use std::io::ErrorKind;
+use std::io::{ErrorKind, Read as _};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime};
 
@@ -10,6 +10,7 @@ use rusqlite::{Connection, OpenFlags};
 
 use super::Worker;
 use crate::error::StoreError;
+use crate::pulse;
 use crate::state::FileIdentity;
 
 /// The pause between looks at a file that is malformed, by `stat` alone.
@@ -45,7 +46,11 @@ fn log_of(path: &Path) -> PathBuf {
 
 /// Reads a file to its end. Closing it takes the locks of this process on it, so none of its connections may be open.
 fn read_through(path: &Path) -> std::io::Result<()> {
-    std::io::copy(&mut std::fs::File::open(path)?, &mut std::io::sink()).map(drop)
+    let (mut file, mut piece) = (std::fs::File::open(path)?, vec![0; 1 << 20]);
+    while file.read(&mut piece)? > 0 {
+        pulse::beat();
+    }
+    Ok(())
 }
 
 impl Worker {
@@ -83,6 +88,7 @@ impl Worker {
 /// Whether every page of a file is what it is taken for, and every index what its table says. Writes nothing to it.
 fn is_sound(path: &Path) -> Result<bool, StoreError> {
     let conn = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX)?;
+    pulse::watch(&conn)?;
     conn.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
     let answer: String = conn.query_row("PRAGMA main.integrity_check(1)", [], |row| row.get(0))?;
     Ok(answer == "ok")

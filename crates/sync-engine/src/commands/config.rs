@@ -22,7 +22,9 @@ pub(crate) fn run(command: &Config) -> anyhow::Result<ExitCode> {
         Config::Check(_) if arguments.json => say(r#"{"ok": true}"#),
         Config::Check(_) => {
             let file = settings.file.as_ref().map_or_else(|| "defaults".to_owned(), |file| file.display().to_string());
-            say(&format!("ok: {file}, {} databases, {} peers", settings.databases.len(), settings.peers.len()));
+            let counted = |count: usize, what: &str| format!("{count} {what}{}", if count == 1 { "" } else { "s" });
+            let (databases, peers) = (settings.databases.len(), settings.peers.len());
+            say(&format!("ok: {file}, {}, {}", counted(databases, "database"), counted(peers, "peer")));
         }
     }
     Ok(ExitCode::SUCCESS)

@@ -12,7 +12,7 @@ use sync_engine::Access;
 use sync_engine::config::{self, Overrides, Settings};
 
 use crate::cli::Where;
-use crate::commands::environment;
+use crate::commands::{Misuse, environment};
 
 /// How long the daemon may take to take the connection.
 const CONNECT: Duration = Duration::from_secs(5);
@@ -100,7 +100,8 @@ impl Daemon {
         let tls = || client(place, &settings, &access);
         if let Some(url) = &place.url {
             let Some((encrypted, rest)) = strip_scheme(url, ["http://", "https://"]) else {
-                bail!("{url:?} is not of the form http://HOST:PORT or https://HOST:PORT")
+                let text = "is not of the form http://HOST:PORT or https://HOST:PORT, as http://127.0.0.1:7420";
+                return Err(Misuse(format!("{url:?} {text}")).into());
             };
             let authority = rest.trim_end_matches('/').to_owned();
             let name = host_of(&authority).to_owned();
@@ -119,11 +120,14 @@ impl Daemon {
         let Some((encrypted, rest)) =
             plain.map(|(encrypted, rest)| (encrypted, rest.trim_end_matches('/'))).filter(|(_, rest)| !rest.is_empty())
         else {
-            bail!("{url:?} is not of the form ws://HOST:PORT, wss://HOST:PORT, http://HOST:PORT or https://HOST:PORT")
+            let text = "is not of the form ws://HOST:PORT, wss://HOST:PORT, http://HOST:PORT or https://HOST:PORT";
+            return Err(Misuse(format!("{url:?} {text}")).into());
         };
         let authority = rest.split('/').next().unwrap_or(rest);
         if authority.rsplit_once(':').is_none_or(|(_, port)| port.parse::<u16>().is_err()) {
-            bail!("{url:?} names no port; a daemon listens on 7420 unless its configuration says otherwise");
+            let text =
+                format!("{url:?} names no port; a daemon listens on 7420 unless its configuration says otherwise");
+            return Err(Misuse(text).into());
         }
         let overrides = Overrides { token_file: place.token_file.clone(), ..Overrides::default() };
         let (settings, access) = config::load_with_access(place.config.as_deref(), &overrides, &environment())?;

@@ -21,7 +21,8 @@ const PACE: Duration = Duration::from_millis(1500);
 /// Runs until Ctrl-C.
 pub(crate) async fn run(folder: &Path, listen: &str) -> anyhow::Result<ExitCode> {
     let signals = Signals::register(HangUp::Stops)?;
-    std::fs::create_dir_all(folder).with_context(|| format!("cannot create the folder {}", folder.display()))?;
+    std::fs::create_dir_all(folder)
+        .with_context(|| format!("cannot create the folder {}; choose another with --dir", folder.display()))?;
     let files = SHOPS.map(|shop| folder.join(format!("{shop}.db")));
     sample::create(&files[0], true)?;
     sample::create(&files[1], false)?;

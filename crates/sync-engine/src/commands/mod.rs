@@ -1,6 +1,7 @@
 //! The commands of the binary.
 
 mod backup;
+mod completions;
 mod config;
 mod conflicts;
 mod daemon;
@@ -8,12 +9,14 @@ mod databases;
 mod demo;
 mod forget;
 mod in_step;
+mod man;
 mod migrate;
 mod pair;
 mod progress;
 mod reload;
 mod restore;
 mod run;
+mod service;
 mod signals;
 mod status;
 mod stream;
@@ -34,11 +37,16 @@ use crate::cli::Command;
 /// The answer is no: not healthy, not reachable.
 const NO: u8 = 1;
 /// The command line is wrong, as clap has it.
-const USAGE: u8 = 2;
+const MISUSE: u8 = 2;
 /// Input or output failed (`EX_IOERR` of sysexits.h).
 const IO: u8 = 74;
 /// The configuration is wrong (`EX_CONFIG`).
 const CONFIG: u8 = 78;
+
+/// An argument of the command line is wrong in a way that takes more than its form to see.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}; see --help for examples")]
+pub(crate) struct Misuse(String);
 
 /// Runs one command.
 pub(crate) fn run(command: Command) -> anyhow::Result<ExitCode> {
@@ -59,13 +67,10 @@ pub(crate) fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Backup(arguments) => backup::run(&arguments),
         Command::Restore(arguments) => restore::run(&arguments),
         Command::Config(command) => config::run(&command),
+        Command::Completions(arguments) => completions::run(&arguments),
+        Command::Man(arguments) => man::run(&arguments),
     }
 }
-
-/// The command line cannot be followed; in words.
-#[derive(Debug, thiserror::Error)]
-#[error("{0}")]
-struct Usage(String);
 
 fn asynchronously<T>(work: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
     tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(work)
@@ -78,8 +83,8 @@ pub(crate) fn exit_code(error: &anyhow::Error) -> ExitCode {
 
 fn code(error: &anyhow::Error) -> u8 {
     for cause in error.chain() {
-        if cause.is::<Usage>() {
-            return USAGE;
+        if cause.is::<Misuse>() {
+            return MISUSE;
         }
         if cause.is::<ConfigErrors>() {
             return CONFIG;
@@ -134,4 +139,12 @@ pub(crate) fn complain(error: &anyhow::Error) {
 /// Prints a line. A reader that went away ends the output, not the command.
 fn say(line: &str) {
     let _ = writeln!(std::io::stdout().lock(), "{line}");
+}
+
+/// Prints what is no line for people. A reader that went away ends the output, not the command.
+fn print(text: &[u8]) -> anyhow::Result<ExitCode> {
+    match std::io::stdout().lock().write_all(text) {
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(error.into()),
+        _ => Ok(ExitCode::SUCCESS),
+    }
 }

@@ -8,6 +8,7 @@ use sync_engine::telemetry::Log;
 use sync_engine::{Access, Reconfigured, SyncEngine};
 
 use crate::commands::environment;
+use crate::commands::service::ServiceManager;
 
 /// Where the configuration comes from, as the command line said.
 pub(super) struct Sources {
@@ -29,12 +30,13 @@ pub(super) struct Reloader {
     pub(super) sources: Sources,
     pub(super) present: Settings,
     pub(super) log: Log,
+    pub(super) manager: ServiceManager,
 }
 
 impl Reloader {
     /// Goes over to what the sources say now; to none of it if something is wrong, which the log tells.
     pub(super) async fn reload(&mut self, engine: &SyncEngine) {
-        tell_service_manager(true);
+        self.manager.reloading();
         let event = match self.sources.read() {
             Ok((wanted, access)) => self.go_over(engine, wanted, access).await,
             Err(errors) => {
@@ -52,7 +54,7 @@ impl Reloader {
             }
         };
         engine.log(event);
-        tell_service_manager(false);
+        self.manager.ready();
     }
 
     async fn go_over(&mut self, engine: &SyncEngine, wanted: Settings, access: Access) -> Event {
@@ -111,16 +113,5 @@ fn told(file: Option<PathBuf>, done: &Reconfigured) -> Event {
         Some(file) => event.field("file", file.display().to_string()),
         None => event
             .field("reason", "there is no configuration file; the command line and the environment are as they were"),
-    }
-}
-
-/// Tells systemd that a reload begins, or that it is over. A service manager that does not listen, or none at all, is no reason
-/// not to reload.
-fn tell_service_manager(begins: bool) {
-    use sd_notify::NotifyState;
-    if !begins {
-        let _ = sd_notify::notify(&[NotifyState::Ready]);
-    } else if let Ok(now) = NotifyState::monotonic_usec_now() {
-        let _ = sd_notify::notify(&[NotifyState::Reloading, now]);
     }
 }

@@ -9,11 +9,13 @@ use sync_engine::{SyncEngine, telemetry};
 use crate::cli::Run;
 use crate::commands::reload::{Reloader, Sources};
 use crate::commands::say;
+use crate::commands::service::ServiceManager;
 use crate::commands::signals::{HangUp, Signals};
 
 /// Runs until a signal.
 pub(crate) async fn run(arguments: Run) -> anyhow::Result<ExitCode> {
     let signals = Signals::register(HangUp::Reloads)?;
+    let manager = ServiceManager::of_this_process()?;
     let overrides = Overrides {
         databases: arguments.databases,
         node: arguments.node,
@@ -30,10 +32,9 @@ pub(crate) async fn run(arguments: Run) -> anyhow::Result<ExitCode> {
         engine = SyncEngine::builder().configured(&present).access(access).build() => engine?,
     };
     // The log goes on until it is dropped, at the very end.
-    let mut reloader = Reloader { sources, present, log };
+    let mut reloader = Reloader { sources, present, log, manager: manager.clone() };
     let outcome = serve(&engine, &signals, &mut reloader).await;
-    let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
-    engine.stop_realtime_sync().await?;
+    manager.stop(engine, reloader.present.shutdown_grace).await?;
     outcome.map(|()| ExitCode::SUCCESS)
 }
 
@@ -44,18 +45,27 @@ async fn serve(engine: &SyncEngine, signals: &Signals, reloader: &mut Reloader) 
         () = signals.stop() => return Ok(()),
         begun = begin(engine, &reloader.present) => begun?,
     }
-    // A service manager that does not listen, or none at all, is no reason not to run.
-    let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
+    reloader.manager.ready();
+    let manager = reloader.manager.clone();
+    tokio::select! {
+        biased;
+        () = until_stopped(engine, signals, reloader) => Ok(()),
+        never = manager.attend(engine) => match never {},
+    }
+}
+
+/// Reads the configuration again whenever somebody asks for it.
+async fn until_stopped(engine: &SyncEngine, signals: &Signals, reloader: &mut Reloader) {
     loop {
         tokio::select! {
             biased;
-            () = signals.stop() => return Ok(()),
+            () = signals.stop() => return,
             () = signals.reload() => {}
         }
         // What it has not come to is left undone; the next start does all of it.
         tokio::select! {
             biased;
-            () = signals.stop() => return Ok(()),
+            () = signals.stop() => return,
             () = reloader.reload(engine) => {}
         }
     }

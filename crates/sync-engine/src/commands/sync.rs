@@ -13,7 +13,7 @@ use sync_engine::config::Policy;
 use crate::cli::Sync;
 use crate::commands::databases::OneShot;
 use crate::commands::progress::Progress;
-use crate::commands::{NO, Usage, say};
+use crate::commands::{Misuse, NO, say};
 
 /// Merges, and prints what was done.
 pub(crate) fn run(arguments: &Sync) -> anyhow::Result<ExitCode> {
@@ -41,7 +41,7 @@ fn options(arguments: &Sync) -> anyhow::Result<FileMergeOptions> {
     };
     let priority = [SOURCE, TARGET].map(str::to_owned);
     let policy = Policy::of_database(&arguments.policy, &priority, arguments.timestamp_column.as_deref());
-    let policy = policy.map_err(Usage)?;
+    let policy = policy.map_err(Misuse)?;
     match &arguments.timestamp_column {
         Some(column) => options.timestamp_columns = vec![column.clone()],
         // By default it goes by the columns that have the usual names.
@@ -54,7 +54,7 @@ fn options(arguments: &Sync) -> anyhow::Result<FileMergeOptions> {
 fn told(error: FileMergeError, arguments: &Sync) -> anyhow::Error {
     let (source, target) = (arguments.source.display(), arguments.target.display());
     match error {
-        FileMergeError::SameFile { .. } => Usage(format!("{error}; name two files")).into(),
+        FileMergeError::SameFile { .. } => Misuse(format!("{error}; name two files")).into(),
         FileMergeError::Store(error) if !arguments.target.exists() && arguments.source.exists() => {
             let remedy = format!("to begin with a copy: sqlite3 {source} \".backup {target}\"");
             anyhow::Error::new(OneShot(error)).context(format!("there is no TARGET {target}; {remedy}"))

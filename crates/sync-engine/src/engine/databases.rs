@@ -179,15 +179,18 @@ impl Databases {
 
     /// Closes all databases.
     pub(crate) async fn close(&self) {
-        let all: Vec<sqlite_store::Database> = {
-            let set = self.lock();
-            let files = set.members.values().filter_map(|member| match &member.source {
-                Source::File(database) => Some(database.clone()),
-                Source::Subscriber(_) => None,
-            });
-            files.chain(set.leaving.iter().map(|(_, database)| database.clone())).collect()
-        };
-        futures::future::join_all(all.iter().map(sqlite_store::Database::close)).await;
+        let all = self.running();
+        futures::future::join_all(all.iter().map(|(_, database)| database.close())).await;
+    }
+
+    /// The databases whose threads run, also those that are on their way out, each with what tells it from others of its name.
+    pub(crate) fn running(&self) -> Vec<(u64, sqlite_store::Database)> {
+        let set = self.lock();
+        let members = set.members.values().filter_map(|member| match &member.source {
+            Source::File(database) => Some((member.life, database.clone())),
+            Source::Subscriber(_) => None,
+        });
+        members.chain(set.leaving.iter().cloned()).collect()
     }
 
     /// Makes an engine without files a subscriber of these databases too.

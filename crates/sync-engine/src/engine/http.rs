@@ -16,6 +16,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use peer_link::Transport;
 use replication::message::SUBPROTOCOL;
+use sqlite_store::hang_point;
 use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt as _;
@@ -76,9 +77,13 @@ pub(crate) async fn serve(shared: Arc<Shared>, listener: TcpListener, end: Cance
         .layer(axum::middleware::from_fn_with_state(Arc::clone(&shared), gate::admit))
         .with_state(Arc::clone(&shared));
     let places = Places::new(CONNECTIONS);
+    let place = listener.local_addr().map_or_else(|_| "listener".to_owned(), |local| format!("listener {local}"));
+    let heart = shared.hearts.join(place);
     loop {
+        hang_point("accept");
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
+            () = heart.beat() => continue,
             () = end.cancelled() => return,
         };
         let trouble = match accepted {

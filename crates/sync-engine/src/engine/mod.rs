@@ -11,6 +11,7 @@ mod gate;
 mod health;
 mod http;
 mod linking;
+mod liveness;
 mod membership;
 mod nodes;
 mod peering;
@@ -35,6 +36,7 @@ use tokio_util::sync::CancellationToken;
 
 pub use builder::SyncEngineBuilder;
 pub use database::Database;
+pub use liveness::SignOfLife;
 pub use reconfigure::Reconfigured;
 pub use verifier::{Verifier, VerifyError};
 

@@ -18,6 +18,7 @@ use crate::config::HealthSettings;
 use crate::engine::changes::Changes;
 use crate::engine::databases::Databases;
 use crate::engine::health::problems;
+use crate::engine::liveness::Hearts;
 use crate::engine::membership::Membership;
 use crate::engine::places::Places;
 use crate::engine::registry::Registry;
@@ -62,6 +63,8 @@ pub(crate) struct Shared {
     dialed: Mutex<BTreeMap<u64, Dialed>>,
     /// Addresses that are listened on.
     pub(crate) listeners: Mutex<Vec<Listening>>,
+    /// Tasks that show that they are alive.
+    pub(crate) hearts: Hearts,
     sessions: AtomicU64,
     /// Troubles with peers that the log has lately.
     pub(crate) told: Repeats,
@@ -126,6 +129,7 @@ impl Shared {
             databases: parts.databases,
             dialed: Mutex::default(),
             listeners: Mutex::default(),
+            hearts: Hearts::default(),
             sessions: AtomicU64::new(1),
             told: Repeats::default(),
             allowance: Allowance::default(),

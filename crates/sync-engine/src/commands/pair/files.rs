@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, bail};
 use sqlite_store::{FileIdentity, attach, connection};
 
-use crate::commands::Usage;
+use crate::commands::Misuse;
 use crate::commands::databases::OneShot;
 
 /// A file that this process has.
@@ -137,7 +137,7 @@ pub(super) fn state_root(given: Option<&Path>) -> anyhow::Result<PathBuf> {
         Some(base.join("sync-engine/pair"))
     });
     let Some(root) = found else {
-        return Err(Usage(
+        return Err(Misuse(
             "there is no home folder to remember in which files these are; name a folder with --state-dir".to_owned(),
         )
         .into());

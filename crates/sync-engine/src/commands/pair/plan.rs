@@ -10,7 +10,7 @@ use super::files::{self, PairFile};
 use super::naming;
 use super::summary::Summary;
 use crate::cli::Pair;
-use crate::commands::{Usage, code, complain, message};
+use crate::commands::{Misuse, code, complain, message};
 
 /// A pair that cannot begin.
 #[derive(Debug)]
@@ -43,7 +43,7 @@ impl Plan {
         let mut plan = Self { pairs, files, policy: Policy::default(), root, refused };
         let mut known = BTreeMap::new();
         for text in &arguments.pairs {
-            let named = naming::files(text).map_err(Usage)?;
+            let named = naming::files(text).map_err(Misuse)?;
             let shown = named.each_ref().map(|path| path.display().to_string());
             let found = named.each_ref().map(|path| files::find(path));
             let mut places = Vec::new();
@@ -62,10 +62,10 @@ impl Plan {
             let [first, second] = &shown;
             match places.as_slice() {
                 [here, there] if here == there => {
-                    return Err(Usage(format!("{first} and {second} are the same file; name two")).into());
+                    return Err(Misuse(format!("{first} and {second} are the same file; name two")).into());
                 }
                 [here, there] if plan.pairs.contains(&[*here, *there]) || plan.pairs.contains(&[*there, *here]) => {
-                    return Err(Usage(format!("{first} and {second} are a pair already; name it once")).into());
+                    return Err(Misuse(format!("{first} and {second} are a pair already; name it once")).into());
                 }
                 [here, there] => plan.pairs.push([*here, *there]),
                 _ => {}
@@ -73,7 +73,7 @@ impl Plan {
         }
         let nodes: Vec<String> = plan.files.iter().map(|(_, real)| files::node(real)).collect();
         let policy = Policy::of_database(&arguments.policy, &nodes, arguments.timestamp_column.as_deref());
-        plan.policy = policy.map_err(Usage)?;
+        plan.policy = policy.map_err(Misuse)?;
         Ok(plan)
     }
 
