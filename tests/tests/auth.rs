@@ -37,7 +37,7 @@ fn logged(scene: &Scene, node: &Node, words: &[&str]) -> Result {
 }
 
 /// Two nodes, the second of which dials the first, with these lines at the top of their configuration.
-fn pair(scene: &Scene, settings: [&[String]; 2]) -> Result<Cluster> {
+fn pair(scene: &Scene, settings: [Vec<String>; 2]) -> Result<Cluster> {
     let mut cluster = Cluster::new(scene, "shop", 2, Topology::Star)?;
     cluster.create(SCHEMA)?;
     for (node, settings) in cluster.nodes.iter_mut().zip(settings) {
@@ -55,7 +55,7 @@ fn token_file(path: &std::path::Path) -> String {
 fn a_token_is_asked_for_and_shown_and_never_told() {
     scenario(|scene| {
         let line = token_file(&token(scene, "common")?);
-        let mut cluster = pair(scene, [&[line.clone()], &[line]])?;
+        let mut cluster = pair(scene, [vec![line.clone()], vec![line]])?;
         shell(cluster.file(0), "INSERT INTO stock VALUES ('A', 1)")?;
         cluster.start()?;
         check_equal!(cluster.settled()?.count("stock"), 1);
@@ -96,7 +96,7 @@ fn a_token_is_asked_for_and_shown_and_never_told() {
 fn a_peer_with_another_token_stays_out_until_it_is_corrected() {
     scenario(|scene| {
         let (right, wrong) = (token(scene, "right")?, token(scene, "wrong")?);
-        let mut cluster = pair(scene, [&[token_file(&right)], &[token_file(&wrong)]])?;
+        let mut cluster = pair(scene, [vec![token_file(&right)], vec![token_file(&wrong)]])?;
         cluster.start()?;
         logged(scene, &cluster.nodes[1], &["sync_error", "kind=auth", "401"])?;
         logged(scene, &cluster.nodes[0], &["sync_error", "kind=auth", "/"])?;
@@ -196,7 +196,7 @@ fn a_node_that_asks_for_nothing_any_more_is_reached_from_this_machine_alone() {
 fn hub(scene: &Scene, peer: &str) -> Result<Cluster> {
     let (hub, reader) = (token(scene, "hub")?, token(scene, "reader")?);
     let entry = format!("auth.peer = [{{ name = \"b\", token_file = {reader:?}, {peer} }}]");
-    pair(scene, [&[token_file(&hub), entry], &[token_file(&reader)]])
+    pair(scene, [vec![token_file(&hub), entry], vec![token_file(&reader)]])
 }
 
 #[test]
@@ -294,7 +294,7 @@ fn what_is_said_of_a_node_counts_whoever_dials() {
         let token = token_file(&token(scene, "common")?);
         // They dial each other, and the second takes nothing of the first.
         let entry = "auth.peer = [{ name = \"a\", role = \"read\" }]".to_owned();
-        let mut cluster = pair(scene, [&[token.clone()], &[token, entry]])?;
+        let mut cluster = pair(scene, [vec![token.clone()], vec![token, entry]])?;
         let second = cluster.nodes[1].url();
         cluster.nodes[0].peer_url(&second);
         shell(cluster.file(0), "INSERT INTO stock VALUES ('A', 1)")?;

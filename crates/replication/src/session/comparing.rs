@@ -196,7 +196,9 @@ impl Channel {
         let ours = (&local.have, &local.dropped);
         let theirs = (&self.peer_have, &remote.dropped);
         // Deletions of who only reads are its own.
-        !(self.terms.takes && lacks_dropped(ours, theirs)) && !(self.terms.gives && lacks_dropped(theirs, ours))
+        let Terms { takes, gives } = self.terms;
+        let lacks = (takes && lacks_dropped(ours, theirs)) || (gives && lacks_dropped(theirs, ours));
+        !lacks
     }
 
     /// Asks for keys where tombstones that this side lacks may be gone at the other.

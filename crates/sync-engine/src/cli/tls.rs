@@ -7,12 +7,12 @@ use clap::{Args, Subcommand};
 #[derive(Debug, Subcommand)]
 pub(crate) enum Tls {
     /// Make the authority of a cluster: ca.pem, which all nodes have, and ca.key, which signs and stays where it is
-    #[command(after_help = "Example:\n  sync-engine tls ca --dir pki")]
+    #[command(after_help = "Examples:\n  sync-engine tls ca --dir pki")]
     Ca(TlsCa),
     /// Make a node's certificate and key, signed by the authority: NAME.pem and NAME.key
     #[command(
         after_help = "The certificate is for the server and the client side of TLS. Peers reach the node by its name, or by what \
-                      --host says; with --host localhost any tunnel that ends on this machine is believed to lead to it.\n\nExample:\n  sync-engine tls node oslo --dir pki --host oslo.example --host 192.0.2.7"
+                      --host says; with --host localhost any tunnel that ends on this machine is believed to lead to it.\n\nExamples:\n  sync-engine tls node oslo --dir pki --host oslo.example --host 192.0.2.7"
     )]
     Node(TlsNode),
 }

@@ -13,10 +13,12 @@ use peer_link::{LinkOptions, Pending};
 use replication::Dot;
 use sqlite_store::Phase;
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
+use tokio_util::sync::CancellationToken;
 
 use super::Scope;
 use super::follower::{Follower, Refused, Since};
 use super::outlet::{Events, Outlet};
+use crate::engine::gate::Caller;
 use crate::engine::http::{Lasting, refusal};
 use crate::engine::shared::Shared;
 use crate::query_string;
@@ -94,6 +96,7 @@ fn since(text: &str) -> Result<Since, String> {
 async fn changes(
     State(shared): State<Arc<Shared>>,
     Extension(lasting): Extension<Lasting>,
+    Extension(caller): Extension<Caller>,
     mut request: Request,
 ) -> Response {
     let wanted = match Wanted::of(request.uri().query().unwrap_or_default(), request.headers()) {
@@ -107,6 +110,8 @@ async fn changes(
         let reason = "as many clients follow changes as may at a time; close one, or try again later";
         return refusal(StatusCode::SERVICE_UNAVAILABLE, reason);
     };
+    // What it was let in by counts no longer than the rules of then.
+    let over = caller.member.over;
     let Wanted { scope, table, since } = wanted;
     let begun = tokio::select! {
         begun = Follower::begin(Arc::clone(&shared), scope, table, since) => begun,
@@ -121,12 +126,12 @@ async fn changes(
         }
     };
     if peer_link::is_upgrade(request.headers()) {
-        return socket(&shared, &mut request, follower, place);
+        return socket(&shared, &mut request, follower, (place, over));
     }
     lasting.begin();
     let (body, mut portions) = mpsc::channel::<Bytes>(1);
     let outlet = Outlet::Events(Events { body, give_up: lasting.given_up() });
-    shared.tracker.spawn(follow(Arc::clone(&shared), follower, outlet, place));
+    shared.tracker.spawn(follow(Arc::clone(&shared), follower, outlet, (place, over)));
     let portions = futures::stream::poll_fn(move |context| portions.poll_recv(context));
     let stream = futures::StreamExt::map(portions, Ok::<_, std::convert::Infallible>);
     let headers = [
@@ -139,7 +144,10 @@ async fn changes(
     (headers, Body::from_stream(stream)).into_response()
 }
 
-fn socket(shared: &Arc<Shared>, request: &mut Request, follower: Follower, place: OwnedSemaphorePermit) -> Response {
+/// A place among those who follow changes, and when it is given up.
+type Place = (OwnedSemaphorePermit, CancellationToken);
+
+fn socket(shared: &Arc<Shared>, request: &mut Request, follower: Follower, place: Place) -> Response {
     // A client has nothing to say.
     let options = LinkOptions { max_message: 64 << 10, incoming_bytes: 64 << 10, ..shared.link_options.clone() };
     match peer_link::upgrade(request, None, &options) {
@@ -154,7 +162,7 @@ fn socket(shared: &Arc<Shared>, request: &mut Request, follower: Follower, place
     }
 }
 
-async fn follow_link(shared: Arc<Shared>, pending: Pending, follower: Follower, place: OwnedSemaphorePermit) {
+async fn follow_link(shared: Arc<Shared>, pending: Pending, follower: Follower, place: Place) {
     // A handshake that fails is the other side's to report.
     let Ok(link) = pending.establish(&shared.tracker, shared.links.child_token()).await else { return };
     let (sender, receiver) = link.split();
@@ -162,9 +170,8 @@ async fn follow_link(shared: Arc<Shared>, pending: Pending, follower: Follower, 
     follow(shared, follower, Outlet::Socket(sender, receiver), place).await;
 }
 
-/// Shows a client what it follows, until it is gone, it cannot go on, or the engine stops.
-async fn follow(shared: Arc<Shared>, mut follower: Follower, mut outlet: Outlet, _place: OwnedSemaphorePermit) {
-    let stop = shared.stop.clone();
+/// Shows a client what it follows, until it is gone, it cannot go on, the engine stops, or others may do other things.
+async fn follow(shared: Arc<Shared>, mut follower: Follower, mut outlet: Outlet, (_place, stop): Place) {
     let mut at = follower.at().await;
     let _shown = Arc::clone(&shared.changes.shown);
     // So that a client that is cut off before its first event goes on from here.
