@@ -21,7 +21,7 @@ fn with_readers(seed: u64, readers_write: bool) -> Cluster<'static> {
         0 if readers_write => alike(5, &mut random),
         _ => vec![BTreeMap::new(); 5],
     };
-    let deletes = seed % 2 == 0;
+    let deletes = seed.is_multiple_of(2);
     let mut cluster = Cluster::over(&files, edges, rules(deletes), ROUGH, seed);
     cluster.readers = BTreeSet::from([3, 4]);
     cluster.readers_write = readers_write;
