@@ -184,13 +184,10 @@ fn matches_line(shown: &str, line: &str) -> bool {
 
 /// A line with what differs from run to run taken out: times, how long something took, sizes, origins, and the ports of those who dial.
 fn lasting(line: &str) -> String {
-    let mut kept = String::new();
-    for (index, word) in line.split(' ').enumerate() {
-        if index > 0 {
-            kept.push(' ');
-        }
-        kept.push_str(&lasting_word(word));
-    }
+    // The columns of a table are as wide as what is in them.
+    let indent = line.len() - line.trim_start().len();
+    let words: Vec<String> = line.split_whitespace().map(lasting_word).collect();
+    let kept = line[..indent].to_owned() + &words.join(" ");
     ["s", "ms", "B"].iter().fold(kept, |text, unit| without_numbers_of(&text, unit))
 }
 

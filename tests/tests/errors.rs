@@ -39,7 +39,7 @@ const CASES: &[Case] = &[
     ("run shop.db --listen foo", CONFIGURATION, &["--listen", "\"foo\" is no address", "127.0.0.1:7420"]),
     ("run shop.db --listen 0.0.0.0:0", CONFIGURATION, &["beyond loopback, is refused", "token"]),
     ("run shop.db --peer foo", CONFIGURATION, &["--peer", "\"foo\" is not a peer's URL", "ws://host:7420"]),
-    ("run shop.db --peer http://x", CONFIGURATION, &["the scheme http is not ws"]),
+    ("run shop.db --peer http://x", CONFIGURATION, &["the scheme http is neither ws nor wss"]),
     ("run shop.db ./shop.db", CONFIGURATION, &["shop.db", "remove one of the two"]),
     ("attach missing.db", IO, &["cannot find missing.db: No such file", "check the path"]),
     ("attach junk.db", IO, &["cannot open junk.db: file is not a database", "encrypted"]),

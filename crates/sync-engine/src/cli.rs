@@ -73,7 +73,7 @@ pub(crate) enum Command {
     /// Print changes of rows as they come, one JSON object a line
     #[command(
         after_help = "Goes on by itself when the daemon was away, without a gap or a repetition, and ends with Ctrl-C.\n\n\
-                      Examples:\n  sync-engine tail --db inventory --table stock\n  sync-engine tail --since begin | jq .key"
+                      Examples:\n  sync-engine tail --db inventory --table stock\n  sync-engine tail --since begin"
     )]
     Tail(Tail),
     /// Do not wait for a node any more that will not come back: deletions need not be remembered for it
@@ -113,7 +113,10 @@ pub(crate) enum Command {
     )]
     Conflicts(Conflicts),
     /// Make certificates for a private cluster
-    #[command(subcommand)]
+    #[command(
+        subcommand,
+        after_help = "Examples:\n  sync-engine tls ca --dir pki\n  sync-engine tls node oslo --dir pki --host oslo.example"
+    )]
     Tls(Tls),
     /// Copy databases while programs write them, check the copies, and keep the newest
     #[command(

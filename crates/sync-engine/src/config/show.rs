@@ -108,7 +108,7 @@ impl Settings {
             "upkeep_interval": duration_text(self.upkeep_interval),
             "shutdown_grace": duration_text(self.shutdown_grace),
             "max_batch_rows": self.max_batch_rows,
-            "auth": auth(&self.auth),
+            "auth": auth(&self.auth, self.tls.client_ca.is_some()),
             "tls": tls(&self.tls),
             "log": {
                 "directory": path(&self.log.directory),
@@ -135,12 +135,13 @@ impl Settings {
 }
 
 /// Files are named; what they hold is not shown.
-fn auth(auth: &AuthSettings) -> Json {
+fn auth(auth: &AuthSettings, mutual: bool) -> Json {
     let peers: Vec<Json> = auth.peers.iter().map(peer).collect();
     json!({
         "token_file": auth.token_file.as_deref().map(path),
         "peer_token_file": auth.peer_token_file.as_deref().map(path),
-        "others": auth.others.map_or("refuse", Role::as_str),
+        // It says something only where certificates are asked for.
+        "others": mutual.then(|| auth.others.map_or("refuse", Role::as_str)),
         "peer": peers,
     })
 }
