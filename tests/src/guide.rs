@@ -188,7 +188,7 @@ fn lasting(line: &str) -> String {
     let indent = line.len() - line.trim_start().len();
     let words: Vec<String> = line.split_whitespace().map(lasting_word).collect();
     let kept = line[..indent].to_owned() + &words.join(" ");
-    ["s", "ms", "B"].iter().fold(kept, |text, unit| without_numbers_of(&text, unit))
+    ["s", "ms", "B", "kB"].iter().fold(kept, |text, unit| without_numbers_of(&text, unit))
 }
 
 fn lasting_word(word: &str) -> String {
@@ -198,8 +198,23 @@ fn lasting_word(word: &str) -> String {
     if let Some(origin) = bare.get(..36).filter(is_origin) {
         return word.replace(origin, "*");
     }
+    if let Some(moment) = compact_time(bare) {
+        return word.replace(moment, "*");
+    }
     let dials = bare.rsplit_once(':').is_some_and(|(host, port)| host.ends_with("127.0.0.1") && port.len() == 5);
     if is_time || dials { word.replace(bare, "*") } else { word.to_owned() }
+}
+
+/// A time as names of files have it: `20261129T054302Z`.
+fn compact_time(text: &str) -> Option<&str> {
+    let is_time = |part: &&str| {
+        part.ends_with('Z')
+            && part
+                .bytes()
+                .enumerate()
+                .all(|(place, byte)| place == 15 || if place == 8 { byte == b'T' } else { byte.is_ascii_digit() })
+    };
+    (0..text.len()).filter_map(|begin| text.get(begin..begin + 16)).find(is_time)
 }
 
 /// A text without the numbers before a unit: `up 41 s`.
