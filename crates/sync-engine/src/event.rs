@@ -2,6 +2,7 @@
 //! fields' form; must not touch what a line of the log looks like.
 
 mod command_hook;
+mod recent;
 mod sink;
 
 use std::fmt;

@@ -26,7 +26,7 @@ use crate::engine::gate::Caller;
 use crate::engine::peering::accept_peer;
 use crate::engine::places::{Place, Places};
 use crate::engine::shared::Shared;
-use crate::engine::{changes, conflict_routes, gate, health, nodes, verify_routes};
+use crate::engine::{changes, conflict_routes, event_routes, gate, health, nodes, page, verify_routes};
 use crate::event::{Event, EventName};
 
 /// Connections that may be open and not be peers' links.
@@ -72,9 +72,11 @@ pub(crate) async fn serve(shared: Arc<Shared>, listener: TcpListener, end: Cance
         .merge(changes::routes())
         .merge(health::routes())
         .merge(conflict_routes::routes())
+        .merge(event_routes::routes())
         .merge(nodes::routes())
         .merge(verify_routes::routes())
         .layer(axum::middleware::from_fn_with_state(Arc::clone(&shared), gate::admit))
+        .layer(axum::middleware::map_response(page::cautious))
         .with_state(Arc::clone(&shared));
     let places = Places::new(CONNECTIONS);
     let place = listener.local_addr().map_or_else(|_| "listener".to_owned(), |local| format!("listener {local}"));
@@ -206,12 +208,7 @@ async fn root(state: State<Arc<Shared>>, address: ConnectInfo<SocketAddr>, reque
     if peer_link::is_upgrade(request.headers()) {
         return sync(state, address, request).await;
     }
-    let text = format!(
-        "sync-engine {} on node {}\n/healthz  /metrics  /v1/status  /v1/changes  /v1/conflicts\n",
-        env!("CARGO_PKG_VERSION"),
-        state.node
-    );
-    text.into_response()
+    page::answer(state.access().wants_token())
 }
 
 async fn sync(

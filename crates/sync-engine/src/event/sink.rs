@@ -13,6 +13,7 @@ use sqlite_store::RowOperation;
 use tracing::Level;
 
 use crate::change_event::ChangeEvent;
+use crate::event::recent::{Numbered, Recent};
 use crate::event::{Event, EventName, TARGET, command_hook};
 use crate::metrics::Metrics;
 
@@ -51,6 +52,7 @@ impl Target {
 pub struct EventSink {
     metrics: Arc<Metrics>,
     hook: Arc<RwLock<Option<Arc<Hook>>>>,
+    recent: Arc<Recent>,
 }
 
 impl fmt::Debug for EventSink {
@@ -94,7 +96,7 @@ impl EventSink {
     }
 
     fn of(hook: Option<Arc<Hook>>) -> Self {
-        Self { metrics: Arc::default(), hook: Arc::new(RwLock::new(hook)) }
+        Self { hook: Arc::new(RwLock::new(hook)), ..Self::default() }
     }
 
     /// What is counted.
@@ -119,9 +121,16 @@ impl EventSink {
     pub fn emit(&self, event: Event) {
         log(&event);
         self.metrics.count(&event);
+        self.recent.note(&event);
         if let Some(report) = self.hook().and_then(|hook| hook.hand_over(event, &self.metrics)) {
             log(&report);
+            self.recent.note(&report);
         }
+    }
+
+    /// The latest events with larger numbers than this one, the oldest first.
+    pub(crate) fn recent(&self, after: u64) -> Vec<Numbered> {
+        self.recent.after(after)
     }
 
     /// Whether anybody wants to see single rows.

@@ -1,0 +1,1 @@
+try { document.documentElement.dataset.theme = localStorage.getItem("theme") ?? "auto"; } catch { /* the system's */ }
