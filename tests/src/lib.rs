@@ -9,6 +9,7 @@
 //! Python and the `sqlite3` shell write, and awaits conditions with [`Scene::eventually`].
 
 mod binary;
+mod browser;
 mod cluster;
 mod compare;
 mod crash;
@@ -27,6 +28,7 @@ mod scene;
 mod writer;
 
 pub use binary::sync_engine;
+pub use browser::Browser;
 pub use cluster::{Cluster, Topology};
 pub use compare::{
     Cell, Contents, check_integrity, contents, differences, log_is_drained, query, query_text, same_contents,

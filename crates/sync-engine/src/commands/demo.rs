@@ -92,7 +92,7 @@ fn explain(files: &[PathBuf; 2], address: &str) {
          An application writes to each now and then. Write to either yourself, and watch it arrive:\n\n    \
          sqlite3 {} \"UPDATE stock SET qty = 99 WHERE sku = 'A-1'\"\n    \
          sqlite3 {} \"SELECT * FROM stock\"\n\n\
-         Status: http://{address}/v1/status      Stop: Ctrl-C\n",
+         Status page: http://{address}/      Stop: Ctrl-C\n",
         SHOPS[0],
         SHOPS[1],
         files[0].display(),

@@ -13,12 +13,12 @@ use sha2::{Digest as _, Sha256};
 
 const DOCUMENT: &str = include_str!("page/document.html");
 
-const STYLE: &str = concat!(include_str!("page/style.css"), include_str!("page/sections.css"));
+const STYLE: [&str; 2] = [include_str!("page/style.css"), include_str!("page/sections.css")];
 
 /// Runs before anything is drawn.
 const THEME: &str = include_str!("page/theme.js");
 
-const SCRIPT: &str = concat!(
+const SCRIPT: [&str; 11] = [
     include_str!("page/document.js"),
     include_str!("page/daemon.js"),
     include_str!("page/words.js"),
@@ -30,7 +30,14 @@ const SCRIPT: &str = concat!(
     include_str!("page/conflicts.js"),
     include_str!("page/events.js"),
     include_str!("page/main.js"),
-);
+];
+
+/// What means nothing in a style, and what is sent in its place.
+const STYLE_SPARES: [(&str, &str); 5] = [(" {", "{"), (": ", ":"), ("; ", ";"), (", ", ","), ("\n", "")];
+
+/// The same for the script. A line may end for its meaning only where a statement could: not after these, and not before those.
+const SCRIPT_SPARES: [(&str, &str); 7] =
+    [(" => ", "=>"), (",\n", ","), (";\n", ";"), ("(\n", "("), ("{\n", "{"), ("\n}", "}"), ("\n)", ")")];
 
 /// The document, and what it may do.
 struct Page {
@@ -41,19 +48,27 @@ struct Page {
 }
 
 static PAGE: LazyLock<Page> = LazyLock::new(|| {
-    let text = DOCUMENT.replace("/*style*/", STYLE).replace("/*theme*/", THEME).replace("/*script*/", SCRIPT);
+    let (style, theme, script) = (bare(&STYLE, &STYLE_SPARES), bare(&[THEME], &[]), bare(&SCRIPT, &SCRIPT_SPARES));
+    let text = DOCUMENT.replace("/*style*/", &style).replace("/*theme*/", &theme).replace("/*script*/", &script);
     let guarded = text.replacen("<html", "<html data-token", 1);
     // No other script runs, nothing is fetched from elsewhere, no text becomes markup, and no other page can frame this one.
     let policy = format!(
         "default-src 'none'; script-src {} {}; style-src {}; connect-src 'self'; img-src data:; base-uri 'none'; \
          form-action 'none'; frame-ancestors 'none'; require-trusted-types-for 'script'; trusted-types 'none'",
-        hash(THEME),
-        hash(SCRIPT),
-        hash(STYLE)
+        hash(&theme),
+        hash(&script),
+        hash(&style)
     );
     let policy = HeaderValue::try_from(policy).unwrap_or_else(|_| HeaderValue::from_static("default-src 'none'"));
     Page { text, guarded, policy }
 });
+
+/// The lines of several parts without what is there for people: indents, lines that are comments, and what is spared.
+fn bare(parts: &[&str], spares: &[(&str, &str)]) -> String {
+    let lines = parts.iter().flat_map(|part| part.lines()).map(str::trim);
+    let lines = lines.filter(|line| !line.is_empty() && !line.starts_with("//")).flat_map(|line| [line, "\n"]);
+    spares.iter().fold(lines.collect(), |text: String, (from, to)| text.replace(from, to))
+}
 
 /// How a policy names a script or a style.
 fn hash(text: &str) -> String {
@@ -95,7 +110,7 @@ mod tests {
     /// The policy forbids both; found here, it is found before a browser looks.
     #[test]
     fn nothing_is_loaded_and_no_text_becomes_markup() {
-        for (text, name) in [(DOCUMENT, "document"), (STYLE, "style"), (SCRIPT, "script")] {
+        for (text, name) in [(DOCUMENT.to_owned(), "document"), (STYLE.concat(), "style"), (SCRIPT.concat(), "script")] {
             for word in ["innerHTML", "outerHTML", "insertAdjacentHTML", "document.write", "eval(", " style=\"", "@import"] {
                 assert!(!text.contains(word), "{word} in the {name}");
             }

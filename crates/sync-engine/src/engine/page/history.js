@@ -1,11 +1,11 @@
 // The last five minutes, from the differences of one status to the next.
 
 const SPAN = 300000;
-/** A pause after which nothing is known of the time between. */
+// A pause after which nothing is known of the time between.
 const GAP = 6000;
 
 const samples = [];
-/** Peers that dialed this node and are gone, with the time since when. */
+// Peers that dialed this node and are gone, with the time since when.
 const lost = new Map();
 let last = null;
 
@@ -14,7 +14,7 @@ const isDialed = (peer) => /^wss?:/.test(peer.url);
 const worst = (peer, field) => Math.max(0, ...peer.databases.map((database) => database[field]));
 const known = (database) => Object.values(database.have).reduce((sum, sequence) => sum + sequence, 0);
 
-/** Takes in a status; `now` is in milliseconds. */
+// Takes in a status; `now` is in milliseconds.
 function note(status, now) {
   const anew = last && status.uptime_seconds < last.status.uptime_seconds;
   const seconds = last && !anew && now - last.now < GAP ? (now - last.now) / 1000 : 0;
@@ -48,7 +48,7 @@ function note(status, now) {
   return anew;
 }
 
-/** The lines of a plot: those of `field`, the highest first. */
+// The lines of a plot: those of `field`, the highest first.
 function series(field, limit) {
   const most = new Map();
   for (const sample of samples) {

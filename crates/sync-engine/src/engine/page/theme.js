@@ -1,1 +1,5 @@
-try { document.documentElement.dataset.theme = localStorage.getItem("theme") ?? "auto"; } catch { /* the system's */ }
+try {
+  document.documentElement.dataset.theme = localStorage.getItem("theme") ?? "auto";
+} catch {
+  /* the system's */
+}
