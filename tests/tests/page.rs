@@ -9,7 +9,8 @@ mod page {
 use serde_json::Value as Json;
 use system_tests::{Browser, Cluster, Node, Result, Scene, Topology, check, check_equal, fail, query_text, shell};
 
-const SCHEMA: &str = "CREATE TABLE stock (sku TEXT PRIMARY KEY, qty INTEGER, note TEXT); CREATE TABLE scratch (text TEXT);";
+const SCHEMA: &str =
+    "CREATE TABLE stock (sku TEXT PRIMARY KEY, qty INTEGER, note TEXT); CREATE TABLE scratch (text TEXT);";
 const ROWS: &str = "INSERT INTO stock VALUES ('A-1', 1, 'old'), ('A-2', 2, 'old')";
 
 /// Nodes with these settings that have written one row apart and have met again; the number of one that has the record.

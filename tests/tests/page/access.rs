@@ -94,6 +94,46 @@ fn the_page_tells_when_the_daemon_is_away_and_comes_back_by_itself() {
 }
 
 #[test]
+fn changes_are_followed_on_request_and_after_a_restart() {
+    scenario(|scene| {
+        let mut cluster = Cluster::new(scene, "shop", 2, Topology::Line)?;
+        cluster.create("CREATE TABLE stock (sku TEXT PRIMARY KEY, qty INTEGER, note TEXT)")?;
+        cluster.start()?;
+        shell(cluster.file(0), "INSERT INTO stock VALUES ('before', 1, 'unseen')")?;
+        cluster.settled()?;
+        let browser = visit(scene, &cluster.nodes[0])?;
+        shows(scene, &browser, "Follow changes")?;
+        check!(!browser.requests()?.iter().any(|url| url.contains("/v1/changes")), "it follows without being asked");
+        browser.click("Follow changes")?;
+        shows(scene, &browser, "following")?;
+        shell(cluster.file(1), "INSERT INTO stock VALUES ('there', 9007199254740993, '<i>there</i>')")?;
+        shell(cluster.file(0), "INSERT INTO stock VALUES ('here', 2, 'here')")?;
+        for text in [
+            "stock \"there\"",
+            "qty=9007199254740993",
+            "note=\"<i>there</i>\"",
+            "from b",
+            "stock \"here\"",
+            "written here",
+        ] {
+            shows(scene, &browser, text)?;
+        }
+        cluster.nodes[0].stop()?;
+        shows(scene, &browser, "cut off, is tried again")?;
+        shell(cluster.file(0), "INSERT INTO stock VALUES ('meanwhile', 3, 'x')")?;
+        cluster.start()?;
+        shows(scene, &browser, "stock \"meanwhile\"")?;
+        let seen = browser.run("return document.querySelectorAll('.changes li').length")?;
+        check_equal!(seen, 3, "{}", browser.text()?);
+        browser.click("Stop")?;
+        scene.eventually("it ends", || {
+            check!(!browser.text()?.contains("following"), "it goes on");
+            Ok(())
+        })
+    });
+}
+
+#[test]
 fn answers_say_what_a_browser_may_do_with_them() {
     scenario(|scene| {
         let mut cluster = Cluster::new(scene, "shop", 1, Topology::Line)?;
@@ -109,7 +149,8 @@ fn answers_say_what_a_browser_may_do_with_them() {
         }
         let page = node.get("/")?;
         check!(page.body.len() < 60_000 && page.body.starts_with("<!doctype html>"), "{}", page.body.len());
-        for rule in ["default-src 'none'", "connect-src 'self'", "frame-ancestors 'none'", "require-trusted-types-for"] {
+        for rule in ["default-src 'none'", "connect-src 'self'", "frame-ancestors 'none'", "require-trusted-types-for"]
+        {
             check!(page.head.contains(rule), "{rule} is not in {}", page.head);
         }
         check!(!page.body.contains("shop") && !page.body.contains(node.name()), "the page itself holds data");

@@ -69,7 +69,10 @@ fn with_the_keyboard_alone_while_the_page_is_kept_up_to_date() {
             fail!("{button:?} cannot be reached")
         };
         reach("Restore the discarded side")?;
-        check!(browser.run("return getComputedStyle(document.activeElement).outlineStyle")? != "none", "no focus is seen");
+        check!(
+            browser.run("return getComputedStyle(document.activeElement).outlineStyle")? != "none",
+            "no focus is seen"
+        );
         // The focus and what is selected survive what changes.
         browser.run("getSelection().selectAllChildren(document.querySelector('.conflict h3'))")?;
         passes(scene, &browser)?;
@@ -78,7 +81,10 @@ fn with_the_keyboard_alone_while_the_page_is_kept_up_to_date() {
         browser.press(ENTER)?;
         browser.press(ESCAPE)?;
         check_equal!(browser.run("return document.querySelector('dialog').open")?, false);
-        check!(focused()?.as_str().is_some_and(|text| text.starts_with("Restore the disc")), "the focus does not return");
+        check!(
+            focused()?.as_str().is_some_and(|text| text.starts_with("Restore the disc")),
+            "the focus does not return"
+        );
         check_equal!(record(node)?["state"], "open");
         browser.press(ENTER)?;
         check_equal!(focused()?, "Restore");
@@ -95,7 +101,8 @@ fn with_the_keyboard_alone_while_the_page_is_kept_up_to_date() {
 
 /// Awaits that the page has taken in two more answers.
 fn passes(scene: &Scene, browser: &system_tests::Browser) -> Result {
-    let asked = "return performance.getEntriesByType('resource').filter((entry) => entry.name.endsWith('/v1/status')).length";
+    let asked =
+        "return performance.getEntriesByType('resource').filter((entry) => entry.name.endsWith('/v1/status')).length";
     let before = browser.run(asked)?.as_u64();
     scene.eventually("the page asks again", || {
         check!(browser.run(asked)?.as_u64() >= before.map(|count| count + 2), "it has not");
@@ -119,7 +126,10 @@ fn what_is_acted_on_elsewhere_is_told_and_a_dismissal_changes_nothing() {
         shows(scene, &browser, "Restore the discarded side")?;
         let id = ids[0]["id"].as_str().unwrap_or_default();
         check_equal!(node.post(&format!("/v1/conflicts/{id}/dismiss"))?.status, 200);
-        let states = || browser.run("return [...document.querySelectorAll('.conflict header .badge')].map((badge) => badge.innerText)");
+        let states = || {
+            browser
+                .run("return [...document.querySelectorAll('.conflict header .badge')].map((badge) => badge.innerText)")
+        };
         scene.eventually("the page tells that it is dismissed", || {
             let states = states()?;
             check_equal!(states[0], "dismissed", "{states}");

@@ -110,8 +110,11 @@ mod tests {
     /// The policy forbids both; found here, it is found before a browser looks.
     #[test]
     fn nothing_is_loaded_and_no_text_becomes_markup() {
-        for (text, name) in [(DOCUMENT.to_owned(), "document"), (STYLE.concat(), "style"), (SCRIPT.concat(), "script")] {
-            for word in ["innerHTML", "outerHTML", "insertAdjacentHTML", "document.write", "eval(", " style=\"", "@import"] {
+        for (text, name) in [(DOCUMENT.to_owned(), "document"), (STYLE.concat(), "style"), (SCRIPT.concat(), "script")]
+        {
+            for word in
+                ["innerHTML", "outerHTML", "insertAdjacentHTML", "document.write", "eval(", " style=\"", "@import"]
+            {
                 assert!(!text.contains(word), "{word} in the {name}");
             }
             let addresses = text.matches("://").count() - text.matches("http://www.w3.org/2000/svg").count();

@@ -65,17 +65,15 @@ const stream = { wanted: false, state: "", ended: null, lastId: null, changes: [
 async function followChanges() {
   if (!stream.wanted || stream.ended) return;
   stream.ended = new AbortController();
-  stream.state = "following";
-  redraw();
   try {
     await follow("/v1/changes", stream.lastId, stream.ended.signal, (kind, data, id) => {
       stream.lastId = id ?? stream.lastId;
+      if (kind === "open") stream.state = "following";
       if (kind === "gone") {
         stream.lastId = null;
         stream.state = read(data).error;
       }
-      if (kind !== "change") return;
-      stream.changes = [...stream.changes.slice(-99), { ...read(data), number: (stream.count += 1) }];
+      if (kind === "change") stream.changes = [...stream.changes.slice(-99), { ...read(data), number: (stream.count += 1) }];
       redraw();
     });
   } catch (error) {
