@@ -78,7 +78,8 @@ async function get(path, exact) {
   }
 }
 
-// Server-sent events, with the token: calls `take` with the name, the data and the id of each, and once it is let in. Ends when the daemon ends it.
+// Server-sent events, with the token: calls `take` with the name, the data and the id of each, and with "open" once it is let in. Ends
+// when the daemon ends it.
 async function follow(path, lastId, signal, take) {
   const answer = await ask(path, { signal, headers: lastId ? { "Last-Event-ID": lastId } : {} });
   take("open");

@@ -1,16 +1,19 @@
 // The databases, and what stands in the way of each.
 
-// Databases that are shown before somebody asks for all; those in trouble are among them.
+// Databases that are shown before somebody asks for all; those that need a look come first.
 const FIRST = 12;
 let allDatabases = false;
 
 const DATABASE_LOOKS = { attached: "good", opening: "going", migrating: "going", missing: "bad", failed: "bad" };
 const inTrouble = (database) => DATABASE_LOOKS[database.state] === "bad" || database.errors.length > 0;
 
+// Numbers that change from one moment to the next do not count: rows should stay where they are.
+const urgency = (database) => 2 * inTrouble(database) + (database.conflicts + database.parked > 0);
+
 function databases(status) {
-  const sorted = [...status.databases].sort(
-    (one, other) => inTrouble(other) - inTrouble(one) || (one.name < other.name ? -1 : 1)
-  );
+  const sorted = [...status.databases].sort((one, other) => urgency(other) - urgency(one) || (one.name < other.name ? -1 : 1));
+  const having = new Map(sorted.map((database) => [database.name, []]));
+  for (const peer of status.peers) for (const shared of peer.databases) having.get(shared.name)?.push({ peer, shared });
   const hidden = allDatabases ? 0 : Math.max(0, sorted.length - FIRST);
   const columns = ["Database", "State", "Peers", "Backlog", "Parked", "Conflicts"];
   return part(
@@ -32,7 +35,7 @@ function databases(status) {
               )
             )
           ),
-          sorted.slice(0, sorted.length - hidden).map((database) => databaseRows(database, status.peers))
+          sorted.slice(0, sorted.length - hidden).map((database) => databaseRows(database, having.get(database.name)))
         ),
     hidden > 0 &&
       button(`Show all ${number(sorted.length)} databases`, () => {
@@ -60,7 +63,7 @@ function databaseRows(database, peers) {
         badge(DATABASE_LOOKS[database.state] ?? "warn", database.state),
         h("span.quiet", `${plural(database.tables.length, "table")}, change ${number(database.sequence)}`)
       ),
-      cell("Peers", null, peersOf(database, peers)),
+      cell("Peers", null, peersOf(peers)),
       count("Backlog", database.backlog),
       count("Parked", database.parked),
       count("Conflicts", database.conflicts, true)
@@ -69,19 +72,13 @@ function databaseRows(database, peers) {
   );
 }
 
-function peersOf(database, peers) {
-  const having = peers.flatMap((peer) => {
-    const shared = peer.databases.find((known) => known.name === database.name);
-    if (!shared) return [];
-    const [look, text] =
-      peer.state !== "connected"
-        ? ["bad", "not connected"]
-        : peer.read_only_there
-          ? ["idle", "takes nothing from here"]
-          : standing(shared);
-    return [{ key: peerName(peer), look, text }];
+function peersOf(peers) {
+  if (!peers.length) return h("span.quiet", "no peer has it");
+  const having = peers.map(({ peer, shared }) => {
+    const here = peer.read_only_there ? ["idle", "takes nothing from here"] : standing(shared);
+    const [look, text] = peer.state === "connected" ? here : ["bad", "not connected"];
+    return { key: peerName(peer), look, text };
   });
-  if (!having.length) return h("span.quiet", "no peer has it");
   // Of many only those are told that need a look.
   const many = having.length > 4;
   const equal = having.filter((peer) => peer.text === "equal").length;

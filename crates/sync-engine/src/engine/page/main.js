@@ -34,17 +34,10 @@ async function poll(entered) {
   if (polling || document.hidden || (state.asking && !entered)) return;
   polling = true;
   try {
+    const shown = token;
     const status = await get("/v1/status");
-    const before = state.status;
-    if (state.away) say("The daemon answers again");
-    Object.assign(state, { status, away: null, pause: PACE, asking: "", denied: "" });
-    const anew = note(status, performance.now());
-    announce(before, status);
-    redraw();
-    if (anew) list.open = list.entries.length ? -1 : null;
-    await loadEvents();
-    await conflictsChanged(status.databases.reduce((sum, database) => sum + database.conflicts, 0));
-    followChanges();
+    // Whoever has just forgotten the token sees nothing more.
+    if (shown === token) await take(status);
   } catch (error) {
     // Whatever else it is, the next answer can be a better one.
     if (!troubled(error)) troubled(new Refusal(0, error.message));
@@ -58,6 +51,21 @@ async function poll(entered) {
   }
 }
 
+async function take(status) {
+  const before = state.status;
+  if (state.away) say("The daemon answers again");
+  Object.assign(state, { status, away: null, pause: PACE, asking: "", denied: "" });
+  const anew = note(status, performance.now());
+  announce(before, status);
+  redraw();
+  if (anew) list.open = list.entries.length ? -1 : null;
+  await loadEvents();
+  await conflictsChanged(openConflicts(status));
+  followChanges();
+}
+
+const openConflicts = (status) => status.databases.reduce((sum, database) => sum + database.conflicts, 0);
+
 // What somebody who does not see the page should hear.
 function announce(before, after) {
   if (!before) return;
@@ -65,8 +73,8 @@ function announce(before, after) {
   const [earlier, present] = [peers(before), peers(after)];
   for (const peer of present) if (!earlier.has(peer)) say(`${peer} is connected`);
   for (const peer of earlier) if (!present.has(peer)) say(`${peer} is not connected any more`);
-  const open = (status) => status.databases.reduce((sum, database) => sum + database.conflicts, 0);
-  if (open(after) > open(before)) say(`${plural(open(after) - open(before), "new conflict")}`);
+  const more = openConflicts(after) - openConflicts(before);
+  if (more > 0) say(plural(more, "new conflict"));
 }
 
 function header() {
