@@ -4,7 +4,11 @@ const SPAN = 300000;
 // A pause after which nothing is known of the time between.
 const GAP = 6000;
 
+// Answers over which a rate is the mean: single changes are no peaks.
+const MEAN = 5;
+
 const samples = [];
+const answers = [];
 // Peers that dialed this node and are gone, with the time since when.
 const lost = new Map();
 let last = null;
@@ -17,15 +21,16 @@ const known = (database) => Object.values(database.have).reduce((sum, sequence) 
 // Takes in a status; `now` is in milliseconds.
 function note(status, now) {
   const anew = last && status.uptime_seconds < last.status.uptime_seconds;
-  const seconds = last && !anew && now - last.now < GAP ? (now - last.now) / 1000 : 0;
+  if (!last || anew || now - last.now > GAP) answers.length = 0;
+  const base = answers[0];
+  const seconds = base ? (now - base.now) / 1000 : 0;
   const rate = (later, earlier) => (seconds && earlier !== undefined && later >= earlier ? (later - earlier) / seconds : null);
-  const earlierPeers = new Map((last?.status.peers ?? []).map((peer) => [peerName(peer), peer]));
-  const earlierDatabases = new Map((last?.status.databases ?? []).map((database) => [database.name, database]));
+  const earlierPeers = new Map(base?.status.peers.map((peer) => [peerName(peer), peer]));
+  const earlierDatabases = new Map(base?.status.databases.map((database) => [database.name, database]));
   const sample = { now, gap: !seconds, lag: {}, behind: {}, rates: {}, changes: {}, in: 0, out: 0 };
   for (const peer of status.peers) {
     const key = peerName(peer);
     const before = earlierPeers.get(key);
-    earlierPeers.delete(key);
     lost.delete(key);
     if (peer.state !== "connected") continue;
     sample.lag[key] = worst(peer, "lag_ms") / 1000;
@@ -40,11 +45,16 @@ function note(status, now) {
     sample.changes[database.name] = rate(known(database), before && known(before));
   }
   // Of peers that are dialed the daemon goes on telling; those that dialed it are only missing.
-  for (const [key, peer] of earlierPeers) if (!isDialed(peer)) lost.set(key, { peer, since: now });
+  const present = new Set(status.peers.map(peerName));
+  for (const peer of last?.status.peers ?? []) {
+    if (!present.has(peerName(peer)) && !isDialed(peer)) lost.set(peerName(peer), { peer, since: now });
+  }
   for (const [key, { since }] of lost) if (now - since > SPAN) lost.delete(key);
   samples.push(sample);
   while (samples.length && now - samples[0].now > SPAN + GAP) samples.shift();
   last = { status, now };
+  answers.push(last);
+  if (answers.length > MEAN) answers.shift();
   return anew;
 }
 

@@ -192,7 +192,7 @@ function forget() {
   Object.assign(stream, { wanted: false, changes: [], lastId: null });
   Object.assign(list, { entries: [], open: null, ready: false, newer: 0, more: false });
   [events, eventsAfter, last] = [[], 0, null];
-  samples.length = 0;
+  samples.length = answers.length = 0;
   lost.clear();
   redraw(() => byId("token")?.focus());
 }

@@ -30,7 +30,7 @@ const PLOTS = [
   {
     id: "traffic",
     title: "Throughput",
-    says: "bytes of messages, all peers",
+    says: "bytes of messages, all peers, mean of five seconds",
     kind: "bytes",
     least: 1000,
     data: () => ({
