@@ -181,7 +181,11 @@ fn the_latest_events_are_told_once() {
         for event in events {
             check!(event["time"].is_string() && event["level"].is_string(), "{event}");
             let text = format!("{} ", event["event"].as_str().unwrap_or_default());
-            check!(node.log().contains(&text), "{event} is not in the log");
+            // The log is written a moment later.
+            scene.eventually("the log has the event", || {
+                check!(node.log().contains(&text), "{event} is not in the log");
+                Ok(())
+            })?;
         }
         let later = ask(&format!("?after={}", events[0]["number"]))?.json()?;
         check_equal!(later[0]["number"], events[1]["number"]);
