@@ -1,7 +1,7 @@
 //! A conflict is seen with both sides, and restored or dismissed from the page.
 
 use serde_json::json;
-use system_tests::{Result, Scene, check, check_equal, fail, scenario, shell};
+use system_tests::{Node, Result, Scene, check, check_equal, fail, scenario, shell};
 
 use crate::{behaved, in_conflict, quantity, record, shows, visit};
 
@@ -169,4 +169,61 @@ fn what_cannot_be_restored_says_why() {
         shell(cluster.file(0), "INSERT INTO stock VALUES ('A-9', 9, 'live')")?;
         cluster.settled().map(drop)
     });
+}
+
+/// Both sides insert the same keys with other values.
+fn many(first: u32, last: u32, quantity: u32) -> String {
+    format!(
+        "WITH RECURSIVE n(i) AS (SELECT {first} UNION ALL SELECT i + 1 FROM n WHERE i < {last})
+         INSERT INTO stock SELECT 'M-' || i, {quantity}, 'x' FROM n"
+    )
+}
+
+#[test]
+fn long_lists_come_in_pages_and_what_is_new_is_offered() {
+    scenario(|scene| {
+        let (mut cluster, index) = in_conflict(scene, &[], [&many(1, 45, 1), &many(1, 45, 2)])?;
+        let browser = visit(scene, &cluster.nodes[index])?;
+        let listed = |count: usize| {
+            scene.eventually("so many are listed", || {
+                let ids = "return [...document.querySelectorAll('.conflict code')].map((id) => id.innerText)";
+                let ids: Vec<String> = serde_json::from_value(browser.run(ids)?)?;
+                check_equal!(ids.len(), count);
+                check_equal!(ids.iter().collect::<std::collections::BTreeSet<_>>().len(), ids.len());
+                Ok(())
+            })
+        };
+        let before = open_records(&cluster.nodes[index])?;
+        check!(before > 20, "{before} records");
+        listed(20)?;
+        browser.click("Show 20 older")?;
+        listed(before.min(40))?;
+        // Which of the two decides is chance.
+        let mut round = 100;
+        let after = loop {
+            cluster.nodes[1 - index].stop()?;
+            shell(cluster.file(0), &many(round, round + 2, 1))?;
+            shell(cluster.file(1), &many(round, round + 2, 2))?;
+            cluster.nodes[1 - index].start()?;
+            cluster.settled()?;
+            round += 10;
+            let now = open_records(&cluster.nodes[index])?;
+            if now > before {
+                break now;
+            }
+            check!(round < 400, "the node decides nothing more");
+        };
+        shows(scene, &browser, &format!("Show {} newer", after - before))?;
+        // What is read stays where it is until then.
+        listed(before.min(40))?;
+        browser.click("Show")?;
+        listed(20)?;
+        check!(browser.text()?.contains(&format!("\"M-{}\"", round - 10)), "{}", browser.text()?);
+        behaved(&browser, &cluster.nodes[index])
+    });
+}
+
+fn open_records(node: &Node) -> Result<usize> {
+    let count = node.database_status("shop")?["conflicts"].as_u64();
+    Ok(usize::try_from(count.unwrap_or(0))?)
 }
