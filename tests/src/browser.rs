@@ -4,6 +4,7 @@ use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{Ipv4Addr, TcpStream};
 use std::path::PathBuf;
 use std::process::Command;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use base64::Engine as _;
@@ -32,7 +33,8 @@ impl Browser {
     /// # Errors
     /// It is not installed, or does not start.
     pub fn start(scene: &Scene) -> Result<Self> {
-        let folder = scene.path("browser");
+        static STARTED: AtomicUsize = AtomicUsize::new(0);
+        let folder = scene.path(format!("browser-{}", STARTED.fetch_add(1, Ordering::Relaxed)));
         std::fs::create_dir_all(&folder)?;
         let mut command = Command::new("chromedriver");
         command.arg("--port=0").env("TMPDIR", &folder);

@@ -1,7 +1,7 @@
 //! A conflict is seen with both sides, and restored or dismissed from the page.
 
 use serde_json::json;
-use system_tests::{Node, Result, Scene, check, check_equal, fail, scenario, shell};
+use system_tests::{Browser, Cluster, Node, Result, Scene, check, check_equal, fail, scenario, shell};
 
 use crate::{behaved, in_conflict, quantity, record, shows, visit};
 
@@ -100,7 +100,7 @@ fn with_the_keyboard_alone_while_the_page_is_kept_up_to_date() {
 }
 
 /// Awaits that the page has taken in two more answers.
-fn passes(scene: &Scene, browser: &system_tests::Browser) -> Result {
+fn passes(scene: &Scene, browser: &Browser) -> Result {
     let asked =
         "return performance.getEntriesByType('resource').filter((entry) => entry.name.endsWith('/v1/status')).length";
     let before = browser.run(asked)?.as_u64();
@@ -183,44 +183,50 @@ fn many(first: u32, last: u32, quantity: u32) -> String {
 fn long_lists_come_in_pages_and_what_is_new_is_offered() {
     scenario(|scene| {
         let (mut cluster, index) = in_conflict(scene, &[], [&many(1, 45, 1), &many(1, 45, 2)])?;
-        let browser = visit(scene, &cluster.nodes[index])?;
-        let listed = |count: usize| {
-            scene.eventually("so many are listed", || {
-                let ids = "return [...document.querySelectorAll('.conflict code')].map((id) => id.innerText)";
-                let ids: Vec<String> = serde_json::from_value(browser.run(ids)?)?;
-                check_equal!(ids.len(), count);
-                check_equal!(ids.iter().collect::<std::collections::BTreeSet<_>>().len(), ids.len());
-                Ok(())
-            })
+        let pages = [visit(scene, &cluster.nodes[0])?, visit(scene, &cluster.nodes[1])?];
+        let counts = |cluster: &Cluster| -> Result<[usize; 2]> {
+            Ok([open_records(&cluster.nodes[0])?, open_records(&cluster.nodes[1])?])
         };
-        let before = open_records(&cluster.nodes[index])?;
-        check!(before > 20, "{before} records");
-        listed(20)?;
-        browser.click("Show 20 older")?;
-        listed(before.min(40))?;
-        // Which of the two decides is chance.
-        let mut round = 100;
-        let after = loop {
-            cluster.nodes[1 - index].stop()?;
-            shell(cluster.file(0), &many(round, round + 2, 1))?;
-            shell(cluster.file(1), &many(round, round + 2, 2))?;
-            cluster.nodes[1 - index].start()?;
-            cluster.settled()?;
-            round += 10;
-            let now = open_records(&cluster.nodes[index])?;
-            if now > before {
-                break now;
+        let before = counts(&cluster)?;
+        check!(before[index] > 20, "{before:?} records");
+        for (page, count) in pages.iter().zip(before) {
+            listed(scene, page, count.min(20))?;
+        }
+        pages[index].click("Show 20 older")?;
+        listed(scene, &pages[index], before[index].min(40))?;
+        cluster.nodes[1 - index].stop()?;
+        shell(cluster.file(0), &many(100, 102, 1))?;
+        shell(cluster.file(1), &many(100, 102, 2))?;
+        cluster.start()?;
+        cluster.settled()?;
+        let after = counts(&cluster)?;
+        check!(after != before, "nobody decided anything");
+        // Which of the two does is chance.
+        for node in [0, 1].into_iter().filter(|node| after[*node] > before[*node]) {
+            let (page, new) = (&pages[node], after[node] - before[node]);
+            if before[node] > 0 {
+                shows(scene, page, &format!("Show {new} newer"))?;
+                // What is read stays where it is until then.
+                listed(scene, page, before[node].min(if node == index { 40 } else { 20 }))?;
+                page.click("Show")?;
             }
-            check!(round < 400, "the node decides nothing more");
-        };
-        shows(scene, &browser, &format!("Show {} newer", after - before))?;
-        // What is read stays where it is until then.
-        listed(before.min(40))?;
-        browser.click("Show")?;
-        listed(20)?;
-        check!(browser.text()?.contains(&format!("\"M-{}\"", round - 10)), "{}", browser.text()?);
-        behaved(&browser, &cluster.nodes[index])
+            listed(scene, page, after[node].min(20))?;
+            page.shows("\"M-10")?;
+        }
+        behaved(&pages[index], &cluster.nodes[index])
     });
+}
+
+/// Awaits that a page lists so many records, none of them twice.
+fn listed(scene: &Scene, page: &Browser, count: usize) -> Result {
+    scene.eventually("so many are listed", || {
+        let ids = page
+            .run("return [...document.querySelectorAll('.conflict > article > p > code')].map((id) => id.innerText)")?;
+        let ids: Vec<String> = serde_json::from_value(ids)?;
+        check_equal!(ids.len(), count);
+        check_equal!(ids.iter().collect::<std::collections::BTreeSet<_>>().len(), count);
+        Ok(())
+    })
 }
 
 fn open_records(node: &Node) -> Result<usize> {
