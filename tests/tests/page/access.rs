@@ -148,7 +148,7 @@ fn answers_say_what_a_browser_may_do_with_them() {
             }
         }
         let page = node.get("/")?;
-        check!(page.body.len() < 60_000 && page.body.starts_with("<!doctype html>"), "{}", page.body.len());
+        check!(page.body.len() < 80_000 && page.body.starts_with("<!doctype html>"), "{}", page.body.len());
         for rule in ["default-src 'none'", "connect-src 'self'", "frame-ancestors 'none'", "require-trusted-types-for"]
         {
             check!(page.head.contains(rule), "{rule} is not in {}", page.head);
