@@ -5,7 +5,7 @@ use std::process::Command;
 
 use serde_json::json;
 use system_tests::{
-    Cluster, Node, Result, Running, Scene, Topology, ask_showing, check, check_equal, fail, get_as, query_text,
+    Cluster, Node, Result, Running, Scene, Topology, ask_showing, check, check_equal, fail, get_as, logged, query_text,
     run_to_end, scenario, shell, sync_engine,
 };
 
@@ -26,14 +26,6 @@ fn connected(node: &Node) -> Result {
     let status = node.status()?;
     let peers = status["peers"].as_array().cloned().unwrap_or_default();
     if peers.iter().any(|peer| peer["state"] == "connected") { Ok(()) } else { fail!("not connected: {status}") }
-}
-
-fn logged(scene: &Scene, node: &Node, words: &[&str]) -> Result {
-    scene.eventually("the log says so", || {
-        let log = node.log();
-        let found = log.lines().any(|line| words.iter().all(|word| line.contains(word)));
-        if found { Ok(()) } else { fail!("no line of {} with {words:?}", node.name()) }
-    })
 }
 
 /// Two nodes, the second of which dials the first, with these lines at the top of their configuration.

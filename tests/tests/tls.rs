@@ -5,7 +5,7 @@ use std::process::Command;
 
 use serde_json::json;
 use system_tests::{
-    Cluster, Node, Result, Scene, Topology, check, check_equal, fail, query_text, run_to_end, scenario, shell,
+    Cluster, Node, Result, Scene, Topology, check, check_equal, fail, logged, query_text, run_to_end, scenario, shell,
     sync_engine,
 };
 
@@ -75,14 +75,6 @@ fn ask(node: &Node, ca: &Path, shown: Option<&[PathBuf; 2]>) -> Result<String> {
         None => python.args(["", ""]),
     };
     run_to_end(&mut python)?.success()
-}
-
-fn logged(scene: &Scene, node: &Node, words: &[&str]) -> Result {
-    scene.eventually("the log says so", || {
-        let log = node.log();
-        let found = log.lines().any(|line| words.iter().all(|word| line.contains(word)));
-        if found { Ok(()) } else { fail!("no line of {} with {words:?}", node.name()) }
-    })
 }
 
 #[test]

@@ -7,6 +7,7 @@ mod acquaintance;
 mod answers;
 mod behind;
 mod ending;
+mod following;
 mod measuring;
 
 use std::collections::BTreeMap;
@@ -336,72 +337,6 @@ impl SessionDriver {
     fn connected_to(&self, node: &str) {
         let mut status = self.status.lock().unwrap_or_else(PoisonError::into_inner);
         (status.node, status.state, status.last_error) = (Some(node.to_owned()), "connected".to_owned(), None);
-    }
-
-    /// Listens to databases that this session does not know yet, which it answers, and takes leave of those that are gone.
-    fn follow_sources(&mut self) -> Vec<String> {
-        if !self.acquainted {
-            return Vec::new();
-        }
-        let members = self.shared.databases.members();
-        let stays = |name: &String, life| members.iter().any(|it| it.life == life && it.source.name() == name);
-        let gone: Vec<String> =
-            self.sources.iter().filter(|(name, (life, _))| !stays(name, *life)).map(|(name, _)| name.clone()).collect();
-        for database in gone {
-            self.sources.remove(&database);
-            self.behind.remove(&database);
-            self.handle(Input::LocalGone { database });
-        }
-        let mut new = Vec::new();
-        for databases::Member { life, source, .. } in members {
-            if self.sources.contains_key(source.name()) || !self.grant.admits(source.name()) {
-                continue;
-            }
-            let name = source.name().to_owned();
-            let mut states = source.state();
-            let first = states.borrow_and_update().clone();
-            self.sources.insert(name.clone(), (life, source));
-            self.take_state(name.clone(), &first);
-            new.push(name.clone());
-            let stream = unfold((name, states), move |(name, mut states)| async move {
-                states.changed().await.ok()?;
-                let state = states.borrow_and_update().clone();
-                Some(((name.clone(), life, state), (name, states)))
-            });
-            self.states.push(Box::pin(stream));
-        }
-        new
-    }
-
-    /// Whether a database is the one that was started as `life`.
-    fn knows(&self, database: &str, life: u64) -> bool {
-        self.sources.get(database).is_some_and(|(known, _)| *known == life)
-    }
-
-    fn take_state(&mut self, database: String, state: &DatabaseState) {
-        match (&state.phase, state.origin) {
-            (Phase::Attached, Some(origin)) => {
-                let state = LocalState {
-                    origin,
-                    have: state.have.clone(),
-                    received: state.received.clone(),
-                    clock: state.clock,
-                    tables: (*state.tables).clone(),
-                    policies: (*state.policies).clone(),
-                    retired: (*state.retired).clone(),
-                    nodes: (*state.nodes).clone(),
-                    schemas: Arc::clone(&state.schemas),
-                    selection: (*state.selection).clone(),
-                    publishing: state.publishing,
-                    issued: state.issued.clone(),
-                    held: state.held.clone(),
-                    dropped: state.dropped.clone(),
-                    known: Arc::clone(&state.known),
-                };
-                self.handle(Input::Local { database, state });
-            }
-            _ => self.handle(Input::LocalGone { database }),
-        }
     }
 
     fn update_status(&mut self) {
