@@ -15,13 +15,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use futures::future::BoxFuture;
-use futures::stream::{BoxStream, FuturesUnordered, SelectAll, StreamExt as _, unfold};
+use futures::stream::{BoxStream, FuturesUnordered, SelectAll, StreamExt as _};
 use peer_link::{Direction, Frame, Link, LinkReceiver, LinkSender};
 use replication::message::{Envelope, ProblemCode};
-use replication::session::{
-    CloseReason, Input, LocalState, Output, PeerDatabase, Session, SessionConfig, SessionEvent,
-};
-use sqlite_store::{DatabaseState, Phase};
+use replication::session::{CloseReason, Input, Output, PeerDatabase, Session, SessionConfig, SessionEvent};
+use sqlite_store::DatabaseState;
 use tokio_util::sync::CancellationToken;
 
 use answers::Answer;
@@ -31,7 +29,6 @@ use ending::overdue;
 
 use crate::access::{Grant, Role};
 use crate::change_event::ApplyCallback;
-use crate::engine::databases;
 use crate::engine::membership::Member;
 use crate::engine::places::Place;
 use crate::engine::registry::{MOST, Seat};
