@@ -3,18 +3,15 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{BufRead as _, BufReader};
+use std::net::TcpStream;
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
-use std::time::Duration;
 
 use serde_json::Value as Json;
 
-use crate::{Failure, Result, Signal, data_file, fail, python_with};
-
-/// The pause before a connection that broke is made anew.
-const PAUSE: Duration = Duration::from_millis(50);
+use crate::{DEADLINE, Failure, Result, Scene, Signal, data_file, fail, python_with};
 
 /// What a client was shown.
 #[derive(Debug, Default)]
@@ -119,6 +116,14 @@ impl Shared {
         }
     }
 
+    /// Awaits that somebody listens at a URL again, unless it is over.
+    fn reachable(&self, url: &str) -> Result {
+        let authority = url.trim_start_matches("http://").split('/').next().unwrap_or_default();
+        Scene::within(DEADLINE, "the daemon is back", || {
+            if self.over.load(Ordering::SeqCst) { Ok(()) } else { Ok(TcpStream::connect(authority).map(drop)?) }
+        })
+    }
+
     /// One connection of `curl -N`; whether another is to follow.
     fn curl(&self, url: &str, last: &mut Option<String>) -> Result<bool> {
         let mut command = Command::new("curl");
@@ -162,7 +167,7 @@ impl Follower {
             let mut last = None;
             while shared.curl(&url, &mut last)? && !shared.over.load(Ordering::SeqCst) {
                 shared.log().cuts += 1;
-                std::thread::sleep(PAUSE);
+                shared.reachable(&url)?;
             }
             Ok(())
         })

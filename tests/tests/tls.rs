@@ -182,6 +182,29 @@ fn a_certificate_says_who_somebody_is_and_what_it_may_do() {
 }
 
 #[test]
+fn who_may_only_read_comes_under_no_name_but_its_certificates() {
+    scenario(|scene| {
+        let ours = Authority::make(scene, "ours")?;
+        let mut cluster = mutual(scene, &ours, 2)?;
+        cluster.nodes[0].setting("auth.others = \"read\"");
+        shell(cluster.file(0), "INSERT INTO stock VALUES ('A', 1)")?;
+        shell(cluster.file(1), "INSERT INTO stock VALUES ('B', 2)")?;
+        cluster.nodes[1].rename("oslo");
+        cluster.start()?;
+        logged(scene, &cluster.nodes[0], &["sync_error", "kind=auth", "oslo", "does not bear its name"])?;
+        cluster.nodes[1].stop()?;
+        cluster.nodes[1].rename("b");
+        cluster.nodes[1].start()?;
+        scene.eventually("the reader has what the hub has", || {
+            let found = query_text(cluster.file(1), "SELECT count(*) FROM stock")?;
+            if found == "2" { Ok(()) } else { fail!("{found}") }
+        })?;
+        check_equal!(query_text(cluster.file(0), "SELECT group_concat(sku) FROM stock")?, "A");
+        cluster.stop()
+    });
+}
+
+#[test]
 fn a_certificate_that_is_renewed_is_shown_after_a_reload() {
     scenario(|scene| {
         let ours = Authority::make(scene, "ours")?;

@@ -94,6 +94,8 @@ impl AccessError {
 pub(crate) struct Grant {
     /// The node that it has to be; none: any.
     pub(crate) node: Option<String>,
+    /// The names that it may bear, where it is known by no more than a certificate with these; empty: any.
+    names: Vec<String>,
     pub(crate) role: Role,
     /// The databases that it may know of; none: all.
     databases: Option<BTreeSet<String>>,
@@ -102,12 +104,12 @@ pub(crate) struct Grant {
 impl Grant {
     /// Everything.
     pub(crate) const fn all() -> Self {
-        Self { node: None, role: Role::Write, databases: None }
+        Self { node: None, names: Vec::new(), role: Role::Write, databases: None }
     }
 
     fn of(peer: &PeerSettings) -> Self {
         let databases = (!peer.databases.is_empty()).then(|| peer.databases.iter().cloned().collect());
-        Self { node: Some(peer.name.clone()), role: peer.role, databases }
+        Self { node: Some(peer.name.clone()), names: Vec::new(), role: peer.role, databases }
     }
 
     /// Whether a database may be known of.
@@ -125,13 +127,23 @@ impl Grant {
         self.sees() && matches!(self.role, Role::Write)
     }
 
+    /// Whether a node may come with it under this name. Who may only read has no other's name: it would take that one's place.
+    pub(crate) fn fits(&self, node: &str) -> bool {
+        match &self.node {
+            Some(expected) => expected == node,
+            None => self.names.is_empty() || self.names.iter().any(|name| name.eq_ignore_ascii_case(node)),
+        }
+    }
+
     /// What both allow.
     pub(crate) fn and(&self, other: &Self) -> Self {
         let databases = match (&self.databases, &other.databases) {
             (Some(ours), Some(theirs)) => Some(ours.intersection(theirs).cloned().collect()),
             (ours, theirs) => ours.clone().or_else(|| theirs.clone()),
         };
-        Self { node: self.node.clone().or_else(|| other.node.clone()), role: self.role.min(other.role), databases }
+        let node = self.node.clone().or_else(|| other.node.clone());
+        let names = if self.names.is_empty() { other.names.clone() } else { self.names.clone() };
+        Self { node, names, role: self.role.min(other.role), databases }
     }
 }
 
@@ -303,7 +315,8 @@ impl Access {
         let bears = |name: &str| names.iter().any(|shown| shown.eq_ignore_ascii_case(name));
         match (self.certificates.iter().find(|(name, _)| bears(name)), self.others) {
             (Some((_, grant)), _) => Ok(grant.as_ref().clone()),
-            (None, Some(role)) => Ok(Grant { role, ..Grant::all() }),
+            (None, Some(Role::Write)) => Ok(Grant::all()),
+            (None, Some(Role::Read)) => Ok(Grant { role: Role::Read, names: names.clone(), ..Grant::all() }),
             (None, None) => Err(Denied::Certificate),
         }
     }

@@ -131,6 +131,11 @@ impl Bench {
     }
 
     pub(crate) fn greet(&mut self, databases: BTreeMap<String, DatabaseHello>) {
+        self.greet_as(false, databases);
+    }
+
+    /// The same of a peer that takes nothing where `read_only` says so.
+    pub(crate) fn greet_as(&mut self, read_only: bool, databases: BTreeMap<String, DatabaseHello>) {
         self.hear(Message::Hello(Hello {
             protocol: PROTOCOL_VERSION,
             cluster: "default".to_owned(),
@@ -138,7 +143,7 @@ impl Bench {
             incarnation: 1,
             version: String::new(),
             clock_millis: 0,
-            read_only: false,
+            read_only,
             databases,
         }));
     }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use replication::message::{DatabaseHello, Hello, Message, PROTOCOL_VERSION, Problem, ProblemCode};
+use replication::message::{DatabaseHello, Message, Problem, ProblemCode};
 use replication::session::{Input, ReadOutcome, SessionConfig, SessionEvent};
 
 use crate::bench::{Bench, DATABASE, batch, origin, state, table, vector};
@@ -63,16 +63,7 @@ fn a_peer_that_turns_out_to_be_a_reader_is_told_before_it_hears_of_a_database() 
 fn who_may_only_read_keeps_its_changes_to_itself() {
     let mut bench = Bench::open(SessionConfig::default(), None);
     bench.input(Input::Local { database: DATABASE.to_owned(), state: state(2, vector(&[(1, 3), (2, 4)])) });
-    bench.hear(Message::Hello(Hello {
-        protocol: PROTOCOL_VERSION,
-        cluster: "default".to_owned(),
-        node: "a".to_owned(),
-        incarnation: 1,
-        version: String::new(),
-        clock_millis: 0,
-        read_only: true,
-        databases: BTreeMap::from([(DATABASE.to_owned(), DatabaseHello::new(origin(1), vector(&[(1, 9)])))]),
-    }));
+    bench.greet_as(true, BTreeMap::from([(DATABASE.to_owned(), DatabaseHello::new(origin(1), vector(&[(1, 9)])))]));
     assert!(!bench.session.gives());
     let lacks: Vec<u64> = bench.session.shared_databases().map(|(_, has, wanted)| has.behind(wanted)).collect();
     assert_eq!((bench.reads.len(), lacks), (0, vec![0]));

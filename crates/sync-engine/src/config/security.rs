@@ -157,8 +157,14 @@ pub(super) fn together(
     databases: Option<&[&str]>,
     check: &mut Check,
 ) {
-    let closed =
-        auth.token_file.is_some() || tls.client_ca.is_some() || auth.peers.iter().any(|peer| peer.token_file.is_some());
+    let by_token = auth.peers.iter().position(|peer| peer.token_file.is_some());
+    if let Some(index) = by_token.filter(|_| auth.token_file.is_none() && !check.is_refused("auth.token_file")) {
+        let what =
+            "a token is asked for everywhere then, and this node's own tools have none without [auth] token_file";
+        let key = format!("auth.peer[{index}].token_file");
+        check.complain(&key, ErrorKind::Missing, what, "name a file with another token in [auth] token_file");
+    }
+    let closed = auth.token_file.is_some() || tls.client_ca.is_some();
     let wrong = ["auth.token_file", "tls.client_ca"].into_iter().any(|key| check.is_refused(key));
     if !closed && !wrong && !listen.ip().is_loopback() {
         let what = format!(

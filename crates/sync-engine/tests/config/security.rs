@@ -12,6 +12,7 @@ fn what_belongs_together_is_asked_for() {
     assert_eq!(errors("[auth]\n[tls]\n[[database]]\n"), ["3:1 database[0].path: Missing"]);
     assert_eq!(errors("tls.key = \"k\"\n"), ["1:11 tls.key: Missing"]);
     assert_eq!(errors("tls.client_ca = \"k\"\n"), ["1:17 tls.client_ca: Missing"]);
+    assert_eq!(errors("[[auth.peer]]\nname = \"a\"\ntoken_file = \"t\"\n"), ["3:14 auth.peer[0].token_file: Missing"]);
     assert_eq!(errors("[[auth.peer]]\nrole = \"read\"\n"), ["1:1 auth.peer[0].name: Missing"]);
     let twice = "[[auth.peer]]\nname = \"oslo\"\n[[auth.peer]]\nname = \"oslo\"\n";
     assert_eq!(errors(twice), ["4:8 auth.peer[1].name: Duplicate"]);

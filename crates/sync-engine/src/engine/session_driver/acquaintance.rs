@@ -14,10 +14,12 @@ use crate::engine::shared::wall_millis;
 impl SessionDriver {
     /// Settles what the peer may do, now that it has said who it is; why it is turned away, if it is.
     pub(super) fn acquaint(&mut self, node: &str) -> Option<String> {
-        if let Some(expected) = self.grant.node.as_ref().filter(|expected| *expected != node) {
-            return Some(format!(
-                "node {node:?} came with the token or the certificate of node {expected:?}; give it its own, or its right name"
-            ));
+        if !self.grant.fits(node) {
+            let whose = match &self.grant.node {
+                Some(expected) => format!("the token or the certificate of node {expected:?}"),
+                None => "a certificate that does not bear its name".to_owned(),
+            };
+            return Some(format!("node {node:?} came with {whose}; give it its own, or its right name"));
         }
         let access = self.shared.access();
         let accepted = self.sender.direction() == Direction::Accepted;
