@@ -2,6 +2,8 @@
 //!
 //! Never creates a file, never changes the journal mode.
 
+use std::ffi::OsStr;
+use std::fmt::Write as _;
 use std::io::ErrorKind;
 use std::path::Path;
 use std::time::Duration;
@@ -79,4 +81,29 @@ pub(crate) fn with_setting<T>(
     let result = act();
     conn.set_db_config(setting, before)?;
     result
+}
+
+/// A file as a URI with a parameter that says how SQLite is to open it.
+pub(crate) fn uri(path: &OsStr, parameter: &str) -> String {
+    let mut uri = "file:".to_owned();
+    for byte in path.as_encoded_bytes() {
+        match byte {
+            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'/' | b'-' | b'.' | b'_' | b'~' => uri.push(char::from(*byte)),
+            // Writing to a String cannot fail.
+            other => drop(write!(uri, "%{other:02X}")),
+        }
+    }
+    format!("{uri}?{parameter}")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::ffi::OsStr;
+
+    use super::uri;
+
+    #[test]
+    fn a_uri_names_any_file() {
+        assert_eq!(uri(OsStr::new("/a b/50%?#ä.db"), "mode=ro"), "file:/a%20b/50%25%3F%23%C3%A4.db?mode=ro");
+    }
 }

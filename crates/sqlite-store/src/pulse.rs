@@ -77,12 +77,15 @@ pub(crate) fn watch(conn: &Connection) -> rusqlite::Result<()> {
     )
 }
 
-/// Runs a step in which SQLite may read or write all of a database's write-ahead log without a word.
+/// Runs a step in which SQLite may read or write all of a database's write-ahead log, or play its rollback journal back, without a word.
 pub(crate) fn on_disk<T>(database: &Path, step: impl FnOnce() -> T) -> T {
     let Some(Pulse(signs)) = OWN.with_borrow(Clone::clone) else { return step() };
-    let mut log = OsString::from(database);
-    log.push("-wal");
-    let size = std::fs::metadata(log).map_or(0, |log| log.len());
+    let size_of = |suffix| {
+        let mut log = OsString::from(database);
+        log.push(suffix);
+        std::fs::metadata(log).map_or(0, |log| log.len())
+    };
+    let size = size_of("-wal") + size_of("-journal");
     let before = signs.silent_seconds.swap(DISK.as_secs() + size / SLOW_DISK, Ordering::Relaxed);
     let result = step();
     signs.silent_seconds.store(before, Ordering::Relaxed);

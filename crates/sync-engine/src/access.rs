@@ -5,6 +5,7 @@ mod loading;
 
 use std::collections::BTreeSet;
 use std::fmt;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -79,6 +80,12 @@ impl AccessError {
                 format!("make another with: (umask 077; openssl rand -hex 32 > {})", path.display())
             }
             Self::Shared { .. } => "give each one of its own".to_owned(),
+            Self::Tls(TlsError::Unreadable { path, source }) if source.kind() == ErrorKind::PermissionDenied => {
+                format!(
+                    "have the user of this process read {0}; for the package's: chown root:sync-engine {0}; chmod 0640 {0}",
+                    path.display()
+                )
+            }
             Self::Tls(TlsError::NoAuthorities { .. }) => {
                 "name the authority's certificate in [tls] ca, or install the package ca-certificates".to_owned()
             }
@@ -345,8 +352,12 @@ impl Access {
 
     /// Whether a node has to come with what is its own.
     pub(crate) fn is_reserved(&self, node: &str) -> bool {
-        let grants = self.tokens.iter().map(|(_, grant)| grant).chain(self.certificates.iter().map(|(_, grant)| grant));
-        grants.into_iter().any(|grant| grant.node.as_deref() == Some(node))
+        self.is_certified(node) || self.tokens.iter().any(|(_, grant)| grant.node.as_deref() == Some(node))
+    }
+
+    /// Whether a node has to show a certificate that is its own.
+    pub(crate) fn is_certified(&self, node: &str) -> bool {
+        self.certificates.iter().any(|(_, grant)| grant.node.as_deref() == Some(node))
     }
 
     /// Whether it matters which node somebody is.

@@ -196,8 +196,10 @@ impl Attachment {
         if !aged && tombstones.passed_for.as_ref() == Some(&news) {
             return Ok(None);
         }
-        let memory = self.memory.as_ref();
-        let followed = memory.map(|memory| memory.seen_by_followers(&self.options.name)).transpose()?.flatten();
+        // Where the state folder cannot tell, nothing is forgotten now: it is not what sync depends on.
+        let followed = self.memory.as_ref().and_then(|memory| {
+            memory.seen_by_followers(&self.options.name).unwrap_or_else(|_| Some(VersionVector::new()))
+        });
         tombstones.passed_for = Some(news);
         let (began, after, held_by) = (Instant::now(), None, BTreeSet::new());
         Ok(Some(Pass { began, common, followed, oldest, aged, table: 0, after, kept: 0, held_by }))

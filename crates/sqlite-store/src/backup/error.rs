@@ -89,6 +89,17 @@ pub enum BackupError {
         /// The programs.
         openers: Vec<Opener>,
     },
+    /// The restored file is in its place, and programs have the old one open. Once they have ended all is well.
+    #[error(
+        "{} is restored, but programs opened the old file meanwhile:{}\nend them before anything else uses it: they would write into the log of the new one",
+        path.display(), list(openers)
+    )]
+    OpenedMeanwhile {
+        /// The database.
+        path: PathBuf,
+        /// The programs.
+        openers: Vec<Opener>,
+    },
     /// A program that cannot be seen has a lock on the database. A retry helps once it has ended.
     #[error("{} is in use: a program that cannot be seen from here has a lock on it{}; stop it first, and try again", path.display(), of_others(*unseen))]
     Locked {

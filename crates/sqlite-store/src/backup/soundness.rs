@@ -1,11 +1,11 @@
 //! Whether a copy is a database that SQLite can work with. Writes nothing, not even beside it.
 
-use std::fmt::Write as _;
 use std::path::Path;
 
 use rusqlite::{Connection, ErrorCode, OpenFlags};
 
 use super::{BackupError, Progress, Stage, Tell};
+use crate::connection::uri;
 use crate::error::{StoreError, code_of};
 use crate::identifier::quote;
 
@@ -53,25 +53,13 @@ pub(crate) fn check(path: &Path, tell: &mut Tell<'_>) -> Result<Checked, BackupE
 /// Nobody writes the file: without locks, and without the files that a write-ahead log would need beside it.
 fn open(path: &Path) -> rusqlite::Result<Connection> {
     let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX | OpenFlags::SQLITE_OPEN_URI;
-    let conn = Connection::open_with_flags(format!("{}?immutable=1", uri(path)), flags)?;
+    let absolute = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+    let conn = Connection::open_with_flags(uri(absolute.as_os_str(), "immutable=1"), flags)?;
     // A row that breaks a rule of the application is no damage, and the rule may call what only the application defines.
     conn.execute_batch("PRAGMA ignore_check_constraints = ON")?;
     // The first read tells whether this is a database.
     conn.query_row("SELECT count(*) FROM main.sqlite_schema", [], |_| Ok(()))?;
     Ok(conn)
-}
-
-fn uri(path: &Path) -> String {
-    let absolute = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
-    let mut uri = "file:".to_owned();
-    for byte in absolute.as_os_str().as_encoded_bytes() {
-        match byte {
-            b'/' | b'.' | b'-' | b'_' | b'0'..=b'9' | b'A'..=b'Z' | b'a'..=b'z' => uri.push(char::from(*byte)),
-            // Writing to a String cannot fail.
-            other => drop(write!(uri, "%{other:02X}")),
-        }
-    }
-    uri
 }
 
 fn findings(conn: &Connection, pragma: &str) -> rusqlite::Result<Vec<String>> {

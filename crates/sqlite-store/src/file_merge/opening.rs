@@ -1,7 +1,5 @@
 //! Opening both files on one connection: TARGET to be written, SOURCE beside it to be read.
 
-use std::ffi::OsStr;
-use std::fmt::Write as _;
 use std::path::Path;
 
 use replication::Selection;
@@ -44,7 +42,7 @@ pub(super) fn open(source: &Path, target: &Path) -> Result<Opened, FileMergeErro
         return Err(FileMergeError::Encoding { source_file, target, source_encoding, target_encoding });
     }
     if source_encoding == target_encoding {
-        conn.execute("ATTACH ?1 AS source", [uri(absolute(source)?.as_os_str())])
+        conn.execute("ATTACH ?1 AS source", [connection::uri(absolute(source)?.as_os_str(), "mode=ro")])
             .map_err(|error| StoreError::Open { path: source.to_owned(), source: error })?;
     } else {
         conn.execute_batch("ATTACH ':memory:' AS source")?;
@@ -54,29 +52,4 @@ pub(super) fn open(source: &Path, target: &Path) -> Result<Opened, FileMergeErro
 
 fn encoding(conn: &Connection) -> Result<String, StoreError> {
     Ok(conn.query_row("PRAGMA main.encoding", [], |row| row.get(0))?)
-}
-
-/// The file as a URI that opens it for reading only.
-fn uri(path: &OsStr) -> String {
-    let mut uri = "file:".to_owned();
-    for byte in path.as_encoded_bytes() {
-        match byte {
-            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'/' | b'-' | b'.' | b'_' | b'~' => uri.push(char::from(*byte)),
-            // Writing to a String cannot fail.
-            other => drop(write!(uri, "%{other:02X}")),
-        }
-    }
-    uri + "?mode=ro"
-}
-
-#[cfg(test)]
-mod tests {
-    use std::ffi::OsStr;
-
-    use super::uri;
-
-    #[test]
-    fn a_uri_names_any_file() {
-        assert_eq!(uri(OsStr::new("/a b/50%?#ä.db")), "file:/a%20b/50%25%3F%23%C3%A4.db?mode=ro");
-    }
 }

@@ -3,7 +3,7 @@
 use std::fs::{File, OpenOptions};
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection, ErrorCode, OpenFlags};
@@ -11,13 +11,19 @@ use rustix::fs::{FlockOperation, fcntl_lock};
 
 use super::preparing::SUFFIX;
 use super::{SIDES, beside, openers};
-use crate::backup::{BackupError, flush};
+use crate::backup::{BackupError, create_private, flush};
 use crate::error::code_of;
 use crate::fail_point::fail_point;
 use crate::state::FileIdentity;
 
 /// How long a program that has just the file in use may take to let go of it.
 const PATIENCE: Duration = Duration::from_secs(2);
+
+/// How long programs that opened the file while it was replaced may take to give up.
+const LATECOMERS: Duration = Duration::from_secs(10);
+
+/// The pause between two looks for them.
+const LOOK: Duration = Duration::from_millis(10);
 
 /// What the name of a kept file has after the database's.
 const KEPT: &str = ".before-restore-";
@@ -33,23 +39,60 @@ pub(super) fn replace(database: &Path, copy: &Path, moment: &str) -> Result<Plac
     settle(database)?;
     fail_point("file-restore-settled");
     // Nobody begins to use the old file from here on. SQLite let go of its own lock when it closed the file.
-    let _lock = lock(database)?;
+    let lock = lock(database)?;
     let unseen = openers::refuse(database)?;
     let name = free_name(database, moment);
     let mut kept = None;
     if database.exists() {
-        keep(database, &name)?;
+        keep(lock.as_ref(), database, &name)?;
         kept = Some(name.clone());
         fail_point("file-restore-kept");
     }
-    set_aside(database, &name)?;
     let folder = database.parent().unwrap_or(Path::new("."));
-    flush(folder)?;
-    fail_point("file-restore-set-aside");
-    std::fs::rename(copy, database).map_err(BackupError::file("replace", database))?;
+    let replaced = set_aside(database, &name).and_then(|()| flush(folder)).and_then(|()| {
+        fail_point("file-restore-set-aside");
+        std::fs::rename(copy, database).map_err(BackupError::file("replace", database))
+    });
+    if let Err(error) = replaced {
+        put_back(database, &name, kept.is_some());
+        return Err(error);
+    }
     fail_point("file-restore-replaced");
     flush(folder)?;
+    if let Some(kept) = &kept {
+        await_nobody(database, kept)?;
+    }
+    // Whoever waited for the old file has given up.
+    drop(lock);
     Ok(Placed { kept, unseen })
+}
+
+/// What was set aside belongs to a file that stays.
+fn put_back(database: &Path, name: &Path, kept: bool) {
+    // What cannot be put back lies under the kept file's name, which then stays too.
+    let put = |suffix: &&str| match std::fs::rename(beside(name, suffix), beside(database, suffix)) {
+        Err(error) => error.kind() == ErrorKind::NotFound,
+        Ok(()) => true,
+    };
+    if ["-wal", "-journal"].iter().all(put) && kept {
+        let _ = std::fs::remove_file(name);
+    }
+}
+
+/// Waits for programs that opened the old file before it was replaced: they wait for its lock, and would look for its log by the name
+/// that the new file has now.
+fn await_nobody(database: &Path, kept: &Path) -> Result<(), BackupError> {
+    let begun = Instant::now();
+    loop {
+        let openers = openers::find(kept).openers;
+        if openers.is_empty() {
+            return Ok(());
+        }
+        if begun.elapsed() >= LATECOMERS {
+            return Err(BackupError::OpenedMeanwhile { path: database.to_owned(), openers });
+        }
+        std::thread::sleep(LOOK);
+    }
 }
 
 /// Folds a write-ahead log into its file, or rolls back what a killed program left, so that the file is whole by itself. What is damaged
@@ -122,14 +165,17 @@ fn free_name(database: &Path, moment: &str) -> PathBuf {
 }
 
 /// Gives a file a second name; where the file system has none, copies it.
-fn keep(database: &Path, name: &Path) -> Result<(), BackupError> {
+fn keep(locked: Option<&File>, database: &Path, name: &Path) -> Result<(), BackupError> {
     let failed = || BackupError::file("keep the present file as", name);
     match std::fs::hard_link(database, name) {
         Ok(()) => Ok(()),
         Err(error) if error.kind() == ErrorKind::AlreadyExists => Err(failed()(error)),
+        // Through the file that holds the lock: another one would take the lock with it when it is closed.
         Err(_) => {
-            std::fs::copy(database, name).map_err(failed())?;
-            flush(name)
+            let (Some(mut from), mut to) = (locked, create_private(name)?) else { return Ok(()) };
+            let permissions = from.metadata().map_err(failed())?.permissions();
+            let copied = std::io::copy(&mut from, &mut to).and_then(|_| to.set_permissions(permissions));
+            copied.and_then(|()| to.sync_all()).map_err(failed())
         }
     }
 }
@@ -167,7 +213,9 @@ pub(super) fn remove_leftovers(database: &Path) -> Result<(), BackupError> {
     for entry in std::fs::read_dir(folder).map_err(BackupError::file("read", folder))? {
         let entry = entry.map_err(BackupError::file("read", folder))?;
         let is_kept = entry.file_name().as_encoded_bytes().starts_with(prefix.as_encoded_bytes());
-        if is_kept && FileIdentity::of(&entry.path()).is_ok_and(|it| it == present) {
+        // One that has a log beside it is that log's file.
+        let alone = !SIDES.iter().any(|suffix| beside(&entry.path(), suffix).exists());
+        if is_kept && alone && FileIdentity::of(&entry.path()).is_ok_and(|it| it == present) {
             remove(&entry.path())?;
         }
     }

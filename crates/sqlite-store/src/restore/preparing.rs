@@ -104,6 +104,8 @@ impl Copy {
         // Without shared memory, where there is a write-ahead log; that goes when the connection is closed.
         conn.execute_batch("PRAGMA locking_mode = EXCLUSIVE; PRAGMA synchronous = FULL").map_err(failed)?;
         let attached = mark(&conn)?;
+        // Closing would not tell that it could not be written into the file itself.
+        conn.query_row("PRAGMA main.wal_checkpoint(TRUNCATE)", [], |_| Ok(())).map_err(failed)?;
         conn.close().map_err(|(_, error)| failed(error))?;
         Ok(attached)
     }

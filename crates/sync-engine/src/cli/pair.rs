@@ -31,9 +31,9 @@ pub(crate) struct Pair {
     /// Write synchronization.log in this folder; without it conflicts and errors are told on standard error
     #[arg(long, value_name = "DIR")]
     pub(crate) log_dir: Option<PathBuf>,
-    /// Take capture out of the files in the end: what is written after that is compared as at the first run, and deletions are not
+    /// Take capture out of the files in the end, if they are equal then: what is written after that is compared as at the first run, and deletions are not
     /// seen
-    #[arg(long)]
+    #[arg(long, requires = "once")]
     pub(crate) detach: bool,
     /// Say nothing of pairs without errors
     #[arg(long, short, conflicts_with = "json")]

@@ -1,7 +1,7 @@
 //! Asking the running daemon: where it is, and one HTTP request to it at a time.
 
 use std::fmt;
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream, ToSocketAddrs as _};
 use std::time::Duration;
 
@@ -163,12 +163,19 @@ impl Daemon {
 
     /// A handshake that failed fails with the first byte that passes.
     pub(super) fn explained(&self, error: anyhow::Error) -> anyhow::Error {
-        match error.downcast_ref::<std::io::Error>().filter(|_| self.tls.is_some()) {
-            Some(cause) => anyhow::anyhow!(
+        let Some(cause) = error.downcast_ref::<std::io::Error>() else { return error };
+        if self.tls.is_some() {
+            return anyhow::anyhow!(
                 "no TLS with it: {}; --ca names the certificate of an authority to believe",
                 peer_link::tls_reason(cause)
-            ),
-            None => error,
+            );
+        }
+        // Who speaks TLS ends a connection that does not, perhaps before it has taken the question.
+        match cause.kind() {
+            ErrorKind::BrokenPipe | ErrorKind::ConnectionReset | ErrorKind::ConnectionAborted => {
+                anyhow::anyhow!("{error}; if it listens with TLS, name it with https://")
+            }
+            _ => error,
         }
     }
 

@@ -29,7 +29,10 @@ pub(crate) fn run(arguments: &Tail) -> anyhow::Result<ExitCode> {
         };
         say(&format!("{reason}; waiting for the daemon at http://{}", daemon.authority()));
         stream = again(&daemon, &path, last.as_deref())?;
-        let from = last.as_deref().map(|id| format!(", after {id}")).unwrap_or_default();
+        let from = last.as_deref().map_or_else(
+            || "; changes made meanwhile are not shown: --since begin shows everything as it stands".to_owned(),
+            |id| format!(", after {id}"),
+        );
         say(&format!("connected again{from}"));
     }
 }

@@ -1,17 +1,21 @@
 //! From what databases tell to lines in the log.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use replication::Decision;
 use sqlite_store::foreign_keys::{NewOrphans, Orphan};
 use sqlite_store::warning::{Warning, WarningKind};
-use sqlite_store::{ConflictNote, DatabaseEvent};
+use sqlite_store::{ConflictNote, DatabaseEvent, StoreError};
 use tokio::sync::mpsc;
 
 use crate::conflicts::record_id;
 use crate::engine::session_events;
 use crate::engine::shared::{Shared, wall_millis};
 use crate::event::{Event, EventName, EventSink};
+
+/// The pause before what could not be noted is tried again.
+const NOTE_AGAIN: Duration = Duration::from_secs(1);
 
 /// Reports what databases tell until they or the engine end.
 pub(crate) async fn report(shared: Arc<Shared>, mut heard: mpsc::Receiver<(Arc<str>, DatabaseEvent)>) {
@@ -31,11 +35,29 @@ pub(crate) async fn report(shared: Arc<Shared>, mut heard: mpsc::Receiver<(Arc<s
     }
 }
 
-async fn take(shared: &Shared, database: &str, event: DatabaseEvent) {
+/// Notes that rows were merged which who follows changes was not shown, until it is noted.
+async fn note_merged(shared: Arc<Shared>, database: String, mut error: StoreError) {
+    loop {
+        if shared.told.is_news(&format!("changes {error}")) {
+            session_events::store_failed(&shared.events, &error);
+        }
+        tokio::select! {
+            () = tokio::time::sleep(NOTE_AGAIN) => {}
+            () = shared.stop.cancelled() => return,
+        }
+        match shared.changes.merged_late(&database, wall_millis()).await {
+            Ok(_) => return,
+            Err(again) => error = again,
+        }
+    }
+}
+
+async fn take(shared: &Arc<Shared>, database: &str, event: DatabaseEvent) {
     if let DatabaseEvent::Unparked { .. } = event
         && let Err(error) = shared.changes.merged_late(database, wall_millis()).await
     {
-        session_events::store_failed(&shared.events, &error);
+        // Not here: databases wait for this queue.
+        shared.tracker.spawn(note_merged(Arc::clone(shared), database.to_owned(), error));
     }
     tell(&shared.events, database, event);
 }

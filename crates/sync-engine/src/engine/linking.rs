@@ -1,12 +1,13 @@
 //! Two engines of one process, linked without a network. Owns the life of that link; must not know what passes over it.
 
 use std::sync::{Arc, Mutex};
+use std::time::Instant;
 
 use peer_link::{Backoff, End, Link, in_process};
 use tokio_util::sync::CancellationToken;
 
 use crate::access::Grant;
-use crate::engine::peering::{FIRST_RETRY, LONGEST_RETRY, converse, set, tell_retry};
+use crate::engine::peering::{FIRST_RETRY, LASTING, LONGEST_RETRY, converse, set, tell_retry};
 use crate::engine::session_driver::{Arrival, SessionEnd};
 use crate::engine::shared::{Dialed, Shared};
 use crate::status::PeerStatus;
@@ -36,6 +37,7 @@ async fn keep_linked(
 ) {
     let mut backoff = Backoff::new(FIRST_RETRY, LONGEST_RETRY, fastrand::u64(..));
     while !end.is_cancelled() && !far.stop.is_cancelled() {
+        let begun = Instant::now();
         let reason = match talk(&near, &far, &status).await {
             SessionEnd::Stopped => continue,
             SessionEnd::Duplicate { node } => {
@@ -48,6 +50,9 @@ async fn keep_linked(
         };
         if far.stop.is_cancelled() {
             return;
+        }
+        if begun.elapsed() >= LASTING {
+            backoff.reset();
         }
         let pause = backoff.next_delay();
         set(&status, |status| {

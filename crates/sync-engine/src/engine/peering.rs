@@ -23,7 +23,7 @@ pub(crate) const LONGEST_RETRY: Duration = Duration::from_secs(30);
 
 /// A session that lasted this long was a success: the next try comes quickly again. Long enough that a peer which takes the
 /// link and drops it again is not asked without a pause.
-const LASTING: Duration = Duration::from_secs(1);
+pub(super) const LASTING: Duration = Duration::from_secs(1);
 
 /// A peer to dial.
 pub(crate) struct Dialing {

@@ -151,7 +151,7 @@ impl Folder {
             let noted = owner.set_len(0).and_then(|()| owner.write_all(source.as_os_str().as_bytes()));
             noted.map_err(outside("write", &path))?;
         }
-        let taken = Taken { folder: self, _owner: owner };
+        let taken = Taken { folder: self, owner };
         taken.remove_leftovers()?;
         Ok(taken)
     }
@@ -181,7 +181,7 @@ fn lock(owner: &File, path: &Path) -> anyhow::Result<()> {
 /// A folder that only this process writes to.
 pub(super) struct Taken {
     folder: Folder,
-    _owner: File,
+    owner: File,
 }
 
 impl Taken {
@@ -225,9 +225,14 @@ impl Taken {
         Ok(Stored { moment, path, bytes })
     }
 
-    /// Removes all but the newest `keep`. The one that has just been made is among those, whatever the clock says.
+    /// Removes all but the newest `keep` of this database. The one that has just been made is among those, whatever the clock says; what was made
+    /// before the folder was taken for it may be all that there is of another, and stays.
     pub(super) fn prune(&self, made: &Stored, keep: usize) -> Result<Vec<Stored>, Outside> {
-        let others = self.folder.list()?.into_iter().filter(|stored| stored.moment != made.moment);
+        let path = self.folder.path.join(OWNER);
+        let taken = self.owner.metadata().and_then(|owner| owner.modified()).map_err(outside("read", &path))?;
+        let since = Moment::of(taken);
+        let of_this = |stored: &Stored| stored.moment != made.moment && stored.moment >= since;
+        let others = self.folder.list()?.into_iter().filter(of_this);
         let removed: Vec<Stored> = others.skip(keep.saturating_sub(1)).collect();
         for stored in &removed {
             remove(&stored.path)?;

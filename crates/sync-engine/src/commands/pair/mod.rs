@@ -19,7 +19,7 @@ use sync_engine::{Database, SyncEngine, telemetry};
 use crate::cli::Pair;
 use crate::commands::in_step::Couple;
 use crate::commands::signals::{HangUp, Signals};
-use crate::commands::{IO, NO, databases, say};
+use crate::commands::{IO, NO, complain, databases, say};
 use files::PairFile;
 use hearing::Heard;
 use keeping::Keeper;
@@ -58,7 +58,12 @@ pub(crate) async fn run(arguments: Pair) -> anyhow::Result<ExitCode> {
         }
     }
     let kept = keep(&plan, &running, &arguments, &heard, &signals).await;
-    let stopped = stop(running, arguments.detach).await;
+    // What is not exchanged yet is known of by what detaching takes out.
+    let exchanged = kept.as_ref().is_ok_and(|summaries| {
+        plan.refused.is_empty()
+            && summaries.iter().all(|summary| summary.equal == Some(true) && summary.errors.is_empty())
+    });
+    let stopped = stop(running, arguments.detach && exchanged).await;
     let mut summaries = kept?;
     let mut good = true;
     for summary in &mut summaries {
@@ -75,6 +80,12 @@ pub(crate) async fn run(arguments: Pair) -> anyhow::Result<ExitCode> {
         }
     }
     stopped?;
+    if arguments.detach && !exchanged {
+        complain(&anyhow::anyhow!(
+            "no file is detached: not everything was exchanged; see the errors above and run it again"
+        ));
+        return Ok(NO.into());
+    }
     let io = plan.refused.iter().all(|refused| refused.code == IO);
     Ok(match (plan.refused.is_empty(), plan.pairs.is_empty()) {
         (true, _) if good || !arguments.once => ExitCode::SUCCESS,

@@ -43,8 +43,8 @@ struct Followed {
     source: Origin,
     /// When somebody last began to follow it.
     at: i64,
-    /// How often it has lost what it had, in this process.
-    losses: u64,
+    /// What tells the last time that it lost what it had from others: the number after that step's.
+    losses: i64,
 }
 
 #[derive(Debug)]
@@ -66,7 +66,7 @@ struct Seen {
     vector: VersionVector,
     /// Deletions that were forgotten before it was shown anything.
     excused: VersionVector,
-    losses: u64,
+    losses: i64,
 }
 
 impl Position {
@@ -131,6 +131,9 @@ impl Course {
         for FollowedStep { number, at, database, raised, lost } in steps {
             if let Some(known) = course.databases.get_mut(&database) {
                 known.head.join(&raised);
+                if lost {
+                    known.losses = number + 1;
+                }
             }
             course.next = number + 1;
             course.steps.push_back(Step { number, at, database, raised: raised.iter().collect(), lost });
@@ -198,6 +201,7 @@ impl Course {
         self.steps.retain(|step| step.database != database);
         self.push(database, Vec::new(), true, now);
         change.steps.extend(self.steps.back().map(Step::record));
+        let mark = self.next;
         if let Some(known) = self.databases.get_mut(database) {
             known.lost.join(&known.head);
             known.lost.join(have);
@@ -205,7 +209,7 @@ impl Course {
                 vector.clone_from(have);
             }
             known.source = source;
-            known.losses += 1;
+            known.losses = mark;
             change.databases.push(record(database, known));
         }
         change

@@ -30,6 +30,9 @@ const RETRY: Duration = Duration::from_millis(500);
 /// How long a database that is not here is waited for: one of which something else is configured is closed and started again.
 const AWAY: Duration = Duration::from_secs(10);
 
+/// How long a database that cannot be read is waited for: a program may hold its lock for minutes.
+const UNREADABLE: Duration = Duration::from_secs(600);
+
 /// Where a client begins.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Since {
@@ -56,6 +59,8 @@ impl fmt::Display for Since {
 pub(super) enum Refused {
     /// It has to begin anew.
     Gone(String),
+    /// It is to try again later.
+    NotNow(String),
     /// The state folder cannot be read or written.
     Store(StoreError),
 }
@@ -88,6 +93,8 @@ pub(super) struct Follower {
     bounded: bool,
     /// Since when the database is not here that is next.
     away: Option<Instant>,
+    /// The database that was read last.
+    turn: String,
 }
 
 impl Follower {
@@ -110,6 +117,12 @@ impl Follower {
         let position = match since {
             Since::Now => changes.look(|course| course.end(&scope)).await?,
             Since::Begin => {
+                if let Some((name, word)) = closed(&shared, &scope) {
+                    return Err(Refused::NotNow(format!(
+                        "database {name:?} is {word}, so that not everything can be shown; see status, try again, or follow others \
+                         by their names, as database=NAME"
+                    )));
+                }
                 changes.look(|course| course.beginning(&scope, &opened.iter().map(dropped).collect())).await?
             }
             Since::Dot(dot) => changes.after(dot, &scope).await?.ok_or_else(|| {
@@ -118,7 +131,7 @@ impl Follower {
                 ))
             })?,
         };
-        Ok(Self { shared, scope, table, position, bounded: false, away: None })
+        Ok(Self { shared, scope, table, position, bounded: false, away: None, turn: String::new() })
     }
 
     /// From where a client that was shown nothing yet would go on; none where that cannot be said.
@@ -186,16 +199,18 @@ impl Follower {
         }
         let nothing = VersionVector::new;
         let unbounded = |database| Run { database, until: nothing(), first_step: nothing(), is_last: true };
-        Ok(news.into_iter().next().map(unbounded))
+        // By turns: one that is written without a pause always has news.
+        let next = news.iter().position(|name| *name > self.turn).unwrap_or(0);
+        Ok(news.into_iter().nth(next).map(unbounded))
     }
 
     /// Reads what is next of a database and moves on; none if that cannot be done now.
     async fn read(&mut self, run: Run) -> Result<Option<Shown>, Refused> {
         let Run { database, until, first_step, is_last } = run;
         let Some(member) = members(&self.shared, &self.scope).find(|member| member.source.name() == database) else {
-            return self.miss(&database);
+            return self.miss(&database, AWAY, "is not here any more");
         };
-        self.away = None;
+        self.turn.clone_from(&database);
         let several = until != first_step;
         let bound = match self.bounded {
             _ if until.is_empty() => None,
@@ -204,10 +219,11 @@ impl Follower {
             false => Some(until),
         };
         let from = self.position.of(&database);
-        // A database that cannot be read says so itself.
+        // A database that cannot be read says so itself, and must not keep others from being shown for ever.
         let Ok(Some(batch)) = member.source.read(from, Arc::new(beyond(bound.as_ref())), LIMITS).await else {
-            return Ok(None);
+            return self.miss(&database, UNREADABLE, "cannot be read, as status tells");
         };
+        self.away = None;
         let state = member.source.state().borrow().clone();
         // Read before the file became another one, or while it does.
         if state.origin != Some(batch.source) {
@@ -241,13 +257,14 @@ impl Follower {
         events
     }
 
-    /// The database is not here.
-    fn miss(&mut self, database: &str) -> Result<Option<Shown>, Refused> {
-        if self.away.get_or_insert_with(Instant::now).elapsed() < AWAY {
+    /// Nothing can be had of the database; it is waited for so long.
+    fn miss(&mut self, database: &str, patience: Duration, why: &str) -> Result<Option<Shown>, Refused> {
+        if self.away.get_or_insert_with(Instant::now).elapsed() < patience {
             return Ok(None);
         }
-        let reason = format!("database {database:?} is not here any more, and had changes that were not shown yet");
-        Err(Refused::Gone(reason))
+        Err(Refused::Gone(format!(
+            "database {database:?} {why}, and had changes that were not shown yet; others can be followed by their names"
+        )))
     }
 
     /// Tells in the log that the state folder fails, now and then.
@@ -277,7 +294,7 @@ async fn opened(shared: &Shared, scope: &Scope) -> Vec<(Source, Arc<DatabaseStat
     let all = members(shared, scope).map(|member| async move {
         let mut states = member.source.state();
         let until = tokio::time::Instant::now() + OPENING;
-        let opened = states.wait_for(|state| state.phase != Phase::Opening);
+        let opened = states.wait_for(|state| !matches!(state.phase, Phase::Opening | Phase::Migrating));
         if tokio::time::timeout_at(until, opened).await.ok()?.ok()?.phase != Phase::Attached {
             return None;
         }
@@ -288,6 +305,19 @@ async fn opened(shared: &Shared, scope: &Scope) -> Vec<(Source, Arc<DatabaseStat
         Some((member.source, state))
     });
     futures::future::join_all(all).await.into_iter().flatten().collect()
+}
+
+/// A database that has a file which cannot be read now, and how it stands.
+fn closed(shared: &Shared, scope: &Scope) -> Option<(String, &'static str)> {
+    members(shared, scope).find_map(|member| {
+        let word = match member.source.state().borrow().phase {
+            Phase::Opening => "being opened",
+            Phase::Migrating => "being migrated",
+            Phase::Failed { .. } => "stopped by an error",
+            Phase::Attached | Phase::Missing => return None,
+        };
+        Some((member.source.name().to_owned(), word))
+    })
 }
 
 /// All that lies beyond a vector, of the origins that it knows.

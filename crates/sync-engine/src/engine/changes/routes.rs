@@ -120,6 +120,7 @@ async fn changes(
     let follower = match begun {
         Ok(follower) => follower,
         Err(Refused::Gone(reason)) => return refusal(StatusCode::GONE, &format!("{reason}; {ANEW}")),
+        Err(Refused::NotNow(reason)) => return refusal(StatusCode::SERVICE_UNAVAILABLE, &reason),
         Err(Refused::Store(error)) => {
             Follower::tell(&shared, &error);
             return refusal(StatusCode::SERVICE_UNAVAILABLE, &format!("{error}; {}", error.remedy()));
@@ -195,9 +196,10 @@ async fn follow(shared: Arc<Shared>, mut follower: Follower, mut outlet: Outlet,
         let shown = match shown {
             Ok(shown) => shown,
             Err(Refused::Gone(reason)) => return outlet.gone(&format!("{reason}; {ANEW}")).await,
+            Err(Refused::NotNow(_)) => return,
             Err(Refused::Store(error)) => {
-                Follower::tell(&shared, &error);
-                return outlet.gone(&format!("{error}; {}", error.remedy())).await;
+                // It comes back, and goes on where it was.
+                return Follower::tell(&shared, &error);
             }
         };
         at = shown.at.or(at);

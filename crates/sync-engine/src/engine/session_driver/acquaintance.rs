@@ -22,8 +22,12 @@ impl SessionDriver {
             return Some(format!("node {node:?} came with {whose}; give it its own, or its right name"));
         }
         let access = self.shared.access();
-        let accepted = self.sender.direction() == Direction::Accepted;
-        if accepted && self.grant.node.is_none() && access.is_reserved(node) {
+        // Who is dialed shows no token.
+        let reserved = match self.sender.direction() {
+            Direction::Accepted => access.is_reserved(node),
+            Direction::Dialed => access.is_certified(node),
+        };
+        if reserved && self.grant.node.is_none() {
             return Some(format!(
                 "node {node:?} has a token or a certificate of its own here, and came with another one; give it its own"
             ));

@@ -164,6 +164,23 @@ impl World {
     }
 }
 
+/// A client that is there is told of a loss, whenever the course was read again.
+#[test]
+fn a_loss_is_known_after_the_course_was_read_again() {
+    let mut world = World::new();
+    world.join(false, None);
+    let scope = Scope(None);
+    let before = world.course.end(&scope);
+    let lost = world.course.begin_anew("a", 1);
+    world.kept.take(lost);
+    for _ in 0..2 {
+        assert!(world.course.has_lost(&before, "a") && !world.course.has_lost(&before, "b"));
+        let after = world.course.end(&scope);
+        world.course = world.kept.course();
+        assert!(!world.course.has_lost(&after, "a"));
+    }
+}
+
 proptest! {
     #[test]
     fn who_is_cut_off_goes_on_without_a_gap_and_sees_nothing_twice(
