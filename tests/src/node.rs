@@ -56,6 +56,11 @@ impl Node {
         (self.scheme, self.guarded) = ("wss", true);
     }
 
+    /// Leaves what tests set for all nodes as it is by default.
+    pub fn as_installed(&mut self) {
+        self.config.as_installed = true;
+    }
+
     /// Adds a database by its shared name; the file is `<node>/<name>.db`, which is returned.
     pub fn database(&mut self, name: &str) -> PathBuf {
         let path = self.folder.join(format!("{name}.db"));

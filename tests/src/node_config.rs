@@ -6,6 +6,8 @@ use std::path::{Path, PathBuf};
 /// What a node's configuration file says.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct NodeConfig {
+    /// Whether it looks at its files as seldom as one does of which nothing is said.
+    pub(crate) as_installed: bool,
     pub(crate) peers: Vec<String>,
     pub(crate) settings: Vec<String>,
     pub(crate) log_settings: Vec<String>,
@@ -30,7 +32,9 @@ impl NodeConfig {
             let _ = writeln!(text, "peers = {:?}", self.peers);
         }
         let _ = writeln!(text, "state_dir = {:?}", folder.join("state"));
-        let _ = writeln!(text, "poll_interval = \"200ms\"");
+        if !self.as_installed {
+            let _ = writeln!(text, "poll_interval = \"200ms\"");
+        }
         for setting in &self.settings {
             let _ = writeln!(text, "{setting}");
         }

@@ -39,6 +39,14 @@ impl Scene {
         self.folder.path().join(name)
     }
 
+    /// A folder of its own in this one, for a part of the test.
+    ///
+    /// # Errors
+    /// It cannot be made.
+    pub fn room(&self) -> Result<Self> {
+        Ok(Self { folder: tempfile::Builder::new().prefix("room-").tempdir_in(self.folder.path())? })
+    }
+
     /// Awaits a condition; see [`Self::within`].
     ///
     /// # Errors

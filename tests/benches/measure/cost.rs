@@ -1,0 +1,50 @@
+//! What the application pays: the processor time of its own process, compared with that on a file that is not synced.
+
+use system_tests::{Result, Scene};
+
+use crate::Options;
+use crate::application::{self, ROWS_A_TRANSACTION, Work};
+use crate::nodes::Pair;
+use crate::report::{Figure, Goal, median};
+
+/// How often each is done on both files, in turn.
+const ROUNDS: u64 = 5;
+
+const CASES: [(Work, &str, f64); 4] = [
+    (Work::Insert, "cost of inserts in bulk", 2.0),
+    (Work::InsertSingly, "cost of transactions of one row", 1.4),
+    (Work::Update, "cost of updates of one column", 2.5),
+    (Work::Read, "cost of reads", 1.02),
+];
+
+pub(crate) fn measure(scene: &Scene, options: &Options) -> Result<Vec<Figure>> {
+    let plain = scene.path("plain.db");
+    application::create(&plain)?;
+    let mut pair = Pair::start(scene)?;
+    let (mut next, mut busy) = (1, 0.0_f64);
+    let mut figures = Vec::new();
+    for (work, name, most) in CASES {
+        let rows = match work {
+            Work::InsertSingly => (options.rows / 100).max(1),
+            _ => (options.rows / 5).max(ROWS_A_TRANSACTION),
+        };
+        let mut ratios = Vec::new();
+        for round in 0..ROUNDS {
+            let first = match work {
+                Work::Insert | Work::InsertSingly => next + round * rows,
+                _ => 1,
+            };
+            let alone = work.on(&plain, first, rows)?;
+            let synced = work.on(pair.a.file(), first, rows)?;
+            ratios.push(synced.cpu / alone.cpu);
+            busy = busy.max(synced.wall);
+        }
+        if matches!(work, Work::Insert | Work::InsertSingly) {
+            next += ROUNDS * rows;
+        }
+        figures.push(Figure::new(name, median(&ratios), "×", Goal::AtMost(most)));
+    }
+    pair.b.stop()?;
+    pair.a.stop()?;
+    Ok(figures)
+}
