@@ -7,6 +7,7 @@ mod identity;
 mod incoming;
 mod learning;
 mod migrating;
+mod news;
 mod opening;
 mod outrun;
 mod reading;
@@ -32,13 +33,14 @@ use rusqlite::config::DbConfig;
 use identity::Memory;
 pub use identity::new_origin;
 use migrating::Migration;
+use news::News;
 use records::Pruning;
 use tombstones::Tombstones;
 
 use crate::app_triggers::AppTrigger;
 use crate::apply::RowCounts;
 use crate::baseline::Publishing;
-use crate::capture::{Captured, capture, has_log};
+use crate::capture::{Captured, Gathered, capture, has_log};
 use crate::connection;
 use crate::database::{DatabaseEvent, DatabaseOptions, TableNames};
 use crate::error::StoreError;
@@ -74,6 +76,8 @@ const PROGRESS: Duration = Duration::from_secs(2);
 pub(crate) struct Looked {
     /// Whether applications had changed anything.
     pub(crate) found: bool,
+    /// Whether nothing was there to do, and nothing done.
+    pub(crate) quiet: bool,
     pub(crate) events: Vec<DatabaseEvent>,
 }
 
@@ -134,6 +138,7 @@ pub(crate) struct Attachment {
     staged: u64,
     /// What peers' changes wrote since it was last asked for.
     written: RowCounts,
+    news: News,
 }
 
 impl Attachment {
@@ -176,15 +181,25 @@ impl Attachment {
         self.publishing.is_some() && self.replica.tables.iter().any(|table| !table.table.baseline_published)
     }
 
+    /// Looks whether applications changed anything; nothing more where they have not and there is nothing else to do.
+    pub(crate) fn glance(&mut self) -> Result<Looked, StoreError> {
+        let quiet = self.events.is_empty() && !self.has_work() && self.data_version()? == self.data_version;
+        if quiet { Ok(Looked { quiet, ..Looked::default() }) } else { self.look() }
+    }
+
+    /// Another number whenever another connection has changed the file, its schema too.
+    fn data_version(&self) -> Result<i64, StoreError> {
+        Ok(self.conn.prepare_cached("PRAGMA main.data_version")?.query_row([], |row| row.get(0))?)
+    }
+
     /// Looks whether applications changed anything, and does one step of whatever there is to do.
     pub(crate) fn look(&mut self) -> Result<Looked, StoreError> {
-        let mut looked = Looked { found: false, events: self.take_events() };
+        let mut looked = Looked { events: self.take_events(), ..Looked::default() };
         if self.schema_version()? != self.replica.schema_version {
             self.reattach(&mut looked.events)?;
             looked.found = true;
         }
-        let data_version: i64 =
-            self.conn.prepare_cached("PRAGMA main.data_version")?.query_row([], |row| row.get(0))?;
+        let data_version = self.data_version()?;
         if data_version != self.data_version || self.more {
             let captured = self.capture_step()?;
             self.data_version = data_version;
@@ -237,10 +252,16 @@ impl Attachment {
             self.more = false;
             return Ok(Captured::default());
         }
-        let captured = self.in_write(|conn, replica| {
-            capture(conn, replica, wall_millis(), CAPTURE_ROWS).map(|captured| (captured, true))
+        let wanted = self.wants_news();
+        let (captured, news) = self.in_write(|conn, replica| {
+            let mut gathered = wanted.then(|| Gathered::new(replica));
+            let captured = capture(conn, replica, wall_millis(), CAPTURE_ROWS, gathered.as_mut())?;
+            // Rows of which the log says more are not what their clocks say.
+            let news = gathered.filter(|_| captured.drained).and_then(|gathered| gathered.batch(replica));
+            Ok(((captured, news), true))
         })?;
         self.more = !captured.drained;
+        self.note_news(news);
         Ok(captured)
     }
 

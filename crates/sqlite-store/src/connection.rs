@@ -56,6 +56,10 @@ pub(crate) fn open_with(path: &Path, more: OpenFlags) -> Result<Connection, Stor
     if conn.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_TRIGGER, false)? {
         return Err(StoreError::Setting { setting: "triggers disabled" });
     }
+    // Without it SQLite prepares a statement anew each time when a parameter might change its plan.
+    if !conn.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true)? {
+        return Err(StoreError::Setting { setting: "stable query plans" });
+    }
     Ok(conn)
 }
 

@@ -28,7 +28,7 @@ pub(crate) fn set_aside(
     let rules = rules.cloned().unwrap_or_default();
     let mut replica = Replica::load_file(conn, &attached.schema, &rules)?;
     // What applications wrote, and what migrations did, belongs to what is known.
-    capture(conn, &mut replica, now, usize::MAX)?;
+    capture(conn, &mut replica, now, usize::MAX, None)?;
     let mut migrated = Migrated::of(attached);
     while !migrated.is_done() {
         let step = migrated.step(conn, &mut replica)?;

@@ -3,7 +3,7 @@
 mod stored;
 
 use replication::{Counter, Dot, Entry, EntryFlags, Granularity, RowClock, RowImage, Tally, Timestamp, Value};
-use rusqlite::Connection;
+use rusqlite::{Connection, Row};
 
 pub(crate) use stored::{Counters, counter_places, order_bytes};
 pub(crate) use stored::{ORIGIN_BITS, REST_PLACE};
@@ -35,48 +35,96 @@ pub(crate) fn read_clock_and_settings(
     let mut statement = conn.prepare_cached(&table.sql.clock_entries)?;
     bind_from(&mut statement, 1, key)?;
     let mut rows = statement.raw_query();
-    let mut clock: Option<RowClock> = None;
-    let (mut counters, mut rest) = (StoredCounters::default(), None);
+    let mut reader = ClockReader::default();
     while let Some(row) = rows.next()? {
-        let column: i64 = row.get(0)?;
+        reader.note(replica, table, row, 0)?;
+    }
+    reader.finish(conn, replica, table, key)
+}
+
+/// The clock of one row, as its lines are read.
+#[derive(Default)]
+pub(crate) struct ClockReader {
+    row: Option<Entry>,
+    columns: Vec<(u16, Entry)>,
+    counters: StoredCounters,
+    rest: Option<Entry>,
+    has_columns: bool,
+    has_more: bool,
+}
+
+impl ClockReader {
+    /// Takes a line: col, ts, origin, seq, flags and more, from a column of the result on.
+    pub(crate) fn note(
+        &mut self,
+        replica: &Replica,
+        table: &ReplicaTable,
+        row: &Row<'_>,
+        first: usize,
+    ) -> Result<(), StoreError> {
+        let column: i64 = row.get(first)?;
         let mut entry = Entry::new(
-            Timestamp::from_raw(row.get(1)?).unwrap_or_default(),
-            Dot { origin: replica.origin(row.get(2)?)?, sequence: row.get::<_, i64>(3)?.cast_unsigned() },
-            EntryFlags::from_bits(row.get(4)?),
+            Timestamp::from_raw(row.get(first + 1)?).unwrap_or_default(),
+            Dot { origin: replica.origin(row.get(first + 2)?)?, sequence: row.get::<_, i64>(first + 3)?.cast_unsigned() },
+            EntryFlags::from_bits(row.get(first + 4)?),
         );
-        let more = row.get_ref(5)?.as_blob_or_null().map_err(rusqlite::Error::from)?;
+        let more = row.get_ref(first + 5)?.as_blob_or_null().map_err(rusqlite::Error::from)?;
+        self.has_columns |= column > 0;
+        self.has_more |= column < 0;
         if column == REST_PLACE {
-            rest = Some(entry);
-            continue;
+            self.rest = Some(entry);
+        } else if column < 0 {
+            self.counters.note(column, entry, more.unwrap_or_default())?;
+        } else {
+            entry.authored = more.and_then(authored_from);
+            if column == 0 {
+                self.row = Some(entry);
+            } else {
+                // An entry of a column that the table no longer has speaks for nothing.
+                self.columns.extend(place_of(table, column).map(|place| (place, entry)));
+            }
         }
-        if column < 0 {
-            counters.note(column, entry, more.unwrap_or_default())?;
-            continue;
-        }
-        entry.authored = more.and_then(authored_from);
-        match &mut clock {
-            None if column == 0 => clock = Some(RowClock::whole(entry)),
-            // An entry of a column that the table no longer has speaks for nothing.
-            Some(clock) => clock.columns.extend(place_of(table, column).map(|place| (place, entry))),
-            None => {}
-        }
+        Ok(())
     }
-    let Some(mut clock) = clock else { return Ok(None) };
-    clock.rest = rest.filter(|_| !clock.is_deleted());
-    for column in unspoken(table, &clock) {
-        let apart = if table.rules.granularity == Granularity::Row { EntryFlags::APART } else { EntryFlags::empty() };
-        let entry = match clock.rest {
-            // The row took the place of a deleted one when the column was not here: it speaks for that as it does elsewhere.
-            Some(rest) if !parked::has_cell(conn, replica, &table.wire, (key, column))? => rest.filled(),
-            _ => Entry::never(replica.own),
-        };
-        clock.columns.push((column, Entry { flags: entry.flags.with(apart), ..entry }));
+
+    /// Whether there were entries of single columns.
+    pub(crate) const fn has_columns(&self) -> bool {
+        self.has_columns
     }
-    clock.columns.sort_unstable_by_key(|(index, _)| *index);
-    let (counted, mut settings) = counters.finish(|number| place_of(table, number));
-    clock.counters = counted;
-    settings.retain(|(column, counter)| !clock.is_deleted() && counter.set.dot == clock.effective(*column).dot);
-    Ok(Some((clock, settings)))
+
+    /// Whether there was something else than entries of the row and of columns.
+    pub(crate) const fn has_more(&self) -> bool {
+        self.has_more
+    }
+
+    /// The clock, and what its counters hold in which nothing was counted. None if there was no row entry.
+    pub(crate) fn finish(
+        self,
+        conn: &Connection,
+        replica: &Replica,
+        table: &ReplicaTable,
+        key: &[Value],
+    ) -> Result<Option<(RowClock, Counters)>, StoreError> {
+        let Self { row, columns, counters, rest, .. } = self;
+        let Some(row) = row else { return Ok(None) };
+        let mut clock = RowClock { columns, ..RowClock::whole(row) };
+        clock.rest = rest.filter(|_| !clock.is_deleted());
+        for column in unspoken(table, &clock) {
+            let apart =
+                if table.rules.granularity == Granularity::Row { EntryFlags::APART } else { EntryFlags::empty() };
+            let entry = match clock.rest {
+                // The row took the place of a deleted one when the column was not here: it speaks for that as it does elsewhere.
+                Some(rest) if !parked::has_cell(conn, replica, &table.wire, (key, column))? => rest.filled(),
+                _ => Entry::never(replica.own),
+            };
+            clock.columns.push((column, Entry { flags: entry.flags.with(apart), ..entry }));
+        }
+        clock.columns.sort_unstable_by_key(|(index, _)| *index);
+        let (counted, mut settings) = counters.finish(|number| place_of(table, number));
+        clock.counters = counted;
+        settings.retain(|(column, counter)| !clock.is_deleted() && counter.set.dot == clock.effective(*column).dot);
+        Ok(Some((clock, settings)))
+    }
 }
 
 /// The columns that a clock as stored does not speak for: they came later than the row entry, and have none of their own.

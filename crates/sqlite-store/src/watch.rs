@@ -9,12 +9,20 @@ use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use notify::event::{EventKind, ModifyKind};
 use notify::{RecommendedWatcher, RecursiveMode, Watcher as _};
 
 use crate::error::StoreError;
 use crate::worker::Command;
+
+/// How long nothing is listened to after an event. A commit writes its pages one by one, and each makes an event, which would wake this
+/// thread and take the processor from the one that writes. The system keeps events meanwhile, and the same one only once.
+const DEAF: Duration = Duration::from_micros(60);
+
+/// What comes within this time came together.
+const AT_ONCE: Duration = Duration::from_micros(20);
 
 /// Wakes one database's thread.
 #[derive(Debug, Clone)]
@@ -63,12 +71,19 @@ impl FileWatch {
     pub fn new() -> Result<Self, StoreError> {
         let folders: Arc<Mutex<Folders>> = Arc::default();
         let shared = Arc::clone(&folders);
+        let mut listened = Instant::now();
         let watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
-            let folders = shared.lock().unwrap_or_else(PoisonError::into_inner);
-            match event {
-                Ok(event) => dispatch(&folders, &event),
-                // Something was missed: everybody looks.
-                Err(_) => wake_all(&folders),
+            {
+                let folders = shared.lock().unwrap_or_else(PoisonError::into_inner);
+                match event {
+                    Ok(event) => dispatch(&folders, &event),
+                    // Something was missed: everybody looks.
+                    Err(_) => wake_all(&folders),
+                }
+            }
+            if listened.elapsed() > AT_ONCE {
+                std::thread::sleep(DEAF);
+                listened = Instant::now();
             }
         })?;
         Ok(Self { watcher: Mutex::new(watcher), folders })

@@ -18,7 +18,7 @@ use damage::Traces;
 use replication::{Batch, MAX_ORIGINS, NodeSchemas};
 use tokio::sync::{mpsc, watch};
 
-use crate::attached::Attachment;
+use crate::attached::{Attachment, Looked};
 use crate::database::{ApplyReply, DatabaseEvent, DatabaseOptions, DatabaseState, NodeNames, Phase};
 use crate::error::StoreError;
 use crate::fail_point::hang_point;
@@ -30,11 +30,12 @@ use crate::watch::{FileWatch, Wake};
 /// The pause before it is looked whether a lock that was held for long is free.
 const LOCK_CHECK: Duration = Duration::from_millis(500);
 
-/// Pauses between looks after an event: fsync on a slow disk may hold a commit back for a long time; what takes longer
-/// than all of them is found by the poll.
+/// Pauses before looks after an event. The first event of a commit comes before the rest of it is written: a look at once would find
+/// nothing and be in the writer's way. And fsync on a slow disk may hold a commit back for a long time; what takes longer than all of
+/// them is found by the poll.
 const RECHECKS: [Duration; 9] = [
+    Duration::from_micros(40),
     Duration::from_micros(100),
-    Duration::from_micros(200),
     Duration::from_micros(500),
     Duration::from_millis(1),
     Duration::from_millis(2),
@@ -43,6 +44,14 @@ const RECHECKS: [Duration; 9] = [
     Duration::from_millis(20),
     Duration::from_millis(50),
 ];
+
+/// The longest of these pauses, by its place, while more events come: a long commit is under way.
+const WHILE_WRITTEN: usize = 2;
+
+/// How long applications are left alone after their changes were captured, at least as long as half of what that took, and at most
+/// this or three times that: where much is written, each capture then finds many commits, and few of them find the file locked and
+/// their caches outdated.
+const LEFT_ALONE: Duration = Duration::from_millis(1);
 
 /// How long nothing must have happened before the write-ahead log is folded into the file.
 const FOLD_AFTER: Duration = Duration::from_secs(1);
@@ -65,6 +74,8 @@ pub(crate) struct Worker {
     phase: Phase,
     /// The next of [`RECHECKS`].
     recheck: usize,
+    /// Until when applications are left alone.
+    rest_until: Instant,
     /// Failed tries in a row, and when the next is due.
     failures: u32,
     failed_at: Option<Instant>,
@@ -113,6 +124,7 @@ impl Worker {
             attachment: None,
             phase: Phase::Opening,
             recheck: RECHECKS.len(),
+            rest_until: Instant::now(),
             failures: 0,
             failed_at: None,
             retry_at: None,
@@ -151,9 +163,9 @@ impl Worker {
                 Ok(command) => self.serve(command),
                 Err(flume::RecvTimeoutError::Timeout) => self.on_timer(),
             }
-            if !self.is_closing() && self.wake.take() {
+            // While a look is due soon, the flag stays up: nobody needs to be woken for it.
+            if self.recheck > WHILE_WRITTEN && self.wake.take() {
                 self.recheck = 0;
-                self.look();
             }
         }
         if let Some(attachment) = self.attachment.take() {
@@ -174,12 +186,13 @@ impl Worker {
         if let Some(at) = self.retry_at {
             return at.saturating_duration_since(Instant::now()).min(poll);
         }
+        let rest = self.rest_until.saturating_duration_since(Instant::now());
         if self.attachment.as_ref().is_some_and(Attachment::has_work) {
-            return Duration::ZERO;
+            return rest;
         }
         let quiet = self.attachment.as_ref().and_then(Attachment::migrating).unwrap_or(poll);
         let reader = self.attachment.as_ref().and_then(Attachment::publishing_waits).unwrap_or(poll);
-        RECHECKS.get(self.recheck).copied().unwrap_or(poll).min(poll).min(quiet).min(reader)
+        RECHECKS.get(self.recheck).map_or(poll, |pause| rest.max(*pause)).min(poll).min(quiet).min(reader)
     }
 
     fn serve(&mut self, command: Command) {
@@ -317,11 +330,12 @@ impl Worker {
     }
 
     fn on_timer(&mut self) {
-        self.recheck = (self.recheck + 1).min(RECHECKS.len());
+        let written = self.wake.take();
+        self.recheck = (self.recheck + 1).min(if written { WHILE_WRITTEN } else { RECHECKS.len() });
         if self.last_poll.elapsed() >= self.options.poll_interval || self.attachment.is_none() {
             self.poll();
         } else {
-            self.look();
+            self.look_by(Attachment::glance);
         }
     }
 
@@ -342,19 +356,35 @@ impl Worker {
             && self.attachment.as_ref().is_some_and(Attachment::fold)
         {
             self.changed = None;
+            self.attachment.iter_mut().for_each(Attachment::forget_news);
+            self.state.send_if_modified(|state| {
+                if state.fresh.is_some() {
+                    Arc::make_mut(state).fresh = None;
+                }
+                // It is news to nobody.
+                false
+            });
         }
     }
 
     /// Captures what applications committed, if anything, and goes on with what there is to do.
     fn look(&mut self) {
+        self.look_by(Attachment::look);
+    }
+
+    fn look_by(&mut self, look: impl FnOnce(&mut Attachment) -> Result<Looked, StoreError>) {
         self.check_identity();
         if self.attachment.is_none() {
             return;
         }
-        let looked = self.follow_orders().and_then(|()| self.with_attachment(Attachment::look));
+        let begun = Instant::now();
+        let looked = self.follow_orders().and_then(|()| self.with_attachment(look));
         match looked {
+            Ok(looked) if looked.quiet && self.retry_at.is_none() && !self.told_waiting => return,
             Ok(looked) => {
                 if looked.found {
+                    let took = begun.elapsed();
+                    self.rest_until = Instant::now() + (3 * took).min(LEFT_ALONE).max(took / 2);
                     self.recheck = 0;
                     self.changed = Some(Instant::now());
                 }
@@ -365,11 +395,11 @@ impl Worker {
                 } else {
                     self.recover();
                 }
-                self.remember();
             }
             Err(error) => self.fail(&error),
         }
         self.announce();
+        self.remember();
     }
 
     /// Takes note of how far the file has come, now and then. What fails is tried again at the next look: the state folder is

@@ -117,7 +117,7 @@ fn patiently<T>(
 }
 
 /// How long the lock may be held, net of the time that it was left free, until others have to be let in.
-const TURN: Duration = Duration::from_millis(500);
+const TURN: Duration = Duration::from_millis(1_500);
 
 /// How long others are let in. SQLite tries every 100 ms at the latest: whoever waits finds the lock free.
 const LEFT_FREE: Duration = Duration::from_millis(110);
@@ -205,10 +205,10 @@ mod tests {
 
     #[test]
     fn the_lock_is_left_free_after_each_turn_where_there_is_much_to_do() {
-        // The sixth begins after five of 100 ms.
-        assert_eq!(pauses(100, 0, 11), [0, 0, 0, 0, 0, 110, 0, 0, 0, 0, 110]);
+        // The sixth begins after five of 300 ms.
+        assert_eq!(pauses(300, 0, 11), [0, 0, 0, 0, 0, 110, 0, 0, 0, 0, 110]);
         assert_eq!(pauses(2_000, 0, 3), [0, 110, 110]);
-        assert_eq!(pauses(90, 30, 30).iter().filter(|pause| **pause == 80).count(), 3, "what was free counts");
+        assert_eq!(pauses(270, 90, 30).iter().filter(|pause| **pause == 20).count(), 3, "what was free counts");
     }
 
     #[test]

@@ -9,6 +9,7 @@ use rusqlite::{Connection, OptionalExtension as _};
 
 use super::identity::{self, Memory};
 use super::migrating::Migration;
+use super::news::News;
 use super::records::Pruning;
 use super::tombstones::Tombstones;
 use super::{Attachment, settling, told, transaction};
@@ -67,7 +68,7 @@ impl Attachment {
         file: FileIdentity,
         closing: Arc<AtomicBool>,
     ) -> Result<Self, StoreError> {
-        conn.set_prepared_statement_cache_capacity(64 + 16 * attached.schema.tables.len());
+        conn.set_prepared_statement_cache_capacity(64 + 20 * attached.schema.tables.len());
         let triggers = app_triggers::install_temp_copies(&conn, &attached.schema, &options.attach.triggers)?;
         let foreign_keys = ForeignKeys::watch(&conn, &attached.schema)?;
         let stage = options.state.as_ref().map(|state| state.stage(&options.path));
@@ -122,6 +123,7 @@ impl Attachment {
             last_progress: Instant::now(),
             staged: 0,
             written: RowCounts::default(),
+            news: News::default(),
         })
     }
 

@@ -24,6 +24,7 @@ impl Attachment {
         (from, omit): (&VersionVector, &DotSet),
         limits: BatchLimits,
     ) -> Result<Batch, StoreError> {
+        self.expect_readers();
         let batch = self.snapshot((from, omit), limits)?;
         self.last_read = Some((Instant::now(), batch.to.get(self.replica.own)));
         let shown = batch.to.get(self.replica.own).min(self.replica.have.get(self.replica.own));

@@ -35,7 +35,7 @@ impl Attachment {
             }
         }
         self.in_write(|conn, replica| {
-            capture(conn, replica, wall_millis(), usize::MAX)?;
+            capture(conn, replica, wall_millis(), usize::MAX, None)?;
             work(conn, replica)
         })
     }

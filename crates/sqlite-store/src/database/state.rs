@@ -2,8 +2,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
-use replication::{DotSet, KnownNodes, NodeSchemas, Origin, Selection, Timestamp, VersionVector};
+use replication::{Batch, DotSet, KnownNodes, NodeSchemas, Origin, Selection, Timestamp, VersionVector};
 
 use crate::app_triggers::AppTrigger;
 use crate::apply::RowCounts;
@@ -95,6 +96,26 @@ pub struct DatabaseState {
     pub backlog: u64,
     /// What changes of peers have written since the database was started.
     pub written: RowCounts,
+    /// What was captured last, if it is at hand.
+    pub fresh: Option<Arc<FreshBatch>>,
+}
+
+/// What a capture found, for peers that have all before it.
+#[derive(Debug)]
+pub struct FreshBatch {
+    /// The changes.
+    pub batch: Batch,
+    /// Whether somebody has taken it.
+    pub taken: AtomicBool,
+}
+
+impl FreshBatch {
+    /// The changes, if they are what a peer at `from` lacks.
+    pub fn after(&self, from: &VersionVector) -> Option<Batch> {
+        let fits = self.batch.from == *from;
+        self.taken.fetch_or(fits, Ordering::Relaxed);
+        fits.then(|| self.batch.clone())
+    }
 }
 
 /// What a synced table is called, here and on the wire.
@@ -130,8 +151,8 @@ impl TableNames {
 }
 
 impl DatabaseState {
-    /// Whether there is nothing in it that is not in another one. The last stamp alone is no news; and what is shared is compared by
-    /// where it is, since it is made anew when it changes.
+    /// Whether there is nothing in it that is not in another one. The last stamp alone is no news, nor is what is at hand of what
+    /// is known; and what is shared is compared by where it is, since it is made anew when it changes.
     pub(crate) fn says_the_same_as(&self, other: &Self) -> bool {
         self.phase == other.phase
             && self.origin == other.origin

@@ -25,6 +25,10 @@ pub(crate) struct ManySql {
     pub(crate) put_entries: String,
     /// Inserts [`AT_ONCE`] rows: all synced columns of each. None where they have too many.
     pub(crate) insert: Option<String>,
+    /// Writes [`AT_ONCE`] entries in place of what was there: for each its key, col, ts, origin, seq, flags.
+    pub(crate) upsert_entries: String,
+    /// See [`Self::states`].
+    states: [[String; 2]; 2],
 }
 
 impl ManySql {
@@ -46,11 +50,50 @@ impl ManySql {
                 let list = sql.columns.join(", ");
                 format!("INSERT{} INTO {} ({list}) VALUES {}", sql.or_abort, sql.table, tuples(columns, ""))
             }),
+            upsert_entries: format!(
+                "INSERT INTO {} ({clock_list}, col, ts, origin, seq, flags) VALUES {} \
+                 ON CONFLICT DO UPDATE SET ts = excluded.ts, origin = excluded.origin, seq = excluded.seq, \
+                 flags = excluded.flags, more = NULL",
+                sql.clock,
+                tuples(width + 5, "")
+            ),
+            states: [1, AT_ONCE].map(|rows| [false, true].map(|content| sql.states(rows, content))),
         }
+    }
+
+    /// How the rows with [`AT_ONCE`] keys stand, or with one: a line for each entry of each, or a line without one: (the key's place,
+    /// whether the row is there, col, ts, origin, seq, flags, more), and the row's content if that is wanted.
+    pub(crate) fn states(&self, together: bool, content: bool) -> &str {
+        &self.states[usize::from(together)][usize::from(content)]
     }
 }
 
 impl TableSql {
+    fn states(&self, rows: usize, content: bool) -> String {
+        let width = self.key.len();
+        let names: Vec<String> = (0..width).map(|n| format!("k{n}")).collect();
+        let keys: Vec<String> =
+            (0..rows).map(|row| format!("({row}, {})", parameters(row * width + 1, width))).collect();
+        let of = |table: &str, columns: &mut dyn Iterator<Item = &String>| {
+            let parts: Vec<String> =
+                columns.zip(&names).map(|(column, key)| format!("{table}.{column} = v.{key}")).collect();
+            parts.join(" AND ")
+        };
+        let columns: String = self.columns.iter().filter(|_| content).map(|column| format!(", t.{column}")).collect();
+        format!(
+            "WITH v (n, {}) AS (VALUES {}) \
+             SELECT v.n, t.{first} IS NOT NULL, c.col, c.ts, c.origin, c.seq, c.flags, c.more{columns} \
+             FROM v LEFT JOIN {} AS t ON {} LEFT JOIN {} AS c ON {}",
+            names.join(", "),
+            keys.join(", "),
+            self.table,
+            of("t", &mut self.key.iter()),
+            self.clock,
+            of("c", &mut names.iter()),
+            first = self.key.first().map_or("rowid", String::as_str),
+        )
+    }
+
     fn published(&self, clock_list: &str, after: Option<usize>) -> String {
         let place = after.unwrap_or_default();
         let later = after.map(|width| format!(" AND ({}) > ({})", self.key_list, parameters(1, width)));

@@ -51,6 +51,12 @@ impl SessionDriver {
             return self.handle(Input::BatchRead { database, outcome });
         };
         let limits = self.shared.databases.limits().batch;
+        let state = source.state().borrow().clone();
+        let fresh = state.fresh.as_ref().filter(|_| omit.is_empty()).and_then(|fresh| fresh.after(&from));
+        if let Some(batch) = fresh {
+            self.take_state(database.clone(), &state);
+            return self.handle(Input::BatchRead { database, outcome: ReadOutcome::Batch(batch) });
+        }
         self.pending.push(Box::pin(async move {
             let result = source.read(from, omit, limits).await;
             Answer::Read { database, life, result }
