@@ -1,5 +1,6 @@
 //! Apply: a batch of a peer becomes rows, clocks, conflict records and version vector, in one write transaction.
 
+mod changing;
 pub(crate) mod columns;
 mod parts;
 mod placing;
@@ -280,11 +281,13 @@ fn merge_rows(
     parts: bool,
 ) -> Result<(), Stop> {
     fail_point("apply-between-rows");
+    let mut rows = rows;
     if let (Some((index, _)), false) = (rows.first(), parts) {
-        let images: Vec<&RowImage> = rows.iter().map(|(_, row)| row).collect();
-        if work.insert_together(*index, &images, context)? {
+        let (index, images): (usize, Vec<&RowImage>) = (*index, rows.iter().map(|(_, row)| row).collect());
+        if work.insert_together(index, &images, context)? {
             return Ok(());
         }
+        rows = work.merge_together(index, rows, context)?;
     }
     for (index, row) in rows {
         if parts {

@@ -15,7 +15,7 @@ mod together;
 
 use rusqlite::Connection;
 
-pub(crate) use canonical::canonical_key;
+pub(crate) use canonical::{CanonicalKey, canonical_key};
 pub(crate) use news::Gathered;
 pub(crate) use singly::give_row_entry;
 

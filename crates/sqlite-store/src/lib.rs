@@ -43,6 +43,7 @@ mod pulse;
 mod replica;
 mod reselect;
 mod row_clock;
+mod row_state;
 mod row_write;
 mod sql_policy;
 mod staging;

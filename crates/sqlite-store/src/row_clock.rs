@@ -13,6 +13,7 @@ use crate::bind::{bind_from, values_from};
 use crate::error::StoreError;
 use crate::parked;
 use crate::replica::{Replica, ReplicaTable};
+use crate::table_sql::AT_ONCE;
 
 /// A row's clock as stored: column entries carry column numbers of the registry there, and indices into the shape here.
 /// None if the key has no row entry.
@@ -128,7 +129,7 @@ impl ClockReader {
 }
 
 /// The columns that a clock as stored does not speak for: they came later than the row entry, and have none of their own.
-fn unspoken(table: &ReplicaTable, clock: &RowClock) -> Vec<u16> {
+pub(crate) fn unspoken(table: &ReplicaTable, clock: &RowClock) -> Vec<u16> {
     let older = table.born.iter().filter(|(_, born)| !clock.is_deleted() && born.covers(clock.row.dot));
     let own = |column: u16| clock.columns.iter().any(|(known, _)| *known == column);
     older.map(|(column, _)| *column).filter(|column| !own(*column)).collect()
@@ -263,9 +264,51 @@ fn put(
     Ok(())
 }
 
+/// An entry that is to be written under a key: `column` 0 is the row, else a column number of the registry.
+pub(crate) type KeyEntry<'a> = (&'a [Value], u16, Entry);
+
+/// Writes entries of one table, many to a statement. None stands for another change.
+pub(crate) fn put_entries(
+    conn: &Connection,
+    replica: &mut Replica,
+    index: usize,
+    entries: &[KeyEntry<'_>],
+) -> Result<(), StoreError> {
+    let together = entries.chunks_exact(AT_ONCE);
+    let rest = together.remainder();
+    for entries in together {
+        let mut ids = [0; AT_ONCE];
+        for (id, (_, _, entry)) in ids.iter_mut().zip(entries) {
+            *id = replica.origin_id(conn, entry.dot.origin)?;
+            replica.tables[index].high.raise(entry.dot.origin, entry.dot.sequence);
+        }
+        let mut statement = conn.prepare_cached(&replica.tables[index].many.upsert_entries)?;
+        let mut place = 1;
+        for ((key, column, entry), id) in entries.iter().zip(ids) {
+            bind_from(&mut statement, place, key)?;
+            place += key.len();
+            let (sequence, flags) = (entry.dot.sequence.cast_signed(), i64::from(entry.flags.bits()));
+            for number in [i64::from(*column), entry.timestamp.raw(), id, sequence, flags] {
+                statement.raw_bind_parameter(place, number)?;
+                place += 1;
+            }
+        }
+        statement.raw_execute()?;
+    }
+    rest.iter().try_for_each(|(key, column, entry)| put_entry(conn, replica, index, key, *column, entry))
+}
+
 /// Removes all column entries of a key: the row was written as a whole.
 pub(crate) fn drop_column_entries(conn: &Connection, table: &ReplicaTable, key: &[Value]) -> Result<(), StoreError> {
     let mut statement = conn.prepare_cached(&table.sql.clock_drop_columns)?;
+    bind_from(&mut statement, 1, key)?;
+    statement.raw_execute()?;
+    Ok(())
+}
+
+/// Removes all entries of a key but that of the row and what was counted.
+pub(crate) fn drop_parts(conn: &Connection, table: &ReplicaTable, key: &[Value]) -> Result<(), StoreError> {
+    let mut statement = conn.prepare_cached(&table.sql.clock_drop_parts)?;
     bind_from(&mut statement, 1, key)?;
     statement.raw_execute()?;
     Ok(())
@@ -281,9 +324,7 @@ pub(crate) fn put_clock(
     had_columns: bool,
 ) -> Result<(), StoreError> {
     if had_columns {
-        let mut statement = conn.prepare_cached(&replica.tables[index].sql.clock_drop_parts)?;
-        bind_from(&mut statement, 1, key)?;
-        statement.raw_execute()?;
+        drop_parts(conn, &replica.tables[index], key)?;
     }
     put_entry(conn, replica, index, key, 0, &clock.row)?;
     if let Some(rest) = &clock.rest {

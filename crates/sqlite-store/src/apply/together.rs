@@ -17,10 +17,19 @@ use crate::table_sql::AT_ONCE;
 const IN_VAIN: usize = 4;
 
 /// Why rows could not be written together.
-enum Refusal {
+pub(super) enum Refusal {
     /// A row is here already, or a constraint refuses one: nothing is written.
     Row,
     Store(StoreError),
+}
+
+impl From<StoreError> for Refusal {
+    fn from(error: StoreError) -> Self {
+        match error {
+            StoreError::Sqlite(error) => error.into(),
+            error => Self::Store(error),
+        }
+    }
 }
 
 impl From<rusqlite::Error> for Refusal {
@@ -38,7 +47,7 @@ impl Work<'_> {
         rows: &[&RowImage],
         context: &VersionVector,
     ) -> Result<bool, Stop> {
-        if self.in_vain >= IN_VAIN || !self.go_together(index, rows, context)? {
+        if !self.go_together(index, rows, context)? {
             return Ok(false);
         }
         // Numbers of origins that are new stay whatever becomes of the rows.
@@ -64,16 +73,22 @@ impl Work<'_> {
         Ok(true)
     }
 
+    /// Whether rows of a table may be written together at all.
+    pub(super) fn may_go_together(&self, index: usize) -> bool {
+        self.in_vain < IN_VAIN
+            && self.rules.observer.is_none()
+            && self.replica.waiting.rows == 0
+            && self.deferred.is_empty()
+            && self.replica.tables[index].table.counters().next().is_none()
+    }
+
     /// Whether nothing is to be done with rows but to write them, should none of them be here.
     fn go_together(&mut self, index: usize, rows: &[&RowImage], context: &VersionVector) -> Result<bool, StoreError> {
         let table = &self.replica.tables[index];
         let plain = rows.len() == AT_ONCE
-            && self.rules.observer.is_none()
-            && self.replica.waiting.rows == 0
-            && self.deferred.is_empty()
+            && self.may_go_together(index)
             && table.many.insert.is_some()
-            && table.born.is_empty()
-            && table.table.counters().next().is_none();
+            && table.born.is_empty();
         if !plain {
             return Ok(false);
         }

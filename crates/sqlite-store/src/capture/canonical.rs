@@ -5,6 +5,28 @@ use replication::Value;
 use crate::replica::ReplicaTable;
 use crate::schema::Collation;
 
+/// A key by which rows are told apart.
+#[derive(Debug, PartialEq, Eq, Hash)]
+pub(crate) enum CanonicalKey {
+    /// Most keys are this.
+    Integer(i64),
+    /// Any other, in its canonical form.
+    Other(Vec<Value>),
+}
+
+impl CanonicalKey {
+    pub(crate) fn of(table: &ReplicaTable, key: &[Value]) -> Self {
+        if let [Value::Integer(key)] = key {
+            return Self::Integer(*key);
+        }
+        let canonical = canonical_key(table, key);
+        match canonical.as_slice() {
+            [Value::Integer(key)] => Self::Integer(*key),
+            _ => Self::Other(canonical),
+        }
+    }
+}
+
 /// The form of a key in which two keys that SQLite holds equal are equal by bytes: integral reals as integers, NOCASE
 /// text in ASCII lower case, RTRIM text without trailing spaces. Triggers log keys after the column's affinity.
 pub(crate) fn canonical_key(table: &ReplicaTable, key: &[Value]) -> Vec<Value> {

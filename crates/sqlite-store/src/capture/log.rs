@@ -6,7 +6,7 @@ use replication::Value;
 use rusqlite::Connection;
 
 use super::Captured;
-use super::canonical::canonical_key;
+use super::canonical::CanonicalKey;
 use crate::bind::{value_at, values_from};
 use crate::counting::Before;
 use crate::error::StoreError;
@@ -86,30 +86,10 @@ pub(super) fn read(conn: &Connection, replica: &Replica, limit: usize) -> Result
     Ok((log.touched, captured))
 }
 
-/// A row, so that equal keys are equal.
-#[derive(PartialEq, Eq, Hash)]
-enum Place {
-    /// Most keys are this.
-    Integer(usize, i64),
-    Other(usize, Vec<Value>),
-}
-
-impl Place {
-    fn of(index: usize, table: &ReplicaTable, key: &[Value]) -> Self {
-        match key {
-            [Value::Integer(key)] => Self::Integer(index, *key),
-            _ => match canonical_key(table, key).as_slice() {
-                [Value::Integer(key)] => Self::Integer(index, *key),
-                key => Self::Other(index, key.to_vec()),
-            },
-        }
-    }
-}
-
 #[derive(Default)]
 struct LogReader {
     touched: Vec<Touched>,
-    places: HashMap<Place, usize>,
+    places: HashMap<(usize, CanonicalKey), usize>,
 }
 
 /// What one log row says.
@@ -121,7 +101,7 @@ struct Said {
 
 impl LogReader {
     fn note(&mut self, place: i64, index: usize, table: &ReplicaTable, key: Vec<Value>, said: &Said) -> &mut Touched {
-        let touched = *self.places.entry(Place::of(index, table, &key)).or_insert_with(|| {
+        let touched = *self.places.entry((index, CanonicalKey::of(table, &key))).or_insert_with(|| {
             self.touched.push(Touched {
                 last: place,
                 table: index,

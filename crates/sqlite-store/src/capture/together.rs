@@ -4,16 +4,15 @@
 use std::collections::BTreeMap;
 
 use replication::{Entry, EntryFlags, Granularity, RowClock, RowImage, Timestamp, Value};
-use rusqlite::{Connection, Statement};
+use rusqlite::Connection;
 
 use super::log::Touched;
 use super::singly::{all_columns, capture_row};
 use super::{Gathered, give_row_entry};
-use crate::bind::{bind_from, values_from};
 use crate::error::StoreError;
 use crate::replica::Replica;
-use crate::row_clock::{ClockReader, drop_column_entries, put_entry, read_image};
-use crate::table_sql::AT_ONCE;
+use crate::row_clock::{KeyEntry, drop_column_entries, put_entries, read_image};
+use crate::row_state::{RowState, read_states};
 use crate::triggers::mask_bit;
 
 /// A capture at work.
@@ -24,18 +23,6 @@ pub(super) struct Capturing<'a> {
     gathered: Option<&'a mut Gathered>,
     /// Rows that got a new dot.
     pub(super) rows: usize,
-}
-
-/// A row as it stands, and its clock as it was.
-struct State {
-    exists: bool,
-    /// Its content, where it is there and that is wanted.
-    values: Vec<Value>,
-    clock: Option<RowClock>,
-    /// Whether single columns have entries of their own.
-    has_columns: bool,
-    /// Whether something else is in its clock.
-    has_more: bool,
 }
 
 /// What a row gets.
@@ -49,9 +36,6 @@ enum Plan {
     /// Something that only the way of single rows does.
     Singly,
 }
-
-/// The columns before a row's content in what [`ManySql::states`](crate::table_sql::ManySql::states) gives.
-const FIXED: usize = 8;
 
 /// An entry that is to be written: the row's place, and the number of the column, 0 for the row.
 type Written = (usize, u16, Entry);
@@ -68,7 +52,7 @@ impl<'a> Capturing<'a> {
 
     /// Captures rows, in the order in which they were touched.
     pub(super) fn rows(&mut self, rows: &[Touched]) -> Result<(), StoreError> {
-        let mut states: Vec<Option<State>> = rows.iter().map(|_| None).collect();
+        let mut states: Vec<Option<RowState>> = rows.iter().map(|_| None).collect();
         let mut by_table: BTreeMap<usize, Vec<usize>> = BTreeMap::new();
         for (place, row) in rows.iter().enumerate().filter(|(_, row)| !row.is_nameless()) {
             by_table.entry(row.table).or_default().push(place);
@@ -77,9 +61,9 @@ impl<'a> Capturing<'a> {
             if self.replica.waiting.rows > 0 || self.replica.tables[*index].table.counters().next().is_some() {
                 continue;
             }
-            let together = places.chunks_exact(AT_ONCE);
-            let rest = together.remainder().chunks(1);
-            together.chain(rest).try_for_each(|places| self.look_up(*index, rows, places, &mut states))?;
+            let keys: Vec<&[Value]> = places.iter().map(|place| rows[*place].key.as_slice()).collect();
+            let read = read_states(self.conn, self.replica, *index, &keys, self.gathers())?;
+            places.iter().zip(read).for_each(|(place, state)| states[*place] = Some(state));
         }
         let mut written: BTreeMap<usize, Vec<Written>> = BTreeMap::new();
         for (place, (row, state)) in rows.iter().zip(states).enumerate() {
@@ -121,7 +105,7 @@ impl<'a> Capturing<'a> {
     fn row(
         &mut self,
         (place, row): (usize, &Touched),
-        state: Option<State>,
+        state: Option<RowState>,
         written: &mut Vec<Written>,
     ) -> Result<(), StoreError> {
         let index = row.table;
@@ -135,7 +119,7 @@ impl<'a> Capturing<'a> {
                     drop_column_entries(self.conn, &self.replica.tables[index], &row.key)?;
                 }
                 written.push((place, 0, entry));
-                let values = if state.exists { state.values } else { row.key.clone() };
+                let values = state.values.unwrap_or_else(|| row.key.clone());
                 self.captured(index, RowImage { values, clock: RowClock::whole(entry) });
                 Ok(())
             }
@@ -145,7 +129,7 @@ impl<'a> Capturing<'a> {
                     None => RowClock::whole(give_row_entry(self.conn, self.replica, index, &row.key, None)?),
                 };
                 let entry = self.next_entry(row, EntryFlags::empty());
-                let mut image = RowImage { values: state.values, clock };
+                let mut image = RowImage { values: state.values.unwrap_or_default(), clock };
                 for column in columns {
                     let number = self.replica.tables[index].table.columns[usize::from(column)].number;
                     written.push((place, number, entry));
@@ -169,105 +153,23 @@ impl<'a> Capturing<'a> {
         Entry::new(timestamp, self.replica.next_dot(), flags)
     }
 
-    /// Looks how rows of a table stand, at these places among all, and what their clocks were.
-    fn look_up(
-        &self,
-        index: usize,
-        rows: &[Touched],
-        places: &[usize],
-        states: &mut [Option<State>],
-    ) -> Result<(), StoreError> {
-        let table = &self.replica.tables[index];
-        let content = self.gathers();
-        let columns = if content { table.table.columns.len() } else { 0 };
-        let mut statement = self.conn.prepare_cached(table.many.states(places.len() > 1, content))?;
-        let mut parameter = 1;
-        for place in places {
-            bind_from(&mut statement, parameter, &rows[*place].key)?;
-            parameter += rows[*place].key.len();
-        }
-        let mut readers: Vec<(Option<Vec<Value>>, ClockReader)> =
-            places.iter().map(|_| (None, ClockReader::default())).collect();
-        let mut lines = statement.raw_query();
-        while let Some(line) = lines.next()? {
-            let at = usize::from(line.get::<_, u16>(0)?);
-            let Some((values, reader)) = readers.get_mut(at) else { continue };
-            if values.is_none() && line.get(1)? {
-                *values = Some(values_from(line, FIXED, columns)?);
-            }
-            if line.get::<_, Option<i64>>(2)?.is_some() {
-                reader.note(self.replica, table, line, 2)?;
-            }
-        }
-        drop(lines);
-        for (place, (values, reader)) in places.iter().zip(readers) {
-            let (has_columns, has_more) = (reader.has_columns(), reader.has_more());
-            let clock = match has_more {
-                true => None,
-                false => reader.finish(self.conn, self.replica, table, &rows[*place].key)?.map(|(clock, _)| clock),
-            };
-            let exists = values.is_some();
-            states[*place] = Some(State { exists, values: values.unwrap_or_default(), clock, has_columns, has_more });
-        }
-        Ok(())
-    }
-
-    /// Writes entries, many to a statement.
     fn write(&mut self, index: usize, rows: &[Touched], written: &[Written]) -> Result<(), StoreError> {
-        let own = self.replica.origin_id(self.conn, self.replica.own)?;
-        let together = written.chunks_exact(AT_ONCE);
-        let rest = together.remainder();
-        for entries in together {
-            let mut statement = self.conn.prepare_cached(&self.replica.tables[index].many.upsert_entries)?;
-            let mut place = 1;
-            for (row, column, entry) in entries {
-                place = bind_entry(&mut statement, place, &rows[*row].key, (*column, own, entry))?;
-            }
-            statement.raw_execute()?;
-        }
-        for (row, column, entry) in rest {
-            put_entry(self.conn, self.replica, index, &rows[*row].key, *column, entry)?;
-        }
-        let last = written.iter().map(|(_, _, entry)| entry.dot).next_back();
-        if let Some(dot) = last {
-            self.replica.tables[index].high.raise(dot.origin, dot.sequence);
-        }
-        Ok(())
+        let entries: Vec<KeyEntry<'_>> =
+            written.iter().map(|(place, column, entry)| (rows[*place].key.as_slice(), *column, *entry)).collect();
+        put_entries(self.conn, self.replica, index, &entries)
     }
-}
-
-/// Binds an entry from a place on; the next place.
-fn bind_entry(
-    statement: &mut Statement<'_>,
-    first: usize,
-    key: &[Value],
-    (column, origin, entry): (u16, i64, &Entry),
-) -> Result<usize, StoreError> {
-    bind_from(statement, first, key)?;
-    let place = first + key.len();
-    let numbers = [
-        i64::from(column),
-        entry.timestamp.raw(),
-        origin,
-        entry.dot.sequence.cast_signed(),
-        i64::from(entry.flags.bits()),
-    ];
-    for (offset, number) in numbers.into_iter().enumerate() {
-        statement.raw_bind_parameter(place + offset, number)?;
-    }
-    Ok(place + numbers.len())
 }
 
 /// What a row is to get.
-fn plan(replica: &Replica, row: &Touched, state: &State) -> Plan {
+fn plan(replica: &Replica, row: &Touched, state: &RowState) -> Plan {
     let table = &replica.tables[row.table];
-    if state.exists && row.candidate {
+    if state.values.is_some() && row.candidate {
         return Plan::Nothing;
     }
     if state.has_more {
         return Plan::Singly;
     }
-    if !state.exists {
+    if state.values.is_none() {
         return Plan::Whole(EntryFlags::DELETED);
     }
     if row.whole {
