@@ -40,5 +40,10 @@ pub(crate) fn value_at(row: &Row<'_>, index: usize) -> rusqlite::Result<Value> {
 
 /// `count` columns of a result row from `first`.
 pub(crate) fn values_from(row: &Row<'_>, first: usize, count: usize) -> rusqlite::Result<Vec<Value>> {
-    (first..first + count).map(|index| value_at(row, index)).collect()
+    // Collecting results would not know how many there are.
+    let mut values = Vec::with_capacity(count);
+    for index in first..first + count {
+        values.push(value_at(row, index)?);
+    }
+    Ok(values)
 }

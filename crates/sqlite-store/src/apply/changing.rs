@@ -22,6 +22,16 @@ struct Change {
     /// Whether single columns have entries in the clock as it is stored.
     has_columns: bool,
     new: RowImage,
+    /// The row that came, where the new one is another.
+    came: Option<RowImage>,
+}
+
+/// What becomes of a row.
+enum Decided {
+    Nothing,
+    Change(Change),
+    /// It does not go together with others.
+    Singly(RowImage),
 }
 
 impl Work<'_> {
@@ -48,11 +58,11 @@ impl Work<'_> {
         let named: Vec<&[Value]> = keys.iter().map(Vec::as_slice).collect();
         let states = read_states(self.conn, self.replica, index, &named, true)?;
         let (mut changes, mut singly) = (Vec::new(), Vec::new());
-        for (((_, row), key), state) in rows.iter().zip(keys).zip(states) {
-            match self.decide_plain(index, &key, state, row, context) {
-                Some(None) => {}
-                Some(Some(change)) => changes.push(change),
-                None => singly.push((index, row.clone())),
+        for (((_, row), key), state) in rows.into_iter().zip(keys).zip(states) {
+            match self.decide_plain(index, key, state, row, context) {
+                Decided::Nothing => {}
+                Decided::Change(change) => changes.push(change),
+                Decided::Singly(row) => singly.push((index, row)),
             }
         }
         if changes.is_empty() {
@@ -69,7 +79,9 @@ impl Work<'_> {
             Err(Refusal::Row) => {
                 self.conn.execute_batch("ROLLBACK TO _sync_together; RELEASE _sync_together")?;
                 self.in_vain += 1;
-                return Ok(rows);
+                // Those that were to be taken as they came are still at hand.
+                singly.extend(changes.into_iter().map(|change| (index, change.came.unwrap_or(change.new))));
+                return Ok(singly);
             }
         }
         for Change { old, new, .. } in changes.iter().filter(|change| change.writes()) {
@@ -80,45 +92,43 @@ impl Work<'_> {
         Ok(singly)
     }
 
-    /// What becomes of a row: none where it does not go together with others; otherwise a change, if there is one.
     fn decide_plain(
         &self,
         index: usize,
-        key: &[Value],
+        key: Vec<Value>,
         state: RowState,
-        row: &RowImage,
+        row: RowImage,
         context: &VersionVector,
-    ) -> Option<Option<Change>> {
+    ) -> Decided {
         let table = &self.replica.tables[index];
         let columns = &table.table.columns;
-        if !is_plain(&row.clock) || converted(columns, row, 0..columns.len()).is_some() {
-            return None;
+        if state.has_more || !is_plain(&row.clock) || converted(columns, &row, 0..columns.len()).is_some() {
+            return Decided::Singly(row);
         }
         let old = match (state.values, state.clock) {
-            _ if state.has_more => return None,
             (None, None) => None,
-            (None, Some(clock)) if clock.is_deleted() => Some(RowImage { values: key.to_vec(), clock }),
+            (None, Some(clock)) if clock.is_deleted() => Some(RowImage { values: key.clone(), clock }),
             (Some(values), Some(clock)) if !clock.is_deleted() => Some(RowImage { values, clock }),
             // It came or went unseen, or has no clock yet.
-            _ => return None,
+            _ => return Decided::Singly(row),
         };
         let cx = merge_context(self.replica, index, context, self.own, &[]);
-        let merged = merge(old.as_ref(), row, &cx).ok()?;
-        if merged.conflict.is_some() {
-            return None;
-        }
-        let new = match merged.outcome {
-            Outcome::Keep => return Some(None),
-            Outcome::TakeRemote => row.clone(),
-            Outcome::Store(image) => image,
-            Outcome::Issue { .. } => return None,
+        let outcome = match merge(old.as_ref(), &row, &cx) {
+            Ok(merged) if merged.conflict.is_none() => merged.outcome,
+            _ => return Decided::Singly(row),
         };
-        is_plain(&new.clock).then(|| Some(Change { key: key.to_vec(), old, has_columns: state.has_columns, new }))
+        let (new, came) = match outcome {
+            Outcome::Keep => return Decided::Nothing,
+            Outcome::TakeRemote => (row, None),
+            Outcome::Store(image) if is_plain(&image.clock) => (image, Some(row)),
+            Outcome::Store(_) | Outcome::Issue { .. } => return Decided::Singly(row),
+        };
+        Decided::Change(Change { key, old, has_columns: state.has_columns, new, came })
     }
 
     fn write_changes(&mut self, index: usize, changes: &[Change]) -> Result<(), Refusal> {
         let mut entries: Vec<KeyEntry<'_>> = Vec::with_capacity(changes.len());
-        for Change { key, old, has_columns, new } in changes {
+        for Change { key, old, has_columns, new, .. } in changes {
             let table = &self.replica.tables[index];
             // Where columns came later than rows, a clock as it is read has entries that are not stored.
             let before = old.as_ref().map(|old| &old.clock).filter(|_| table.born.is_empty());

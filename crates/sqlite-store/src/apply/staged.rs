@@ -148,13 +148,18 @@ fn merge_next(
 
 /// Merges staged rows of one table.
 fn merge_page(work: &mut Work<'_>, stage: &Stage, rows: Vec<Staged>) -> Result<(), Stop> {
-    if let Some(Staged { table, context, turn: Turn::Own, .. }) = rows.first()
+    let mut rows = rows;
+    if let Some(Staged { table, context, turn: turn @ Turn::Own, .. }) = rows.first()
         && rows.iter().all(|other| Arc::ptr_eq(&other.context, context))
     {
+        let (table, context, turn) = (*table, Arc::clone(context), *turn);
         let images: Vec<&RowImage> = rows.iter().map(|staged| &staged.row).collect();
-        if work.insert_together(*table, &images, context)? {
+        if work.insert_together(table, &images, &context)? {
             return Ok(());
         }
+        let images = rows.into_iter().map(|staged| (table, staged.row)).collect();
+        let singly = work.merge_together(table, images, &context)?.into_iter();
+        rows = singly.map(|(table, row)| Staged { table, row, context: Arc::clone(&context), turn }).collect();
     }
     for Staged { table, row, context, turn } in rows {
         match turn {
