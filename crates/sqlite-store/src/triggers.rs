@@ -23,6 +23,8 @@ pub(crate) mod op {
     pub(crate) const UPDATE: i64 = 3;
     /// A row that a REPLACE may have taken out without a word.
     pub(crate) const CANDIDATE: i64 = 4;
+    /// The row has got another key: under the one that it had it is gone.
+    pub(crate) const MOVE: i64 = 5;
 }
 
 /// The last bit of the mask: a sign bit would make shifts and sums surprising. Columns from this number on share it.
@@ -32,7 +34,10 @@ const SHARED_BIT: u16 = 61;
 const NOW: &str = "CAST((julianday('now') - 2440587.5) * 86400000 AS INTEGER)";
 
 /// The triggers without which changes are lost.
-pub(crate) const ESSENTIAL: [&str; 4] = ["insert", "delete", "update", "key"];
+pub(crate) const ESSENTIAL: [&str; 3] = ["insert", "delete", "update"];
+
+/// A trigger of earlier versions: what it told, `update` tells as well.
+const FORMER: &str = "key";
 
 /// One trigger of ours.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -51,13 +56,14 @@ pub(crate) fn name(number: i64, role: &str) -> String {
 /// The number and role in the name of a trigger of ours.
 pub(crate) fn parse_name(name: &str) -> Option<(i64, &str)> {
     let (number, role) = name.strip_prefix("_sync_")?.split_once('_')?;
-    let known = ESSENTIAL.contains(&role) || ["replace_insert", "replace_update", lift::ROLE].contains(&role);
+    let others = ["replace_insert", "replace_update", lift::ROLE, FORMER];
+    let known = ESSENTIAL.contains(&role) || others.contains(&role);
     Some((number.parse().ok()?, role)).filter(|_| known)
 }
 
 /// Whether a trigger of this name logs the rows that a REPLACE may take out through a unique index.
 pub(crate) fn is_guard(name: &str) -> bool {
-    parse_name(name).is_some_and(|(_, role)| !ESSENTIAL.contains(&role))
+    parse_name(name).is_some_and(|(_, role)| !ESSENTIAL.contains(&role) && role != FORMER)
 }
 
 /// All triggers of a table.
@@ -73,16 +79,12 @@ pub(crate) fn of_table(table: &Table) -> Vec<Trigger> {
     let mut made = vec![
         make("insert", &format!("AFTER INSERT ON {on}"), &[log(table, op::INSERT, "NEW")]),
         make("delete", &format!("AFTER DELETE ON {on}"), &[log(table, op::DELETE, "OLD")]),
+        // One for all: each that there is costs every update, whether it has anything to say or not. And no UPDATE OF the key would tell
+        // all: `UPDATE t SET rowid = …` changes an INTEGER PRIMARY KEY without naming it.
         make(
             "update",
-            &format!("AFTER UPDATE ON {on} WHEN {same_key} AND {}", any_differs(&compared)),
-            &[log_update(table, &compared)],
-        ),
-        // Not UPDATE OF the key: `UPDATE t SET rowid = …` changes an INTEGER PRIMARY KEY without naming it.
-        make(
-            "key",
-            &format!("AFTER UPDATE ON {on} WHEN NOT {same_key}"),
-            &[log(table, op::DELETE, "OLD"), log(table, op::INSERT, "NEW")],
+            &format!("AFTER UPDATE ON {on} WHEN NOT {same_key} OR {}", any_differs(&compared)),
+            &[log_update(table, &same_key, &compared)],
         ),
     ];
     let on_insert: Vec<String> = table.unique.iter().map(|index| replace_guard::on_insert(table, index)).collect();
@@ -130,17 +132,26 @@ fn log(table: &Table, op: i64, row: &str) -> String {
     )
 }
 
-fn log_update(table: &Table, compared: &[&Column]) -> String {
+fn log_update(table: &Table, same_key: &str, compared: &[&Column]) -> String {
+    let previous: String = (0..table.key.len()).map(|place| format!(", {}", previous(place))).collect();
     let columns: String = table.counters().map(|column| format!(", {}", before(column.number))).collect();
     let values: String = table.counters().map(|column| format!(", OLD.{}", quote(&column.name))).collect();
     format!(
-        "INSERT INTO _sync_log (tbl, op, mask, ts{}{columns}) VALUES ({}, {}, {}, {NOW}{}{values})",
+        "INSERT INTO _sync_log (tbl, op, mask, ts{}{previous}{columns}) \
+         VALUES ({}, CASE WHEN {same_key} THEN {} ELSE {} END, {}, {NOW}{}{}{values})",
         key_list(table),
         table.number,
         op::UPDATE,
+        op::MOVE,
         mask(compared),
-        key_values(table, "NEW")
+        key_values(table, "NEW"),
+        key_values(table, "OLD")
     )
+}
+
+/// The log's column for what a key column held before an update.
+pub(crate) fn previous(place: usize) -> String {
+    format!("p{place}")
 }
 
 /// The log's column for what a counter held before an update. By the column's number: what is in the log may have been

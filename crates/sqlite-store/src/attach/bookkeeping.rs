@@ -185,11 +185,11 @@ fn read_own_origin(conn: &Connection) -> Result<Option<(i64, Origin, Option<Stri
     Ok(conn.query_row(sql, [], read).optional()?)
 }
 
-/// Sees to it that the log has a column for each key column of a table, and for what each of its counters held before.
+/// Sees to it that the log has a column for each key column of a table, and for what it and each of the counters held before.
 pub(super) fn widen_log(conn: &Connection, table: &Table) -> Result<(), StoreError> {
     let sql = "SELECT name FROM pragma_table_info('_sync_log', 'main')";
     let names = conn.prepare(sql)?.query_map([], |row| row.get(0))?.collect::<Result<Vec<String>, _>>()?;
-    let keys = (0..table.key.len()).map(|place| format!("k{place}"));
+    let keys = (0..table.key.len()).flat_map(|place| [format!("k{place}"), triggers::previous(place)]);
     let counters = table.counters().map(|column| triggers::before(column.number));
     for column in keys.chain(counters).filter(|column| !names.contains(column)) {
         conn.execute_batch(&format!("ALTER TABLE main._sync_log ADD COLUMN {column}"))?;

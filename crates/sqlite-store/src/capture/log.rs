@@ -11,7 +11,7 @@ use crate::bind::{value_at, values_from};
 use crate::counting::Before;
 use crate::error::StoreError;
 use crate::replica::{Replica, ReplicaTable};
-use crate::triggers::{before, mask_bit, op};
+use crate::triggers::{before, mask_bit, op, previous};
 
 /// What the log says of one row.
 pub(super) struct Touched {
@@ -46,9 +46,10 @@ pub(super) fn read(conn: &Connection, replica: &Replica, limit: usize) -> Result
     let keys: String = (0..width).map(|n| format!(", k{n}")).collect();
     let counters: BTreeSet<u16> =
         replica.tables.iter().flat_map(|table| table.table.counters()).map(|column| column.number).collect();
+    let previous: String = (0..width).map(|place| format!(", {}", previous(place))).collect();
     let befores: String = counters.iter().map(|number| format!(", {}", before(*number))).collect();
     let mut statement = conn.prepare_cached(&format!(
-        "SELECT seq, tbl, op, mask, ts{keys}{befores} FROM main._sync_log ORDER BY seq LIMIT ?1"
+        "SELECT seq, tbl, op, mask, ts{keys}{previous}{befores} FROM main._sync_log ORDER BY seq LIMIT ?1"
     ))?;
     let mut rows = statement.query([i64::try_from(limit).unwrap_or(i64::MAX)])?;
     let mut log = LogReader::default();
@@ -61,13 +62,20 @@ pub(super) fn read(conn: &Connection, replica: &Replica, limit: usize) -> Result
         let Some(index) = replica.table_by_number(row.get(1)?) else { continue };
         let table = &replica.tables[index];
         let key = values_from(row, 5, table.table.key.len())?;
-        let said = Said { op: row.get(2)?, mask: row.get::<_, Option<i64>>(3)?.unwrap_or(0), millis: row.get(4)? };
-        let touched = log.note(row.get(0)?, index, table, key, &said);
+        let (place, millis) = (row.get(0)?, row.get(4)?);
+        let said = Said { op: row.get(2)?, mask: row.get::<_, Option<i64>>(3)?.unwrap_or(0), millis };
+        if said.op == op::MOVE {
+            let before = values_from(row, 5 + width, table.table.key.len())?;
+            log.note(place, index, table, before, &Said { op: op::DELETE, mask: 0, millis });
+            log.note(place, index, table, key, &Said { op: op::INSERT, mask: 0, millis });
+            continue;
+        }
+        let touched = log.note(place, index, table, key, &said);
         if said.op == op::UPDATE {
             for column in table.table.counters().filter(|column| said.mask & mask_bit(column.number) != 0) {
                 let place = counters.iter().position(|number| *number == column.number).unwrap_or(0);
                 if let hash_map::Entry::Vacant(first) = touched.before.entry(column.number) {
-                    first.insert(value_at(row, 5 + width + place)?);
+                    first.insert(value_at(row, 5 + 2 * width + place)?);
                 }
             }
         }

@@ -135,7 +135,8 @@ impl Sample {
         self.take_log()
     }
 
-    /// The log, which is emptied: operation, table, key, and the columns in the mask.
+    /// The log, which is emptied: operation, table, key, and the columns in the mask. A row that got another key was deleted and
+    /// inserted.
     pub(crate) fn take_log(&self) -> Vec<String> {
         let schema = self.schema();
         let mut statement = self.conn.prepare("SELECT tbl, op, mask, ts, * FROM _sync_log ORDER BY seq").unwrap();
@@ -147,13 +148,19 @@ impl Sample {
             let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_millis();
             assert!(i128::from(ts).abs_diff(now.cast_signed()) < 60_000, "{ts} is not now ({now})");
             let table = schema.tables.iter().find(|table| table.number == number).unwrap();
-            let name = ["?", "insert", "delete", "update", "candidate"][usize::try_from(op).unwrap()];
-            let key = (0..table.key.len()).map(|place| notation(row.get_ref(9 + place).unwrap()));
-            let mut line = format!("{name} {} {}", table.name, key.collect::<Vec<_>>().join(" "));
-            if let Some(mask) = mask {
-                line += &format!(" [{}]", masked(table, mask).join(" "));
+            let line = |name: &str, column: &str| {
+                let places = 0..table.key.len();
+                let key = places.map(|place| notation(row.get_ref(format!("{column}{place}").as_str()).unwrap()));
+                format!("{name} {} {}", table.name, key.collect::<Vec<_>>().join(" "))
+            };
+            match op {
+                1 => log.push(line("insert", "k")),
+                2 => log.push(line("delete", "k")),
+                3 => log.push(format!("{} [{}]", line("update", "k"), masked(table, mask.unwrap()).join(" "))),
+                4 => log.push(line("candidate", "k")),
+                5 => log.extend([line("delete", "p"), line("insert", "k")]),
+                other => panic!("operation {other}"),
             }
-            log.push(line);
         }
         drop(rows);
         drop(statement);
