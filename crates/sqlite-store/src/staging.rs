@@ -4,7 +4,8 @@
 //! come; and a row that is overwritten by a change which the vector does not cover yet is no longer what the vector
 //! promises to others. So nothing of an incomplete batch is merged. What is staged is durable: an interrupted catch-up goes
 //! on from its position. When the last batch is in, everything is merged in transactions of a bounded number of rows, and
-//! the last one raises the vector. Until then the database is not read for peers and takes no other batch.
+//! the last one raises the vector. Until then the database is not read for peers and takes no other batch. Most rows are staged many
+//! at a time, in [pages]; the others are kept by their keys, each in its newest state.
 //!
 //! The stage is a file of its own in the state folder, attached to the database's connection as `_sync_spool`: the
 //! application's file does not grow with what only passes through. Rows must never be gone from the stage and not be in the
@@ -14,10 +15,12 @@
 
 mod course;
 pub(crate) mod exchanges;
+mod pages;
 
 pub(crate) use course::{
     begin_anew, clear, clear_known, clear_stale, load, make_room, note_began, note_dropped, start_over,
 };
+pub(crate) use pages::Paging;
 
 use std::cell::Cell;
 use std::collections::HashMap;
@@ -55,8 +58,8 @@ impl Turn {
     }
 }
 
-/// Rows fetched from the stage at a time: their memory is bounded however many a transaction merges.
-const PAGE: usize = 256;
+/// Keyed rows fetched from the stage at a time: their memory is bounded however many a transaction merges.
+const FETCHED: usize = 256;
 
 /// The tables of the stage.
 const TABLES: &str = "
@@ -73,7 +76,7 @@ const TABLES: &str = "
     -- Their batches, and what the rows of each have taken into account.
     CREATE TABLE IF NOT EXISTS _sync_spool._sync_batch (id INTEGER PRIMARY KEY, source BLOB NOT NULL,
         context TEXT NOT NULL);
-    -- Their rows, each as of the last batch that brought it.
+    -- Their rows that are kept by their keys, each as of the last batch that brought it.
     CREATE TABLE IF NOT EXISTS _sync_spool._sync_staged (source BLOB, tbl INTEGER, key BLOB, batch INTEGER NOT NULL,
         row BLOB NOT NULL, PRIMARY KEY (source, tbl, key)) WITHOUT ROWID;";
 
@@ -82,7 +85,7 @@ const TABLES: &str = "
 pub(crate) fn attach(conn: &Connection, path: Option<&Path>) -> Result<(), StoreError> {
     let Some(path) = path else {
         conn.execute_batch("ATTACH '' AS _sync_spool")?;
-        return Ok(conn.execute_batch(&format!("{TABLES} {}", exchanges::TABLE))?);
+        return Ok(conn.execute_batch(&[TABLES, pages::TABLE, exchanges::TABLE].concat())?);
     };
     if try_attach(conn, path).is_ok() {
         return Ok(());
@@ -102,10 +105,8 @@ fn try_attach(conn: &Connection, path: &Path) -> Result<(), StoreError> {
     // The database's own connection makes no files. Pages that become free are given back.
     Connection::open(path)?.execute_batch("PRAGMA auto_vacuum = FULL; PRAGMA journal_mode = DELETE")?;
     conn.execute("ATTACH ?1 AS _sync_spool", [path.to_string_lossy()])?;
-    Ok(conn.execute_batch(&format!(
-        "PRAGMA _sync_spool.journal_mode = TRUNCATE; PRAGMA _sync_spool.synchronous = NORMAL; {TABLES} {}",
-        exchanges::TABLE
-    ))?)
+    let settings = "PRAGMA _sync_spool.journal_mode = TRUNCATE; PRAGMA _sync_spool.synchronous = NORMAL;";
+    Ok(conn.execute_batch(&[settings, TABLES, pages::TABLE, exchanges::TABLE].concat())?)
 }
 
 /// A staged row.
@@ -237,9 +238,9 @@ impl Stage {
         taken.iter().map(|(batch, row)| self.staged(replica, (Turn::Parts, index), *batch, row)).collect()
     }
 
-    /// Takes the next rows, at most a page of them and at most `limit`: parents come before their children, which would
-    /// all be in doubt else.
-    pub(crate) fn take_page(
+    /// Takes some of the next rows, at most `limit` of them or those of one page: parents come before their children, which
+    /// would all be in doubt else.
+    pub(crate) fn take_next(
         &self,
         conn: &Connection,
         replica: &Replica,
@@ -258,7 +259,8 @@ impl Stage {
         Ok(Vec::new())
     }
 
-    /// The same of the rows of one table whose turn it is.
+    /// The same of the rows of one table whose turn it is. Keyed rows tell which of those in pages are out of date, and go
+    /// after them.
     fn take_of(
         &self,
         conn: &Connection,
@@ -266,8 +268,14 @@ impl Stage {
         (turn, index): (Turn, usize),
         limit: usize,
     ) -> Result<Vec<Staged>, StoreError> {
+        if turn == Turn::Own {
+            let paged = self.take_paged(conn, replica, index)?;
+            if !paged.is_empty() {
+                return Ok(paged);
+            }
+        }
         let number = turn.place(replica.tables[index].table.number);
-        let (source, limit) = (self.source.as_bytes(), i64::try_from(limit.min(PAGE)).unwrap_or(i64::MAX));
+        let (source, limit) = (self.source.as_bytes(), i64::try_from(limit.min(FETCHED)).unwrap_or(i64::MAX));
         let mut statement = conn.prepare_cached(
             "SELECT key, batch, row FROM _sync_spool._sync_staged WHERE source = ?1 AND tbl = ?2 ORDER BY key LIMIT ?3",
         )?;
@@ -294,9 +302,13 @@ impl Stage {
         bytes: &[u8],
     ) -> Result<Staged, StoreError> {
         let row = decode_row(bytes, &replica.tables[index].shape).map_err(unusable)?;
+        Ok(Staged { table: index, row, context: self.context_of(batch)?, turn })
+    }
+
+    /// What the rows of a batch have taken into account.
+    fn context_of(&self, batch: i64) -> Result<Arc<VersionVector>, StoreError> {
         let lost = || StoreError::Damaged { what: format!("batch {batch} of staged rows is not in _sync_batch") };
-        let context = Arc::clone(self.contexts.get(&batch).ok_or_else(lost)?);
-        Ok(Staged { table: index, row, context, turn })
+        Ok(Arc::clone(self.contexts.get(&batch).ok_or_else(lost)?))
     }
 
     /// What the database knows when everything that is staged is merged: the context of the last batch.
@@ -314,11 +326,13 @@ impl Stage {
         let beyond = i64::try_from(limit.saturating_add(1)).unwrap_or(i64::MAX);
         let count: i64 =
             conn.prepare_cached(sql)?.query_row(params![self.source.as_bytes(), beyond], |row| row.get(0))?;
-        Ok(count < beyond)
+        Ok(count < beyond && self.paged(conn)? <= limit - usize::try_from(count).unwrap_or(limit))
     }
 
     pub(crate) fn is_empty(&self, conn: &Connection) -> Result<bool, StoreError> {
-        self.holds_at_most(conn, 0)
+        let sql = "SELECT NOT EXISTS (SELECT 1 FROM _sync_spool._sync_staged WHERE source = ?1) \
+                   AND NOT EXISTS (SELECT 1 FROM _sync_spool._sync_page WHERE source = ?1)";
+        Ok(conn.prepare_cached(sql)?.query_row([self.source.as_bytes()], |row| row.get(0))?)
     }
 
     /// Notes how far the catch-up has come, and whether all of it is here.
@@ -363,7 +377,7 @@ fn put_sql(rows: usize) -> &'static str {
         let row = |row: usize| format!("(?1, ?2, ?3, ?{}, ?{})", 2 * row + 4, 2 * row + 5);
         format!(
             "INSERT INTO _sync_spool._sync_staged (source, tbl, batch, key, row) VALUES {} \
-             ON CONFLICT DO UPDATE SET batch = excluded.batch, row = excluded.row",
+             ON CONFLICT DO UPDATE SET batch = excluded.batch, row = excluded.row WHERE excluded.batch >= batch",
             (0..rows).map(row).collect::<Vec<_>>().join(", ")
         )
     })

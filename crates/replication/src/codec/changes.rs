@@ -6,11 +6,11 @@ use rmp::encode as mp;
 use crate::codec::CodecError;
 use crate::codec::reader::Reader;
 use crate::codec::rows::{
-    Origins, Written, read_origin, read_origins, read_row, read_sequence, write_addresses, write_row,
+    Origins, Written, read_origin, read_origins, read_rows, read_sequence, write_addresses, write_row,
 };
 use crate::message::{Changes, Envelope, Message};
 use crate::origin::{MAX_ORIGINS, Origin};
-use crate::row::{Batch, RowImage, TableRows, TableShape};
+use crate::row::{Batch, TableRows, TableShape};
 use crate::version_vector::VersionVector;
 
 /// The mark of a batch's last part.
@@ -185,10 +185,6 @@ fn read_table(reader: &mut Reader<'_>, origins: &[Origin]) -> Result<TableRows, 
             return Err(CodecError::Invalid("a table's rows are sent for no column"));
         }
     }
-    let mut rows = Vec::new();
-    // Four for the row entry, one for the count of column entries, one for each key value.
-    for _ in 0..reader.count::<RowImage>(5 + shape.key.len())? {
-        rows.push(read_row(reader, &shape, origins)?);
-    }
+    let rows = read_rows(reader, &shape, origins)?;
     Ok(TableRows { shape, rows, context, limited, parts })
 }

@@ -16,7 +16,7 @@ use crate::codec::frame::Kind;
 use crate::codec::reader::Reader;
 use crate::message::{Envelope, Message};
 
-pub use rows::{decode_row, decode_values, encode_row, encode_values};
+pub use rows::{decode_row, decode_rows, decode_values, encode_row, encode_rows, encode_values};
 
 /// What a decoder accepts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -48,6 +48,34 @@ pub fn decode_row(bytes: &[u8], shape: &TableShape) -> Result<RowImage, CodecErr
     Ok(row)
 }
 
+/// Rows of one table by themselves, to be kept and read again together with [`decode_rows`] by the same shape. What they have in
+/// common is written once.
+///
+/// # Errors
+/// [`CodecError::Unencodable`] for a value that the format cannot hold.
+pub fn encode_rows(rows: &[RowImage]) -> Result<Vec<u8>, CodecError> {
+    let mut origins = Origins::default();
+    rows.iter().for_each(|row| origins.add_row(row));
+    let mut out = Vec::with_capacity(rows.iter().map(RowImage::wire_size).sum());
+    let written = origins.write(&mut out).and_then(|()| {
+        mp::write_uint(&mut out, rows.len() as u64)?;
+        rows.iter().try_for_each(|row| write_row(&mut out, row, &origins))
+    });
+    written.map(|()| out).map_err(|_| CodecError::Unencodable("a value is larger than MessagePack can hold"))
+}
+
+/// Reads what [`encode_rows`] wrote.
+///
+/// # Errors
+/// The bytes are no rows of this shape, or would take more memory than a message may.
+pub fn decode_rows(bytes: &[u8], shape: &TableShape) -> Result<Vec<RowImage>, CodecError> {
+    let mut reader = Reader::new(bytes, Limits::default().structure);
+    let origins = read_origins(&mut reader)?;
+    let rows = read_rows(&mut reader, shape, &origins)?;
+    reader.end()?;
+    Ok(rows)
+}
+
 /// Values by themselves, the same bytes for the same values: a key to look things up by.
 ///
 /// # Errors
@@ -205,11 +233,7 @@ fn read_sequence_from(reader: &mut Reader<'_>, first: u64) -> Result<u64, CodecE
     }
 }
 
-pub(super) fn read_row(
-    reader: &mut Reader<'_>,
-    shape: &TableShape,
-    origins: &[Origin],
-) -> Result<RowImage, CodecError> {
+fn read_row(reader: &mut Reader<'_>, shape: &TableShape, origins: &[Origin]) -> Result<RowImage, CodecError> {
     let (row, marks) = read_marked(reader, origins)?;
     if row.is_never() {
         return Err(CodecError::Invalid("a row was written by nobody"));
@@ -254,6 +278,17 @@ pub(super) fn read_row(
         return Err(CodecError::Invalid("a key holds NULL"));
     }
     Ok(image)
+}
+
+/// How many rows there are, and these.
+pub(super) fn read_rows(
+    reader: &mut Reader<'_>,
+    shape: &TableShape,
+    origins: &[Origin],
+) -> Result<Vec<RowImage>, CodecError> {
+    // Four for the row entry, one for each count of other entries, one for each key value.
+    let count = reader.count::<RowImage>(6 + shape.key.len())?;
+    (0..count).map(|_| read_row(reader, shape, origins)).collect()
 }
 
 fn read_entry(reader: &mut Reader<'_>, origins: &[Origin]) -> Result<Entry, CodecError> {

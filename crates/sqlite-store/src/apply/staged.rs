@@ -10,7 +10,7 @@ use crate::error::StoreError;
 use crate::fail_point::fail_point;
 use crate::replica::Replica;
 use crate::staging::exchanges::{self, Exchanged};
-use crate::staging::{self, Stage, Staged, Turn};
+use crate::staging::{self, Paging, Stage, Staged, Turn};
 use crate::table_sql::AT_ONCE;
 
 /// Rows merged in one transaction where there are more than fit one.
@@ -34,18 +34,20 @@ pub(super) fn stage(
         // An old message: the catch-up went on since, and its rows are in a newer state.
         return Err(Stop::Outcome(Box::new(ApplyOutcome::Gap)));
     }
+    let began = replica.received.get(&source).and_then(|received| received.began.as_ref());
+    let began = began.map(|(context, _)| context.clone()).unwrap_or_default();
     let (with_own_context, rest): (Vec<TableRows>, Vec<TableRows>) =
         tables.into_iter().partition(|table| table.context.is_some());
     let mut work = Work::new(conn, replica, rules, &own, None);
     let mut staged = 0;
     for table in with_own_context {
         let number = stage.begin(conn, table.context.as_ref().unwrap_or(&context))?;
-        staged += put_rows(&stage, &mut work, number, table, &context)?;
+        staged += put_rows(&stage, &mut work, number, table, (&context, &began))?;
     }
     // The batch that begins last tells what is known in the end.
     let number = stage.begin(conn, &context)?;
     for table in rest {
-        staged += put_rows(&stage, &mut work, number, table, &context)?;
+        staged += put_rows(&stage, &mut work, number, table, (&context, &began))?;
     }
     let applied = Applied { staged, ..work.finish()? };
     stage.advance(conn, replica, &to, complete)?;
@@ -54,19 +56,20 @@ pub(super) fn stage(
     Ok(applied)
 }
 
-/// Stages the rows of a table that have a place here; tells how many.
+/// Stages the rows of a table that have a place here; tells how many. `began` is what the source knew when the catch-up began.
 fn put_rows(
     stage: &Stage,
     work: &mut Work<'_>,
     batch: i64,
     table: TableRows,
-    context: &VersionVector,
+    (context, began): (&VersionVector, &VersionVector),
 ) -> Result<usize, Stop> {
     let turn = turn(&table);
     let TableRows { shape, rows, context: passed_on, limited, parts } = table;
     let context = passed_on.as_ref().unwrap_or(context);
     let place = work.place(&shape);
     let mut staged = 0;
+    let mut paging = Paging::new(stage, (batch, turn), began, work.rules.max_rows);
     let mut rows = rows.into_iter();
     while rows.len() > 0 {
         let mut fitting = Vec::new();
@@ -76,8 +79,13 @@ fn put_rows(
         let Some((index, _)) = fitting.first() else { continue };
         fail_point("stage-between-rows");
         staged += fitting.len();
-        stage.put(work.conn, (batch, turn), &work.replica.tables[*index], fitting.iter().map(|(_, row)| row))?;
+        let table = &work.replica.tables[*index];
+        let rows = fitting.into_iter().map(|(_, row)| row);
+        let (paged, keyed): (Vec<RowImage>, Vec<RowImage>) = rows.partition(|row| paging.takes(table, row));
+        stage.put(work.conn, (batch, turn), table, keyed.iter())?;
+        paging.put(work.conn, table, paged.into_iter())?;
     }
+    paging.finish(work.conn)?;
     Ok(staged)
 }
 
@@ -99,6 +107,9 @@ fn merge_next(
     rules: &ApplyRules<'_>,
 ) -> Result<Applied, Stop> {
     let stage = Stage::open(conn, source)?;
+    if stage.spread(conn, replica, rules.max_rows.min(STEP_ROWS))? > 0 {
+        return Ok(Applied::default());
+    }
     let own = replica.have.clone();
     // What fits one transaction is seen as one by readers; more would keep applications waiting for too long.
     let held = exchanges::count(conn, source)?;
@@ -119,15 +130,15 @@ fn merge_next(
     }
     let mut work = Work::new(conn, replica, rules, &own, Some(&stage));
     while left > 0 {
-        let page = stage.take_page(conn, work.replica, left)?;
-        if page.is_empty() {
+        let next = stage.take_next(conn, work.replica, left)?;
+        if next.is_empty() {
             break;
         }
-        left -= page.len().min(left);
-        let mut page = page.into_iter();
-        while page.len() > 0 {
+        left -= next.len().min(left);
+        let mut next = next.into_iter();
+        while next.len() > 0 {
             fail_point("merge-between-rows");
-            merge_page(&mut work, &stage, page.by_ref().take(AT_ONCE).collect())?;
+            merge_rows(&mut work, &stage, next.by_ref().take(AT_ONCE).collect())?;
         }
     }
     let applied = work.finish()?;
@@ -147,7 +158,7 @@ fn merge_next(
 }
 
 /// Merges staged rows of one table.
-fn merge_page(work: &mut Work<'_>, stage: &Stage, rows: Vec<Staged>) -> Result<(), Stop> {
+fn merge_rows(work: &mut Work<'_>, stage: &Stage, rows: Vec<Staged>) -> Result<(), Stop> {
     let mut rows = rows;
     if let Some(Staged { table, context, turn: turn @ Turn::Own, .. }) = rows.first()
         && rows.iter().all(|other| Arc::ptr_eq(&other.context, context))

@@ -14,7 +14,8 @@ use crate::replica::{Received, Replica};
 const MAX_SOURCES: usize = 64;
 
 /// Where a catch-up is noted, and what is staged of it.
-const STAGED: [&str; 5] = ["_sync_received", "_sync_batch", "_sync_staged", "_sync_exchange", "_sync_began"];
+const STAGED: [&str; 6] =
+    ["_sync_received", "_sync_batch", "_sync_staged", "_sync_page", "_sync_exchange", "_sync_began"];
 
 /// What the source of a catch-up knew when it began, and up to where tombstones may have been gone there.
 fn began(conn: &Connection, source: Origin) -> Result<Option<(VersionVector, VersionVector)>, StoreError> {
@@ -91,7 +92,7 @@ pub(crate) fn start_over(conn: &Connection, replica: &mut Replica, source: Origi
         conn.execute(sql, [source.as_bytes()])?;
         return Ok(());
     }
-    clear_tables(conn, &source, &STAGED[..3])?;
+    clear_tables(conn, &source, &STAGED[..4])?;
     let held = exchanges::held(conn, source)?;
     if !held.is_empty() {
         let position = replica.have.clone();
@@ -135,7 +136,8 @@ pub(crate) fn load(conn: &Connection, replica: &mut Replica) -> Result<(), Store
             continue;
         }
         let (complete, merged): (bool, bool) = (row.get(4)?, row.get(5)?);
-        if row.get::<_, i64>(3)? == shapes(replica) {
+        let staged_for: i64 = row.get(3)?;
+        if staged_for == shapes(replica) || staged_for == unpaged_shapes(replica) {
             let source = Origin::from_bytes(source);
             let (held, began) = (exchanges::held(conn, source)?, began(conn, source)?);
             let dropped = dropped(conn, source)?;
@@ -147,8 +149,14 @@ pub(crate) fn load(conn: &Connection, replica: &mut Replica) -> Result<(), Store
     Ok(())
 }
 
-/// What the rows of all tables look like, in one number.
+/// What the rows of all tables look like, in one number. To a version that does not know of pages the tables seem to have other
+/// shapes: it would merge the catch-up without what is in them, and asks for all of it again instead.
 pub(super) fn shapes(replica: &Replica) -> i64 {
+    unpaged_shapes(replica) ^ i64::MIN
+}
+
+/// The same as it is noted by a version that does not know of pages.
+fn unpaged_shapes(replica: &Replica) -> i64 {
     let mut hasher = Fnv::default();
     for table in &replica.tables {
         // Columns were put in their order by their names on the wire.
@@ -186,11 +194,15 @@ pub(crate) fn clear_stale(conn: &Connection, replica: &Replica) -> Result<(), St
         conn.execute_batch(
             "DELETE FROM _sync_spool._sync_owner; DELETE FROM _sync_spool._sync_received;
              DELETE FROM _sync_spool._sync_batch; DELETE FROM _sync_spool._sync_staged;
-             DELETE FROM _sync_spool._sync_exchange; DELETE FROM _sync_spool._sync_began",
+             DELETE FROM _sync_spool._sync_page; DELETE FROM _sync_spool._sync_exchange; DELETE FROM _sync_spool._sync_began",
         )?;
         conn.execute("INSERT INTO _sync_spool._sync_owner (origin) VALUES (?1)", [replica.own.as_bytes()])?;
         return Ok(());
     }
+    // What a version that does not know of pages forgot, or began anew, has none.
+    let sql = "DELETE FROM _sync_spool._sync_page \
+               WHERE source NOT IN (SELECT source FROM _sync_spool._sync_received WHERE shapes = ?1)";
+    conn.execute(sql, [shapes(replica)])?;
     let mut statement = conn.prepare("SELECT source, position, merged FROM _sync_spool._sync_received")?;
     let mut rows = statement.query([])?;
     let mut stale = Vec::new();
