@@ -238,8 +238,7 @@ impl Stage {
         taken.iter().map(|(batch, row)| self.staged(replica, (Turn::Parts, index), *batch, row)).collect()
     }
 
-    /// Takes some of the next rows, at most `limit` of them or those of one page: parents come before their children, which
-    /// would all be in doubt else.
+    /// Takes some of the next rows, at most `limit`: parents come before their children, which would all be in doubt else.
     pub(crate) fn take_next(
         &self,
         conn: &Connection,
@@ -269,7 +268,7 @@ impl Stage {
         limit: usize,
     ) -> Result<Vec<Staged>, StoreError> {
         if turn == Turn::Own {
-            let paged = self.take_paged(conn, replica, index)?;
+            let paged = self.take_paged(conn, replica, index, limit)?;
             if !paged.is_empty() {
                 return Ok(paged);
             }

@@ -3,7 +3,7 @@
 use std::fmt::Debug;
 
 use bolero::check;
-use replication::codec::{decode_row, decode_values, encode_row, encode_values};
+use replication::codec::{decode_row, decode_rows, decode_values, encode_row, encode_rows, encode_values};
 use replication::selection::matches;
 use replication::{NodeSchemas, Selection, TableShape, VersionVector};
 use serde::Serialize;
@@ -27,6 +27,14 @@ pub(crate) fn row(bytes: &[u8]) -> Result<(), String> {
     let row = decode_row(bytes, &shape()).map_err(|error| error.to_string())?;
     let again = decode_row(&encode_row(&row).unwrap(), &shape());
     assert_eq!(again, Ok(row));
+    Ok(())
+}
+
+/// Rows that are kept together.
+fn rows(bytes: &[u8]) -> Result<(), String> {
+    let rows = decode_rows(bytes, &shape()).map_err(|error| error.to_string())?;
+    let again = decode_rows(&encode_rows(&rows).unwrap(), &shape());
+    assert_eq!(again, Ok(rows));
     Ok(())
 }
 
@@ -87,6 +95,23 @@ fn rows_with_errors_are_refused_or_are_other_rows() {
     let whole = named(ROW, "real");
     check!().with_iterations(10_000).with_generator(script(64)).for_each(|script| {
         drop(row(&Script(script).altered(&whole)));
+    });
+}
+
+#[test]
+fn rows_that_are_kept_together_read_back_as_they_were_and_with_errors_are_refused_or_are_others() {
+    let each: Vec<_> = named(ROW, "real").iter().filter_map(|bytes| decode_row(bytes, &shape()).ok()).collect();
+    assert!(each.len() > 1);
+    let whole: Vec<Vec<u8>> = (0..=each.len()).map(|count| encode_rows(&each[..count]).unwrap()).collect();
+    for (count, bytes) in whole.iter().enumerate() {
+        assert_eq!(decode_rows(bytes, &shape()).unwrap(), each[..count]);
+        for end in 0..bytes.len() {
+            assert!(decode_rows(&bytes[..end], &shape()).is_err());
+        }
+    }
+    check!().with_iterations(5_000).for_each(|bytes: &[u8]| drop(rows(bytes)));
+    check!().with_iterations(10_000).with_generator(script(64)).for_each(|script| {
+        drop(rows(&Script(script).altered(&whole)));
     });
 }
 

@@ -6,13 +6,15 @@
 //!
 //! A row comes again only if it changed after it was sent. Then one of its entries is a change that its source did not know at the
 //! catch-up's first batch; rows with such an entry are staged by their keys, and so is every row that holds more than its row
-//! entry, or is told of in another way than as its source has it. Thus a key may be in a page once and beside that among the keyed
-//! rows: of the two, the one of the later batch is the newer state of the row, and the other one is not merged.
+//! entry, or is told of in another way than as its source has it. Rows that the source had before it was attached are no exception
+//! though they are made known while it is read: each gets its first entry by that, and was in no batch before. Thus a key may be in
+//! a page once and beside that among the keyed rows: of the two, the one of the later batch is the newer state of the row, and the
+//! other one is not merged.
 
 use std::sync::Arc;
 
 use replication::codec::{decode_rows, encode_rows};
-use replication::{EntryFlags, RowClock, RowImage, Value, VersionVector};
+use replication::{Entry, EntryFlags, RowClock, RowImage, Timestamp, Value, VersionVector};
 use rusqlite::{Connection, OptionalExtension as _, params};
 
 use super::{Stage, Staged, Turn, place, unusable};
@@ -66,7 +68,12 @@ impl<'a> Paging<'a> {
             && counters.is_empty()
             && rest.is_none()
             && !entry.flags.contains(EntryFlags::ABSENT)
-            && self.began.covers(entry.dot)
+            && (self.began.covers(entry.dot) || self.is_made_known(entry))
+    }
+
+    /// Whether an entry is the first of a row that the source had before it was attached.
+    fn is_made_known(&self, entry: &Entry) -> bool {
+        entry.dot.origin == self.stage.source && entry.timestamp == Timestamp::BASELINE
     }
 
     /// Adds rows of the table, which follow its own shape.
@@ -101,20 +108,18 @@ impl<'a> Paging<'a> {
         if self.rows.is_empty() {
             return Ok(());
         }
-        let count = i64::try_from(self.rows.len()).unwrap_or(i64::MAX);
         let sql = "INSERT INTO _sync_spool._sync_page (source, tbl, batch, count, rows) VALUES (?1, ?2, ?3, ?4, ?5)";
         let bytes = encode_rows(&self.rows).map_err(unusable)?;
-        conn.prepare_cached(sql)?.execute(params![
-            self.stage.source.as_bytes(),
-            self.table,
-            self.batch,
-            count,
-            bytes
-        ])?;
+        let (source, count) = (self.stage.source.as_bytes(), count(&self.rows));
+        conn.prepare_cached(sql)?.execute(params![source, self.table, self.batch, count, bytes])?;
         self.rows.clear();
         self.size = 0;
         Ok(())
     }
+}
+
+fn count(rows: &[RowImage]) -> i64 {
+    i64::try_from(rows.len()).unwrap_or(i64::MAX)
 }
 
 /// A page that was taken.
@@ -124,15 +129,16 @@ struct Page {
 }
 
 impl Stage {
-    /// Takes the rows of the next page of a table of which there are any to be merged.
+    /// Takes at most `limit` rows of the next page of a table of which there are any to be merged.
     pub(super) fn take_paged(
         &self,
         conn: &Connection,
         replica: &Replica,
         index: usize,
+        limit: usize,
     ) -> Result<Vec<Staged>, StoreError> {
         let table = &replica.tables[index];
-        while let Some(Page { batch, mut rows }) = self.next_page(conn, table)? {
+        while let Some(Page { batch, mut rows }) = self.next_page(conn, table, limit)? {
             self.leave_out_older(conn, table, batch, &mut rows)?;
             let context = self.context_of(batch)?;
             let staged = |row| Staged { table: index, row, context: Arc::clone(&context), turn: Turn::Own };
@@ -143,7 +149,8 @@ impl Stage {
         Ok(Vec::new())
     }
 
-    fn next_page(&self, conn: &Connection, table: &ReplicaTable) -> Result<Option<Page>, StoreError> {
+    /// The next page of a table, or its first `limit` rows: the others stay a page.
+    fn next_page(&self, conn: &Connection, table: &ReplicaTable, limit: usize) -> Result<Option<Page>, StoreError> {
         let mut statement = conn.prepare_cached(
             "SELECT id, batch, rows FROM _sync_spool._sync_page WHERE source = ?1 AND tbl = ?2 ORDER BY id LIMIT 1",
         )?;
@@ -152,9 +159,15 @@ impl Stage {
         let (id, batch): (i64, i64) = (page.get(0)?, page.get(1)?);
         let damaged = |reason: String| StoreError::Damaged { what: format!("page {id} of staged rows: {reason}") };
         let bytes = page.get_ref(2)?.as_blob().map_err(|error| damaged(error.to_string()))?;
-        let rows = decode_rows(bytes, &table.shape).map_err(|error| damaged(error.to_string()))?;
+        let mut rows = decode_rows(bytes, &table.shape).map_err(|error| damaged(error.to_string()))?;
         drop(found);
-        conn.prepare_cached("DELETE FROM _sync_spool._sync_page WHERE id = ?1")?.execute([id])?;
+        let rest = rows.split_off(limit.max(1).min(rows.len()));
+        if rest.is_empty() {
+            conn.prepare_cached("DELETE FROM _sync_spool._sync_page WHERE id = ?1")?.execute([id])?;
+        } else {
+            let sql = "UPDATE _sync_spool._sync_page SET count = ?2, rows = ?3 WHERE id = ?1";
+            conn.prepare_cached(sql)?.execute(params![id, count(&rest), encode_rows(&rest).map_err(unusable)?])?;
+        }
         Ok(Some(Page { batch, rows }))
     }
 
@@ -190,13 +203,13 @@ impl Stage {
         Ok(())
     }
 
-    /// Stages rows of pages by their keys where they may be looked for by now, because their table has got a unique index: some
+    /// Stages rows of pages by their keys where they may be looked for by now, because their table has got a unique index: at most
     /// `limit` of them. How many there were.
     pub(crate) fn spread(&self, conn: &Connection, replica: &Replica, limit: usize) -> Result<usize, StoreError> {
         let mut spread = 0;
         for table in replica.tables.iter().filter(|table| !table.table.unique.is_empty()) {
             while spread < limit {
-                let Some(Page { batch, rows }) = self.next_page(conn, table)? else { break };
+                let Some(Page { batch, rows }) = self.next_page(conn, table, limit - spread)? else { break };
                 self.put(conn, (batch, Turn::Own), table, rows.iter())?;
                 spread += rows.len();
             }

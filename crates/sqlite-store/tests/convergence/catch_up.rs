@@ -18,7 +18,7 @@ const FILL: &str = "WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FRO
 
 fn staged(replica: &Replica) -> i64 {
     let sql = "SELECT (SELECT count(*) FROM _sync_staged) + (SELECT count(*) FROM _sync_batch) \
-               + (SELECT count(*) FROM _sync_received)";
+               + (SELECT count(*) FROM _sync_received) + (SELECT count(*) FROM _sync_page)";
     replica.stage().query_row(sql, [], |row| row.get(0)).unwrap()
 }
 

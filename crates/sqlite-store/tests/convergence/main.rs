@@ -14,6 +14,7 @@ mod gone;
 mod identity;
 mod key_ranges;
 mod naming;
+mod pages;
 mod policies;
 mod reconcile;
 mod records;
