@@ -9,10 +9,11 @@ mod behind;
 mod ending;
 mod following;
 mod measuring;
+mod showing;
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use futures::future::BoxFuture;
 use futures::stream::{BoxStream, FuturesUnordered, SelectAll, StreamExt as _};
@@ -36,7 +37,7 @@ use crate::engine::repeats::STRANGERS;
 use crate::engine::session_events;
 use crate::engine::shared::{Shared, wall_millis};
 use crate::engine::source::Source;
-use crate::status::{PeerDatabaseStatus, PeerStatus};
+use crate::status::PeerStatus;
 use crate::wire;
 
 /// Bytes without a whole message that count as a message on its way; pings are a few.
@@ -92,6 +93,8 @@ pub(crate) struct SessionDriver {
     behind: BTreeMap<String, Behind>,
     /// The bytes that are counted: received and sent.
     counted: (u64, u64),
+    /// When the status was last made to say how things stand.
+    shown: Option<tokio::time::Instant>,
     closing: Option<CloseReason>,
     /// How much had been read from the link when something was last heard.
     heard_at: u64,
@@ -147,6 +150,7 @@ impl SessionDriver {
             number,
             behind: BTreeMap::new(),
             counted: (0, 0),
+            shown: None,
             closing: None,
             heard_at: 0,
             learned: tokio::time::Instant::now(),
@@ -165,7 +169,7 @@ impl SessionDriver {
             if let Some(reason) = self.closing.take() {
                 return self.ended(reason);
             }
-            self.update_status();
+            let show_at = self.show();
             let deadline = self.session.next_timeout();
             let replaced = self.seat.as_ref().map(|seat| seat.replaced.clone());
             let wanted = self.place.as_ref().map(|place| place.wanted.clone());
@@ -194,6 +198,8 @@ impl SessionDriver {
                 },
                 () = until(&self.shared, deadline) => self.wake(),
                 () = tokio::time::sleep_until(learn_at) => self.learn_peer().await,
+                // What was done is in the status from the next turn on.
+                () = tokio::time::sleep_until(show_at.unwrap_or(learn_at)), if show_at.is_some() => {}
             }
         }
     }
@@ -334,25 +340,6 @@ impl SessionDriver {
     fn connected_to(&self, node: &str) {
         let mut status = self.status.lock().unwrap_or_else(PoisonError::into_inner);
         (status.node, status.state, status.last_error) = (Some(node.to_owned()), "connected".to_owned(), None);
-    }
-
-    fn update_status(&mut self) {
-        let mut databases = Vec::new();
-        for (name, peer, own) in self.session.shared_databases() {
-            let since = self.behind.entry(name.to_owned()).or_default().note(peer, own, Instant::now());
-            databases.push(PeerDatabaseStatus { name: name.to_owned(), behind: peer.behind(own), lag_ms: 0, since });
-        }
-        let traffic = self.sender.traffic();
-        let (received, sent) = (traffic.bytes_in(), traffic.bytes_out());
-        if let Some(node) = self.session.remote_node().filter(|_| (received, sent) != self.counted) {
-            let (before, after) = std::mem::replace(&mut self.counted, (received, sent));
-            self.shared.events.metrics().traffic(node, received - before, sent - after);
-        }
-        let mut status = self.status.lock().unwrap_or_else(PoisonError::into_inner);
-        (status.bytes_in, status.bytes_out) = (received, sent);
-        status.databases = databases;
-        status.role = self.grant.role.as_str().to_owned();
-        status.read_only_there = !self.session.gives();
     }
 }
 

@@ -34,6 +34,7 @@ impl SessionDriver {
     }
 
     pub(super) async fn lost(mut self) -> (Option<String>, SessionEnd) {
+        self.update_status();
         let reason = self.receiver.lost().await.to_string();
         (self.seated_node(), SessionEnd::Lost { reason })
     }
@@ -42,7 +43,8 @@ impl SessionDriver {
         self.seat.as_ref().and_then(|_| self.session.remote_node()).map(str::to_owned)
     }
 
-    pub(super) fn ended(self, reason: CloseReason) -> (Option<String>, SessionEnd) {
+    pub(super) fn ended(mut self, reason: CloseReason) -> (Option<String>, SessionEnd) {
+        self.update_status();
         let node = self.session.remote_node().map(str::to_owned);
         let end = match reason {
             CloseReason::Stopped => SessionEnd::Stopped,
