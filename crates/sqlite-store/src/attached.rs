@@ -13,6 +13,7 @@ mod outrun;
 mod reading;
 mod records;
 mod restamp;
+mod resting;
 mod settling;
 mod sweeping;
 mod told;

@@ -39,6 +39,7 @@ mod migration;
 mod node_schemas;
 mod observer;
 mod parked;
+mod patrol;
 mod pulse;
 mod replica;
 mod reselect;

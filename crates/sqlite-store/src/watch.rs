@@ -2,7 +2,8 @@
 //! data; whoever is woken looks at the database itself.
 //!
 //! Folders are watched, never files: a watch on a file goes deaf when the file is replaced. Network and overlay file
-//! systems may give no events at all, which the slow poll of each database makes up for.
+//! systems may give no events at all, which the slow poll of each database makes up for; where a database is at rest, the
+//! [`Patrol`] polls for it.
 
 use std::collections::HashMap;
 use std::ffi::{OsStr, OsString};
@@ -15,6 +16,7 @@ use notify::event::{EventKind, ModifyKind};
 use notify::{RecommendedWatcher, RecursiveMode, Watcher as _};
 
 use crate::error::StoreError;
+use crate::patrol::{Patrol, Post};
 use crate::worker::Command;
 
 /// How long nothing is listened to after an event. A commit writes its pages one by one, and each makes an event, which would wake this
@@ -51,6 +53,16 @@ impl Wake {
     pub(crate) fn take(&self) -> bool {
         self.raised.swap(false, Ordering::AcqRel)
     }
+
+    /// Whether it wakes the same thread.
+    pub(crate) fn is_of(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.raised, &other.raised)
+    }
+
+    /// Whether nobody is left to be woken.
+    pub(crate) fn is_gone(&self) -> bool {
+        self.commands.upgrade().is_none()
+    }
 }
 
 /// Folders and who is to be woken by which file names in them.
@@ -61,6 +73,7 @@ type Folders = HashMap<PathBuf, Vec<(Vec<OsString>, Wake)>>;
 pub struct FileWatch {
     watcher: Mutex<RecommendedWatcher>,
     folders: Arc<Mutex<Folders>>,
+    patrol: Patrol,
 }
 
 impl FileWatch {
@@ -86,7 +99,7 @@ impl FileWatch {
                 listened = Instant::now();
             }
         })?;
-        Ok(Self { watcher: Mutex::new(watcher), folders })
+        Ok(Self { watcher: Mutex::new(watcher), folders, patrol: Patrol::default() })
     }
 
     /// Wakes `wake` from now on when the database file at `path` or its journals change.
@@ -99,9 +112,22 @@ impl FileWatch {
         let mut folders = self.folders.lock().unwrap_or_else(PoisonError::into_inner);
         let watched = folders.entry(folder).or_default();
         // Asked again where the folder may have been another one. Databases that were closed are not to be woken any more.
-        watched.retain(|(_, known)| !Arc::ptr_eq(&known.raised, &wake.raised) && known.commands.upgrade().is_some());
+        watched.retain(|(_, known)| !known.is_of(wake) && !known.is_gone());
         watched.push((watched_names(name), wake.clone()));
         Ok(())
+    }
+
+    /// Watches over a database at rest, whatever the system tells of its files; see [`Patrol::post`].
+    pub(crate) fn rest(&self, post: Post) -> bool {
+        self.patrol.post(post)
+    }
+}
+
+#[cfg(test)]
+impl FileWatch {
+    /// How many databases are at rest.
+    pub(crate) fn at_rest(&self) -> usize {
+        self.patrol.posts()
     }
 }
 

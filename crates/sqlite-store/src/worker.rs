@@ -2,12 +2,14 @@
 //!
 //! It looks at the file when an event or the poll says so, captures what applications committed, and serves batches. A
 //! file event often comes before the commit that caused it is visible, so a look that finds nothing is repeated after
-//! growing pauses before the thread rests until the next event or poll.
+//! growing pauses before the thread rests until the next event or poll; where nothing is due, the poll looks at the file's
+//! times alone (see [`resting`]).
 
 mod acting;
 mod command;
 mod damage;
 mod opening;
+mod resting;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -16,6 +18,7 @@ use std::time::{Duration, Instant};
 pub(crate) use command::Command;
 use damage::Traces;
 use replication::{Batch, MAX_ORIGINS, NodeSchemas};
+use resting::Rest;
 use tokio::sync::{mpsc, watch};
 
 use crate::attached::{Attachment, Looked};
@@ -99,6 +102,7 @@ pub(crate) struct Worker {
     remembered: Option<Instant>,
     /// When the file was last seen to change; none once its write-ahead log is folded.
     changed: Option<Instant>,
+    rest: Rest,
 }
 
 impl Worker {
@@ -139,6 +143,7 @@ impl Worker {
             last_poll: Instant::now(),
             remembered: None,
             changed: None,
+            rest: Rest::default(),
         }
     }
 
@@ -165,6 +170,7 @@ impl Worker {
             }
             // While a look is due soon, the flag stays up: nobody needs to be woken for it.
             if self.recheck > WHILE_WRITTEN && self.wake.take() {
+                self.rest.end();
                 self.recheck = 0;
             }
         }
@@ -182,6 +188,9 @@ impl Worker {
         if self.is_closing() {
             return Duration::ZERO;
         }
+        if let Some(left) = self.rest.left() {
+            return left;
+        }
         let poll = self.options.poll_interval.saturating_sub(self.last_poll.elapsed());
         if let Some(at) = self.retry_at {
             return at.saturating_duration_since(Instant::now()).min(poll);
@@ -196,6 +205,9 @@ impl Worker {
     }
 
     fn serve(&mut self, command: Command) {
+        if !matches!(command, Command::Look) {
+            self.rest.end();
+        }
         match command {
             Command::Look | Command::Close => {}
             Command::Read { from, omit, limits, reply } => {
@@ -351,6 +363,7 @@ impl Worker {
         if self.attachment.is_none() {
             self.open();
         }
+        let before = self.before_rest();
         self.look();
         if self.changed.is_some_and(|at| at.elapsed() >= FOLD_AFTER)
             && self.attachment.as_ref().is_some_and(Attachment::fold)
@@ -365,6 +378,7 @@ impl Worker {
                 false
             });
         }
+        self.rest(before);
     }
 
     /// Captures what applications committed, if anything, and goes on with what there is to do.
@@ -373,6 +387,7 @@ impl Worker {
     }
 
     fn look_by(&mut self, look: impl FnOnce(&mut Attachment) -> Result<Looked, StoreError>) {
+        self.rest.end();
         self.check_identity();
         if self.attachment.is_none() {
             return;

@@ -38,7 +38,7 @@ impl Attachment {
         if self.migration.unplaced { self.quiet_left() } else { None }
     }
 
-    fn quiet_left(&self) -> Option<Duration> {
+    pub(super) fn quiet_left(&self) -> Option<Duration> {
         let since = self.migration.changed?.elapsed();
         self.options.schema_quiet.checked_sub(since).filter(|left| !left.is_zero())
     }

@@ -1,0 +1,27 @@
+//! Rest: when nothing is due, and what memory is let go of then.
+
+use super::Attachment;
+
+impl Attachment {
+    /// Whether nothing is to be done soon unless somebody writes to the file or asks for something. What is done now and then can wait.
+    pub(crate) fn rests(&self) -> bool {
+        let waits = self.replica.waiting.undecided > 0 && !self.replica.touched.is_empty();
+        !self.has_work()
+            && !self.broken
+            && !self.told_ahead
+            && !self.cut_off
+            && !waits
+            && !self.is_publishing()
+            && self.quiet_left().is_none()
+            && self.replica.merging().is_none()
+            && self.foreign_keys.orphans().count == 0
+            && self.events.is_empty()
+    }
+
+    /// Lets go of memory that is not needed soon. With many databases it is much.
+    pub(crate) fn let_go(&self) {
+        self.conn.flush_prepared_statement_cache();
+        // It cannot fail.
+        let _ = self.conn.execute_batch("PRAGMA shrink_memory");
+    }
+}
