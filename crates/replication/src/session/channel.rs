@@ -15,6 +15,12 @@ use crate::version_vector::VersionVector;
 /// Milliseconds between two words about a catch-up that goes on.
 const PROGRESS: u64 = 2_000;
 
+/// How often it is said what is durable here, before it counts as heard: links may lose messages.
+const REPEATS: u8 = 3;
+
+/// Databases of which both sides know the same have their turn with every so many heartbeats.
+pub(super) const ROUND: u64 = 6;
+
 /// A batch that was sent and is not acknowledged.
 #[derive(Debug)]
 pub(super) struct InFlight {
@@ -103,6 +109,8 @@ pub(super) struct Channel {
     /// The peer said that it cannot take this database now.
     pub(super) paused_by_peer: bool,
     pub(super) ack_due: bool,
+    /// How often it was said since there was something new in it.
+    acks: u8,
     pub(super) assembly: Option<Assembly>,
     /// Whole batches that wait, the oldest first, with their sizes.
     pub(super) queue: VecDeque<(Batch, Waiting)>,
@@ -206,7 +214,7 @@ impl Channel {
         self.published = false;
         self.compare_anew();
         self.unreadable = None;
-        self.ack_due = self.is_shared();
+        (self.ack_due, self.acks) = (self.is_shared(), 0);
         self.local = Some(state);
     }
 
@@ -238,7 +246,9 @@ impl Channel {
         let have = state.have.clone().joined(&old.have);
         *old = LocalState { have, ..state };
         // Peers that need nothing from us learn what we have, so that they do not send it.
-        self.ack_due |= moved && self.is_shared();
+        if moved && self.is_shared() {
+            self.owe_ack();
+        }
         other
     }
 
@@ -319,6 +329,21 @@ impl Channel {
         Some(Received { source, position })
     }
 
+    /// There is something to acknowledge.
+    pub(super) const fn owe_ack(&mut self) {
+        (self.ack_due, self.acks) = (true, 0);
+    }
+
+    /// Whether both sides know the same, as far as this one has heard, and have told each other often enough.
+    pub(super) fn is_settled(&self) -> bool {
+        let alike = self.local.as_ref().is_some_and(|local| local.have == self.peer_have);
+        alike
+            && self.acks >= REPEATS
+            && self.in_flight.is_empty()
+            && self.received().is_none()
+            && self.next_timeout().is_none()
+    }
+
     /// Whether an acknowledgement is due, and somebody is there to get it.
     pub(super) fn owes_ack(&self) -> bool {
         self.ack_due && self.is_shared() && !self.has_news
@@ -330,6 +355,7 @@ impl Channel {
             return None;
         }
         self.ack_due = false;
+        self.acks = self.acks.saturating_add(1);
         let local = self.local.as_ref()?;
         Some(Message::Ack(Ack {
             database: name.to_owned(),

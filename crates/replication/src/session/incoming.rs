@@ -91,7 +91,7 @@ impl Session {
                 if let Some(catch_up) = &mut channel.catch_up {
                     catch_up.rows += rows as u64;
                 }
-                channel.ack_due = true;
+                channel.owe_ack();
                 channel.want_repeat = None;
                 channel.own_problem = None;
             }
@@ -233,7 +233,7 @@ impl Channel {
         while let Some((mut batch, waiting)) = self.queue.pop_front() {
             let known = self.local.as_ref().is_some_and(|local| local.have.covers_all(&batch.context));
             if known {
-                self.ack_due = true;
+                self.owe_ack();
                 continue;
             }
             if let Some(local) = self.local.as_ref().filter(|_| !self.terms.gives) {

@@ -58,6 +58,8 @@ pub struct Session {
     hello_at: Option<u64>,
     last_heard: u64,
     last_sent: u64,
+    /// How often nothing was left but to say that this side is alive.
+    heartbeats: u64,
 }
 
 /// Who the peer is.
@@ -85,6 +87,7 @@ impl Session {
             hello_at: None,
             last_heard: now,
             last_sent: now,
+            heartbeats: 0,
         }
     }
 
@@ -307,7 +310,18 @@ impl Session {
                 // Nothing to acknowledge: a greeting says as well that somebody is here.
                 return self.say_hello();
             }
-            shared.for_each(|channel| channel.ack_due = true);
+            // All at once would be much of the same where there are many.
+            self.heartbeats = self.heartbeats.wrapping_add(1);
+            let turn = self.heartbeats;
+            let mut due = false;
+            for (place, channel) in (0_u64..).zip(shared) {
+                channel.ack_due |= !channel.is_settled() || place % channel::ROUND == turn % channel::ROUND;
+                due |= channel.ack_due;
+            }
+            // One at least: it says as well that somebody is here.
+            if let Some(channel) = self.channels.values_mut().find(|channel| !due && channel.is_shared()) {
+                channel.ack_due = true;
+            }
             self.last_sent = self.now;
         }
     }
