@@ -10,6 +10,7 @@ mod command;
 mod damage;
 mod opening;
 mod resting;
+mod turn;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};

@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use super::Worker;
+use super::turn::Turn;
 use crate::attached::Attachment;
 use crate::database::{DatabaseEvent, Phase};
 use crate::error::StoreError;
@@ -66,14 +67,18 @@ impl Worker {
         if self.is_still_damaged() {
             return;
         }
+        let turn = Turn::take();
         let opened =
             Attachment::open(&self.options, file, &self.runtime, &self.closing).and_then(|(mut opened, events)| {
                 if self.unwritable {
                     opened.write(|_, _| Ok(((), true)))?;
                     self.unwritable = false;
                 }
+                // What opening took is for the next one.
+                opened.let_go();
                 Ok((opened, events))
             });
+        drop(turn);
         match opened {
             Ok((attachment, events)) => {
                 self.attachment = Some(attachment);
