@@ -61,7 +61,7 @@ impl Files {
 
     /// Whether they are where their times can be relied on.
     pub(crate) fn are_local(&self) -> bool {
-        self.0.iter().filter_map(|path| path.parent()).all(is_local)
+        is_local(&self.0[0])
     }
 }
 
@@ -76,12 +76,12 @@ impl Seen {
 }
 
 #[cfg(target_os = "linux")]
-fn is_local(folder: &Path) -> bool {
-    rustix::fs::statfs(folder).is_ok_and(|system| u32::try_from(system.f_type).is_ok_and(|kind| LOCAL.contains(&kind)))
+fn is_local(file: &Path) -> bool {
+    rustix::fs::statfs(file).is_ok_and(|system| u32::try_from(system.f_type).is_ok_and(|kind| LOCAL.contains(&kind)))
 }
 
 #[cfg(not(target_os = "linux"))]
-fn is_local(_folder: &Path) -> bool {
+fn is_local(_file: &Path) -> bool {
     // What its numbers mean is not known here.
     LOCAL.is_empty()
 }

@@ -16,7 +16,7 @@ use crate::version_vector::VersionVector;
 const PROGRESS: u64 = 2_000;
 
 /// How often it is said what is durable here, before it counts as heard: links may lose messages.
-const REPEATS: u8 = 3;
+const REPEATS: u8 = 2;
 
 /// Databases of which both sides know the same have their turn with every so many heartbeats.
 pub(super) const ROUND: u64 = 6;

@@ -4,6 +4,7 @@
 
 mod bench;
 mod flow;
+mod heartbeats;
 mod publishing;
 mod reading;
 mod sweeping;

@@ -90,11 +90,12 @@ mod tests {
     use rusqlite::Connection;
     use tokio::sync::mpsc;
 
+    use crate::ConflictRetention;
+    use crate::attach::AttachRules;
     use crate::database::{Database, DatabaseEvent, DatabaseOptions, DatabaseState};
     use crate::patrol::Files;
     use crate::replica::DatabaseRules;
     use crate::watch::FileWatch;
-    use crate::{AttachRules, ConflictRetention};
 
     const DEADLINE: Duration = Duration::from_secs(60);
 
@@ -187,6 +188,7 @@ mod tests {
     #[tokio::test(flavor = "multi_thread")]
     async fn a_database_does_not_rest_while_a_write_is_under_way_that_may_become_visible_without_another() {
         let (deaf, conn) = Deaf::start("WAL");
+        deaf.await_rest();
         conn.execute_batch("PRAGMA cache_size = 1; BEGIN IMMEDIATE").unwrap();
         // More than the cache holds: it is in the log before it is committed.
         (1..=2_000).for_each(|id| insert(&conn, id));
