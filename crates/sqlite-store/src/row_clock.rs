@@ -66,7 +66,10 @@ impl ClockReader {
         let column: i64 = row.get(first)?;
         let mut entry = Entry::new(
             Timestamp::from_raw(row.get(first + 1)?).unwrap_or_default(),
-            Dot { origin: replica.origin(row.get(first + 2)?)?, sequence: row.get::<_, i64>(first + 3)?.cast_unsigned() },
+            Dot {
+                origin: replica.origin(row.get(first + 2)?)?,
+                sequence: row.get::<_, i64>(first + 3)?.cast_unsigned(),
+            },
             EntryFlags::from_bits(row.get(first + 4)?),
         );
         let more = row.get_ref(first + 5)?.as_blob_or_null().map_err(rusqlite::Error::from)?;

@@ -26,11 +26,11 @@ pub(crate) struct RowState {
 }
 
 /// How the rows of a table with these keys stand, in their order, with their contents or without.
-pub(crate) fn read_states<'k>(
+pub(crate) fn read_states(
     conn: &Connection,
     replica: &Replica,
     index: usize,
-    keys: &[&'k [Value]],
+    keys: &[&[Value]],
     content: bool,
 ) -> Result<Vec<RowState>, StoreError> {
     let mut states = Vec::with_capacity(keys.len());

@@ -106,7 +106,8 @@ impl Options {
 fn run(options: &Options) -> Result {
     let mut table = Table::default();
     for run in 1..=options.runs {
-        for (name, measure) in MEASURES.iter().filter(|(name, _)| options.measures.iter().any(|wanted| wanted == name)) {
+        for (name, measure) in MEASURES.iter().filter(|(name, _)| options.measures.iter().any(|wanted| wanted == name))
+        {
             eprintln!("run {run} of {}: {name}", options.runs);
             scenario(|scene| {
                 table.add(measure(scene, options)?);

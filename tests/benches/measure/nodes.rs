@@ -102,6 +102,7 @@ pub(crate) fn computed(pid: u32) -> Result<f64> {
 /// Bytes of memory that a process has.
 pub(crate) fn memory(pid: u32) -> Result<f64> {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
-    let kib = status.lines().find_map(|line| line.strip_prefix("VmRSS:")?.split_whitespace().next()?.parse::<f64>().ok());
+    let kib =
+        status.lines().find_map(|line| line.strip_prefix("VmRSS:")?.split_whitespace().next()?.parse::<f64>().ok());
     Ok(1024.0 * kib.unwrap_or(f64::NAN))
 }

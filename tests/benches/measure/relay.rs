@@ -26,8 +26,7 @@ impl Relay {
         let mut port = String::new();
         let Some(output) = receiver.stdout.take() else { fail!("no output") };
         BufReader::new(output).read_line(&mut port)?;
-        let mut sender =
-            Command::new(&program).args(["relay", "send", port.trim()]).stdin(Stdio::piped()).spawn()?;
+        let mut sender = Command::new(&program).args(["relay", "send", port.trim()]).stdin(Stdio::piped()).spawn()?;
         let told = sender.stdin.take();
         Ok(Self { sender, told, receiver })
     }

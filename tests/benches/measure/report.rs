@@ -52,9 +52,7 @@ impl Table {
 
     /// All values, for programs.
     pub(crate) fn json(&self) -> String {
-        let figure = |(figure, values): &(Figure, Vec<f64>)| {
-            serde_json::json!({ "name": figure.name, "unit": figure.unit, "median": median(values), "values": values })
-        };
+        let figure = |(figure, values): &(Figure, Vec<f64>)| serde_json::json!({ "name": figure.name, "unit": figure.unit, "median": median(values), "values": values });
         serde_json::Value::Array(self.rows.iter().map(figure).collect()).to_string()
     }
 }

@@ -68,7 +68,12 @@ fn attach(scene: &Scene, full: &Path) -> Result<Vec<Figure>> {
     Ok(vec![
         Figure::new("attach of a file with all rows", median(&spent[0]), "ms", Goal::AtMost(50.0)),
         Figure::told("attach of a file without rows", median(&spent[1]), "ms"),
-        Figure::new("bytes that attach adds more to the one than to the other", added[0] - added[1], "", Goal::AtMost(0.0)),
+        Figure::new(
+            "bytes that attach adds more to the one than to the other",
+            added[0] - added[1],
+            "",
+            Goal::AtMost(0.0),
+        ),
     ])
 }
 

@@ -44,12 +44,11 @@ fn end_to_end(pair: &Pair, work: Work, rows: u64) -> Result<(f64, f64)> {
     let (ours, theirs) = (application::open(pair.a.file())?, application::open(pair.b.file())?);
     let mut lag = Lag::default();
     let begun = Instant::now();
-    let mut writer =
-        work.command(pair.a.file(), 1, rows)?.stdin(Stdio::null()).stdout(Stdio::null()).spawn()?;
+    let mut writer = work.command(pair.a.file(), 1, rows)?.stdin(Stdio::null()).stdout(Stdio::null()).spawn()?;
     let place = Place { work, rows };
     await_that(PAUSE, || {
         lag.note(begun.elapsed().as_secs_f64(), place.of(&ours)?, place.of(&theirs)?);
-        Ok(place.is_reached(&theirs)?)
+        place.is_reached(&theirs)
     })?;
     let seconds = begun.elapsed().as_secs_f64();
     if !writer.wait()?.success() {

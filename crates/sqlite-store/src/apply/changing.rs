@@ -27,6 +27,7 @@ struct Change {
 }
 
 /// What becomes of a row.
+#[allow(clippy::large_enum_variant, reason = "most are the large one, and none is kept for long")]
 enum Decided {
     Nothing,
     Change(Change),
@@ -47,8 +48,7 @@ impl Work<'_> {
             return Ok(rows);
         }
         let shape = &self.replica.tables[index].shape;
-        let keys: Vec<Vec<Value>> =
-            rows.iter().map(|(_, row)| row.key(shape).into_iter().cloned().collect()).collect();
+        let keys: Vec<Vec<Value>> = rows.iter().map(|(_, row)| row.key(shape).into_iter().cloned().collect()).collect();
         let table = &self.replica.tables[index];
         let places: HashSet<CanonicalKey> = keys.iter().map(|key| CanonicalKey::of(table, key)).collect();
         if places.len() < keys.len() {

@@ -15,7 +15,12 @@ use crate::row_clock::{Counters, drop_column_entries, has_entry, put_entry, put_
 use crate::triggers::mask_bit;
 
 /// Gives one touched row its entries. False if nothing is new.
-pub(super) fn capture_row(conn: &Connection, replica: &mut Replica, row: &Touched, now: i64) -> Result<bool, StoreError> {
+pub(super) fn capture_row(
+    conn: &Connection,
+    replica: &mut Replica,
+    row: &Touched,
+    now: i64,
+) -> Result<bool, StoreError> {
     let table = &replica.tables[row.table];
     let exists = {
         let mut statement = conn.prepare_cached(&table.sql.exists)?;
@@ -165,4 +170,3 @@ pub(super) fn all_columns(table: &ReplicaTable) -> i64 {
         .filter(|(index, _)| !table.table.key.contains(index))
         .fold(0, |mask, (_, column)| mask | mask_bit(column.number))
 }
-
