@@ -93,27 +93,11 @@ pub(crate) fn on_disk<T>(database: &Path, step: impl FnOnce() -> T) -> T {
     result
 }
 
-/// Runs a step on a thread that ends with it, as this thread would. What the step took of the stack, and what the allocator keeps
-/// of it for a thread's next use, is given back then; a thread that lives for long would keep both.
-pub(crate) fn apart<T: Send>(step: impl Fn() -> T + Sync) -> T {
-    let own = OWN.with_borrow(Clone::clone);
-    let run = || {
-        OWN.set(own.clone());
-        step()
-    };
-    let name = std::thread::current().name().unwrap_or("db").to_owned();
-    std::thread::scope(|scope| match std::thread::Builder::new().name(name).spawn_scoped(scope, run) {
-        Ok(thread) => thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)),
-        // The system gives no thread.
-        Err(_) => step(),
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use rusqlite::Connection;
 
-    use super::{Pulse, apart, beat, begin, on_disk, watch};
+    use super::{Pulse, beat, begin, on_disk, watch};
 
     #[test]
     fn a_long_statement_and_a_step_on_the_disk_show_life() {
@@ -130,10 +114,6 @@ mod tests {
         conn.query_row(sql, [], |row| row.get::<_, i64>(0)).unwrap();
         let beats = pulse.beats();
         assert!(beats > 10, "{beats}");
-
-        apart(beat);
-        assert_eq!(pulse.beats(), beats + 1, "whoever does its work shows its life");
-        let beats = pulse.beats();
 
         let folder = tempfile::tempdir().unwrap();
         let database = folder.path().join("shop.db");

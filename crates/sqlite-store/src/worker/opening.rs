@@ -8,7 +8,6 @@ use crate::attached::Attachment;
 use crate::database::{DatabaseEvent, Phase};
 use crate::error::StoreError;
 use crate::lift;
-use crate::pulse;
 use crate::state::FileIdentity;
 
 /// A database that failed within this time before goes on with the pauses it had.
@@ -69,18 +68,19 @@ impl Worker {
             return;
         }
         let turn = Turn::take();
-        let opened = pulse::apart(|| {
-            let (mut opened, events) = Attachment::open(&self.options, file, &self.runtime, &self.closing)?;
-            if self.unwritable {
-                opened.write(|_, _| Ok(((), true)))?;
-            }
-            opened.let_go();
-            Ok((opened, events))
-        });
+        let opened =
+            Attachment::open(&self.options, file, &self.runtime, &self.closing).and_then(|(mut opened, events)| {
+                if self.unwritable {
+                    opened.write(|_, _| Ok(((), true)))?;
+                    self.unwritable = false;
+                }
+                // What opening took is for the next one.
+                opened.let_go();
+                Ok((opened, events))
+            });
         drop(turn);
         match opened {
             Ok((attachment, events)) => {
-                self.unwritable = false;
                 self.attachment = Some(attachment);
                 self.changed = Some(Instant::now());
                 events.into_iter().for_each(|event| self.tell(event));
