@@ -238,24 +238,25 @@ impl Stage {
         taken.iter().map(|(batch, row)| self.staged(replica, (Turn::Parts, index), *batch, row)).collect()
     }
 
-    /// Takes some of the next rows, at most `limit`: parents come before their children, which would all be in doubt else.
+    /// Takes some of the next rows, at most `limit`: how many, none if there are no more, and those of them that are to be merged.
+    /// Parents come before their children, which would all be in doubt else.
     pub(crate) fn take_next(
         &self,
         conn: &Connection,
         replica: &Replica,
         limit: usize,
-    ) -> Result<Vec<Staged>, StoreError> {
+    ) -> Result<(usize, Vec<Staged>), StoreError> {
         let order = [Turn::PassedOn, Turn::Own, Turn::Parts];
         let order: Vec<(Turn, usize)> =
             order.iter().flat_map(|turn| replica.parents_first.iter().map(|index| (*turn, *index))).collect();
         while let Some(place) = order.get(self.emptied.get()) {
             let taken = self.take_of(conn, replica, *place, limit)?;
-            if !taken.is_empty() {
+            if taken.0 > 0 {
                 return Ok(taken);
             }
             self.emptied.set(self.emptied.get() + 1);
         }
-        Ok(Vec::new())
+        Ok((0, Vec::new()))
     }
 
     /// The same of the rows of one table whose turn it is. Keyed rows tell which of those in pages are out of date, and go
@@ -266,10 +267,10 @@ impl Stage {
         replica: &Replica,
         (turn, index): (Turn, usize),
         limit: usize,
-    ) -> Result<Vec<Staged>, StoreError> {
+    ) -> Result<(usize, Vec<Staged>), StoreError> {
         if turn == Turn::Own {
             let paged = self.take_paged(conn, replica, index, limit)?;
-            if !paged.is_empty() {
+            if paged.0 > 0 {
                 return Ok(paged);
             }
         }
@@ -290,7 +291,7 @@ impl Stage {
         if let Some(key) = last {
             conn.prepare_cached(sql)?.execute(params![source, number, key])?;
         }
-        Ok(taken)
+        Ok((taken.len(), taken))
     }
 
     fn staged(

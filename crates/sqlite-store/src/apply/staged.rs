@@ -107,6 +107,7 @@ fn merge_next(
     rules: &ApplyRules<'_>,
 ) -> Result<Applied, Stop> {
     let stage = Stage::open(conn, source)?;
+    // They are looked for by their keys from here on.
     if stage.spread(conn, replica, rules.max_rows.min(STEP_ROWS))? > 0 {
         return Ok(Applied::default());
     }
@@ -130,15 +131,15 @@ fn merge_next(
     }
     let mut work = Work::new(conn, replica, rules, &own, Some(&stage));
     while left > 0 {
-        let next = stage.take_next(conn, work.replica, left)?;
-        if next.is_empty() {
+        let (taken, rows) = stage.take_next(conn, work.replica, left)?;
+        if taken == 0 {
             break;
         }
-        left -= next.len().min(left);
-        let mut next = next.into_iter();
-        while next.len() > 0 {
+        left -= taken.min(left);
+        let mut rows = rows.into_iter();
+        while rows.len() > 0 {
             fail_point("merge-between-rows");
-            merge_rows(&mut work, &stage, next.by_ref().take(AT_ONCE).collect())?;
+            merge_rows(&mut work, &stage, rows.by_ref().take(AT_ONCE).collect())?;
         }
     }
     let applied = work.finish()?;

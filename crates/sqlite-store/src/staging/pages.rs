@@ -2,7 +2,7 @@
 //!
 //! Most rows of a long catch-up come once, and nobody looks for them before they are merged: to keep each under its key, find its
 //! place there and take it out again costs more than to write it to its table. Such rows are put one after the other into pages, in
-//! the order in which they come, and a page is taken as a whole.
+//! the order in which they come, and a page is taken at once.
 //!
 //! A row comes again only if it changed after it was sent. Then one of its entries is a change that its source did not know at the
 //! catch-up's first batch; rows with such an entry are staged by their keys, and so is every row that holds more than its row
@@ -129,24 +129,21 @@ struct Page {
 }
 
 impl Stage {
-    /// Takes at most `limit` rows of the next page of a table of which there are any to be merged.
+    /// Takes at most `limit` rows of the next page of a table: how many, and those of them that are to be merged.
     pub(super) fn take_paged(
         &self,
         conn: &Connection,
         replica: &Replica,
         index: usize,
         limit: usize,
-    ) -> Result<Vec<Staged>, StoreError> {
+    ) -> Result<(usize, Vec<Staged>), StoreError> {
         let table = &replica.tables[index];
-        while let Some(Page { batch, mut rows }) = self.next_page(conn, table, limit)? {
-            self.leave_out_older(conn, table, batch, &mut rows)?;
-            let context = self.context_of(batch)?;
-            let staged = |row| Staged { table: index, row, context: Arc::clone(&context), turn: Turn::Own };
-            if !rows.is_empty() {
-                return Ok(rows.into_iter().map(staged).collect());
-            }
-        }
-        Ok(Vec::new())
+        let Some(Page { batch, mut rows }) = self.next_page(conn, table, limit)? else { return Ok((0, Vec::new())) };
+        let taken = rows.len();
+        self.leave_out_older(conn, table, batch, &mut rows)?;
+        let context = self.context_of(batch)?;
+        let staged = |row| Staged { table: index, row, context: Arc::clone(&context), turn: Turn::Own };
+        Ok((taken, rows.into_iter().map(staged).collect()))
     }
 
     /// The next page of a table, or its first `limit` rows: the others stay a page.
@@ -161,6 +158,9 @@ impl Stage {
         let bytes = page.get_ref(2)?.as_blob().map_err(|error| damaged(error.to_string()))?;
         let mut rows = decode_rows(bytes, &table.shape).map_err(|error| damaged(error.to_string()))?;
         drop(found);
+        if rows.is_empty() {
+            return Err(damaged("it is empty".to_owned()));
+        }
         let rest = rows.split_off(limit.max(1).min(rows.len()));
         if rest.is_empty() {
             conn.prepare_cached("DELETE FROM _sync_spool._sync_page WHERE id = ?1")?.execute([id])?;
