@@ -10,6 +10,7 @@ mod counters;
 mod counters_apart;
 mod ending;
 mod foreign_keys;
+mod fresh;
 mod gone;
 mod identity;
 mod key_ranges;
