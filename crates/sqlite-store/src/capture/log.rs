@@ -42,7 +42,8 @@ impl Touched {
 
 /// Reads and deletes log rows, joining those of one row, in the order in which rows were touched last.
 pub(super) fn read(conn: &Connection, replica: &Replica, limit: usize) -> Result<(Vec<Touched>, Captured), StoreError> {
-    let width = replica.tables.iter().map(|table| table.table.key.len()).max().unwrap_or(1);
+    // Where no table is synced the log may have columns for none.
+    let width = replica.tables.iter().map(|table| table.table.key.len()).max().unwrap_or(0);
     let keys: String = (0..width).map(|n| format!(", k{n}")).collect();
     let counters: BTreeSet<u16> =
         replica.tables.iter().flat_map(|table| table.table.counters()).map(|column| column.number).collect();
