@@ -165,6 +165,11 @@ impl Attachment {
         self.more || (self.migrating().is_none() && rest())
     }
 
+    /// Whether the last capture left something of the log.
+    pub(crate) const fn is_behind(&self) -> bool {
+        self.more
+    }
+
     /// Whether to publish now.
     fn may_publish(&self) -> bool {
         self.is_publishing() && self.publishing_waits().is_none()

@@ -197,8 +197,8 @@ impl Worker {
             return at.saturating_duration_since(Instant::now()).min(poll);
         }
         let rest = self.rest_until.saturating_duration_since(Instant::now());
-        if self.attachment.as_ref().is_some_and(Attachment::has_work) {
-            return rest;
+        if let Some(attachment) = self.attachment.as_ref().filter(|attachment| attachment.has_work()) {
+            return if attachment.is_behind() { rest } else { Duration::ZERO };
         }
         let quiet = self.attachment.as_ref().and_then(Attachment::migrating).unwrap_or(poll);
         let reader = self.attachment.as_ref().and_then(Attachment::publishing_waits).unwrap_or(poll);
