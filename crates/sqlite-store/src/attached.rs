@@ -3,11 +3,11 @@
 //! Used by the database's thread only. Every write goes through one place: BEGIN IMMEDIATE, schema unchanged, log
 //! captured, then the work; the replica in memory is loaded again whenever a transaction does not commit.
 
+mod fresh;
 mod identity;
 mod incoming;
 mod learning;
 mod migrating;
-mod news;
 mod opening;
 mod outrun;
 mod reading;
@@ -31,10 +31,10 @@ use replication::Selection;
 use rusqlite::Connection;
 use rusqlite::config::DbConfig;
 
+use fresh::Fresh;
 use identity::Memory;
 pub use identity::new_origin;
 use migrating::Migration;
-use news::News;
 use records::Pruning;
 use tombstones::Tombstones;
 
@@ -77,6 +77,8 @@ const PROGRESS: Duration = Duration::from_secs(2);
 pub(crate) struct Looked {
     /// Whether applications had changed anything.
     pub(crate) found: bool,
+    /// How long the lock was held to capture it.
+    pub(crate) captured_in: Option<Duration>,
     /// Whether nothing was there to do, and nothing done.
     pub(crate) quiet: bool,
     pub(crate) events: Vec<DatabaseEvent>,
@@ -102,6 +104,8 @@ pub(crate) struct Attachment {
     data_version: i64,
     /// The log was not drained by the last capture.
     more: bool,
+    /// How long the last capture held the lock.
+    captured_in: Option<Duration>,
     publishing: Option<Publishing>,
     /// When what is published was last read for a peer, and up to where.
     last_read: Option<(Instant, u64)>,
@@ -139,7 +143,7 @@ pub(crate) struct Attachment {
     staged: u64,
     /// What peers' changes wrote since it was last asked for.
     written: RowCounts,
-    news: News,
+    fresh: Fresh,
 }
 
 impl Attachment {
@@ -211,6 +215,7 @@ impl Attachment {
             self.data_version = data_version;
             self.foreign_keys.note_written();
             looked.found |= captured.log_rows > 0;
+            looked.captured_in = self.captured_in.take();
             if captured.null_keys > 0 {
                 looked.events.push(DatabaseEvent::NullKeys { rows: captured.null_keys });
             }
@@ -258,16 +263,18 @@ impl Attachment {
             self.more = false;
             return Ok(Captured::default());
         }
-        let wanted = self.wants_news();
-        let (captured, news) = self.in_write(|conn, replica| {
+        let wanted = self.wants_fresh();
+        let (captured, fresh, begun) = self.in_write(|conn, replica| {
+            let begun = Instant::now();
             let mut gathered = wanted.then(|| Gathered::new(replica));
             let captured = capture(conn, replica, wall_millis(), CAPTURE_ROWS, gathered.as_mut())?;
             // Rows of which the log says more are not what their clocks say.
-            let news = gathered.filter(|_| captured.drained).and_then(|gathered| gathered.batch(replica));
-            Ok(((captured, news), true))
+            let fresh = gathered.filter(|_| captured.drained).and_then(|gathered| gathered.batch(replica));
+            Ok(((captured, fresh, begun), true))
         })?;
+        self.captured_in = Some(begun.elapsed());
         self.more = !captured.drained;
-        self.note_news(news);
+        self.keep_fresh(fresh);
         Ok(captured)
     }
 

@@ -8,15 +8,15 @@
 //! peers that have all before it need not have it read again.
 
 mod canonical;
+mod gathered;
 mod log;
-mod news;
 mod singly;
 mod together;
 
 use rusqlite::Connection;
 
 pub(crate) use canonical::{CanonicalKey, canonical_key};
-pub(crate) use news::Gathered;
+pub(crate) use gathered::Gathered;
 pub(crate) use singly::give_row_entry;
 
 use crate::error::StoreError;

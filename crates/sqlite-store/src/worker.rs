@@ -8,21 +8,23 @@
 mod acting;
 mod command;
 mod damage;
+mod looking;
 mod opening;
 mod resting;
 mod turn;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 pub(crate) use command::Command;
 use damage::Traces;
+use looking::{RECHECKS, WHILE_WRITTEN};
 use replication::{Batch, MAX_ORIGINS, NodeSchemas};
 use resting::Rest;
 use tokio::sync::{mpsc, watch};
 
-use crate::attached::{Attachment, Looked};
+use crate::attached::Attachment;
 use crate::database::{ApplyReply, DatabaseEvent, DatabaseOptions, DatabaseState, NodeNames, Phase};
 use crate::error::StoreError;
 use crate::fail_point::hang_point;
@@ -30,38 +32,6 @@ use crate::observer::RowObserver;
 use crate::pulse::{self, Pulse};
 use crate::state::FileIdentity;
 use crate::watch::{FileWatch, Wake};
-
-/// The pause before it is looked whether a lock that was held for long is free.
-const LOCK_CHECK: Duration = Duration::from_millis(500);
-
-/// Pauses before looks after an event. The first event of a commit comes before the rest of it is written: a look at once would find
-/// nothing and be in the writer's way. And fsync on a slow disk may hold a commit back for a long time; what takes longer than all of
-/// them is found by the poll.
-const RECHECKS: [Duration; 9] = [
-    Duration::from_micros(40),
-    Duration::from_micros(100),
-    Duration::from_micros(500),
-    Duration::from_millis(1),
-    Duration::from_millis(2),
-    Duration::from_millis(5),
-    Duration::from_millis(10),
-    Duration::from_millis(20),
-    Duration::from_millis(50),
-];
-
-/// The longest of these pauses, by its place, while more events come: a long commit is under way.
-const WHILE_WRITTEN: usize = 2;
-
-/// How long applications are left alone after their changes were captured, at least as long as half of what that took, and at most
-/// this or three times that: where much is written, each capture then finds many commits, and few of them find the file locked and
-/// their caches outdated.
-const LEFT_ALONE: Duration = Duration::from_millis(1);
-
-/// How long nothing must have happened before the write-ahead log is folded into the file.
-const FOLD_AFTER: Duration = Duration::from_secs(1);
-
-/// How long the state folder may not know how far a file has come.
-const REMEMBER_AFTER: Duration = Duration::from_millis(500);
 
 /// The thread's state.
 pub(crate) struct Worker {
@@ -79,7 +49,7 @@ pub(crate) struct Worker {
     /// The next of [`RECHECKS`].
     recheck: usize,
     /// Until when applications are left alone.
-    rest_until: Instant,
+    left_alone_until: Instant,
     /// Failed tries in a row, and when the next is due.
     failures: u32,
     failed_at: Option<Instant>,
@@ -129,7 +99,7 @@ impl Worker {
             attachment: None,
             phase: Phase::Opening,
             recheck: RECHECKS.len(),
-            rest_until: Instant::now(),
+            left_alone_until: Instant::now(),
             failures: 0,
             failed_at: None,
             retry_at: None,
@@ -182,27 +152,6 @@ impl Worker {
 
     fn is_closing(&self) -> bool {
         self.closing.load(Ordering::Relaxed)
-    }
-
-    /// How long to wait for a command. Not at all where it is to close.
-    fn pause(&self) -> Duration {
-        if self.is_closing() {
-            return Duration::ZERO;
-        }
-        if let Some(left) = self.rest.left() {
-            return left;
-        }
-        let poll = self.options.poll_interval.saturating_sub(self.last_poll.elapsed());
-        if let Some(at) = self.retry_at {
-            return at.saturating_duration_since(Instant::now()).min(poll);
-        }
-        let rest = self.rest_until.saturating_duration_since(Instant::now());
-        if let Some(attachment) = self.attachment.as_ref().filter(|attachment| attachment.has_work()) {
-            return if attachment.is_behind() { rest } else { Duration::ZERO };
-        }
-        let quiet = self.attachment.as_ref().and_then(Attachment::migrating).unwrap_or(poll);
-        let reader = self.attachment.as_ref().and_then(Attachment::publishing_waits).unwrap_or(poll);
-        RECHECKS.get(self.recheck).map_or(poll, |pause| rest.max(*pause)).min(poll).min(quiet).min(reader)
     }
 
     fn serve(&mut self, command: Command) {
@@ -342,91 +291,6 @@ impl Worker {
         Ok(())
     }
 
-    fn on_timer(&mut self) {
-        let written = self.wake.take();
-        self.recheck = (self.recheck + 1).min(if written { WHILE_WRITTEN } else { RECHECKS.len() });
-        if self.last_poll.elapsed() >= self.options.poll_interval || self.attachment.is_none() {
-            self.poll();
-        } else {
-            self.look_by(Attachment::glance);
-        }
-    }
-
-    /// The slow look, which also does what is done now and then.
-    fn poll(&mut self) {
-        self.last_poll = Instant::now();
-        if self.retry_at.is_some_and(|at| at > Instant::now()) {
-            return;
-        }
-        if !self.watching {
-            self.watching = self.file_watch.watch(&self.options.path, &self.wake).is_ok();
-        }
-        if self.attachment.is_none() {
-            self.open();
-        }
-        let before = self.before_rest();
-        self.look();
-        if self.changed.is_some_and(|at| at.elapsed() >= FOLD_AFTER)
-            && self.attachment.as_ref().is_some_and(Attachment::fold)
-        {
-            self.changed = None;
-            self.attachment.iter_mut().for_each(Attachment::forget_news);
-            self.state.send_if_modified(|state| {
-                if state.fresh.is_some() {
-                    Arc::make_mut(state).fresh = None;
-                }
-                // It is news to nobody.
-                false
-            });
-        }
-        self.rest(before);
-    }
-
-    /// Captures what applications committed, if anything, and goes on with what there is to do.
-    fn look(&mut self) {
-        self.look_by(Attachment::look);
-    }
-
-    fn look_by(&mut self, look: impl FnOnce(&mut Attachment) -> Result<Looked, StoreError>) {
-        self.rest.end();
-        self.check_identity();
-        if self.attachment.is_none() {
-            return;
-        }
-        let begun = Instant::now();
-        let looked = self.follow_orders().and_then(|()| self.with_attachment(look));
-        match looked {
-            Ok(looked) if looked.quiet && self.retry_at.is_none() && !self.told_waiting => return,
-            Ok(looked) => {
-                if looked.found {
-                    let took = begun.elapsed();
-                    self.rest_until = Instant::now() + (3 * took).min(LEFT_ALONE).max(took / 2);
-                    self.recheck = 0;
-                    self.changed = Some(Instant::now());
-                }
-                looked.events.into_iter().for_each(|event| self.tell(event));
-                if self.told_waiting && self.attachment.as_ref().is_some_and(Attachment::is_locked) {
-                    // It could be read; what is to be written still waits.
-                    self.retry_at = Some(Instant::now() + LOCK_CHECK);
-                } else {
-                    self.recover();
-                }
-            }
-            Err(error) => self.fail(&error),
-        }
-        self.announce();
-        self.remember();
-    }
-
-    /// Takes note of how far the file has come, now and then. What fails is tried again at the next look: the state folder is
-    /// not what sync depends on.
-    fn remember(&mut self) {
-        if self.remembered.is_none_or(|at| at.elapsed() >= REMEMBER_AFTER) {
-            self.remembered = Some(Instant::now());
-            let _ = self.with_attachment(Attachment::remember);
-        }
-    }
-
     fn with_attachment<T>(
         &mut self,
         act: impl FnOnce(&mut Attachment) -> Result<T, StoreError>,
@@ -452,7 +316,7 @@ impl Worker {
         let written = self.attachment.as_mut().map(Attachment::take_written).unwrap_or_default();
         let mut state = match &self.attachment {
             Some(attachment) => attachment.state(&old, self.phase.clone()),
-            None => DatabaseState { phase: self.phase.clone(), ..DatabaseState::clone(&old) },
+            None => DatabaseState { phase: self.phase.clone(), fresh: None, ..DatabaseState::clone(&old) },
         };
         state.written.add(written);
         if !state.says_the_same_as(&old) {

@@ -1,4 +1,5 @@
-//! What the application pays: the processor time of its own process, compared with that on a file that is not synced.
+//! What the application pays: the processor time of its own process, compared with that on a file that is not synced. Where it waits
+//! for the lock for longer than its timeout of five seconds it fails, and the measure with it.
 
 use system_tests::{Result, Scene};
 
@@ -14,14 +15,15 @@ const CASES: [(Work, &str, f64); 4] = [
     (Work::Insert, "cost of inserts in bulk", 2.0),
     (Work::InsertSingly, "cost of transactions of one row", 1.4),
     (Work::Update, "cost of updates of one column", 2.5),
-    (Work::Read, "cost of reads", 1.02),
+    // Nothing, but for what the machine makes of it.
+    (Work::Read, "cost of reads", 1.05),
 ];
 
 pub(crate) fn measure(scene: &Scene, options: &Options) -> Result<Vec<Figure>> {
     let plain = scene.path("plain.db");
     application::create(&plain)?;
     let mut pair = Pair::start(scene)?;
-    let (mut next, mut busy) = (1, 0.0_f64);
+    let mut next = 1;
     let mut figures = Vec::new();
     for (work, name, most) in CASES {
         let rows = match work {
@@ -37,7 +39,6 @@ pub(crate) fn measure(scene: &Scene, options: &Options) -> Result<Vec<Figure>> {
             let alone = work.on(&plain, first, rows)?;
             let synced = work.on(pair.a.file(), first, rows)?;
             ratios.push(synced.cpu / alone.cpu);
-            busy = busy.max(synced.wall);
         }
         if matches!(work, Work::Insert | Work::InsertSingly) {
             next += ROUNDS * rows;

@@ -12,7 +12,7 @@ use crate::report::{Figure, Goal};
 const DATABASES: usize = 100;
 const PEERS: usize = 4;
 
-/// How long nothing is done before it is measured, and how long it is measured.
+/// How long nothing is done before it is measured, and how long it is measured: the point of it is that nothing happens.
 const REST: Duration = Duration::from_secs(10);
 const MEASURED: Duration = Duration::from_secs(20);
 

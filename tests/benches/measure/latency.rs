@@ -47,7 +47,7 @@ pub(crate) fn measure(scene: &Scene, _: &Options) -> Result<Vec<Figure>> {
 fn latencies(writer: &Connection, reader: &Connection, mut tell: impl FnMut(u64) -> Result) -> Result<Vec<f64>> {
     let mut spent = Vec::new();
     for id in 1..=WARM + TIMED {
-        // Commits come when they come, not when the daemon has just rested.
+        // The point of it: commits come when they come, not when the daemon is done with the last one.
         std::thread::sleep(Duration::from_micros(500 + 37 * (id * 7919 % 100)));
         application::insert(writer, id)?;
         let begun = Instant::now();

@@ -11,7 +11,8 @@ use crate::application::{self, Work};
 use crate::nodes::{Pair, await_that, last, qty};
 use crate::report::{Figure, Goal};
 
-const PAUSE: Duration = Duration::from_millis(1);
+/// The pause between two looks, each of which takes some of the processors.
+const PAUSE: Duration = Duration::from_millis(5);
 
 pub(crate) fn measure(scene: &Scene, options: &Options) -> Result<Vec<Figure>> {
     let rows = options.rows;

@@ -25,7 +25,7 @@ pub(super) fn stage(
 ) -> Result<Applied, Stop> {
     let own = replica.have.clone();
     let complete = batch.is_complete();
-    let Batch { source, to, context, dropped, tables, .. } = batch;
+    let Batch { source, from, to, context, dropped, tables, .. } = batch;
     staging::make_room(conn, replica, source)?;
     let mut stage = Stage::open(conn, source)?;
     staging::note_began(conn, replica, source, || (context.clone(), dropped.clone()))?;
@@ -34,20 +34,21 @@ pub(super) fn stage(
         // An old message: the catch-up went on since, and its rows are in a newer state.
         return Err(Stop::Outcome(Box::new(ApplyOutcome::Gap)));
     }
-    let began = replica.received.get(&source).and_then(|received| received.began.as_ref());
-    let began = began.map(|(context, _)| context.clone()).unwrap_or_default();
+    // What begins before the place where the last batch ended brings rows again that are staged.
+    let received = replica.received.get(&source).filter(|received| from.covers_all(&received.position));
+    let began = received.and_then(|received| received.began.as_ref()).map(|(context, _)| context.clone());
     let (with_own_context, rest): (Vec<TableRows>, Vec<TableRows>) =
         tables.into_iter().partition(|table| table.context.is_some());
     let mut work = Work::new(conn, replica, rules, &own, None);
     let mut staged = 0;
     for table in with_own_context {
         let number = stage.begin(conn, table.context.as_ref().unwrap_or(&context))?;
-        staged += put_rows(&stage, &mut work, number, table, (&context, &began))?;
+        staged += put_rows(&stage, &mut work, number, table, (&context, began.as_ref()))?;
     }
     // The batch that begins last tells what is known in the end.
     let number = stage.begin(conn, &context)?;
     for table in rest {
-        staged += put_rows(&stage, &mut work, number, table, (&context, &began))?;
+        staged += put_rows(&stage, &mut work, number, table, (&context, began.as_ref()))?;
     }
     let applied = Applied { staged, ..work.finish()? };
     stage.advance(conn, replica, &to, complete)?;
@@ -56,13 +57,14 @@ pub(super) fn stage(
     Ok(applied)
 }
 
-/// Stages the rows of a table that have a place here; tells how many. `began` is what the source knew when the catch-up began.
+/// Stages the rows of a table that have a place here; tells how many. `began` is what the source knew when the catch-up began, none
+/// where they may be staged already.
 fn put_rows(
     stage: &Stage,
     work: &mut Work<'_>,
     batch: i64,
     table: TableRows,
-    (context, began): (&VersionVector, &VersionVector),
+    (context, began): (&VersionVector, Option<&VersionVector>),
 ) -> Result<usize, Stop> {
     let turn = turn(&table);
     let TableRows { shape, rows, context: passed_on, limited, parts } = table;

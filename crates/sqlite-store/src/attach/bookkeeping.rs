@@ -7,8 +7,9 @@ use crate::error::StoreError;
 use crate::schema::Table;
 use crate::triggers;
 
-/// The form of our tables. A file with an earlier one is brought up to it; one with a later one is not touched.
-const FORMAT: i64 = 2;
+/// The form of our tables. A file with an earlier one is brought up to it; one with a later one is not touched. With the third came log
+/// rows that tell of two keys.
+const FORMAT: i64 = 3;
 
 /// One of our tables.
 struct OwnTable {

@@ -7,9 +7,9 @@ use std::time::Instant;
 
 use rusqlite::{Connection, OptionalExtension as _};
 
+use super::fresh::Fresh;
 use super::identity::{self, Memory};
 use super::migrating::Migration;
-use super::news::News;
 use super::records::Pruning;
 use super::tombstones::Tombstones;
 use super::{Attachment, settling, told, transaction};
@@ -97,6 +97,7 @@ impl Attachment {
             told_ahead: false,
             data_version: -1,
             more: true,
+            captured_in: None,
             publishing: publish.map(|_| Publishing::default()),
             last_read: None,
             migrated: Migrated::default(),
@@ -123,7 +124,7 @@ impl Attachment {
             last_progress: Instant::now(),
             staged: 0,
             written: RowCounts::default(),
-            news: News::default(),
+            fresh: Fresh::default(),
         })
     }
 

@@ -46,7 +46,7 @@ impl Attachment {
             tombstones_wait_for: Arc::clone(self.tombstones.kept().1),
             backlog: if self.more { self.log_length() } else { 0 },
             written: old.written,
-            fresh: self.news(),
+            fresh: self.fresh(),
         }
     }
 

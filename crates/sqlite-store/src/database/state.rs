@@ -8,6 +8,7 @@ use replication::{Batch, DotSet, KnownNodes, NodeSchemas, Origin, Selection, Tim
 
 use crate::app_triggers::AppTrigger;
 use crate::apply::RowCounts;
+use crate::batch_read::BatchLimits;
 use crate::foreign_keys::Orphans;
 use crate::schema::{Schema, Table, Unsynced};
 use crate::warning::Warning;
@@ -103,18 +104,33 @@ pub struct DatabaseState {
 /// What a capture found, for peers that have all before it.
 #[derive(Debug)]
 pub struct FreshBatch {
-    /// The changes.
-    pub batch: Batch,
+    batch: Batch,
+    rows: usize,
+    bytes: usize,
     /// Whether somebody has taken it.
-    pub taken: AtomicBool,
+    taken: AtomicBool,
 }
 
 impl FreshBatch {
-    /// The changes, if they are what a peer at `from` lacks.
-    pub fn after(&self, from: &VersionVector) -> Option<Batch> {
-        let fits = self.batch.from == *from;
+    pub(crate) fn new(batch: Batch) -> Self {
+        let (rows, bytes) = (batch.row_count(), batch.size());
+        Self { batch, rows, bytes, taken: AtomicBool::new(false) }
+    }
+
+    /// What a peer at `from` would be [sent](crate::Database::read) within these limits, if it is this.
+    pub fn after(&self, from: &VersionVector, limits: BatchLimits) -> Option<Batch> {
+        let fits = self.batch.from == *from && self.rows <= limits.rows && self.bytes <= limits.bytes;
         self.taken.fetch_or(fits, Ordering::Relaxed);
         fits.then(|| self.batch.clone())
+    }
+
+    /// The position to which it leads on.
+    pub fn from(&self) -> &VersionVector {
+        &self.batch.from
+    }
+
+    pub(crate) fn is_taken(&self) -> bool {
+        self.taken.load(Ordering::Relaxed)
     }
 }
 

@@ -4,12 +4,13 @@
 //! place there and take it out again costs more than to write it to its table. Such rows are put one after the other into pages, in
 //! the order in which they come, and a page is taken at once.
 //!
-//! A row comes again only if it changed after it was sent. Then one of its entries is a change that its source did not know at the
-//! catch-up's first batch; rows with such an entry are staged by their keys, and so is every row that holds more than its row
-//! entry, or is told of in another way than as its source has it. Rows that the source had before it was attached are no exception
-//! though they are made known while it is read: each gets its first entry by that, and was in no batch before. Thus a key may be in
-//! a page once and beside that among the keyed rows: of the two, the one of the later batch is the newer state of the row, and the
-//! other one is not merged.
+//! A row comes again only if its batch does, which links may repeat and which may begin before the place where the last one ended, or
+//! if it changed after it was sent. Of a batch that comes again, all rows are staged by their keys. A row that changed has an
+//! entry that its source did not know at the catch-up's first batch; rows with such an entry are staged by their keys, and so is
+//! every row that holds more than its row entry, or is told of in another way than as its source has it. Rows that the source had
+//! before it was attached are no exception though they are made known while it is read: each gets its first entry by that, and
+//! was in no batch before. Thus a key may be in a page once and beside that among the keyed rows: of the two, the one of the
+//! later batch is the newer state of the row, or the same, and the other one is not merged.
 
 use std::sync::Arc;
 
@@ -42,8 +43,8 @@ pub(crate) struct Paging<'a> {
     stage: &'a Stage,
     batch: i64,
     turn: Turn,
-    /// What the source knew when the catch-up began.
-    began: &'a VersionVector,
+    /// What the source knew when the catch-up began; none where the batch brings rows again.
+    began: Option<&'a VersionVector>,
     /// Rows of a page at most.
     most: usize,
     /// The number of the table.
@@ -53,8 +54,14 @@ pub(crate) struct Paging<'a> {
 }
 
 impl<'a> Paging<'a> {
-    /// Pages of at most `most` rows of a batch, in a catch-up that began when its source knew `began`.
-    pub(crate) fn new(stage: &'a Stage, (batch, turn): (i64, Turn), began: &'a VersionVector, most: usize) -> Self {
+    /// Pages of at most `most` rows of a batch, in a catch-up that began when its source knew `began`; none of a batch that does not
+    /// go on where the last one ended.
+    pub(crate) fn new(
+        stage: &'a Stage,
+        (batch, turn): (i64, Turn),
+        began: Option<&'a VersionVector>,
+        most: usize,
+    ) -> Self {
         Self { stage, batch, turn, began, most: most.clamp(1, ROWS), table: 0, rows: Vec::new(), size: 0 }
     }
 
@@ -68,7 +75,7 @@ impl<'a> Paging<'a> {
             && counters.is_empty()
             && rest.is_none()
             && !entry.flags.contains(EntryFlags::ABSENT)
-            && (self.began.covers(entry.dot) || self.is_made_known(entry))
+            && self.began.is_some_and(|began| began.covers(entry.dot) || self.is_made_known(entry))
     }
 
     /// Whether an entry is the first of a row that the source had before it was attached.

@@ -314,9 +314,9 @@ fn a_half_broken_attachment_is_reported_and_can_be_detached() {
 fn a_later_format_and_foreign_tables_are_left_alone() {
     let mut db = Sample::new(Writer::Shell, SCHEMA);
     db.attach();
-    db.write("UPDATE _sync_meta SET value = 3 WHERE key = 'format'");
+    db.write("UPDATE _sync_meta SET value = 4 WHERE key = 'format'");
     let refused = attach(&mut db.conn, Origin::from_bytes([1; 16]), "n").unwrap_err();
-    assert!(matches!(refused, StoreError::Format { found: 3, known: 2 }));
+    assert!(matches!(refused, StoreError::Format { found: 4, known: 3 }));
     let mut db = Sample::new(Writer::Shell, "CREATE TABLE _sync_log(message)");
     let before = everything(&db);
     let refused = attach(&mut db.conn, Origin::from_bytes([1; 16]), "n").unwrap_err();
@@ -345,6 +345,32 @@ fn a_file_of_the_first_form_is_brought_up_to_the_present_one() {
     let attached = db.attach();
     assert!(!attached.created && attached.rebuilt.is_empty() && attached.rewritten.is_empty());
     assert_eq!(db.rows("SELECT * FROM _sync_clock_t"), ["1 0 5 0 1 0 NULL"]);
-    assert_eq!(db.rows("SELECT value FROM _sync_meta WHERE key = 'format'"), ["2"]);
+    assert_eq!(db.rows("SELECT value FROM _sync_meta WHERE key = 'format'"), ["3"]);
     assert_eq!(everything(&db).len(), fresh.len());
+}
+
+#[test]
+fn what_the_triggers_of_the_second_form_logged_is_not_lost_with_them() {
+    let mut db = Sample::new(Writer::Shell, "CREATE TABLE t(id INTEGER PRIMARY KEY, a)");
+    db.attach();
+    let fresh = everything(&db);
+    // As the second form was.
+    db.write(
+        "DROP TRIGGER _sync_1_update; ALTER TABLE _sync_log DROP COLUMN p0; \
+         CREATE TRIGGER _sync_1_update AFTER UPDATE ON t WHEN OLD.id IS NEW.id/*1*/ AND OLD.a IS NOT NEW.a BEGIN \
+         INSERT INTO _sync_log (tbl, op, mask, ts, k0) VALUES (1, 3, (OLD.a IS NOT NEW.a/*2*/) << 1, 0, NEW.id); END; \
+         CREATE TRIGGER _sync_1_key AFTER UPDATE ON t WHEN NOT (OLD.id IS NEW.id) BEGIN \
+         INSERT INTO _sync_log (tbl, op, ts, k0) VALUES (1, 2, 0, OLD.id); \
+         INSERT INTO _sync_log (tbl, op, ts, k0) VALUES (1, 1, 0, NEW.id); END; \
+         UPDATE _sync_meta SET value = 2 WHERE key = 'format'",
+    );
+    db.write("INSERT INTO t VALUES (1, 'x'); UPDATE t SET id = 2");
+    let attached = db.attach();
+    assert!(!attached.created && attached.rebuilt.is_empty() && attached.rewritten.is_empty());
+    assert_eq!(db.rows("SELECT op, k0 FROM _sync_log ORDER BY seq"), ["1 1", "2 1", "1 2"]);
+    let now = everything(&db);
+    assert_eq!(now.len(), fresh.len());
+    assert!(!now.iter().any(|line| line.contains("_sync_1_key")), "{now:?}");
+    db.write("DELETE FROM _sync_log");
+    assert_eq!(db.logged("UPDATE t SET id = 3, a = 'y'"), ["delete t 2", "insert t 3"]);
 }

@@ -39,9 +39,11 @@ async fn compared(seed: u64) -> u64 {
         replica.until(|state| state.have != before).await;
         let fresh = replica.database.state().borrow().fresh.clone();
         let Some(fresh) = fresh else { continue };
-        let read = replica.database.read(fresh.batch.from.clone(), Arc::default(), limits).await.unwrap();
-        assert_eq!(fresh.batch, read, "SEED={seed}, round {round}");
-        assert_eq!(fresh.after(&before), Some(read), "SEED={seed}, round {round}");
+        let read = replica.database.read(fresh.from().clone(), Arc::default(), limits).await.unwrap();
+        let fewer = BatchLimits { rows: read.row_count() - 1, ..limits };
+        assert_eq!(fresh.after(fresh.from(), fewer), None, "SEED={seed}, round {round}");
+        assert_eq!(fresh.after(&read.to, limits), None, "SEED={seed}, round {round}");
+        assert_eq!(fresh.after(&before, limits), Some(read), "SEED={seed}, round {round}");
         found += 1;
     }
     replica.database.close().await;

@@ -87,6 +87,25 @@ async fn a_row_that_changes_between_two_batches_is_merged_in_its_newest_state_on
 }
 
 #[tokio::test]
+async fn a_batch_that_comes_again_in_part_or_whole_is_merged_once() {
+    for again in [20, 25] {
+        let folder = TempDir::new().unwrap();
+        let (a, b) = (replica(&folder, "a", 20_000).await, replica(&folder, "b", 20_000).await);
+        a.write(FILL);
+        // It is newer, and stays.
+        b.write("INSERT INTO t VALUES (3, -3, -3)");
+        let [first, more] = [b.next_from(&a, 20).await, b.next_from(&a, again).await];
+        for part in [first, more] {
+            assert!(matches!(b.apply(part, None).await, ApplyOutcome::Applied(_)));
+        }
+        b.pull(&a, 100).await;
+        assert_eq!((b.conflicts(), staged(&b)), (1, (0, 0)), "{again}");
+        assert_eq!(b.text("SELECT pos || '' FROM t WHERE id = 3"), "-3");
+        settle(&[a, b], || 100).await;
+    }
+}
+
+#[tokio::test]
 async fn a_merge_that_is_cut_off_between_pages_or_within_one_goes_on_there() {
     let folder = TempDir::new().unwrap();
     let (a, b) = (replica(&folder, "a", 15).await, replica(&folder, "b", 15).await);

@@ -12,7 +12,7 @@ mod measuring;
 mod showing;
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
 use futures::future::BoxFuture;
@@ -78,6 +78,8 @@ pub(crate) struct SessionDriver {
     callback: Option<Arc<ApplyCallback>>,
     /// The databases, each with its life: one that was closed and started again is another one.
     sources: BTreeMap<String, (u64, Source)>,
+    /// The states of databases that were taken last; weak, for they hold rows.
+    taken: BTreeMap<String, Weak<DatabaseState>>,
     /// What the peer has said last of its databases.
     said: BTreeMap<String, PeerDatabase>,
     states: SelectAll<StateStream>,
@@ -140,6 +142,7 @@ impl SessionDriver {
             receiver,
             callback,
             sources: BTreeMap::new(),
+            taken: BTreeMap::new(),
             said: BTreeMap::new(),
             states: SelectAll::new(),
             pending: FuturesUnordered::new(),

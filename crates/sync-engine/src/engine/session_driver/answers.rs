@@ -52,7 +52,7 @@ impl SessionDriver {
         };
         let limits = self.shared.databases.limits().batch;
         let state = source.state().borrow().clone();
-        let fresh = state.fresh.as_ref().filter(|_| omit.is_empty()).and_then(|fresh| fresh.after(&from));
+        let fresh = state.fresh.as_ref().filter(|_| omit.is_empty()).and_then(|fresh| fresh.after(&from, limits));
         if let Some(batch) = fresh {
             self.take_state(database.clone(), &state);
             return self.handle(Input::BatchRead { database, outcome: ReadOutcome::Batch(batch) });

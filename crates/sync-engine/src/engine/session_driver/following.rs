@@ -1,6 +1,6 @@
 //! The databases that a session is about: which there are, and how they stand.
 
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use futures::stream::unfold;
 use replication::session::{Input, LocalState};
@@ -21,6 +21,7 @@ impl SessionDriver {
             self.sources.iter().filter(|(name, (life, _))| !stays(name, *life)).map(|(name, _)| name.clone()).collect();
         for database in gone {
             self.sources.remove(&database);
+            self.taken.remove(&database);
             self.behind.remove(&database);
             self.handle(Input::LocalGone { database });
         }
@@ -50,7 +51,13 @@ impl SessionDriver {
         self.sources.get(database).is_some_and(|(known, _)| *known == life)
     }
 
-    pub(super) fn take_state(&mut self, database: String, state: &DatabaseState) {
+    /// Takes a state of a database, unless it is the one that was taken last.
+    pub(super) fn take_state(&mut self, database: String, state: &Arc<DatabaseState>) {
+        let same = |taken: &Weak<DatabaseState>| std::ptr::eq(taken.as_ptr(), Arc::as_ptr(state));
+        if self.taken.get(&database).is_some_and(same) {
+            return;
+        }
+        self.taken.insert(database.clone(), Arc::downgrade(state));
         match (&state.phase, state.origin) {
             (Phase::Attached, Some(origin)) => {
                 let state = LocalState {
