@@ -15,6 +15,10 @@ use crate::report::{Figure, Goal, at, median};
 const TIMED: u64 = 2_000;
 const WARM: u64 = 200;
 
+/// Transactions after a rest, and how long that is: the point of it is that nothing happens.
+const RESTS: u64 = 5;
+const REST: Duration = Duration::from_secs(7);
+
 /// The pause between two looks at the peer's file. The sleep of a thread takes some 50 µs longer.
 const PAUSE: Duration = Duration::from_micros(10);
 
@@ -22,7 +26,12 @@ pub(crate) fn measure(scene: &Scene, _: &Options) -> Result<Vec<Figure>> {
     let mut pair = Pair::start(scene)?;
     let (writer, reader) = (application::open(pair.a.file())?, application::open(pair.b.file())?);
     let engine = latencies(&writer, &reader, |_| Ok(()))?;
-    pair.check_equal(TIMED + WARM)?;
+    let mut rested = Vec::new();
+    for id in WARM + TIMED + 1..=WARM + TIMED + RESTS {
+        std::thread::sleep(REST);
+        rested.push(latency(&writer, &reader, id, |_| Ok(()))?);
+    }
+    pair.check_equal(WARM + TIMED + RESTS)?;
     drop((writer, reader));
     pair.b.stop()?;
     pair.a.stop()?;
@@ -37,6 +46,7 @@ pub(crate) fn measure(scene: &Scene, _: &Options) -> Result<Vec<Figure>> {
     Ok(vec![
         Figure::new("latency, median", median(&engine), "ms", Goal::AtMost(1.0)),
         Figure::new("latency, 99 of 100", at(&engine, 99), "ms", Goal::AtMost(5.0)),
+        Figure::told("latency of the first commit after seven quiet seconds", median(&rested), "ms"),
         Figure::told("latency of a minimal relay, median", median(&floor), "ms"),
         Figure::told("latency of a minimal relay, 99 of 100", at(&floor, 99), "ms"),
         Figure::new("latency, ratio to the relay", ratio, "", Goal::AtMost(2.5)),
@@ -49,13 +59,19 @@ fn latencies(writer: &Connection, reader: &Connection, mut tell: impl FnMut(u64)
     for id in 1..=WARM + TIMED {
         // The point of it: commits come when they come, not when the daemon is done with the last one.
         std::thread::sleep(Duration::from_micros(500 + 37 * (id * 7919 % 100)));
-        application::insert(writer, id)?;
-        let begun = Instant::now();
-        tell(id)?;
-        await_that(PAUSE, || Ok(last(reader)? >= id.cast_signed()))?;
+        let milliseconds = latency(writer, reader, id, &mut tell)?;
         if id > WARM {
-            spent.push(begun.elapsed().as_secs_f64() * 1e3);
+            spent.push(milliseconds);
         }
     }
     Ok(spent)
+}
+
+/// Milliseconds from the commit of one row to the row that is seen.
+fn latency(writer: &Connection, reader: &Connection, id: u64, mut tell: impl FnMut(u64) -> Result) -> Result<f64> {
+    application::insert(writer, id)?;
+    let begun = Instant::now();
+    tell(id)?;
+    await_that(PAUSE, || Ok(last(reader)? >= id.cast_signed()))?;
+    Ok(begun.elapsed().as_secs_f64() * 1e3)
 }
