@@ -1,4 +1,4 @@
-//! Rest: when nothing is due, and what memory is let go of then.
+//! Rest: when nothing is due.
 
 use super::Attachment;
 
@@ -18,8 +18,9 @@ impl Attachment {
             && self.events.is_empty()
     }
 
-    /// Lets go of memory that is not needed soon. With many databases it is much.
-    pub(crate) fn let_go(&self) {
+    /// Lets go of what opening the file took: its statements are not run again. With many databases it is much. Later statements are
+    /// kept, also at rest: without them the first change after it would take twice as long to reach peers.
+    pub(crate) fn forget_opening(&self) {
         self.conn.flush_prepared_statement_cache();
         // It cannot fail.
         let _ = self.conn.execute_batch("PRAGMA shrink_memory");

@@ -75,7 +75,7 @@ impl Worker {
                     self.unwritable = false;
                 }
                 // What opening took is for the next one.
-                opened.let_go();
+                opened.forget_opening();
                 Ok((opened, events))
             });
         drop(turn);

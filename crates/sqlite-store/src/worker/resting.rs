@@ -56,11 +56,7 @@ impl Worker {
         if !self.file_watch.rest(Post { files, seen, every, wake: self.wake.clone() }) {
             return;
         }
-        if self.rest.seen.replace(seen) != Some(seen)
-            && let Some(attachment) = &self.attachment
-        {
-            attachment.let_go();
-        }
+        self.rest.seen = Some(seen);
         self.rest.until = Some(Instant::now() + SLEEP.min(self.options.upkeep_interval).max(every));
     }
 
