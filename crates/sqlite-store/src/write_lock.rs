@@ -29,6 +29,12 @@ const PATIENCE: Duration = Duration::from_secs(2);
 /// The first and the longest pause between two tries.
 const PAUSES: [Duration; 2] = [Duration::from_micros(300), Duration::from_millis(10)];
 
+/// When, and how often, it is tried more often than that: a program that writes transaction after transaction leaves the lock free for
+/// some microseconds each time, and SQLite has no queue for it. It is not kept up for as long as the lock is waited for, since a
+/// program that holds the lock for minutes is not to cost that much.
+const EAGER_AFTER: Duration = Duration::from_millis(200);
+const EAGER_PAUSE: Duration = Duration::from_micros(50);
+
 /// How long the lock is waited for where the daemon is to stop.
 const HURRY: Duration = Duration::from_millis(500);
 
@@ -109,7 +115,7 @@ fn patiently<T>(
             Err(error) if is_busy(&error) && !wait.is_over() => std::thread::sleep(pause),
             other => break other,
         }
-        pause = (pause * 2).min(longest);
+        pause = if wait.begun.elapsed() < EAGER_AFTER { (pause * 2).min(longest) } else { EAGER_PAUSE };
     };
     // In place of the handler.
     conn.busy_timeout(BUSY_TIMEOUT)?;
@@ -185,7 +191,54 @@ fn is_busy(error: &rusqlite::Error) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::AtomicUsize;
+
     use super::*;
+
+    /// A writer holds the lock for milliseconds at a time, and lets go of it for no longer than it takes to begin anew.
+    fn gets_the_lock_from_whoever_never_pauses(journal: &str) {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("busy.db");
+        let writer = Connection::open(&path).unwrap();
+        // What is asked here is what others see, not what a power cut leaves.
+        let schema = format!("PRAGMA journal_mode = {journal}; PRAGMA synchronous = OFF; CREATE TABLE t (n)");
+        writer.execute_batch(&schema).unwrap();
+        writer.busy_timeout(BUSY_TIMEOUT).unwrap();
+        let (done, committed) = (&AtomicBool::new(false), &AtomicUsize::new(0));
+        std::thread::scope(|scope| {
+            scope.spawn(move || {
+                while !done.load(Ordering::Relaxed) {
+                    writer.execute_batch("BEGIN IMMEDIATE; INSERT INTO t VALUES (1)").unwrap();
+                    std::thread::sleep(Duration::from_millis(5));
+                    writer.execute_batch("COMMIT").unwrap();
+                    committed.fetch_add(1, Ordering::Relaxed);
+                }
+            });
+            let mut conn = Connection::open(&path).unwrap();
+            let got: Result<Vec<()>, _> = (0..5)
+                .map(|_| {
+                    // It waits after ours, and longer each time, until it goes on.
+                    let before = committed.load(Ordering::Relaxed);
+                    while committed.load(Ordering::Relaxed) < before + 3 {
+                        std::thread::yield_now();
+                    }
+                    transaction(&mut conn, None).map(drop)
+                })
+                .collect();
+            done.store(true, Ordering::Relaxed);
+            got.unwrap();
+        });
+    }
+
+    #[test]
+    fn who_writes_without_a_pause_does_not_keep_others_from_a_write_ahead_log() {
+        gets_the_lock_from_whoever_never_pauses("WAL");
+    }
+
+    #[test]
+    fn who_writes_without_a_pause_does_not_keep_others_from_a_file_with_a_rollback_journal() {
+        gets_the_lock_from_whoever_never_pauses("DELETE");
+    }
 
     /// How long the lock is left free before each of `count` transactions that hold it for `held` with `free` between them.
     fn pauses(held: u64, free: u64, count: usize) -> Vec<u128> {
