@@ -40,6 +40,7 @@ mod node_schemas;
 mod observer;
 mod parked;
 mod patrol;
+mod pause;
 mod pulse;
 mod replica;
 mod reselect;

@@ -17,6 +17,7 @@ use notify::{RecommendedWatcher, RecursiveMode, Watcher as _};
 
 use crate::error::StoreError;
 use crate::patrol::{Patrol, Post};
+use crate::pause;
 use crate::worker::Command;
 
 /// How long nothing is listened to after an event. A commit writes its pages one by one, and each makes an event, which would wake this
@@ -84,7 +85,7 @@ impl FileWatch {
     pub fn new() -> Result<Self, StoreError> {
         let folders: Arc<Mutex<Folders>> = Arc::default();
         let shared = Arc::clone(&folders);
-        let mut listened = Instant::now();
+        let mut listened = None;
         let watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
             {
                 let folders = shared.lock().unwrap_or_else(PoisonError::into_inner);
@@ -94,9 +95,13 @@ impl FileWatch {
                     Err(_) => wake_all(&folders),
                 }
             }
-            if listened.elapsed() > AT_ONCE {
+            let since = listened.get_or_insert_with(|| {
+                pause::keep_short();
+                Instant::now()
+            });
+            if since.elapsed() > AT_ONCE {
                 std::thread::sleep(DEAF);
-                listened = Instant::now();
+                listened = Some(Instant::now());
             }
         })?;
         Ok(Self { watcher: Mutex::new(watcher), folders, patrol: Patrol::default() })

@@ -29,6 +29,7 @@ use crate::database::{ApplyReply, DatabaseEvent, DatabaseOptions, DatabaseState,
 use crate::error::StoreError;
 use crate::fail_point::hang_point;
 use crate::observer::RowObserver;
+use crate::pause;
 use crate::pulse::{self, Pulse};
 use crate::state::FileIdentity;
 use crate::watch::{FileWatch, Wake};
@@ -122,6 +123,7 @@ impl Worker {
     /// each command, and each look, may be the turn of some long work.
     pub(crate) fn run(mut self, commands: &flume::Receiver<Command>, pulse: Pulse) {
         pulse::begin(pulse);
+        pause::keep_short();
         self.poll();
         loop {
             hang_point("worker");
