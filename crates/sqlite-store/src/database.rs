@@ -31,7 +31,7 @@ use crate::warning::Warning;
 use crate::watch::{FileWatch, Wake};
 use crate::worker::{Command, Worker};
 
-pub use state::{DatabaseState, FreshBatch, Phase, TableNames};
+pub use state::{DatabaseState, Phase, TableNames};
 
 /// Commands that may wait for a database's thread.
 const COMMAND_QUEUE: usize = 64;

@@ -32,6 +32,7 @@ mod counting;
 mod database;
 mod fail_point;
 mod fingerprints;
+mod fresh;
 mod identifier;
 mod large_reads;
 mod meta;
@@ -65,9 +66,7 @@ pub use conflict_record::ConflictNote;
 pub use conflicts::{
     ConflictAction, ConflictQuery, ConflictRetention, ConflictSide, ConflictSides, Refusal, RefusalKind, StoredConflict,
 };
-pub use database::{
-    ApplyReply, Database, DatabaseEvent, DatabaseOptions, DatabaseState, FreshBatch, NodeNames, Phase, TableNames,
-};
+pub use database::{ApplyReply, Database, DatabaseEvent, DatabaseOptions, DatabaseState, NodeNames, Phase, TableNames};
 pub use error::StoreError;
 pub use fail_point::{fail_point, hang_point};
 pub use observer::{IncomingRow, RowObserver, RowOperation, RowVerdict};

@@ -318,7 +318,7 @@ impl Worker {
         let written = self.attachment.as_mut().map(Attachment::take_written).unwrap_or_default();
         let mut state = match &self.attachment {
             Some(attachment) => attachment.state(&old, self.phase.clone()),
-            None => DatabaseState { phase: self.phase.clone(), fresh: None, ..DatabaseState::clone(&old) },
+            None => DatabaseState { phase: self.phase.clone(), fresh: Arc::default(), ..DatabaseState::clone(&old) },
         };
         state.written.add(written);
         if !state.says_the_same_as(&old) {

@@ -39,6 +39,21 @@ pub(super) fn encode(from: &str, to: Option<&str>, changes: &Changes) -> Result<
     Ok(body)
 }
 
+/// A batch by itself: what [`encode`] writes after the part's number.
+pub(super) fn encode_batch(batch: &Batch) -> Result<Vec<u8>, CodecError> {
+    let mut body = Vec::with_capacity(batch.size());
+    write_batch(&mut body, batch, true, &origins_of(batch))
+        .map_err(|_| CodecError::Unencodable("a value is larger than MessagePack can hold"))?;
+    Ok(body)
+}
+
+/// Reads what [`encode_batch`] wrote.
+pub(super) fn decode_batch(mut reader: Reader<'_>) -> Result<Batch, CodecError> {
+    let (batch, _) = read_batch(&mut reader)?;
+    reader.end()?;
+    Ok(batch)
+}
+
 fn origins_of(batch: &Batch) -> Origins {
     let mut origins = Origins::default();
     origins.add(batch.source);
@@ -56,8 +71,11 @@ fn write_body(out: &mut Vec<u8>, from: &str, to: Option<&str>, changes: &Changes
     write_addresses(out, from, to, &changes.database)?;
     mp::write_uint(out, changes.batch)?;
     mp::write_uint(out, u64::from(changes.part))?;
-    let batch = &changes.rows;
-    let marks = [(changes.last, LAST), (batch.held != 0, HELD), (!batch.dropped.is_empty(), DROPPED)];
+    write_batch(out, &changes.rows, changes.last, origins)
+}
+
+fn write_batch(out: &mut Vec<u8>, batch: &Batch, last: bool, origins: &Origins) -> Written {
+    let marks = [(last, LAST), (batch.held != 0, HELD), (!batch.dropped.is_empty(), DROPPED)];
     mp::write_uint(out, marks.iter().filter(|(set, _)| *set).map(|(_, mark)| mark).sum())?;
     if batch.held != 0 {
         mp::write_uint(out, batch.held)?;
@@ -115,23 +133,28 @@ pub(super) fn decode(mut reader: Reader<'_>) -> Result<Envelope, CodecError> {
     let database = reader.name()?;
     let batch = reader.unsigned()?;
     let part = u32::try_from(reader.unsigned()?).map_err(|_| CodecError::Invalid("a part number is too large"))?;
+    let (rows, last) = read_batch(&mut reader)?;
+    reader.end()?;
+    Ok(Envelope { from, to, message: Message::Changes(Changes { database, batch, part, last, rows }) })
+}
+
+/// The rows, and whether they are the batch's last part.
+fn read_batch(reader: &mut Reader<'_>) -> Result<(Batch, bool), CodecError> {
     let marks = reader.unsigned()?;
     if marks & !(LAST | HELD | DROPPED) != 0 {
         return Err(CodecError::Invalid("a part bears a mark that is not known"));
     }
     let last = marks & LAST != 0;
     let held = if marks & HELD != 0 { reader.unsigned()? } else { 0 };
-    let origins = read_origins(&mut reader)?;
-    let source = read_origin(&mut reader, &origins)?;
-    let [from_vector, to_vector, context] = [(); 3].map(|()| read_vector(&mut reader, &origins));
-    let dropped = if marks & DROPPED != 0 { read_vector(&mut reader, &origins)? } else { VersionVector::new() };
+    let origins = read_origins(reader)?;
+    let source = read_origin(reader, &origins)?;
+    let [from, to, context] = [(); 3].map(|()| read_vector(reader, &origins));
+    let dropped = if marks & DROPPED != 0 { read_vector(reader, &origins)? } else { VersionVector::new() };
     let mut tables = Vec::new();
     for _ in 0..reader.count::<TableRows>(4)? {
-        tables.push(read_table(&mut reader, &origins)?);
+        tables.push(read_table(reader, &origins)?);
     }
-    reader.end()?;
-    let rows = Batch { source, from: from_vector?, to: to_vector?, context: context?, held, dropped, tables };
-    Ok(Envelope { from, to, message: Message::Changes(Changes { database, batch, part, last, rows }) })
+    Ok((Batch { source, from: from?, to: to?, context: context?, held, dropped, tables }, last))
 }
 
 fn read_vector(reader: &mut Reader<'_>, origins: &[Origin]) -> Result<VersionVector, CodecError> {

@@ -33,29 +33,39 @@ impl Kind {
     }
 }
 
-pub(super) fn seal(kind: Kind, mut body: Vec<u8>) -> Result<Vec<u8>, CodecError> {
-    let mut bytes = vec![kind.number(), PLAIN];
+pub(super) fn seal(kind: Kind, body: Vec<u8>) -> Result<Vec<u8>, CodecError> {
+    pack(vec![kind.number()], body)
+}
+
+pub(super) fn open<'a>(bytes: &'a [u8], limits: &Limits) -> Result<(Kind, Cow<'a, [u8]>), CodecError> {
+    let (&kind, rest) = bytes.split_first().ok_or(CodecError::Truncated)?;
+    Ok((Kind::of(kind)?, unpack(rest, limits)?))
+}
+
+/// Adds `[compression]` and the body to what goes before it.
+pub(super) fn pack(mut bytes: Vec<u8>, mut body: Vec<u8>) -> Result<Vec<u8>, CodecError> {
     if body.len() >= COMPRESS_FROM
         && let Ok(small) = zstd::bulk::compress(&body, 1)
         && small.len() + 4 < body.len()
     {
-        bytes[1] = ZSTD;
+        bytes.push(ZSTD);
         let size = u32::try_from(body.len()).map_err(|_| CodecError::Unencodable("a message is larger than 4 GiB"))?;
         bytes.extend_from_slice(&size.to_be_bytes());
         bytes.extend_from_slice(&small);
         return Ok(bytes);
     }
+    bytes.push(PLAIN);
     bytes.append(&mut body);
     Ok(bytes)
 }
 
-pub(super) fn open<'a>(bytes: &'a [u8], limits: &Limits) -> Result<(Kind, Cow<'a, [u8]>), CodecError> {
-    let (&[kind, compression], rest) = bytes.split_first_chunk().ok_or(CodecError::Truncated)?;
-    let kind = Kind::of(kind)?;
+/// The body that [`pack`] added.
+pub(super) fn unpack<'a>(bytes: &'a [u8], limits: &Limits) -> Result<Cow<'a, [u8]>, CodecError> {
+    let (&compression, rest) = bytes.split_first().ok_or(CodecError::Truncated)?;
     match compression {
         PLAIN => {
             check_size(rest.len(), limits)?;
-            Ok((kind, Cow::Borrowed(rest)))
+            Ok(Cow::Borrowed(rest))
         }
         ZSTD => {
             let (size, body) = rest.split_first_chunk().ok_or(CodecError::Truncated)?;
@@ -65,7 +75,7 @@ pub(super) fn open<'a>(bytes: &'a [u8], limits: &Limits) -> Result<(Kind, Cow<'a
                 return Err(CodecError::Compression);
             }
             let body = zstd::bulk::decompress(body, size).map_err(|_| CodecError::Compression)?;
-            Ok((kind, Cow::Owned(body)))
+            Ok(Cow::Owned(body))
         }
         _ => Err(CodecError::Compression),
     }

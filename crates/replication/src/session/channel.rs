@@ -79,6 +79,8 @@ pub(super) struct Channel {
     pub(super) peer_have: VersionVector,
     /// What the peer has or was sent.
     pub(super) position: VersionVector,
+    /// What leads there was sent in part, and the rest of it was not read at once: see [`Output::Read`].
+    pub(super) partial: bool,
     /// What the peer will know once it has taken what it was sent. It may fall short of `position`: a peer that has
     /// everything from several sides, but the end of no catch-up, is still to be told that nothing lacks.
     pub(super) promised: VersionVector,
@@ -177,9 +179,8 @@ impl Channel {
         }
         self.peer_have.join(&hello.have);
         self.position.join(&hello.have);
-        if let Some(received) = self.local.as_ref().and_then(|local| hello.received.get(&local.origin)) {
-            self.position.join(received);
-        }
+        let received = self.local.as_ref().and_then(|local| hello.received.get(&local.origin)).cloned();
+        self.go_on_from(received.as_ref());
         self.paused_by_peer = false;
         // What is held here may fit now: it is asked for again at once.
         self.held_until = self.held_until.map(|_| 0);
@@ -196,6 +197,7 @@ impl Channel {
     /// Sends from `have` again.
     pub(super) fn restart(&mut self, have: &VersionVector) {
         self.position = have.clone();
+        self.partial = false;
         self.promised = VersionVector::new();
         self.in_flight.clear();
         // Rows of older batches that still wait to be sent would only be refused.
@@ -203,14 +205,21 @@ impl Channel {
         self.unsent = 0;
     }
 
+    /// Sends the rest of a catch-up of which the peer has received a part.
+    pub(super) fn go_on_from(&mut self, received: Option<&VersionVector>) {
+        if let Some(received) = received {
+            self.position.join(received);
+            self.partial = true;
+        }
+    }
+
     /// A database that comes, comes back, or has another origin now: positions are positions in what that origin's
     /// database would have sent, and its baseline may be another.
     fn begin_local(&mut self, state: LocalState) {
         let have = self.peer_have.clone();
         self.restart(&have);
-        if let Some(received) = self.remote.as_ref().and_then(|remote| remote.received.get(&state.origin)) {
-            self.position.join(received);
-        }
+        let received = self.remote.as_ref().and_then(|remote| remote.received.get(&state.origin)).cloned();
+        self.go_on_from(received.as_ref());
         self.published = false;
         self.compare_anew();
         self.unreadable = None;

@@ -78,7 +78,8 @@ impl Session {
             waiting += expected;
             let from = channel.begin_read(expected);
             let omit = Arc::clone(&channel.omit);
-            self.actions.push_back(Output::Read { database: name.clone(), from, omit });
+            let whole = !channel.partial;
+            self.actions.push_back(Output::Read { database: name.clone(), from, omit, whole });
             if expected > LITTLE {
                 self.turns.read = name;
             }

@@ -234,6 +234,9 @@ pub enum Output {
         from: VersionVector,
         /// Dots that the peer need not be sent.
         omit: Arc<DotSet>,
+        /// Whether the peer has all that the database's vector covered when it was what `from` is. Otherwise `from` is only how far
+        /// it has come in a catch-up, which ends in what the database is when the last of it is read.
+        whole: bool,
     },
     /// Look at what there is in some ranges; answer with [`Input::Fingerprinted`].
     Fingerprint {

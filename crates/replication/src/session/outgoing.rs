@@ -57,6 +57,7 @@ impl Session {
         }
         let Some(channel) = self.channels.get_mut(database) else { return };
         channel.position.join(&batch.to);
+        channel.partial = !batch.is_complete();
         if batch.is_complete() {
             channel.promised.join(&batch.context);
         }
@@ -82,11 +83,9 @@ impl Session {
         channel.restart(&want.have);
         channel.held_by_peer = want.held;
         channel.comparing = Comparing::Done;
-        if let (Some(received), Some(local)) = (want.received, &channel.local)
-            && received.source == local.origin
-        {
-            channel.position.join(&received.position);
-        }
+        let origin = channel.local.as_ref().map(|local| local.origin);
+        let received = want.received.filter(|received| Some(received.source) == origin);
+        channel.go_on_from(received.as_ref().map(|received| &received.position));
     }
 
     pub(super) fn ack(&mut self, ack: Ack) {

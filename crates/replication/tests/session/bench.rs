@@ -70,6 +70,8 @@ pub(crate) struct Bench {
     /// Whether the link takes messages.
     pub(crate) room: bool,
     pub(crate) reads: Vec<VersionVector>,
+    /// Whether the peer has all up to there, for each of them.
+    pub(crate) whole: Vec<bool>,
     /// The databases that were asked for these.
     pub(crate) read_of: Vec<String>,
     pub(crate) published: usize,
@@ -99,6 +101,7 @@ impl Bench {
             sent: Vec::new(),
             room: true,
             reads: Vec::new(),
+            whole: Vec::new(),
             read_of: Vec::new(),
             published: 0,
             refused_at: Vec::new(),
@@ -153,8 +156,9 @@ impl Bench {
         while let Some(output) = self.session.poll_output(self.room) {
             match output {
                 Output::Send(envelope) => self.sent.push(envelope.message),
-                Output::Read { database, from, .. } => {
+                Output::Read { database, from, whole, .. } => {
                     self.reads.push(from);
+                    self.whole.push(whole);
                     self.read_of.push(database);
                 }
                 Output::Apply { database, batch } => {

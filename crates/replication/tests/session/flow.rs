@@ -2,7 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use replication::message::{Changes, DatabaseHello, Message, ProblemCode};
+use replication::DotSet;
+use replication::message::{Changes, DatabaseHello, Message, ProblemCode, Received, Want};
 use replication::session::{AppliedOutcome, CloseReason, Input, LocalState, ReadOutcome, SessionConfig};
 
 use crate::bench::{Bench, batch, origin, state, table, vector};
@@ -243,4 +244,32 @@ fn a_peer_that_leaves_batches_of_many_databases_unfinished_is_refused() {
     // Four times the room, and the largest row, which is nobody's fault.
     assert_eq!(came, 22);
     assert!(matches!(&bench.closed, Some(CloseReason::Refused(problem)) if problem.code == ProblemCode::Protocol));
+}
+
+#[test]
+fn a_read_says_whether_what_was_sent_before_is_all_there_was() {
+    let lacks = Some((vector(&[(2, 4)]), vector(&[])));
+    let mut bench = Bench::open(SessionConfig::default(), lacks);
+    let answer = |bench: &mut Bench, first: u64, upto: u64, known: u64| {
+        let mut rows = batch(2, vector(&[(2, first)]), vector(&[(2, known)]), vec![table(2, "t", first, &[1])]);
+        if upto < known {
+            rows.to = vector(&[(2, upto)]);
+        }
+        let database = bench.read_of[0].clone();
+        bench.input(Input::BatchRead { database, outcome: ReadOutcome::Batch(rows) });
+    };
+    let move_to = |bench: &mut Bench, sequence| {
+        let database = bench.read_of[0].clone();
+        bench.input(Input::Local { database, state: state(2, vector(&[(2, sequence)])) });
+    };
+    answer(&mut bench, 0, 2, 4);
+    answer(&mut bench, 2, 4, 4);
+    move_to(&mut bench, 5);
+    assert_eq!(bench.whole, [true, false, true], "the first, the one after a part, and the one after the end");
+    // The peer starts over from the middle of a catch-up.
+    let database = bench.read_of[0].clone();
+    let received = Some(Received { source: origin(2), position: vector(&[(2, 3)]) });
+    answer(&mut bench, 4, 5, 5);
+    bench.hear(Message::Want(Want { database, have: vector(&[]), received, held: DotSet::new() }));
+    assert_eq!((bench.reads.last(), &bench.whole[3..]), (Some(&vector(&[(2, 3)])), &[false][..]));
 }

@@ -1,36 +1,40 @@
-//! What was captured last, kept at hand for peers that lack just that: they are sent it without another look at the file.
+//! What is captured is kept at hand while peers come for it.
 
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use replication::Batch;
 
 use super::Attachment;
-use crate::database::FreshBatch;
+use crate::fresh::FreshChanges;
 
-/// Captures in a row whose changes nobody took, after which they are not kept until somebody reads again.
-const UNTAKEN: u32 = 8;
+/// How long after a peer has last come for something more is kept for it: it may be at work on what it was sent.
+const EXPECTED: Duration = Duration::from_secs(2);
 
-/// The last of them, and whether to keep the next.
+/// What was captured last, and until when somebody is expected to come for it.
 #[derive(Debug, Default)]
 pub(super) struct Fresh {
-    last: Option<Arc<FreshBatch>>,
-    /// How many more are kept although nobody takes them.
-    credit: u32,
+    changes: Arc<FreshChanges>,
+    expected: Option<Instant>,
 }
 
 impl Attachment {
     /// A peer has read: it may want what comes next.
     pub(super) fn expect_readers(&mut self) {
-        self.fresh.credit = UNTAKEN;
+        self.fresh.expected = Some(Instant::now() + EXPECTED);
     }
 
-    /// Whether what is captured next is to be kept. What was captured before it is let go of.
-    pub(super) fn wants_fresh(&mut self) -> bool {
-        if self.fresh.last.take().is_some_and(|last| last.is_taken()) {
-            self.fresh.credit = UNTAKEN;
+    /// Whether somebody is expected to come for what is captured.
+    fn expects_readers(&mut self) -> bool {
+        if self.fresh.changes.was_taken() {
+            self.expect_readers();
         }
-        self.fresh.credit = self.fresh.credit.saturating_sub(1);
-        self.fresh.credit > 0 && !self.is_publishing()
+        self.fresh.expected.is_some_and(|until| Instant::now() < until)
+    }
+
+    /// Whether what is captured next is to be kept.
+    pub(super) fn wants_fresh(&mut self) -> bool {
+        self.expects_readers() && !self.is_publishing()
     }
 
     /// Whether the tables are what the vector says, as they are when they are [read](Self::read) for peers.
@@ -48,16 +52,20 @@ impl Attachment {
             let shown = batch.to.get(self.replica.own);
             self.memory.iter_mut().for_each(|memory| memory.show(shown));
         }
-        self.fresh.last = batch.map(|batch| Arc::new(FreshBatch::new(batch)));
+        self.fresh.changes.push(batch);
     }
 
-    /// What was captured last, if it is at hand.
-    pub(super) fn fresh(&self) -> Option<Arc<FreshBatch>> {
-        self.fresh.last.clone()
+    /// What was captured last, as far as it is at hand.
+    pub(super) fn fresh(&self) -> Arc<FreshChanges> {
+        Arc::clone(&self.fresh.changes)
     }
 
-    /// Lets go of it: whoever wanted it has it.
-    pub(crate) fn forget_fresh(&mut self) {
-        self.fresh.last = None;
+    /// Lets go of it, unless somebody is still about to come for it; true if it is gone.
+    pub(crate) fn forget_fresh(&mut self) -> bool {
+        let forgotten = !self.expects_readers();
+        if forgotten {
+            self.fresh.changes.clear();
+        }
+        forgotten
     }
 }

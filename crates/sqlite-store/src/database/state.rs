@@ -2,7 +2,6 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use replication::{Batch, DotSet, KnownNodes, NodeSchemas, Origin, Selection, Timestamp, VersionVector};
 
@@ -10,6 +9,7 @@ use crate::app_triggers::AppTrigger;
 use crate::apply::RowCounts;
 use crate::batch_read::BatchLimits;
 use crate::foreign_keys::Orphans;
+use crate::fresh::FreshChanges;
 use crate::schema::{Schema, Table, Unsynced};
 use crate::warning::Warning;
 
@@ -97,41 +97,8 @@ pub struct DatabaseState {
     pub backlog: u64,
     /// What changes of peers have written since the database was started.
     pub written: RowCounts,
-    /// What was captured last, if it is at hand.
-    pub fresh: Option<Arc<FreshBatch>>,
-}
-
-/// What a capture found, for peers that have all before it.
-#[derive(Debug)]
-pub struct FreshBatch {
-    batch: Batch,
-    rows: usize,
-    bytes: usize,
-    /// Whether somebody has taken it.
-    taken: AtomicBool,
-}
-
-impl FreshBatch {
-    pub(crate) fn new(batch: Batch) -> Self {
-        let (rows, bytes) = (batch.row_count(), batch.size());
-        Self { batch, rows, bytes, taken: AtomicBool::new(false) }
-    }
-
-    /// What a peer at `from` would be [sent](crate::Database::read) within these limits, if it is this.
-    pub fn after(&self, from: &VersionVector, limits: BatchLimits) -> Option<Batch> {
-        let fits = self.batch.from == *from && self.rows <= limits.rows && self.bytes <= limits.bytes;
-        self.taken.fetch_or(fits, Ordering::Relaxed);
-        fits.then(|| self.batch.clone())
-    }
-
-    /// The position to which it leads on.
-    pub fn from(&self) -> &VersionVector {
-        &self.batch.from
-    }
-
-    pub(crate) fn is_taken(&self) -> bool {
-        self.taken.load(Ordering::Relaxed)
-    }
+    /// What was captured last, as far as it is at hand; some of it may be newer than this state.
+    pub fresh: Arc<FreshChanges>,
 }
 
 /// What a synced table is called, here and on the wire.
@@ -167,6 +134,13 @@ impl TableNames {
 }
 
 impl DatabaseState {
+    /// What a peer that has `from` is to be sent, if it is at hand and within these limits. It is what was [read](crate::Database::read)
+    /// when that was new, or would have been; `whole` says that the peer got to `from` by nothing but such batches, and otherwise
+    /// it is sent nothing older than what is newest.
+    pub fn fresh_after(&self, from: &VersionVector, whole: bool, limits: BatchLimits) -> Option<Batch> {
+        self.fresh.after(from, &self.have, whole, limits)
+    }
+
     /// Whether there is nothing in it that is not in another one. The last stamp alone is no news, nor is what is at hand of what
     /// is known; and what is shared is compared by where it is, since it is made anew when it changes.
     pub(crate) fn says_the_same_as(&self, other: &Self) -> bool {

@@ -1,6 +1,5 @@
 //! When the thread looks at the file, and what it does then.
 
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::Worker;
@@ -89,8 +88,8 @@ impl Worker {
         let before = self.before_rest();
         self.look();
         if self.changed.is_some_and(|at| at.elapsed() >= FOLD_AFTER) {
-            self.forget_fresh();
-            if self.attachment.as_ref().is_some_and(Attachment::fold) {
+            let forgotten = self.attachment.as_mut().is_some_and(Attachment::forget_fresh);
+            if self.attachment.as_ref().is_some_and(Attachment::fold) && forgotten {
                 self.changed = None;
             }
         }
@@ -141,16 +140,5 @@ impl Worker {
             self.remembered = Some(Instant::now());
             let _ = self.with_attachment(Attachment::remember);
         }
-    }
-
-    /// Lets go of what was captured last. It is news to nobody.
-    fn forget_fresh(&mut self) {
-        self.attachment.iter_mut().for_each(Attachment::forget_fresh);
-        self.state.send_if_modified(|state| {
-            if state.fresh.is_some() {
-                Arc::make_mut(state).fresh = None;
-            }
-            false
-        });
     }
 }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use replication::Granularity;
-use sqlite_store::BatchLimits;
+use sqlite_store::{ApplyOutcome, BatchLimits};
 use tempfile::TempDir;
 
 use crate::replica::{Replica, Setup};
@@ -37,17 +37,86 @@ async fn compared(seed: u64) -> u64 {
         // Something is new, whatever the others did.
         conn.execute_batch(&format!("INSERT INTO item (id, qty) VALUES ({}, 1); COMMIT", 1_000 + round)).unwrap();
         replica.until(|state| state.have != before).await;
-        let fresh = replica.database.state().borrow().fresh.clone();
-        let Some(fresh) = fresh else { continue };
-        let read = replica.database.read(fresh.from().clone(), Arc::default(), limits).await.unwrap();
+        let state = replica.database.state().borrow().clone();
+        let Some(fresh) = state.fresh_after(&before, false, limits) else { continue };
+        let read = replica.database.read(before.clone(), Arc::default(), limits).await.unwrap();
         let fewer = BatchLimits { rows: read.row_count() - 1, ..limits };
-        assert_eq!(fresh.after(fresh.from(), fewer), None, "SEED={seed}, round {round}");
-        assert_eq!(fresh.after(&read.to, limits), None, "SEED={seed}, round {round}");
-        assert_eq!(fresh.after(&before, limits), Some(read), "SEED={seed}, round {round}");
+        assert_eq!(state.fresh_after(&before, true, fewer), None, "SEED={seed}, round {round}");
+        assert_eq!(state.fresh_after(&read.to, true, limits), None, "SEED={seed}, round {round}");
+        assert_eq!(fresh, read, "SEED={seed}, round {round}");
         found += 1;
     }
     replica.database.close().await;
     found
+}
+
+/// A peer that comes late and takes what is at hand, or a part of what is there: how often it was led on by what was at hand, and
+/// by what was not the newest.
+async fn led(seed: u64) -> (u64, u64) {
+    let folder = TempDir::new().unwrap();
+    let mut random = Random(seed);
+    let setup = Setup { journal: ["WAL", "DELETE"][usize::try_from(random.below(2)).unwrap()], ..Setup::of(SCHEMA) };
+    let writer = Replica::create(folder.path(), "a", setup).await;
+    let peer = Replica::create(folder.path(), "b", setup).await;
+    let conn = writer.application();
+    writer.database.publish().await;
+    writer.until(|state| !state.publishing).await;
+    let (mut shown, mut whole, mut found, mut late) = (Vec::new(), true, 0, 0);
+    for round in 0..4 * ROUNDS {
+        if random.below(3) > 0 {
+            let before = writer.database.state().borrow().have.clone();
+            conn.execute_batch("BEGIN IMMEDIATE").unwrap();
+            (0..1 + random.below(20)).for_each(|_| write(&conn, &mut random));
+            // What waits is soon too much to be kept as it is.
+            conn.execute_batch(&format!(
+                "INSERT INTO item (id, note) VALUES ({}, randomblob(40000)); COMMIT",
+                1_000 + round
+            ))
+            .unwrap();
+            let state = writer.until(|state| state.have != before).await;
+            shown.push((state.have.clone(), writer.dump()));
+        }
+        let takes = if random.below(3) == 0 { random.below(8) } else { 0 };
+        for _ in 0..takes {
+            let (ours, theirs) = (writer.database.state().borrow().clone(), peer.database.state().borrow().clone());
+            let mut position = theirs.have.clone();
+            theirs.received.values().for_each(|received| position.join(received));
+            if position == ours.have {
+                break;
+            }
+            let rows = if random.below(12) == 0 { 3 } else { 20_000 };
+            let at_hand = ours.fresh_after(&position, whole, BatchLimits { rows, ..BatchLimits::default() });
+            found += u64::from(at_hand.is_some());
+            let batch = match at_hand {
+                Some(batch) => batch,
+                None => peer.next_from(&writer, rows).await,
+            };
+            whole = batch.is_complete();
+            late += u64::from(whole && batch.to != ours.have);
+            let to = batch.to.clone();
+            assert!(matches!(peer.apply(batch, None).await, ApplyOutcome::Applied(_)), "SEED={seed}, round {round}");
+            if whole {
+                let (_, then) = shown.iter().find(|(have, _)| *have == to).expect("a state that was there");
+                assert!(peer.dump() == *then, "SEED={seed}, round {round}: {to:?} is another state");
+            }
+        }
+    }
+    peer.pull(&writer, 20_000).await;
+    assert!(peer.dump() == writer.dump(), "SEED={seed}");
+    writer.database.close().await;
+    peer.database.close().await;
+    (found, late)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_is_behind_is_led_through_the_same_states() {
+    let seeds = seeds(12);
+    let (mut found, mut late, tried) = (0, 0, seeds.end - seeds.start);
+    for seed in seeds {
+        let (at_hand, not_the_newest) = led(seed).await;
+        (found, late) = (found + at_hand, late + not_the_newest);
+    }
+    assert!(found > tried && late > tried, "{found} were at hand, {late} of them not the newest, in {tried} runs");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -235,7 +235,7 @@ impl SessionDriver {
         while let Some(output) = self.session.poll_output(self.sender.has_room()) {
             match output {
                 Output::Send(envelope) => self.send(&envelope).await,
-                Output::Read { database, from, omit } => self.read(database, from, omit),
+                Output::Read { database, from, omit, whole } => self.read(database, from, omit, whole),
                 Output::Fingerprint { database, question } => self.fingerprint(database, question),
                 Output::Compare { database, source, answer } => self.compare(database, source, answer),
                 Output::Sweep { database, source, answer } => self.sweep(database, source, answer),

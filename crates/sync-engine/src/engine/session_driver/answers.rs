@@ -45,14 +45,14 @@ pub(super) enum Answer {
 }
 
 impl SessionDriver {
-    pub(super) fn read(&mut self, database: String, from: VersionVector, omit: Arc<DotSet>) {
+    pub(super) fn read(&mut self, database: String, from: VersionVector, omit: Arc<DotSet>, whole: bool) {
         let Some((life, source)) = self.sources.get(&database).cloned() else {
             let outcome = ReadOutcome::Retry { after: millis(RETRY) };
             return self.handle(Input::BatchRead { database, outcome });
         };
         let limits = self.shared.databases.limits().batch;
         let state = source.state().borrow().clone();
-        let fresh = state.fresh.as_ref().filter(|_| omit.is_empty()).and_then(|fresh| fresh.after(&from, limits));
+        let fresh = omit.is_empty().then(|| state.fresh_after(&from, whole, limits)).flatten();
         if let Some(batch) = fresh {
             self.take_state(database.clone(), &state);
             return self.handle(Input::BatchRead { database, outcome: ReadOutcome::Batch(batch) });

@@ -1,0 +1,314 @@
+//! What was captured last, capture by capture, kept at hand for peers that are not far behind: they are led through the same states
+//! as this database, without another look at the file and without a stage.
+//!
+//! Owns the batches, how much memory they may take, and which peer can be sent which. A batch that nobody has come for yet is packed as
+//! it would go over the wire, a fraction of what its rows take otherwise. Whoever falls behind what is kept reads the file.
+
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use replication::codec::{pack_batch, unpack_batch};
+use replication::{Batch, VersionVector};
+
+use crate::batch_read::BatchLimits;
+
+/// Bytes of rows that are kept as they are, of one database, besides those that were captured last.
+const OPEN: usize = 256 << 10;
+
+/// Bytes that packed batches of one database may take, and beyond which none is kept that a peer has taken already: most peers are
+/// about as far as each other.
+const PACKED: usize = 24 << 20;
+const PACKED_AND_TAKEN: usize = 4 << 20;
+
+/// Bytes that packed batches of all databases of this process may take.
+const PACKED_IN_ALL: usize = 48 << 20;
+
+/// Those that they take.
+static IN_ALL: AtomicUsize = AtomicUsize::new(0);
+
+/// What captures found one after the other, each leading on from where the one before it ends. The thread of the database adds to it
+/// and takes from it; sessions look.
+#[derive(Debug, Default)]
+pub struct FreshChanges {
+    chain: Mutex<Chain>,
+    /// Whether somebody has taken something since that was last asked.
+    taken: AtomicBool,
+}
+
+#[derive(Debug, Default)]
+struct Chain {
+    links: VecDeque<Link>,
+    /// How many peers have taken the same: so many are expected to come for each.
+    takers: u32,
+    /// Bytes of those that are packed.
+    packed: usize,
+}
+
+/// What one capture found.
+#[derive(Debug)]
+struct Link {
+    from: VersionVector,
+    to: VersionVector,
+    rows: usize,
+    bytes: usize,
+    held: Held,
+    taken: u32,
+}
+
+#[derive(Debug, Clone)]
+enum Held {
+    Open(Arc<Batch>),
+    Packed(Arc<Packed>),
+}
+
+impl Held {
+    fn packed_bytes(&self) -> usize {
+        match self {
+            Self::Open(_) => 0,
+            Self::Packed(packed) => packed.0.len(),
+        }
+    }
+}
+
+/// A batch as bytes, which are counted.
+#[derive(Debug)]
+struct Packed(Box<[u8]>);
+
+impl Packed {
+    fn new(batch: &Batch) -> Option<Self> {
+        // What cannot be written is told of by whoever is to send it.
+        let bytes = pack_batch(batch).ok()?.into_boxed_slice();
+        IN_ALL.fetch_add(bytes.len(), Ordering::Relaxed);
+        Some(Self(bytes))
+    }
+}
+
+impl Drop for Packed {
+    fn drop(&mut self) {
+        IN_ALL.fetch_sub(self.0.len(), Ordering::Relaxed);
+    }
+}
+
+impl FreshChanges {
+    /// What leads on from `from`, and not beyond `have`; see [`DatabaseState::fresh_after`](crate::DatabaseState::fresh_after).
+    pub(crate) fn after(
+        &self,
+        from: &VersionVector,
+        have: &VersionVector,
+        whole: bool,
+        limits: BatchLimits,
+    ) -> Option<Batch> {
+        let held = {
+            let mut chain = self.chain();
+            let Chain { links, takers, .. } = &mut *chain;
+            let place = links.iter().rposition(|link| link.from == *from)?;
+            let newest = place + 1 == links.len();
+            let link = &mut links[place];
+            let fits = link.rows <= limits.rows && link.bytes <= limits.bytes;
+            if !fits || !have.covers_all(&link.to) || !(whole || newest) {
+                return None;
+            }
+            link.taken += 1;
+            *takers = link.taken.max(*takers);
+            self.taken.store(true, Ordering::Relaxed);
+            link.held.clone()
+        };
+        match held {
+            Held::Open(batch) => Some(Batch::clone(&batch)),
+            // It was packed here.
+            Held::Packed(packed) => unpack_batch(&packed.0).ok(),
+        }
+    }
+
+    /// Keeps what was captured; none where that is not at hand. What it does not lead on from is let go of.
+    pub(crate) fn push(&self, batch: Option<Batch>) {
+        let leads_on = |chain: &Chain, batch: &Batch| chain.links.back().is_none_or(|last| last.to == batch.from);
+        let Some(batch) = batch.filter(|batch| leads_on(&self.chain(), batch)) else { return self.clear() };
+        self.pack();
+        let (from, to) = (batch.from.clone(), batch.to.clone());
+        let (rows, bytes) = (batch.row_count(), batch.size());
+        let link = Link { from, to, rows, bytes, held: Held::Open(Arc::new(batch)), taken: 0 };
+        self.chain().links.push_back(link);
+    }
+
+    /// Packs what is too much to be kept as it is, and lets go of what is too much even so.
+    fn pack(&self) {
+        let open = self.chain().let_go();
+        for (place, batch) in open {
+            // Sessions are not kept waiting for it.
+            let packed = Packed::new(&batch);
+            let mut chain = self.chain();
+            match packed {
+                Some(packed) => {
+                    chain.packed += packed.0.len();
+                    chain.links[place].held = Held::Packed(Arc::new(packed));
+                }
+                None => return chain.clear(),
+            }
+        }
+        self.chain().let_go();
+    }
+
+    /// Whether somebody has taken something since this was last asked.
+    pub(crate) fn was_taken(&self) -> bool {
+        self.taken.swap(false, Ordering::Relaxed)
+    }
+
+    /// Lets go of all.
+    pub(crate) fn clear(&self) {
+        self.chain().clear();
+    }
+
+    /// How many captures are at hand.
+    pub fn len(&self) -> usize {
+        self.chain().links.len()
+    }
+
+    /// Whether nothing is at hand.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    fn chain(&self) -> MutexGuard<'_, Chain> {
+        // Nothing in here panics halfway through a change.
+        self.chain.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Chain {
+    fn clear(&mut self) {
+        *self = Self::default();
+    }
+
+    /// Lets go of what everybody has, and of what is too much, the oldest first; says what is to be packed.
+    fn let_go(&mut self) -> Vec<(usize, Arc<Batch>)> {
+        let open_from = self.open_from();
+        let mut gone = 0;
+        for link in self.links.range(..open_from) {
+            let everybody_has_it = link.taken > 0 && link.taken >= self.takers;
+            let too_much = self.packed > PACKED
+                || self.packed > PACKED_AND_TAKEN && link.taken > 0
+                || self.packed > 0 && IN_ALL.load(Ordering::Relaxed) > PACKED_IN_ALL;
+            if !everybody_has_it && !too_much {
+                break;
+            }
+            gone += 1;
+            self.packed -= link.held.packed_bytes();
+        }
+        self.links.drain(..gone);
+        let open = self.links.range(..open_from - gone).enumerate();
+        let open = open.filter_map(|(place, link)| match &link.held {
+            Held::Open(batch) => Some((place, Arc::clone(batch))),
+            Held::Packed(_) => None,
+        });
+        open.collect()
+    }
+
+    /// From where on links are kept as they are.
+    fn open_from(&self) -> usize {
+        let mut bytes = 0;
+        let mut newest = self.links.iter().rev();
+        let open = newest.by_ref().take_while(|link| {
+            bytes += link.bytes;
+            bytes <= OPEN
+        });
+        self.links.len() - open.count()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use replication::{Dot, Entry, EntryFlags, Origin, RowClock, RowImage, TableRows, TableShape, Timestamp, Value};
+
+    use super::*;
+
+    const ORIGIN: Origin = Origin::from_bytes([7; 16]);
+    const LIMITS: BatchLimits = BatchLimits { rows: 10, bytes: 64 << 20, passed_on: true };
+
+    fn at(sequence: u64) -> VersionVector {
+        let mut vector = VersionVector::new();
+        vector.raise(ORIGIN, sequence);
+        vector
+    }
+
+    /// The change with this sequence, of a row of so many bytes that do not get smaller.
+    fn change(sequence: u64, bytes: usize) -> Batch {
+        let mut random = sequence;
+        let noise = (0..bytes).map(|_| {
+            random = random.wrapping_mul(0x5851_F42D_4C95_7F2D).wrapping_add(0x1405_7B7E_F767_814F);
+            random.to_be_bytes()[0]
+        });
+        let shape = TableShape { name: "t".to_owned(), columns: vec!["id".to_owned(), "n".to_owned()], key: vec![0] };
+        let dot = Dot { origin: ORIGIN, sequence };
+        let clock = RowClock::whole(Entry::new(Timestamp::from_millis(1), dot, EntryFlags::default()));
+        let values = vec![Value::Integer(sequence.cast_signed()), Value::Blob(noise.collect())];
+        Batch {
+            source: ORIGIN,
+            from: at(sequence - 1),
+            to: at(sequence),
+            context: at(sequence),
+            held: 0,
+            dropped: VersionVector::new(),
+            tables: vec![TableRows::new(shape, vec![RowImage { values, clock }])],
+        }
+    }
+
+    fn filled(changes: u64, bytes: usize) -> FreshChanges {
+        let fresh = FreshChanges::default();
+        (1..=changes).for_each(|sequence| fresh.push(Some(change(sequence, bytes))));
+        fresh
+    }
+
+    #[test]
+    fn what_nobody_has_taken_is_kept_and_is_what_it_was() {
+        let fresh = filled(20, 100 << 10);
+        let taken: Vec<_> = (1..=20).map(|n| fresh.after(&at(n - 1), &at(20), true, LIMITS)).collect();
+        assert!(taken.into_iter().zip(1..).all(|(batch, n)| batch == Some(change(n, 100 << 10))));
+        assert!(fresh.chain().packed > 1 << 20, "the older ones were packed");
+        // Everybody has it.
+        fresh.push(Some(change(21, 100 << 10)));
+        assert!(fresh.len() <= 4, "{}", fresh.len());
+        assert_eq!(fresh.chain().packed, 0);
+    }
+
+    #[test]
+    fn a_second_peer_is_waited_for_where_there_was_one() {
+        let fresh = filled(1, 100 << 10);
+        (0..2).for_each(|_| drop(fresh.after(&at(0), &at(1), true, LIMITS)));
+        (2..=20).for_each(|sequence| fresh.push(Some(change(sequence, 100 << 10))));
+        (2..=20).for_each(|n| drop(fresh.after(&at(n - 1), &at(20), true, LIMITS)));
+        fresh.push(Some(change(21, 100 << 10)));
+        assert_eq!(fresh.after(&at(1), &at(21), true, LIMITS), Some(change(2, 100 << 10)));
+        // But not for ever.
+        (22..=80).for_each(|sequence| fresh.push(Some(change(sequence, 100 << 10))));
+        assert_eq!(fresh.after(&at(1), &at(80), true, LIMITS), None);
+    }
+
+    #[test]
+    fn what_is_too_much_is_let_go_of_the_oldest_first() {
+        let fresh = filled(40, 1 << 20);
+        assert_eq!(fresh.after(&at(0), &at(40), true, LIMITS), None);
+        assert_eq!(fresh.after(&at(30), &at(40), true, LIMITS), Some(change(31, 1 << 20)));
+        assert!(fresh.chain().packed <= PACKED + (2 << 20));
+        fresh.clear();
+        assert!(fresh.is_empty());
+        assert_eq!(fresh.chain().packed, 0);
+    }
+
+    #[test]
+    fn what_leads_elsewhere_is_not_sent() {
+        let fresh = filled(3, 10);
+        assert_eq!(fresh.after(&at(1), &at(1), true, LIMITS), None, "the state that is shown does not know of it");
+        assert_eq!(fresh.after(&at(1), &at(3), false, LIMITS), None, "the rest of it was read later");
+        assert_eq!(fresh.after(&at(2), &at(3), false, LIMITS), Some(change(3, 10)));
+        assert_eq!(fresh.after(&at(2), &at(3), true, BatchLimits { rows: 0, ..LIMITS }), None, "it is too large");
+        // Something came between.
+        fresh.push(Some(change(9, 10)));
+        assert_eq!(fresh.len(), 0);
+        fresh.push(Some(change(10, 10)));
+        assert_eq!(fresh.len(), 1);
+        fresh.push(None);
+        assert_eq!(fresh.len(), 0);
+    }
+}
