@@ -26,14 +26,27 @@ use crate::pulse;
 /// How long nothing is held while others read. They keep a writer from committing anyhow.
 const PATIENCE: Duration = Duration::from_secs(2);
 
-/// The first and the longest pause between two tries.
-const PAUSES: [Duration; 2] = [Duration::from_micros(300), Duration::from_millis(10)];
+/// The pause between two tries, for so long.
+type Pauses = [(Duration, Duration); 3];
 
-/// When, and how often, it is tried more often than that: a program that writes transaction after transaction leaves the lock free for
-/// some microseconds each time, and SQLite has no queue for it. It is not kept up for as long as the lock is waited for, since a
+/// With a write-ahead log. A program that writes transaction after transaction leaves the lock free for some microseconds each time, and
+/// SQLite has no queue for it: who looks every few milliseconds finds it free once in seconds. Later it is tried less often, since a
 /// program that holds the lock for minutes is not to cost that much.
-const EAGER_AFTER: Duration = Duration::from_millis(200);
-const EAGER_PAUSE: Duration = Duration::from_micros(50);
+const PAUSES_WITH_LOG: Pauses = [
+    (Duration::from_millis(2), Duration::from_micros(300)),
+    (Duration::from_millis(300), Duration::from_micros(50)),
+    (PATIENCE, Duration::from_micros(200)),
+];
+
+/// With a rollback journal, where each try keeps a writer from committing for some microseconds.
+const PAUSES_WITH_JOURNAL: Pauses = [
+    (Duration::from_millis(2), Duration::from_micros(300)),
+    (Duration::from_millis(200), Duration::from_millis(5)),
+    (PATIENCE, Duration::from_micros(100)),
+];
+
+/// The pause after [`PATIENCE`], and where others are to be let in.
+const LONG_PAUSE: Duration = Duration::from_millis(10);
 
 /// How long the lock is waited for where the daemon is to stop.
 const HURRY: Duration = Duration::from_millis(500);
@@ -90,7 +103,7 @@ fn wait_on(_tries: i32) -> bool {
     let goes_on = WAIT.with_borrow(|wait| wait.as_ref().is_some_and(|wait| !wait.is_over()));
     if goes_on {
         pulse::beat();
-        std::thread::sleep(PAUSES[1]);
+        std::thread::sleep(LONG_PAUSE);
     }
     goes_on
 }
@@ -101,7 +114,7 @@ fn patiently<T>(
     mut attempt: impl FnMut() -> rusqlite::Result<T>,
 ) -> Result<T, StoreError> {
     let wait = Wait { begun: Instant::now(), closing: closing.cloned() };
-    let [mut pause, longest] = PAUSES;
+    let mut pauses = None;
     // SQLite's own waiting would hold what it has got so far.
     conn.busy_timeout(Duration::ZERO)?;
     let result = loop {
@@ -112,14 +125,25 @@ fn patiently<T>(
             break attempt();
         }
         match attempt() {
-            Err(error) if is_busy(&error) && !wait.is_over() => std::thread::sleep(pause),
+            Err(error) if is_busy(&error) && !wait.is_over() => {
+                let pauses =
+                    pauses.get_or_insert_with(|| if has_log(conn) { PAUSES_WITH_LOG } else { PAUSES_WITH_JOURNAL });
+                let waited = wait.begun.elapsed();
+                let pause = pauses.iter().find(|(until, _)| waited < *until).map_or(LONG_PAUSE, |(_, pause)| *pause);
+                std::thread::sleep(pause);
+            }
             other => break other,
         }
-        pause = if wait.begun.elapsed() < EAGER_AFTER { (pause * 2).min(longest) } else { EAGER_PAUSE };
     };
     // In place of the handler.
     conn.busy_timeout(BUSY_TIMEOUT)?;
     Ok(result?)
+}
+
+/// Whether the file has a write-ahead log, as far as this connection has seen.
+fn has_log(conn: &Connection) -> bool {
+    let journal = conn.query_row("PRAGMA main.journal_mode", [], |row| row.get::<_, String>(0));
+    journal.is_ok_and(|journal| journal.eq_ignore_ascii_case("wal"))
 }
 
 /// How long the lock may be held, net of the time that it was left free, until others have to be let in.
@@ -154,7 +178,7 @@ impl Turns {
     pub(crate) fn begin(&mut self, conn: &Connection, closing: &Arc<AtomicBool>) -> Result<(), StoreError> {
         while self.pause_at(Instant::now()) > Duration::ZERO && !closing.load(Ordering::Relaxed) {
             pulse::beat();
-            std::thread::sleep(self.pause_at(Instant::now()).min(PAUSES[1]));
+            std::thread::sleep(self.pause_at(Instant::now()).min(LONG_PAUSE));
         }
         begin(conn, closing)?;
         self.begin_at(Instant::now());
