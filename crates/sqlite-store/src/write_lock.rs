@@ -27,13 +27,15 @@ use crate::pulse;
 const PATIENCE: Duration = Duration::from_secs(2);
 
 /// The pause between two tries, for so long.
-type Pauses = [(Duration, Duration); 3];
+type Pauses = [(Duration, Duration); 4];
 
 /// With a write-ahead log. A program that writes transaction after transaction leaves the lock free for some microseconds each time, and
-/// SQLite has no queue for it: who looks every few milliseconds finds it free once in seconds. Later it is tried less often, since a
-/// program that holds the lock for minutes is not to cost that much.
+/// SQLite has no queue for it: who looks every few milliseconds finds it free once in seconds. So it is tried without a pause for as
+/// long as most transactions take. Later it is tried less often, since a program that holds the lock for minutes is not to cost that
+/// much.
 const PAUSES_WITH_LOG: Pauses = [
-    (Duration::from_millis(2), Duration::from_micros(300)),
+    (Duration::from_millis(1), Duration::from_micros(200)),
+    (Duration::from_millis(20), Duration::ZERO),
     (Duration::from_millis(300), Duration::from_micros(50)),
     (PATIENCE, Duration::from_micros(200)),
 ];
@@ -41,6 +43,7 @@ const PAUSES_WITH_LOG: Pauses = [
 /// With a rollback journal, where each try keeps a writer from committing for some microseconds.
 const PAUSES_WITH_JOURNAL: Pauses = [
     (Duration::from_millis(2), Duration::from_micros(300)),
+    (Duration::from_millis(20), Duration::from_millis(1)),
     (Duration::from_millis(200), Duration::from_millis(5)),
     (PATIENCE, Duration::from_micros(100)),
 ];
@@ -130,7 +133,11 @@ fn patiently<T>(
                     pauses.get_or_insert_with(|| if has_log(conn) { PAUSES_WITH_LOG } else { PAUSES_WITH_JOURNAL });
                 let waited = wait.begun.elapsed();
                 let pause = pauses.iter().find(|(until, _)| waited < *until).map_or(LONG_PAUSE, |(_, pause)| *pause);
-                std::thread::sleep(pause);
+                if pause.is_zero() {
+                    std::thread::yield_now();
+                } else {
+                    std::thread::sleep(pause);
+                }
             }
             other => break other,
         }

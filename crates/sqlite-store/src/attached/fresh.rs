@@ -11,17 +11,23 @@ use crate::fresh::FreshChanges;
 /// How long after a peer has last come for something more is kept for it: it may be at work on what it was sent.
 const EXPECTED: Duration = Duration::from_secs(2);
 
+/// How many captures are kept for nobody after that. Where little is written somebody may have come for each of them.
+const UNTAKEN: u32 = 8;
+
 /// What was captured last, and until when somebody is expected to come for it.
 #[derive(Debug, Default)]
 pub(super) struct Fresh {
     changes: Arc<FreshChanges>,
     expected: Option<Instant>,
+    /// How many more are kept although nobody comes.
+    credit: u32,
 }
 
 impl Attachment {
     /// A peer has read: it may want what comes next.
     pub(super) fn expect_readers(&mut self) {
         self.fresh.expected = Some(Instant::now() + EXPECTED);
+        self.fresh.credit = UNTAKEN;
     }
 
     /// Whether somebody is expected to come for what is captured.
@@ -34,7 +40,11 @@ impl Attachment {
 
     /// Whether what is captured next is to be kept.
     pub(super) fn wants_fresh(&mut self) -> bool {
-        self.expects_readers() && !self.is_publishing()
+        let expected = self.expects_readers();
+        if !expected {
+            self.fresh.credit = self.fresh.credit.saturating_sub(1);
+        }
+        (expected || self.fresh.credit > 0) && !self.is_publishing()
     }
 
     /// Whether the tables are what the vector says, as they are when they are [read](Self::read) for peers.
