@@ -31,7 +31,7 @@ use replication::Selection;
 use rusqlite::Connection;
 use rusqlite::config::DbConfig;
 
-use fresh::Fresh;
+use fresh::{Found, Fresh};
 use identity::Memory;
 pub use identity::new_origin;
 use migrating::Migration;
@@ -56,8 +56,8 @@ use crate::state::FileIdentity;
 use crate::warning::Warning;
 use crate::write_lock::{self, Turns};
 
-/// Log rows captured in one transaction of their own.
-const CAPTURE_ROWS: usize = 20_000;
+/// Log rows captured in one transaction of their own. Applications wait for as long as it takes.
+const CAPTURE_ROWS: usize = 5_000;
 
 /// Baseline rows in one transaction.
 const PUBLISH_ROWS: usize = 5_000;
@@ -261,15 +261,22 @@ impl Attachment {
     fn capture_step(&mut self) -> Result<Captured, StoreError> {
         if !has_log(&self.conn)? {
             self.more = false;
+            // What was captured before was all there is.
+            self.finish_gathering();
             return Ok(Captured::default());
         }
-        let wanted = self.wants_fresh();
+        let (begun_before, wanted) = (self.fresh.go_on(), self.wants_fresh());
         let (captured, fresh, begun) = self.in_write(|conn, replica| {
             let begun = Instant::now();
-            let mut gathered = wanted.then(|| Gathered::new(replica));
+            let goes_on = begun_before.filter(|gathered| gathered.goes_on(replica));
+            let mut gathered = goes_on.or_else(|| wanted.then(|| Gathered::new(replica)));
             let captured = capture(conn, replica, wall_millis(), CAPTURE_ROWS, gathered.as_mut())?;
-            // Rows of which the log says more are not what their clocks say.
-            let fresh = gathered.filter(|_| captured.drained).and_then(|gathered| gathered.batch(replica));
+            let fresh = match gathered {
+                None => Found::Nothing,
+                Some(gathered) if captured.drained => Found::of(gathered.batch(replica)),
+                // Rows of which the log says more are not what their clocks say.
+                Some(gathered) => gathered.pause(replica).map_or(Found::Nothing, Found::Part),
+            };
             Ok(((captured, fresh, begun), true))
         })?;
         self.captured_in = Some(begun.elapsed());

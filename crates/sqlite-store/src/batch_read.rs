@@ -31,7 +31,7 @@ pub struct BatchLimits {
 
 impl Default for BatchLimits {
     fn default() -> Self {
-        Self { rows: 20_000, bytes: 8 << 20, passed_on: true }
+        Self { rows: 50_000, bytes: 8 << 20, passed_on: true }
     }
 }
 

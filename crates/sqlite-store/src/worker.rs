@@ -15,7 +15,7 @@ mod turn;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 pub(crate) use command::Command;
 use damage::Traces;
@@ -51,6 +51,8 @@ pub(crate) struct Worker {
     recheck: usize,
     /// Until when applications are left alone.
     left_alone_until: Instant,
+    /// How long the lock was held by a capture that goes on.
+    held: Duration,
     /// Failed tries in a row, and when the next is due.
     failures: u32,
     failed_at: Option<Instant>,
@@ -101,6 +103,7 @@ impl Worker {
             phase: Phase::Opening,
             recheck: RECHECKS.len(),
             left_alone_until: Instant::now(),
+            held: Duration::ZERO,
             failures: 0,
             failed_at: None,
             retry_at: None,

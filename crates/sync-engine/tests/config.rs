@@ -68,7 +68,7 @@ fn nothing_but_defaults() {
     assert_eq!(settings.poll_interval, Duration::from_secs(1));
     assert_eq!(settings.max_clock_skew, Duration::from_secs(60));
     assert_eq!(settings.shutdown_grace, Duration::from_secs(10));
-    assert_eq!(settings.max_batch_rows, 20_000);
+    assert_eq!(settings.max_batch_rows, 50_000);
     assert_eq!(settings.log.directory, Path::new("logs"));
     assert_eq!(settings.log.level, "info");
     assert_eq!((settings.log.format, settings.log.rotation, settings.log.keep), (LogFormat::Text, Rotation::Daily, 14));

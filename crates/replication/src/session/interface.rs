@@ -59,7 +59,7 @@ impl Default for SessionConfig {
             incarnation: 0,
             version: String::new(),
             wall_millis: 0,
-            max_batch_rows: 20_000,
+            max_batch_rows: 50_000,
             max_batch_bytes: 8 << 20,
             window_bytes: 8 << 20,
             buffer_bytes: 32 << 20,

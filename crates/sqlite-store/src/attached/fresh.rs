@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use replication::Batch;
 
 use super::Attachment;
+use crate::capture::Gathered;
 use crate::fresh::FreshChanges;
 
 /// How long after a peer has last come for something more is kept for it: it may be at work on what it was sent.
@@ -21,6 +22,31 @@ pub(super) struct Fresh {
     expected: Option<Instant>,
     /// How many more are kept although nobody comes.
     credit: u32,
+    /// What was found by a capture that goes on.
+    part: Option<Gathered>,
+}
+
+/// What a transaction that captured found.
+pub(super) enum Found {
+    /// All there is.
+    All(Batch),
+    /// Some of it: the capture goes on.
+    Part(Gathered),
+    /// It is not at hand.
+    Nothing,
+}
+
+impl Found {
+    pub(super) fn of(batch: Option<Batch>) -> Self {
+        batch.map_or(Self::Nothing, Self::All)
+    }
+}
+
+impl Fresh {
+    /// What was found by a capture that is to go on.
+    pub(super) const fn go_on(&mut self) -> Option<Gathered> {
+        self.part.take()
+    }
 }
 
 impl Attachment {
@@ -56,13 +82,33 @@ impl Attachment {
     }
 
     /// Keeps what was captured, once that is committed: the transaction itself may have found a schema that has changed.
-    pub(super) fn keep_fresh(&mut self, batch: Option<Batch>) {
-        let batch = batch.filter(|_| self.may_be_shown());
+    pub(super) fn keep_fresh(&mut self, found: Found) {
+        let batch = match found {
+            Found::Part(gathered) => {
+                self.fresh.part = Some(gathered);
+                return;
+            }
+            Found::All(batch) => Some(batch).filter(|_| self.may_be_shown()),
+            Found::Nothing => None,
+        };
         if let Some(batch) = &batch {
             let shown = batch.to.get(self.replica.own);
             self.memory.iter_mut().for_each(|memory| memory.show(shown));
         }
         self.fresh.changes.push(batch);
+    }
+
+    /// A capture that was to go on has found nothing more.
+    pub(super) fn finish_gathering(&mut self) {
+        if let Some(gathered) = self.fresh.go_on() {
+            let whole = gathered.goes_on(&self.replica);
+            self.keep_fresh(if whole { Found::of(gathered.batch(&self.replica)) } else { Found::Nothing });
+        }
+    }
+
+    /// Whether a capture goes on, the whole of which will be at hand soon: what is known now is the state of no transaction.
+    pub(crate) fn is_gathering(&self) -> bool {
+        self.more && self.fresh.part.as_ref().is_some_and(|gathered| gathered.goes_on(&self.replica))
     }
 
     /// What was captured last, as far as it is at hand.

@@ -1,32 +1,51 @@
-//! What a capture found, as a batch for peers that have all before it.
+//! What a capture found, in one transaction or in several, as a batch for peers that have all before it.
 
-use replication::{Batch, RowImage, TableRows, VersionVector};
+use std::collections::HashMap;
+
+use replication::{Batch, RowImage, TableRows, TableShape, Value, VersionVector};
 
 use crate::replica::Replica;
 
-/// Bytes of rows that are kept at hand; more is read again by those who want it.
+/// Bytes and rows that are kept at hand; more is read again by those who want it.
 const BYTES: usize = 4 << 20;
+const ROWS: usize = 50_000;
 
 /// Rows as they stand after a capture, by table.
 #[derive(Debug)]
 pub(crate) struct Gathered {
     before: VersionVector,
+    /// What was known after the last transaction of this capture, and under which schema, where it is to go on.
+    reached: Option<(VersionVector, i64)>,
     tables: Vec<Vec<RowImage>>,
+    rows: usize,
     bytes: usize,
 }
 
 impl Gathered {
     /// Nothing yet.
     pub(crate) fn new(replica: &Replica) -> Self {
-        Self { before: replica.have.clone(), tables: replica.tables.iter().map(|_| Vec::new()).collect(), bytes: 0 }
+        let tables = replica.tables.iter().map(|_| Vec::new()).collect();
+        Self { before: replica.have.clone(), reached: None, tables, rows: 0, bytes: 0 }
+    }
+
+    /// The transaction ends, and the capture goes on in another one; none if there is no use in that.
+    pub(crate) fn pause(mut self, replica: &Replica) -> Option<Self> {
+        self.reached = Some((replica.have.clone(), replica.schema_version));
+        (!self.is_too_much()).then_some(self)
+    }
+
+    /// Whether nothing came between its last transaction and this one.
+    pub(crate) fn goes_on(&self, replica: &Replica) -> bool {
+        self.reached.as_ref().is_some_and(|(have, schema)| *have == replica.have && *schema == replica.schema_version)
     }
 
     /// Whether there is no room for more. What is gathered is of no use then.
     pub(super) const fn is_too_much(&self) -> bool {
-        self.bytes > BYTES
+        self.bytes > BYTES || self.rows > ROWS
     }
 
     pub(super) fn add(&mut self, table: usize, image: RowImage) {
+        self.rows += 1;
         self.bytes += image.wire_size();
         self.tables[table].push(image);
     }
@@ -38,8 +57,11 @@ impl Gathered {
             return None;
         }
         let tables = self.tables.into_iter().zip(&replica.tables).filter(|(rows, _)| !rows.is_empty());
-        let tables = tables
-            .map(|(rows, table)| TableRows { limited: table.is_limited(), ..TableRows::new(table.wire.clone(), rows) });
+        let several = self.reached.is_some();
+        let tables = tables.map(|(rows, table)| {
+            let rows = if several { newest(rows, &table.wire) } else { rows };
+            TableRows { limited: table.is_limited(), ..TableRows::new(table.wire.clone(), rows) }
+        });
         Some(Batch {
             source: replica.own,
             from: self.before,
@@ -50,4 +72,16 @@ impl Gathered {
             tables: tables.collect(),
         })
     }
+}
+
+/// Each row once, as it was found last: it may have been written again between two transactions.
+fn newest(rows: Vec<RowImage>, shape: &TableShape) -> Vec<RowImage> {
+    let key = |row: &RowImage| row.key(shape).into_iter().cloned().collect::<Vec<Value>>();
+    let last: HashMap<Vec<Value>, usize> = rows.iter().enumerate().map(|(place, row)| (key(row), place)).collect();
+    if last.len() == rows.len() {
+        return rows;
+    }
+    let mut kept = vec![false; rows.len()];
+    last.into_values().for_each(|place| kept[place] = true);
+    rows.into_iter().zip(kept).filter_map(|(row, kept)| kept.then_some(row)).collect()
 }

@@ -31,8 +31,9 @@ pub(super) const WHILE_WRITTEN: usize = 2;
 /// commits find the file locked and their caches outdated where much is written.
 const LEFT_ALONE: Duration = Duration::from_millis(1);
 
-/// How long they are at most, after a capture for which it was held for twice as long: SQLite tries as often.
-const LEFT_ALONE_AT_MOST: Duration = Duration::from_millis(100);
+/// How long they are at most, after a capture for which it was held for twice as long. What is written meanwhile at full speed is to be
+/// captured at once, and sent as one batch.
+const LEFT_ALONE_AT_MOST: Duration = Duration::from_millis(20);
 
 /// How long nothing must have happened before the write-ahead log is folded into the file.
 const FOLD_AFTER: Duration = Duration::from_secs(1);
@@ -112,8 +113,7 @@ impl Worker {
             Ok(looked) if looked.quiet && self.retry_at.is_none() && !self.told_waiting => return,
             Ok(looked) => {
                 if let Some(held) = looked.captured_in {
-                    let alone = (3 * held).min(LEFT_ALONE).max(held / 2).min(LEFT_ALONE_AT_MOST);
-                    self.left_alone_until = Instant::now() + alone;
+                    self.leave_alone(held);
                 }
                 if looked.found {
                     self.recheck = 0;
@@ -129,8 +129,24 @@ impl Worker {
             }
             Err(error) => self.fail(&error),
         }
-        self.announce();
+        // Whoever were told now would have to read what it is about to be given.
+        if !self.attachment.as_ref().is_some_and(Attachment::is_gathering) {
+            self.announce();
+        }
         self.remember();
+    }
+
+    /// Leaves applications alone after a transaction for which the lock was held for so long. Between those of one capture it is
+    /// not for long: they would write about as much meanwhile as was captured, and it would have no end.
+    fn leave_alone(&mut self, held: Duration) {
+        self.held += held;
+        let alone = if self.attachment.as_ref().is_some_and(Attachment::is_gathering) {
+            LEFT_ALONE
+        } else {
+            let held = std::mem::take(&mut self.held);
+            (3 * held).min(LEFT_ALONE).max(held / 2).min(LEFT_ALONE_AT_MOST)
+        };
+        self.left_alone_until = Instant::now() + alone;
     }
 
     /// Takes note of how far the file has come, now and then. What fails is tried again at the next look: the state folder is

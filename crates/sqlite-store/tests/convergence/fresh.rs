@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use replication::Granularity;
+use replication::{Batch, Granularity};
 use sqlite_store::{ApplyOutcome, BatchLimits};
 use tempfile::TempDir;
 
@@ -128,4 +128,44 @@ async fn what_is_at_hand_is_what_would_be_read() {
     }
     // What is let go of after a rest, or was captured by another way, is read.
     assert!(found > tried / 2, "{found} of {tried} transactions were at hand");
+}
+
+/// A row that is written again while it is captured has another place among the rows, which says nothing.
+fn by_key(mut batch: Batch) -> Batch {
+    batch.tables.iter_mut().for_each(|table| table.rows.sort_by_key(|row| row.values[0].to_string()));
+    batch
+}
+
+/// One transaction is captured in several, and peers are told when it is there as a whole: also where the last of them finds nothing.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_capture_in_parts_is_told_as_a_whole() {
+    const STEP: u64 = 5_000;
+    let folder = TempDir::new().unwrap();
+    let writer = Replica::create(folder.path(), "a", Setup::of(SCHEMA)).await;
+    writer.database.publish().await;
+    writer.until(|state| !state.publishing).await;
+    let conn = writer.application();
+    let limits = BatchLimits::default();
+    let (mut end, mut found) = (0, 0);
+    for rows in [STEP - 1, STEP, STEP + 1, 2 * STEP, 3 * STEP + 1] {
+        let before = writer.database.state().borrow().have.clone();
+        // Whoever reads may want what comes next.
+        writer.database.read(before.clone(), Arc::default(), limits).await.unwrap();
+        let (first, last) = (end + 1, end + rows);
+        let insert = format!(
+            "WITH RECURSIVE n(id) AS (VALUES ({first}) UNION ALL SELECT id + 1 FROM n WHERE id < {last})
+             INSERT INTO item (id, qty) SELECT id, 1 FROM n; UPDATE item SET qty = 2 WHERE id = {first}"
+        );
+        conn.execute_batch(&format!("BEGIN IMMEDIATE; {insert}; COMMIT")).unwrap();
+        end = last;
+        let state = writer.until(|state| state.have != before && state.backlog == 0).await;
+        if let Some(batch) = state.fresh_after(&before, true, limits) {
+            assert_eq!(u64::try_from(batch.row_count()).unwrap(), rows);
+            let read = writer.database.read(before, Arc::default(), limits).await.unwrap();
+            assert!(by_key(batch) == by_key(read), "after {rows} rows");
+            found += 1;
+        }
+    }
+    assert!(found > 2, "{found} were at hand");
+    writer.database.close().await;
 }

@@ -149,7 +149,7 @@ impl SyncEngineBuilder {
         self
     }
 
-    /// How many rows a peer applies in one transaction at most. Default: 20,000.
+    /// How many rows a peer applies in one transaction at most. Default: 50,000.
     #[must_use]
     pub fn max_batch_rows(mut self, rows: usize) -> Self {
         self.limits.batch.rows = rows.max(1);
