@@ -22,17 +22,22 @@ pub struct Scene {
 /// # Panics
 /// When the test fails, or its folder cannot be made.
 pub fn scenario(test: impl FnOnce(&Scene) -> Result) {
-    let outcome =
-        tempfile::Builder::new().prefix("sync-engine-test-").tempdir().map_err(Failure::from).and_then(|folder| {
-            let scene = Scene { folder };
-            test(&scene).map_err(|failure| Failure::new(format!("{failure}\n{}", scene.log_tails())))
-        });
+    let outcome = Scene::new()
+        .and_then(|scene| test(&scene).map_err(|failure| Failure::new(format!("{failure}\n{}", scene.log_tails()))));
     if let Err(failure) = outcome {
         panic!("{failure}");
     }
 }
 
 impl Scene {
+    /// A folder of its own, for what several tests use.
+    ///
+    /// # Errors
+    /// It cannot be made.
+    pub fn new() -> Result<Self> {
+        Ok(Self { folder: tempfile::Builder::new().prefix("sync-engine-test-").tempdir()? })
+    }
+
     /// A path in the folder.
     #[must_use]
     pub fn path(&self, name: impl AsRef<Path>) -> PathBuf {

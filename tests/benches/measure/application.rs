@@ -44,6 +44,30 @@ pub(crate) struct Spent {
     pub(crate) wall: f64,
 }
 
+impl Spent {
+    /// Has an application's process run to its end.
+    pub(crate) fn by(command: &mut Command) -> Result<Self> {
+        let output = command.output()?;
+        if !output.status.success() {
+            fail!("the application: {}", String::from_utf8_lossy(&output.stderr));
+        }
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        let numbers: Vec<f64> = text.split_whitespace().filter_map(|word| word.parse().ok()).collect();
+        match numbers.as_slice() {
+            [cpu, wall] => Ok(Self { cpu: *cpu, wall: *wall }),
+            _ => Err(Failure::new(format!("the application says {text:?}"))),
+        }
+    }
+
+    /// Does some work in the application's process, and says what it took.
+    pub(crate) fn tell(work: impl FnOnce() -> Result) -> Result {
+        let (cpu, begun) = (computed()?, Instant::now());
+        work()?;
+        println!("{} {}", computed()? - cpu, begun.elapsed().as_secs_f64());
+        Ok(())
+    }
+}
+
 impl Work {
     const ALL: [(&'static str, Self); 5] = [
         ("insert", Self::Insert),
@@ -55,16 +79,7 @@ impl Work {
 
     /// Has a process do it with the rows from `first`, `rows` of them.
     pub(crate) fn on(self, file: &Path, first: u64, rows: u64) -> Result<Spent> {
-        let output = self.command(file, first, rows)?.output()?;
-        if !output.status.success() {
-            fail!("the application: {}", String::from_utf8_lossy(&output.stderr));
-        }
-        let text = String::from_utf8_lossy(&output.stdout).into_owned();
-        let numbers: Vec<f64> = text.split_whitespace().filter_map(|word| word.parse().ok()).collect();
-        match numbers.as_slice() {
-            [cpu, wall] => Ok(Spent { cpu: *cpu, wall: *wall }),
-            _ => Err(Failure::new(format!("the application says {text:?}"))),
-        }
+        Spent::by(&mut self.command(file, first, rows)?)
     }
 
     /// The process that does it.
@@ -79,10 +94,7 @@ impl Work {
         match self {
             Self::Insert => in_transactions(conn, first, rows, ROWS_A_TRANSACTION, insert),
             Self::InsertSingly => in_transactions(conn, first, rows, 1, insert),
-            Self::Update => in_transactions(conn, first, rows, ROWS_A_TRANSACTION, |conn, id| {
-                conn.prepare_cached("UPDATE item SET qty = qty + 1 WHERE id = ?1")?.execute([id.cast_signed()])?;
-                Ok(())
-            }),
+            Self::Update => in_transactions(conn, first, rows, ROWS_A_TRANSACTION, update),
             Self::Delete => in_transactions(conn, first, rows, ROWS_A_TRANSACTION, |conn, id| {
                 conn.prepare_cached("DELETE FROM item WHERE id = ?1")?.execute([id.cast_signed()])?;
                 Ok(())
@@ -132,6 +144,12 @@ pub(crate) fn insert(conn: &Connection, id: u64) -> Result {
     Ok(())
 }
 
+/// Changes one column of a row.
+pub(crate) fn update(conn: &Connection, id: u64) -> Result {
+    conn.prepare_cached("UPDATE item SET qty = qty + 1 WHERE id = ?1")?.execute([id.cast_signed()])?;
+    Ok(())
+}
+
 /// What the row with a key holds.
 pub(crate) fn row(id: u64) -> (String, i64, f64, String) {
     let mut state = id.wrapping_add(1).wrapping_mul(0x9E37_79B9_7F4A_7C15);
@@ -176,10 +194,8 @@ pub(crate) fn serve(arguments: &[String]) -> Result {
     let [name, file, first, rows] = arguments else { fail!("application WORK FILE FIRST ROWS") };
     let Some((_, work)) = Work::ALL.iter().find(|(known, _)| known == name) else { fail!("no work {name:?}") };
     let mut conn = open(Path::new(file))?;
-    let (cpu, begun) = (computed()?, Instant::now());
-    work.run(&mut conn, first.parse()?, rows.parse()?)?;
-    println!("{} {}", computed()? - cpu, begun.elapsed().as_secs_f64());
-    Ok(())
+    let (first, rows) = (first.parse()?, rows.parse()?);
+    Spent::tell(|| work.run(&mut conn, first, rows))
 }
 
 /// Seconds that this thread has computed.

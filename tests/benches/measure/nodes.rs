@@ -1,5 +1,7 @@
 //! Daemons, and when a file holds what it is to hold.
 
+use std::collections::HashMap;
+use std::ffi::OsString;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -82,7 +84,7 @@ pub(crate) fn qty(conn: &Connection, id: u64) -> Result<Option<i64>> {
 }
 
 /// Rows, and what they add up to.
-fn sums(file: &Path) -> Result<(i64, i64, i64)> {
+pub(crate) fn sums(file: &Path) -> Result<(i64, i64, i64)> {
     let sql = "SELECT count(*), coalesce(sum(id), 0), coalesce(sum(qty), 0) FROM item";
     let conn = application::open(file)?;
     Ok(conn.query_row(sql, [], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?)
@@ -90,13 +92,72 @@ fn sums(file: &Path) -> Result<(i64, i64, i64)> {
 
 /// Seconds that a process has computed.
 pub(crate) fn computed(pid: u32) -> Result<f64> {
-    let mut nanoseconds = 0_u64;
-    for thread in std::fs::read_dir(format!("/proc/{pid}/task"))? {
-        // One that ends meanwhile counts for nothing.
-        let Ok(text) = std::fs::read_to_string(thread?.path().join("schedstat")) else { continue };
-        nanoseconds += text.split_whitespace().next().unwrap_or_default().parse::<u64>().unwrap_or(0);
+    Ok(threads(pid)?.values().map(|thread| thread.computed).sum::<Duration>().as_secs_f64())
+}
+
+/// What a process computes from a moment on.
+pub(crate) struct Stopwatch {
+    pid: u32,
+    before: HashMap<OsString, Thread>,
+}
+
+impl Stopwatch {
+    pub(crate) fn start(node: &Node) -> Result<Self> {
+        let pid = node.pid()?;
+        Ok(Self { pid, before: threads(pid)? })
     }
-    Ok(Duration::from_nanos(nanoseconds).as_secs_f64())
+
+    /// Seconds since then. A thread that has ended meanwhile counts for nothing, rather than for less than that: what it did before
+    /// is in neither sum.
+    pub(crate) fn seconds(&self) -> Result<f64> {
+        let before = |thread| self.before.get(thread).map_or(Duration::ZERO, |before| before.computed);
+        let now = threads(self.pid)?;
+        let spent = now.iter().map(|(thread, now)| now.computed.saturating_sub(before(thread)));
+        Ok(spent.sum::<Duration>().as_secs_f64())
+    }
+}
+
+/// What a thread has done so far.
+#[derive(Debug, Clone, Copy, Default)]
+struct Thread {
+    computed: Duration,
+    /// Ready to compute, while others did.
+    waited: Duration,
+}
+
+fn threads(pid: u32) -> Result<HashMap<OsString, Thread>> {
+    let mut threads = HashMap::new();
+    for thread in std::fs::read_dir(format!("/proc/{pid}/task"))? {
+        let thread = thread?;
+        // One that ends meanwhile counts for nothing.
+        let Ok(text) = std::fs::read_to_string(thread.path().join("schedstat")) else { continue };
+        let mut numbers = text.split_whitespace().map(|word| Duration::from_nanos(word.parse().unwrap_or(0)));
+        let mut next = || numbers.next().unwrap_or_default();
+        threads.insert(thread.file_name(), Thread { computed: next(), waited: next() });
+    }
+    Ok(threads)
+}
+
+/// Awaits that nodes do next to nothing for a tenth of a second: all together compute for less than a tenth of it, and not because
+/// they would and others do.
+pub(crate) fn await_quiet(nodes: &[&Node]) -> Result {
+    const LOOK: Duration = Duration::from_millis(100);
+    let mut before = None;
+    await_that(LOOK, || {
+        let mut now = Thread::default();
+        for node in nodes {
+            for thread in threads(node.pid()?)?.values() {
+                now.computed += thread.computed;
+                now.waited += thread.waited;
+            }
+        }
+        let quiet = before.is_some_and(|before: Thread| {
+            now.computed.saturating_sub(before.computed) < LOOK / 10
+                && now.waited.saturating_sub(before.waited) < LOOK / 2
+        });
+        before = Some(now);
+        Ok(quiet)
+    })
 }
 
 /// Bytes of memory that a process has.

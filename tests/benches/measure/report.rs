@@ -50,6 +50,11 @@ impl Table {
         }
     }
 
+    /// The middle of a figure's values.
+    pub(crate) fn median(&self, name: &str) -> Option<f64> {
+        self.rows.iter().find(|(figure, _)| figure.name == name).map(|(_, values)| median(values))
+    }
+
     /// All values, for programs.
     pub(crate) fn json(&self) -> String {
         let figure = |(figure, values): &(Figure, Vec<f64>)| serde_json::json!({ "name": figure.name, "unit": figure.unit, "median": median(values), "values": values });
@@ -91,7 +96,7 @@ pub(crate) fn at(values: &[f64], percent: usize) -> f64 {
 }
 
 /// Three digits that count, thousands with commas.
-fn number(value: f64) -> String {
+pub(crate) fn number(value: f64) -> String {
     if value.abs() >= 1000.0 {
         let digits = format!("{value:.0}");
         let mut text = String::new();
