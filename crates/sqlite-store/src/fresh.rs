@@ -123,8 +123,10 @@ impl FreshChanges {
 
     /// Keeps what was captured; none where that is not at hand. What it does not lead on from is let go of.
     pub(crate) fn push(&self, batch: Option<Batch>) {
-        let leads_on = |chain: &Chain, batch: &Batch| chain.links.back().is_none_or(|last| last.to == batch.from);
-        let Some(batch) = batch.filter(|batch| leads_on(&self.chain(), batch)) else { return self.clear() };
+        let Some(batch) = batch else { return self.clear() };
+        if self.chain().links.back().is_some_and(|last| last.to != batch.from) {
+            self.clear();
+        }
         self.pack();
         let (from, to) = (batch.from.clone(), batch.to.clone());
         let (rows, bytes) = (batch.row_count(), batch.size());
@@ -153,6 +155,12 @@ impl FreshChanges {
     /// Whether somebody has taken something since this was last asked.
     pub(crate) fn was_taken(&self) -> bool {
         self.taken.swap(false, Ordering::Relaxed)
+    }
+
+    /// Whether somebody is still to come for some of it, as far as can be told.
+    pub(crate) fn is_wanted(&self) -> bool {
+        let chain = self.chain();
+        chain.links.iter().any(|link| link.taken < chain.takers.max(1))
     }
 
     /// Lets go of all.
@@ -184,12 +192,13 @@ impl Chain {
     /// Lets go of what everybody has, and of what is too much, the oldest first; says what is to be packed.
     fn let_go(&mut self) -> Vec<(usize, Arc<Batch>)> {
         let open_from = self.open_from();
-        let mut gone = 0;
+        let (mut gone, in_all) = (0, IN_ALL.load(Ordering::Relaxed));
+        let before = self.packed;
         for link in self.links.range(..open_from) {
             let everybody_has_it = link.taken > 0 && link.taken >= self.takers;
             let too_much = self.packed > PACKED
                 || self.packed > PACKED_AND_TAKEN && link.taken > 0
-                || self.packed > 0 && IN_ALL.load(Ordering::Relaxed) > PACKED_IN_ALL;
+                || self.packed > 0 && in_all > PACKED_IN_ALL + (before - self.packed);
             if !everybody_has_it && !too_much {
                 break;
             }
@@ -305,9 +314,8 @@ mod tests {
         assert_eq!(fresh.after(&at(2), &at(3), true, BatchLimits { rows: 0, ..LIMITS }), None, "it is too large");
         // Something came between.
         fresh.push(Some(change(9, 10)));
-        assert_eq!(fresh.len(), 0);
-        fresh.push(Some(change(10, 10)));
-        assert_eq!(fresh.len(), 1);
+        assert_eq!((fresh.len(), fresh.after(&at(2), &at(9), true, LIMITS)), (1, None));
+        assert_eq!(fresh.after(&at(8), &at(9), true, LIMITS), Some(change(9, 10)));
         fresh.push(None);
         assert_eq!(fresh.len(), 0);
     }

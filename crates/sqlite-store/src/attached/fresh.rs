@@ -10,7 +10,7 @@ use crate::capture::Gathered;
 use crate::fresh::FreshChanges;
 
 /// How long after a peer has last come for something more is kept for it: it may be at work on what it was sent.
-const EXPECTED: Duration = Duration::from_secs(2);
+const EXPECTED: Duration = Duration::from_secs(5);
 
 /// How many captures are kept for nobody after that. Where little is written somebody may have come for each of them.
 const UNTAKEN: u32 = 8;
@@ -118,7 +118,7 @@ impl Attachment {
 
     /// Lets go of it, unless somebody is still about to come for it; true if it is gone.
     pub(crate) fn forget_fresh(&mut self) -> bool {
-        let forgotten = !self.expects_readers();
+        let forgotten = !self.fresh.changes.is_wanted() || !self.expects_readers();
         if forgotten {
             self.fresh.changes.clear();
         }
