@@ -262,7 +262,7 @@ impl Attachment {
         if !has_log(&self.conn)? {
             self.more = false;
             // What was captured before was all there is.
-            self.finish_gathering();
+            self.finish_gathering()?;
             return Ok(Captured::default());
         }
         let (begun_before, wanted) = (self.fresh.go_on(), self.wants_fresh());

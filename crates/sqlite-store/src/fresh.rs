@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use replication::codec::{pack_batch, unpack_batch};
-use replication::{Batch, VersionVector};
+use replication::{Batch, Origin, VersionVector};
 
 use crate::batch_read::BatchLimits;
 
@@ -20,6 +20,12 @@ const OPEN: usize = 256 << 10;
 /// about as far as each other.
 const PACKED: usize = 24 << 20;
 const PACKED_AND_TAKEN: usize = 4 << 20;
+
+/// About how many bytes one takes beside its rows.
+const AROUND: usize = 512;
+
+/// Captures that are so few rows that a peer which is as many of them behind had better read the file: it gets them as one.
+const MANY: usize = 256;
 
 /// Bytes that packed batches of all databases of this process may take.
 const PACKED_IN_ALL: usize = 48 << 20;
@@ -48,6 +54,7 @@ struct Chain {
 /// What one capture found.
 #[derive(Debug)]
 struct Link {
+    source: Origin,
     from: VersionVector,
     to: VersionVector,
     rows: usize,
@@ -66,7 +73,7 @@ impl Held {
     fn packed_bytes(&self) -> usize {
         match self {
             Self::Open(_) => 0,
-            Self::Packed(packed) => packed.0.len(),
+            Self::Packed(packed) => packed.weight(),
         }
     }
 }
@@ -78,24 +85,29 @@ struct Packed(Box<[u8]>);
 impl Packed {
     fn new(batch: &Batch) -> Option<Self> {
         // What cannot be written is told of by whoever is to send it.
-        let bytes = pack_batch(batch).ok()?.into_boxed_slice();
-        IN_ALL.fetch_add(bytes.len(), Ordering::Relaxed);
-        Some(Self(bytes))
+        let packed = Self(pack_batch(batch).ok()?.into_boxed_slice());
+        IN_ALL.fetch_add(packed.weight(), Ordering::Relaxed);
+        Some(packed)
+    }
+
+    fn weight(&self) -> usize {
+        self.0.len() + AROUND
     }
 }
 
 impl Drop for Packed {
     fn drop(&mut self) {
-        IN_ALL.fetch_sub(self.0.len(), Ordering::Relaxed);
+        IN_ALL.fetch_sub(self.weight(), Ordering::Relaxed);
     }
 }
 
 impl FreshChanges {
-    /// What leads on from `from`, and not beyond `have`; see [`DatabaseState::fresh_after`](crate::DatabaseState::fresh_after).
+    /// What leads on from `from`, in the database that has that origin and knows `have`; see
+    /// [`DatabaseState::fresh_after`](crate::DatabaseState::fresh_after).
     pub(crate) fn after(
         &self,
         from: &VersionVector,
-        have: &VersionVector,
+        (source, have): (Option<Origin>, &VersionVector),
         whole: bool,
         limits: BatchLimits,
     ) -> Option<Batch> {
@@ -103,10 +115,15 @@ impl FreshChanges {
             let mut chain = self.chain();
             let Chain { links, takers, .. } = &mut *chain;
             let place = links.iter().rposition(|link| link.from == *from)?;
-            let newest = place + 1 == links.len();
+            let behind = links.len() - place;
+            let rows_behind = || links.range(place..).map(|link| link.rows).sum::<usize>();
+            if behind > MANY && rows_behind() < limits.rows / 4 {
+                return None;
+            }
             let link = &mut links[place];
             let fits = link.rows <= limits.rows && link.bytes <= limits.bytes;
-            if !fits || !have.covers_all(&link.to) || !(whole || newest) {
+            let leads_there = source == Some(link.source) && have.covers_all(&link.to);
+            if !fits || !leads_there || !(whole || link.to == *have) {
                 return None;
             }
             link.taken += 1;
@@ -124,13 +141,13 @@ impl FreshChanges {
     /// Keeps what was captured; none where that is not at hand. What it does not lead on from is let go of.
     pub(crate) fn push(&self, batch: Option<Batch>) {
         let Some(batch) = batch else { return self.clear() };
-        if self.chain().links.back().is_some_and(|last| last.to != batch.from) {
+        if self.chain().links.back().is_some_and(|last| last.to != batch.from || last.source != batch.source) {
             self.clear();
         }
         self.pack();
         let (from, to) = (batch.from.clone(), batch.to.clone());
-        let (rows, bytes) = (batch.row_count(), batch.size());
-        let link = Link { from, to, rows, bytes, held: Held::Open(Arc::new(batch)), taken: 0 };
+        let (source, rows, bytes) = (batch.source, batch.row_count(), batch.size());
+        let link = Link { source, from, to, rows, bytes, held: Held::Open(Arc::new(batch)), taken: 0 };
         self.chain().links.push_back(link);
     }
 
@@ -143,7 +160,7 @@ impl FreshChanges {
             let mut chain = self.chain();
             match packed {
                 Some(packed) => {
-                    chain.packed += packed.0.len();
+                    chain.packed += packed.weight();
                     chain.links[place].held = Held::Packed(Arc::new(packed));
                 }
                 None => return chain.clear(),
@@ -194,12 +211,14 @@ impl Chain {
         let open_from = self.open_from();
         let (mut gone, in_all) = (0, IN_ALL.load(Ordering::Relaxed));
         let before = self.packed;
+        // Whoever has taken it has all before it, from here or from the file.
+        let everybody_has_it = |link: &Link| link.taken > 0 && link.taken >= self.takers;
+        let had = self.links.range(..open_from).rposition(everybody_has_it).map_or(0, |last| last + 1);
         for link in self.links.range(..open_from) {
-            let everybody_has_it = link.taken > 0 && link.taken >= self.takers;
             let too_much = self.packed > PACKED
                 || self.packed > PACKED_AND_TAKEN && link.taken > 0
                 || self.packed > 0 && in_all > PACKED_IN_ALL + (before - self.packed);
-            if !everybody_has_it && !too_much {
+            if gone >= had && !too_much {
                 break;
             }
             gone += 1;
@@ -272,7 +291,7 @@ mod tests {
     #[test]
     fn what_nobody_has_taken_is_kept_and_is_what_it_was() {
         let fresh = filled(20, 100 << 10);
-        let taken: Vec<_> = (1..=20).map(|n| fresh.after(&at(n - 1), &at(20), true, LIMITS)).collect();
+        let taken: Vec<_> = (1..=20).map(|n| fresh.after(&at(n - 1), (Some(ORIGIN), &at(20)), true, LIMITS)).collect();
         assert!(taken.into_iter().zip(1..).all(|(batch, n)| batch == Some(change(n, 100 << 10))));
         assert!(fresh.chain().packed > 1 << 20, "the older ones were packed");
         // Everybody has it.
@@ -284,22 +303,26 @@ mod tests {
     #[test]
     fn a_second_peer_is_waited_for_where_there_was_one() {
         let fresh = filled(1, 100 << 10);
-        (0..2).for_each(|_| drop(fresh.after(&at(0), &at(1), true, LIMITS)));
+        (0..2).for_each(|_| drop(fresh.after(&at(0), (Some(ORIGIN), &at(1)), true, LIMITS)));
         (2..=20).for_each(|sequence| fresh.push(Some(change(sequence, 100 << 10))));
-        (2..=20).for_each(|n| drop(fresh.after(&at(n - 1), &at(20), true, LIMITS)));
+        (2..=20).for_each(|n| drop(fresh.after(&at(n - 1), (Some(ORIGIN), &at(20)), true, LIMITS)));
         fresh.push(Some(change(21, 100 << 10)));
-        assert_eq!(fresh.after(&at(1), &at(21), true, LIMITS), Some(change(2, 100 << 10)));
+        assert_eq!(fresh.after(&at(1), (Some(ORIGIN), &at(21)), true, LIMITS), Some(change(2, 100 << 10)));
         // But not for ever.
         (22..=80).for_each(|sequence| fresh.push(Some(change(sequence, 100 << 10))));
-        assert_eq!(fresh.after(&at(1), &at(80), true, LIMITS), None);
+        assert_eq!(fresh.after(&at(1), (Some(ORIGIN), &at(80)), true, LIMITS), None);
     }
 
     #[test]
     fn what_is_too_much_is_let_go_of_the_oldest_first() {
         let fresh = filled(40, 1 << 20);
-        assert_eq!(fresh.after(&at(0), &at(40), true, LIMITS), None);
-        assert_eq!(fresh.after(&at(30), &at(40), true, LIMITS), Some(change(31, 1 << 20)));
+        assert_eq!(fresh.after(&at(0), (Some(ORIGIN), &at(40)), true, LIMITS), None);
+        assert_eq!(fresh.after(&at(30), (Some(ORIGIN), &at(40)), true, LIMITS), Some(change(31, 1 << 20)));
         assert!(fresh.chain().packed <= PACKED + (2 << 20));
+        // Nobody has come for what was before it.
+        drop(fresh.after(&at(39), (Some(ORIGIN), &at(40)), true, LIMITS));
+        fresh.push(Some(change(41, 1 << 20)));
+        assert_eq!(fresh.len(), 1);
         fresh.clear();
         assert!(fresh.is_empty());
         assert_eq!(fresh.chain().packed, 0);
@@ -308,14 +331,23 @@ mod tests {
     #[test]
     fn what_leads_elsewhere_is_not_sent() {
         let fresh = filled(3, 10);
-        assert_eq!(fresh.after(&at(1), &at(1), true, LIMITS), None, "the state that is shown does not know of it");
-        assert_eq!(fresh.after(&at(1), &at(3), false, LIMITS), None, "the rest of it was read later");
-        assert_eq!(fresh.after(&at(2), &at(3), false, LIMITS), Some(change(3, 10)));
-        assert_eq!(fresh.after(&at(2), &at(3), true, BatchLimits { rows: 0, ..LIMITS }), None, "it is too large");
+        assert_eq!(
+            fresh.after(&at(1), (Some(ORIGIN), &at(1)), true, LIMITS),
+            None,
+            "the state that is shown does not know of it"
+        );
+        assert_eq!(fresh.after(&at(1), (Some(ORIGIN), &at(3)), false, LIMITS), None, "the rest of it was read later");
+        assert_eq!(fresh.after(&at(2), (Some(ORIGIN), &at(3)), false, LIMITS), Some(change(3, 10)));
+        assert_eq!(
+            fresh.after(&at(2), (Some(ORIGIN), &at(3)), true, BatchLimits { rows: 0, ..LIMITS }),
+            None,
+            "it is too large"
+        );
+        assert_eq!(fresh.after(&at(2), (None, &at(3)), true, LIMITS), None, "it is of another origin");
         // Something came between.
         fresh.push(Some(change(9, 10)));
-        assert_eq!((fresh.len(), fresh.after(&at(2), &at(9), true, LIMITS)), (1, None));
-        assert_eq!(fresh.after(&at(8), &at(9), true, LIMITS), Some(change(9, 10)));
+        assert_eq!((fresh.len(), fresh.after(&at(2), (Some(ORIGIN), &at(9)), true, LIMITS)), (1, None));
+        assert_eq!(fresh.after(&at(8), (Some(ORIGIN), &at(9)), true, LIMITS), Some(change(9, 10)));
         fresh.push(None);
         assert_eq!(fresh.len(), 0);
     }

@@ -243,6 +243,9 @@ impl Worker {
             _ => self.tell_unmerged(result.as_ref().err()),
         }
         // Reading captures what was committed meanwhile.
+        if self.attachment.as_ref().is_some_and(Attachment::has_fresh) {
+            self.changed.get_or_insert_with(Instant::now);
+        }
         self.announce();
         result
     }

@@ -40,7 +40,8 @@ const PAUSES_WITH_LOG: Pauses = [
     (PATIENCE, Duration::from_micros(200)),
 ];
 
-/// With a rollback journal, where each try keeps a writer from committing for some microseconds.
+/// With a rollback journal, where each try keeps a writer from committing for some microseconds. While somebody reads it is tried as
+/// seldom as then: each try fails those who have read and want to write.
 const PAUSES_WITH_JOURNAL: Pauses = [
     (Duration::from_millis(2), Duration::from_micros(300)),
     (Duration::from_millis(20), Duration::from_millis(1)),
@@ -77,10 +78,15 @@ pub(crate) fn transaction<'c>(
 
 /// Whether another program holds the write lock now.
 pub(crate) fn is_held(conn: &Connection) -> bool {
-    let tried = conn.busy_timeout(Duration::ZERO).and_then(|()| conn.execute_batch("BEGIN IMMEDIATE; ROLLBACK"));
+    let held = conn.busy_timeout(Duration::ZERO).is_ok() && is_reserved(conn);
     // Setting it fails for no reason but a closed connection.
     let _ = conn.busy_timeout(BUSY_TIMEOUT);
-    tried.is_err_and(|error| is_busy(&error))
+    held
+}
+
+/// The same, on a connection that does not wait: with a rollback journal it is not readers who are in the way.
+fn is_reserved(conn: &Connection) -> bool {
+    conn.execute_batch("BEGIN IMMEDIATE; ROLLBACK").is_err_and(|error| is_busy(&error))
 }
 
 /// How long the lock is waited for.
@@ -133,6 +139,8 @@ fn patiently<T>(
                     pauses.get_or_insert_with(|| if has_log(conn) { PAUSES_WITH_LOG } else { PAUSES_WITH_JOURNAL });
                 let waited = wait.begun.elapsed();
                 let pause = pauses.iter().find(|(until, _)| waited < *until).map_or(LONG_PAUSE, |(_, pause)| *pause);
+                let short = *pauses == PAUSES_WITH_JOURNAL && waited >= PAUSES_WITH_JOURNAL[2].0;
+                let pause = if short && !is_reserved(conn) { LONG_PAUSE } else { pause };
                 if pause.is_zero() {
                     std::thread::yield_now();
                 } else {

@@ -30,9 +30,9 @@ fn publish(bench: &mut Bench, sequence: u64) {
 #[test]
 fn a_peer_that_has_nothing_is_sent_rows_before_all_are_published() {
     let mut bench = bench(&[]);
-    publish(&mut bench, 20_000);
+    publish(&mut bench, 50_000);
     assert_eq!(bench.reads, [], "what fits one transaction comes as one");
-    publish(&mut bench, 25_000);
+    publish(&mut bench, 55_000);
     assert_eq!(bench.reads, [vector(&[])]);
 }
 

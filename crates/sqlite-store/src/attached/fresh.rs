@@ -6,7 +6,9 @@ use std::time::{Duration, Instant};
 use replication::Batch;
 
 use super::Attachment;
+use super::transaction::generation;
 use crate::capture::Gathered;
+use crate::error::StoreError;
 use crate::fresh::FreshChanges;
 
 /// How long after a peer has last come for something more is kept for it: it may be at work on what it was sent.
@@ -70,7 +72,8 @@ impl Attachment {
         if !expected {
             self.fresh.credit = self.fresh.credit.saturating_sub(1);
         }
-        (expected || self.fresh.credit > 0) && !self.is_publishing()
+        // What begins in the middle of a capture leads on from no state that a peer can have.
+        (expected || self.fresh.credit > 0) && !self.is_publishing() && !self.more
     }
 
     /// Whether the tables are what the vector says, as they are when they are [read](Self::read) for peers.
@@ -88,6 +91,8 @@ impl Attachment {
                 self.fresh.part = Some(gathered);
                 return;
             }
+            // Applications have written nothing that anybody is to be told.
+            Found::All(batch) if batch.from == batch.to => return,
             Found::All(batch) => Some(batch).filter(|_| self.may_be_shown()),
             Found::Nothing => None,
         };
@@ -98,12 +103,13 @@ impl Attachment {
         self.fresh.changes.push(batch);
     }
 
-    /// A capture that was to go on has found nothing more.
-    pub(super) fn finish_gathering(&mut self) {
+    /// A capture that was to go on has found nothing more; unless another daemon on the same file has.
+    pub(super) fn finish_gathering(&mut self) -> Result<(), StoreError> {
         if let Some(gathered) = self.fresh.go_on() {
-            let whole = gathered.goes_on(&self.replica);
+            let whole = gathered.goes_on(&self.replica) && generation(&self.conn)? == self.generation;
             self.keep_fresh(if whole { Found::of(gathered.batch(&self.replica)) } else { Found::Nothing });
         }
+        Ok(())
     }
 
     /// Whether a capture goes on, the whole of which will be at hand soon: what is known now is the state of no transaction.
@@ -114,6 +120,11 @@ impl Attachment {
     /// What was captured last, as far as it is at hand.
     pub(super) fn fresh(&self) -> Arc<FreshChanges> {
         Arc::clone(&self.fresh.changes)
+    }
+
+    /// Whether some of it is at hand.
+    pub(crate) fn has_fresh(&self) -> bool {
+        !self.fresh.changes.is_empty()
     }
 
     /// Lets go of it, unless somebody is still about to come for it; true if it is gone.

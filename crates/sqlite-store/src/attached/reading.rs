@@ -24,7 +24,10 @@ impl Attachment {
         (from, omit): (&VersionVector, &DotSet),
         limits: BatchLimits,
     ) -> Result<Batch, StoreError> {
-        self.expect_readers();
+        // Whoever is only shown what is in the tables is not sent what was captured.
+        if limits.passed_on {
+            self.expect_readers();
+        }
         let batch = self.snapshot((from, omit), limits)?;
         self.last_read = Some((Instant::now(), batch.to.get(self.replica.own)));
         let shown = batch.to.get(self.replica.own).min(self.replica.have.get(self.replica.own));

@@ -1,18 +1,24 @@
 //! What a capture found, in one transaction or in several, as a batch for peers that have all before it.
 
 use std::collections::HashMap;
+use std::time::{Duration, Instant};
 
-use replication::{Batch, RowImage, TableRows, TableShape, Value, VersionVector};
+use replication::{Batch, RowImage, TableRows, Value, VersionVector};
 
-use crate::replica::Replica;
+use super::CanonicalKey;
+use crate::replica::{Replica, ReplicaTable};
 
 /// Bytes and rows that are kept at hand; more is read again by those who want it.
 const BYTES: usize = 4 << 20;
 const ROWS: usize = 50_000;
 
+/// How long a capture may go on until peers are told of what it has found so far: the same few rows may be written without an end.
+const LONGEST: Duration = Duration::from_millis(500);
+
 /// Rows as they stand after a capture, by table.
 #[derive(Debug)]
 pub(crate) struct Gathered {
+    since: Instant,
     before: VersionVector,
     /// What was known after the last transaction of this capture, and under which schema, where it is to go on.
     reached: Option<(VersionVector, i64)>,
@@ -25,13 +31,13 @@ impl Gathered {
     /// Nothing yet.
     pub(crate) fn new(replica: &Replica) -> Self {
         let tables = replica.tables.iter().map(|_| Vec::new()).collect();
-        Self { before: replica.have.clone(), reached: None, tables, rows: 0, bytes: 0 }
+        Self { since: Instant::now(), before: replica.have.clone(), reached: None, tables, rows: 0, bytes: 0 }
     }
 
     /// The transaction ends, and the capture goes on in another one; none if there is no use in that.
     pub(crate) fn pause(mut self, replica: &Replica) -> Option<Self> {
         self.reached = Some((replica.have.clone(), replica.schema_version));
-        (!self.is_too_much()).then_some(self)
+        (!self.is_too_much() && self.since.elapsed() < LONGEST).then_some(self)
     }
 
     /// Whether nothing came between its last transaction and this one.
@@ -59,7 +65,7 @@ impl Gathered {
         let tables = self.tables.into_iter().zip(&replica.tables).filter(|(rows, _)| !rows.is_empty());
         let several = self.reached.is_some();
         let tables = tables.map(|(rows, table)| {
-            let rows = if several { newest(rows, &table.wire) } else { rows };
+            let rows = if several { newest(rows, table) } else { rows };
             TableRows { limited: table.is_limited(), ..TableRows::new(table.wire.clone(), rows) }
         });
         Some(Batch {
@@ -75,9 +81,12 @@ impl Gathered {
 }
 
 /// Each row once, as it was found last: it may have been written again between two transactions.
-fn newest(rows: Vec<RowImage>, shape: &TableShape) -> Vec<RowImage> {
-    let key = |row: &RowImage| row.key(shape).into_iter().cloned().collect::<Vec<Value>>();
-    let last: HashMap<Vec<Value>, usize> = rows.iter().enumerate().map(|(place, row)| (key(row), place)).collect();
+fn newest(rows: Vec<RowImage>, table: &ReplicaTable) -> Vec<RowImage> {
+    let key = |row: &RowImage| {
+        let key: Vec<Value> = row.key(&table.wire).into_iter().cloned().collect();
+        CanonicalKey::of(table, &key)
+    };
+    let last: HashMap<CanonicalKey, usize> = rows.iter().enumerate().map(|(place, row)| (key(row), place)).collect();
     if last.len() == rows.len() {
         return rows;
     }

@@ -138,7 +138,7 @@ impl DatabaseState {
     /// when that was new, or would have been; `whole` says that the peer got to `from` by nothing but such batches, and otherwise
     /// it is sent nothing older than what is newest.
     pub fn fresh_after(&self, from: &VersionVector, whole: bool, limits: BatchLimits) -> Option<Batch> {
-        self.fresh.after(from, &self.have, whole, limits)
+        self.fresh.after(from, (self.origin, &self.have), whole, limits)
     }
 
     /// Whether there is nothing in it that is not in another one. The last stamp alone is no news, nor is what is at hand of what
