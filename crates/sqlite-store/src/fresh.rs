@@ -24,8 +24,9 @@ const PACKED_AND_TAKEN: usize = 4 << 20;
 /// About how many bytes one takes beside its rows.
 const AROUND: usize = 512;
 
-/// Captures that are so few rows that a peer which is as many of them behind had better read the file: it gets them as one.
-const MANY: usize = 256;
+/// Rows and bytes that are few: a peer that lacks fewer, of more than one capture, had better read the file, which has them as one batch.
+const FEW_ROWS: usize = 500;
+const FEW_BYTES: usize = 64 << 10;
 
 /// Bytes that packed batches of all databases of this process may take.
 const PACKED_IN_ALL: usize = 48 << 20;
@@ -115,9 +116,7 @@ impl FreshChanges {
             let mut chain = self.chain();
             let Chain { links, takers, .. } = &mut *chain;
             let place = links.iter().rposition(|link| link.from == *from)?;
-            let behind = links.len() - place;
-            let rows_behind = || links.range(place..).map(|link| link.rows).sum::<usize>();
-            if behind > MANY && rows_behind() < limits.rows / 4 {
+            if place + 1 < links.len() && are_few(links.range(place..)) {
                 return None;
             }
             let link = &mut links[place];
@@ -199,6 +198,18 @@ impl FreshChanges {
         // Nothing in here panics halfway through a change.
         self.chain.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Whether what these captures found is little.
+fn are_few<'a>(links: impl Iterator<Item = &'a Link>) -> bool {
+    let (mut rows, mut bytes) = (0, 0);
+    for link in links {
+        (rows, bytes) = (rows + link.rows.max(1), bytes + link.bytes);
+        if rows >= FEW_ROWS || bytes >= FEW_BYTES {
+            return false;
+        }
+    }
+    true
 }
 
 impl Chain {
@@ -294,6 +305,7 @@ mod tests {
         let taken: Vec<_> = (1..=20).map(|n| fresh.after(&at(n - 1), (Some(ORIGIN), &at(20)), true, LIMITS)).collect();
         assert!(taken.into_iter().zip(1..).all(|(batch, n)| batch == Some(change(n, 100 << 10))));
         assert!(fresh.chain().packed > 1 << 20, "the older ones were packed");
+        assert_eq!(fresh.after(&at(3), (Some(ORIGIN), &at(20)), false, LIMITS), None, "the rest of it was read later");
         // Everybody has it.
         fresh.push(Some(change(21, 100 << 10)));
         assert!(fresh.len() <= 4, "{}", fresh.len());
@@ -336,7 +348,7 @@ mod tests {
             None,
             "the state that is shown does not know of it"
         );
-        assert_eq!(fresh.after(&at(1), (Some(ORIGIN), &at(3)), false, LIMITS), None, "the rest of it was read later");
+        assert_eq!(fresh.after(&at(1), (Some(ORIGIN), &at(3)), true, LIMITS), None, "the file has the two as one");
         assert_eq!(fresh.after(&at(2), (Some(ORIGIN), &at(3)), false, LIMITS), Some(change(3, 10)));
         assert_eq!(
             fresh.after(&at(2), (Some(ORIGIN), &at(3)), true, BatchLimits { rows: 0, ..LIMITS }),
