@@ -13,8 +13,11 @@ use replication::{Batch, Origin, VersionVector};
 
 use crate::batch_read::BatchLimits;
 
-/// Bytes of rows that are kept as they are, of one database, besides those that were captured last.
+/// Bytes of rows that are kept as they are, of one database.
 const OPEN: usize = 256 << 10;
+
+/// Captures that are kept although everybody has them who ever came: another peer may be about to come for its first.
+const GRACE: usize = 16;
 
 /// Bytes that packed batches of one database may take, and beyond which none is kept that a peer has taken already: most peers are
 /// about as far as each other.
@@ -153,6 +156,9 @@ impl FreshChanges {
     /// Packs what is too much to be kept as it is, and lets go of what is too much even so.
     fn pack(&self) {
         let open = self.chain().let_go();
+        if open.is_empty() {
+            return;
+        }
         for (place, batch) in open {
             // Sessions are not kept waiting for it.
             let packed = Packed::new(&batch);
@@ -184,14 +190,9 @@ impl FreshChanges {
         self.chain().clear();
     }
 
-    /// How many captures are at hand.
-    pub fn len(&self) -> usize {
-        self.chain().links.len()
-    }
-
     /// Whether nothing is at hand.
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
+    pub(crate) fn is_empty(&self) -> bool {
+        self.chain().links.is_empty()
     }
 
     fn chain(&self) -> MutexGuard<'_, Chain> {
@@ -224,8 +225,9 @@ impl Chain {
         let before = self.packed;
         // Whoever has taken it has all before it, from here or from the file.
         let everybody_has_it = |link: &Link| link.taken > 0 && link.taken >= self.takers;
-        let had = self.links.range(..open_from).rposition(everybody_has_it).map_or(0, |last| last + 1);
-        for link in self.links.range(..open_from) {
+        let beyond_grace = open_from.max(self.links.len().saturating_sub(GRACE));
+        let had = self.links.range(..beyond_grace).rposition(everybody_has_it).map_or(0, |last| last + 1);
+        for link in self.links.range(..beyond_grace) {
             let too_much = self.packed > PACKED
                 || self.packed > PACKED_AND_TAKEN && link.taken > 0
                 || self.packed > 0 && in_all > PACKED_IN_ALL + (before - self.packed);
@@ -236,7 +238,7 @@ impl Chain {
             self.packed -= link.held.packed_bytes();
         }
         self.links.drain(..gone);
-        let open = self.links.range(..open_from - gone).enumerate();
+        let open = self.links.range(..open_from.saturating_sub(gone)).enumerate();
         let open = open.filter_map(|(place, link)| match &link.held {
             Held::Open(batch) => Some((place, Arc::clone(batch))),
             Held::Packed(_) => None,
@@ -293,6 +295,11 @@ mod tests {
         }
     }
 
+    /// How many captures are at hand.
+    fn kept(fresh: &FreshChanges) -> usize {
+        fresh.chain().links.len()
+    }
+
     fn filled(changes: u64, bytes: usize) -> FreshChanges {
         let fresh = FreshChanges::default();
         (1..=changes).for_each(|sequence| fresh.push(Some(change(sequence, bytes))));
@@ -308,8 +315,19 @@ mod tests {
         assert_eq!(fresh.after(&at(3), (Some(ORIGIN), &at(20)), false, LIMITS), None, "the rest of it was read later");
         // Everybody has it.
         fresh.push(Some(change(21, 100 << 10)));
-        assert!(fresh.len() <= 4, "{}", fresh.len());
+        assert!(kept(&fresh) <= 4, "{}", kept(&fresh));
         assert_eq!(fresh.chain().packed, 0);
+    }
+
+    #[test]
+    fn little_that_everybody_has_is_kept_for_a_while() {
+        let fresh = FreshChanges::default();
+        for n in 1..=100 {
+            fresh.push(Some(change(n, 10)));
+            assert_eq!(fresh.after(&at(n - 1), (Some(ORIGIN), &at(n)), true, LIMITS), Some(change(n, 10)));
+        }
+        assert_eq!(kept(&fresh), GRACE + 1);
+        assert!(!fresh.is_wanted());
     }
 
     #[test]
@@ -334,7 +352,7 @@ mod tests {
         // Nobody has come for what was before it.
         drop(fresh.after(&at(39), (Some(ORIGIN), &at(40)), true, LIMITS));
         fresh.push(Some(change(41, 1 << 20)));
-        assert_eq!(fresh.len(), 1);
+        assert_eq!(kept(&fresh), 1);
         fresh.clear();
         assert!(fresh.is_empty());
         assert_eq!(fresh.chain().packed, 0);
@@ -358,9 +376,9 @@ mod tests {
         assert_eq!(fresh.after(&at(2), (None, &at(3)), true, LIMITS), None, "it is of another origin");
         // Something came between.
         fresh.push(Some(change(9, 10)));
-        assert_eq!((fresh.len(), fresh.after(&at(2), (Some(ORIGIN), &at(9)), true, LIMITS)), (1, None));
+        assert_eq!((kept(&fresh), fresh.after(&at(2), (Some(ORIGIN), &at(9)), true, LIMITS)), (1, None));
         assert_eq!(fresh.after(&at(8), (Some(ORIGIN), &at(9)), true, LIMITS), Some(change(9, 10)));
         fresh.push(None);
-        assert_eq!(fresh.len(), 0);
+        assert_eq!(kept(&fresh), 0);
     }
 }

@@ -40,14 +40,17 @@ const PAUSES_WITH_LOG: Pauses = [
     (PATIENCE, Duration::from_micros(200)),
 ];
 
-/// With a rollback journal, where each try keeps a writer from committing for some microseconds. While somebody reads it is tried as
-/// seldom as then: each try fails those who have read and want to write.
+/// With a rollback journal, where each try keeps a writer from committing for some microseconds.
 const PAUSES_WITH_JOURNAL: Pauses = [
     (Duration::from_millis(2), Duration::from_micros(300)),
-    (Duration::from_millis(20), Duration::from_millis(1)),
+    (SOON, Duration::from_millis(1)),
     (Duration::from_millis(200), Duration::from_millis(5)),
     (PATIENCE, Duration::from_micros(100)),
 ];
+
+/// When, with a rollback journal, it is asked who is in the way. Against those who read, [`LONG_PAUSE`] is short enough: each try fails
+/// those among them who want to write.
+const SOON: Duration = Duration::from_millis(20);
 
 /// The pause after [`PATIENCE`], and where others are to be let in.
 const LONG_PAUSE: Duration = Duration::from_millis(10);
@@ -123,7 +126,7 @@ fn patiently<T>(
     mut attempt: impl FnMut() -> rusqlite::Result<T>,
 ) -> Result<T, StoreError> {
     let wait = Wait { begun: Instant::now(), closing: closing.cloned() };
-    let mut pauses = None;
+    let mut log = None;
     // SQLite's own waiting would hold what it has got so far.
     conn.busy_timeout(Duration::ZERO)?;
     let result = loop {
@@ -135,12 +138,8 @@ fn patiently<T>(
         }
         match attempt() {
             Err(error) if is_busy(&error) && !wait.is_over() => {
-                let pauses =
-                    pauses.get_or_insert_with(|| if has_log(conn) { PAUSES_WITH_LOG } else { PAUSES_WITH_JOURNAL });
-                let waited = wait.begun.elapsed();
-                let pause = pauses.iter().find(|(until, _)| waited < *until).map_or(LONG_PAUSE, |(_, pause)| *pause);
-                let short = *pauses == PAUSES_WITH_JOURNAL && waited >= PAUSES_WITH_JOURNAL[2].0;
-                let pause = if short && !is_reserved(conn) { LONG_PAUSE } else { pause };
+                let log = *log.get_or_insert_with(|| has_log(conn));
+                let pause = pause_after(wait.begun.elapsed(), log, || is_reserved(conn));
                 if pause.is_zero() {
                     std::thread::yield_now();
                 } else {
@@ -153,6 +152,15 @@ fn patiently<T>(
     // In place of the handler.
     conn.busy_timeout(BUSY_TIMEOUT)?;
     Ok(result?)
+}
+
+/// The pause before the next try, after so much waiting, where another program holds the write lock or somebody reads.
+fn pause_after(waited: Duration, has_log: bool, is_reserved: impl FnOnce() -> bool) -> Duration {
+    if !has_log && waited >= SOON && !is_reserved() {
+        return LONG_PAUSE;
+    }
+    let pauses = if has_log { PAUSES_WITH_LOG } else { PAUSES_WITH_JOURNAL };
+    pauses.into_iter().find(|(until, _)| waited < *until).map_or(LONG_PAUSE, |(_, pause)| pause)
 }
 
 /// Whether the file has a write-ahead log, as far as this connection has seen.

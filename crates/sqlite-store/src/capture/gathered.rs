@@ -1,7 +1,6 @@
 //! What a capture found, in one transaction or in several, as a batch for peers that have all before it.
 
 use std::collections::HashMap;
-use std::time::{Duration, Instant};
 
 use replication::{Batch, RowImage, TableRows, Value, VersionVector};
 
@@ -12,13 +11,13 @@ use crate::replica::{Replica, ReplicaTable};
 const BYTES: usize = 4 << 20;
 const ROWS: usize = 50_000;
 
-/// How long a capture may go on until peers are told of what it has found so far: the same few rows may be written without an end.
-const LONGEST: Duration = Duration::from_millis(500);
+/// Transactions of one capture, after which peers are told of what it has found so far: the same few rows may be written without an end.
+const TRANSACTIONS: u32 = 20;
 
 /// Rows as they stand after a capture, by table.
 #[derive(Debug)]
 pub(crate) struct Gathered {
-    since: Instant,
+    transactions: u32,
     before: VersionVector,
     /// What was known after the last transaction of this capture, and under which schema, where it is to go on.
     reached: Option<(VersionVector, i64)>,
@@ -31,13 +30,14 @@ impl Gathered {
     /// Nothing yet.
     pub(crate) fn new(replica: &Replica) -> Self {
         let tables = replica.tables.iter().map(|_| Vec::new()).collect();
-        Self { since: Instant::now(), before: replica.have.clone(), reached: None, tables, rows: 0, bytes: 0 }
+        Self { transactions: 0, before: replica.have.clone(), reached: None, tables, rows: 0, bytes: 0 }
     }
 
     /// The transaction ends, and the capture goes on in another one; none if there is no use in that.
     pub(crate) fn pause(mut self, replica: &Replica) -> Option<Self> {
         self.reached = Some((replica.have.clone(), replica.schema_version));
-        (!self.is_too_much() && self.since.elapsed() < LONGEST).then_some(self)
+        self.transactions += 1;
+        (!self.is_too_much() && self.transactions < TRANSACTIONS).then_some(self)
     }
 
     /// Whether nothing came between its last transaction and this one.

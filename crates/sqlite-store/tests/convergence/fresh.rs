@@ -130,6 +130,34 @@ async fn what_is_at_hand_is_what_would_be_read() {
     assert!(found > tried / 2, "{found} of {tried} transactions were at hand");
 }
 
+/// A statement that changes nothing is in the log, and leads a peer nowhere.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_changes_nothing_is_not_at_hand() {
+    let folder = TempDir::new().unwrap();
+    let writer = Replica::create(folder.path(), "a", Setup::of(SCHEMA)).await;
+    writer.database.publish().await;
+    writer.until(|state| !state.publishing).await;
+    let (conn, limits) = (writer.application(), BatchLimits::default());
+    let read = async || {
+        let have = writer.database.state().borrow().have.clone();
+        // It captures what is in the log.
+        writer.database.read(have, Arc::default(), limits).await.unwrap();
+        writer.database.state().borrow().clone()
+    };
+    let before = read().await;
+    conn.execute_batch("INSERT INTO account VALUES ('a1', 'e1', 1)").unwrap();
+    let state = writer.until(|state| state.have != before.have).await;
+    assert!(state.fresh_after(&before.have, true, limits).is_some());
+    conn.execute_batch("BEGIN IMMEDIATE; INSERT OR IGNORE INTO account VALUES ('a2', 'e1', 2)").unwrap();
+    let logged: i64 = conn.query_row("SELECT count(*) FROM _sync_log", [], |row| row.get(0)).unwrap();
+    conn.execute_batch("COMMIT").unwrap();
+    let after = read().await;
+    assert_eq!((logged > 0, &after.have), (true, &state.have));
+    assert_eq!(after.fresh_after(&state.have, true, limits), None);
+    assert!(after.fresh_after(&before.have, true, limits).is_some(), "what was there before it is still at hand");
+    writer.database.close().await;
+}
+
 /// A row that is written again while it is captured has another place among the rows, which says nothing.
 fn by_key(mut batch: Batch) -> Batch {
     batch.tables.iter_mut().for_each(|table| table.rows.sort_by_key(|row| row.values[0].to_string()));
