@@ -3,7 +3,7 @@
 //! A transaction that has read and then wants to write is refused at once, whatever its busy timeout, while somebody else
 //! holds the write lock: with a rollback journal the two would wait for each other. Frameworks that begin with a plain BEGIN
 //! read first as a rule. So readers are kept out for as long as the daemon writes, and wait for it as their busy timeout
-//! says; and while somebody reads, the daemon tries again and again, and holds nothing meanwhile. Its patience is limited:
+//! says; and while somebody reads, the daemon looks again and again, and holds nothing meanwhile. Its patience is limited:
 //! programs that read all the time must not keep it from writing.
 //!
 //! With a write-ahead log readers cannot be kept out, and a transaction that read before the daemon's commit and writes after
@@ -13,6 +13,7 @@
 //! all that SQLite's busy timeout does, might never find it free. So the lock is taken in [`Turns`].
 
 use std::cell::RefCell;
+use std::os::unix::fs::MetadataExt as _;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -23,37 +24,44 @@ use crate::connection::BUSY_TIMEOUT;
 use crate::error::{StoreError, code_of};
 use crate::pulse;
 
+mod others;
+
+use others::Others;
+
 /// How long nothing is held while others read. They keep a writer from committing anyhow.
 const PATIENCE: Duration = Duration::from_secs(2);
 
-/// The pause between two tries, for so long.
-type Pauses = [(Duration, Duration); 4];
-
-/// With a write-ahead log. A program that writes transaction after transaction leaves the lock free for some microseconds each time, and
-/// SQLite has no queue for it: who looks every few milliseconds finds it free once in seconds. So it is tried without a pause for as
-/// long as most transactions take. Later it is tried less often, since a program that holds the lock for minutes is not to cost that
-/// much.
-const PAUSES_WITH_LOG: Pauses = [
+/// The pause between two tries with a write-ahead log, for so long. A program that writes transaction after transaction leaves the lock
+/// free for some microseconds each time, and SQLite has no queue for it: who looks every few milliseconds finds it free once in seconds.
+/// So it is tried without a pause for as long as most transactions take.
+const PAUSES_WITH_LOG: [(Duration, Duration); 3] = [
     (Duration::from_millis(1), Duration::from_micros(200)),
     (Duration::from_millis(20), Duration::ZERO),
     (Duration::from_millis(300), Duration::from_micros(50)),
-    (PATIENCE, Duration::from_micros(200)),
 ];
 
-/// With a rollback journal, where each try keeps a writer from committing for some microseconds.
-const PAUSES_WITH_JOURNAL: Pauses = [
-    (Duration::from_millis(2), Duration::from_micros(300)),
-    (SOON, Duration::from_millis(1)),
-    (Duration::from_millis(200), Duration::from_millis(5)),
-    (PATIENCE, Duration::from_micros(100)),
-];
+/// Later it is tried without a pause for the first part of each round only, since a program that holds the lock for minutes is not to
+/// cost that much.
+const ROUND: Duration = Duration::from_millis(100);
+const TRIED_HARD: Duration = Duration::from_millis(10);
 
-/// When, with a rollback journal, it is asked who is in the way. Against those who read, [`LONG_PAUSE`] is short enough: each try fails
-/// those among them who want to write.
-const SOON: Duration = Duration::from_millis(20);
+/// With a rollback journal: the first pauses between two looks at who is in the way, for so long, and the later ones.
+const LOOKS: (Duration, [Duration; 2]) =
+    (Duration::from_millis(20), [Duration::from_micros(200), Duration::from_millis(1)]);
 
-/// The pause after [`PATIENCE`], and where others are to be let in.
-const LONG_PAUSE: Duration = Duration::from_millis(10);
+/// How long, with a rollback journal, whoever writes is only looked at: each try keeps it from committing for some microseconds. Who
+/// looks does not find the moment between two transactions of a program that never pauses; who tries often does.
+const SPARED: Duration = Duration::from_millis(200);
+
+/// The pause between tries then.
+const EAGER_PAUSE: Duration = Duration::from_micros(100);
+
+/// The first and the longest pause between two tries, with a rollback journal, where it cannot be seen who is in the way: each try fails
+/// those among them who have read and want to write.
+const BLIND_PAUSES: [Duration; 2] = [Duration::from_micros(300), Duration::from_millis(10)];
+
+/// The pause of who has waited for long, when nobody is the worse for a try.
+const LAST_PAUSE: Duration = Duration::from_micros(200);
 
 /// How long the lock is waited for where the daemon is to stop.
 const HURRY: Duration = Duration::from_millis(500);
@@ -81,15 +89,10 @@ pub(crate) fn transaction<'c>(
 
 /// Whether another program holds the write lock now.
 pub(crate) fn is_held(conn: &Connection) -> bool {
-    let held = conn.busy_timeout(Duration::ZERO).is_ok() && is_reserved(conn);
+    let tried = conn.busy_timeout(Duration::ZERO).and_then(|()| conn.execute_batch("BEGIN IMMEDIATE; ROLLBACK"));
     // Setting it fails for no reason but a closed connection.
     let _ = conn.busy_timeout(BUSY_TIMEOUT);
-    held
-}
-
-/// The same, on a connection that does not wait: with a rollback journal it is not readers who are in the way.
-fn is_reserved(conn: &Connection) -> bool {
-    conn.execute_batch("BEGIN IMMEDIATE; ROLLBACK").is_err_and(|error| is_busy(&error))
+    tried.is_err_and(|error| is_busy(&error))
 }
 
 /// How long the lock is waited for.
@@ -115,7 +118,7 @@ fn wait_on(_tries: i32) -> bool {
     let goes_on = WAIT.with_borrow(|wait| wait.as_ref().is_some_and(|wait| !wait.is_over()));
     if goes_on {
         pulse::beat();
-        std::thread::sleep(LONG_PAUSE);
+        std::thread::sleep(LAST_PAUSE);
     }
     goes_on
 }
@@ -126,27 +129,28 @@ fn patiently<T>(
     mut attempt: impl FnMut() -> rusqlite::Result<T>,
 ) -> Result<T, StoreError> {
     let wait = Wait { begun: Instant::now(), closing: closing.cloned() };
-    let mut log = None;
+    let mut way = Way::of(conn)?;
     // SQLite's own waiting would hold what it has got so far.
     conn.busy_timeout(Duration::ZERO)?;
     let result = loop {
         pulse::beat();
-        if wait.begun.elapsed() >= PATIENCE {
+        let (waited, is_over) = (wait.begun.elapsed(), wait.is_over());
+        if way.holds_on(waited) {
             WAIT.set(Some(wait));
             conn.busy_handler(Some(wait_on))?;
             break attempt();
         }
-        match attempt() {
-            Err(error) if is_busy(&error) && !wait.is_over() => {
-                let log = *log.get_or_insert_with(|| has_log(conn));
-                let pause = pause_after(wait.begun.elapsed(), log, || is_reserved(conn));
-                if pause.is_zero() {
-                    std::thread::yield_now();
-                } else {
-                    std::thread::sleep(pause);
-                }
-            }
-            other => break other,
+        let pause = match way.pause_before(waited) {
+            Some(pause) if !is_over => pause,
+            _ => match attempt() {
+                Err(error) if is_busy(&error) && !is_over => way.pause_after(waited),
+                other => break other,
+            },
+        };
+        if pause.is_zero() {
+            std::thread::yield_now();
+        } else {
+            std::thread::sleep(pause);
         }
     };
     // In place of the handler.
@@ -154,23 +158,67 @@ fn patiently<T>(
     Ok(result?)
 }
 
-/// The pause before the next try, after so much waiting, where another program holds the write lock or somebody reads.
-fn pause_after(waited: Duration, has_log: bool, is_reserved: impl FnOnce() -> bool) -> Duration {
-    if !has_log && waited >= SOON && !is_reserved() {
-        return LONG_PAUSE;
-    }
-    let pauses = if has_log { PAUSES_WITH_LOG } else { PAUSES_WITH_JOURNAL };
-    pauses.into_iter().find(|(until, _)| waited < *until).map_or(LONG_PAUSE, |(_, pause)| pause)
+/// How the lock of a file is waited for.
+enum Way {
+    /// With a write-ahead log.
+    Log,
+    /// With a rollback journal, where those in the way are looked at first.
+    Journal { inode: u64, seen: Others, blind: Duration },
 }
 
-/// Whether the file has a write-ahead log, as far as this connection has seen.
-fn has_log(conn: &Connection) -> bool {
-    let journal = conn.query_row("PRAGMA main.journal_mode", [], |row| row.get::<_, String>(0));
-    journal.is_ok_and(|journal| journal.eq_ignore_ascii_case("wal"))
+impl Way {
+    /// That of the file of a connection, as far as this has seen.
+    fn of(conn: &Connection) -> Result<Self, StoreError> {
+        let mut journal = conn.prepare_cached("PRAGMA main.journal_mode")?;
+        if journal.query_row([], |row| Ok(row.get_ref(0)?.as_str()?.eq_ignore_ascii_case("wal")))? {
+            return Ok(Self::Log);
+        }
+        // What has no file has no locks.
+        let inode = conn.path().and_then(|path| std::fs::metadata(path).ok()).map_or(0, |file| file.ino());
+        Ok(Self::Journal { inode, seen: Others::Unseen, blind: BLIND_PAUSES[0] })
+    }
+
+    /// Whether what could be had is held from now on: with a rollback journal, that keeps new readers out.
+    fn holds_on(&self, waited: Duration) -> bool {
+        matches!(self, Self::Journal { .. }) && waited >= PATIENCE
+    }
+
+    /// The pause before the next look, after so much waiting; none if the lock is to be tried for now.
+    fn pause_before(&mut self, waited: Duration) -> Option<Duration> {
+        let Self::Journal { inode, seen, .. } = self else { return None };
+        *seen = Others::of(*inode);
+        let waits = match seen {
+            Others::Unseen => false,
+            Others::Read => true,
+            Others::Write => waited < SPARED,
+        };
+        let (soon, [first, later]) = LOOKS;
+        waits.then_some(if waited < soon { first } else { later })
+    }
+
+    /// The pause after the lock was tried for in vain.
+    fn pause_after(&mut self, waited: Duration) -> Duration {
+        match self {
+            Self::Log => {
+                let early = PAUSES_WITH_LOG.into_iter().find(|(until, _)| waited < *until);
+                let tries_hard = waited.as_millis() % ROUND.as_millis() < TRIED_HARD.as_millis();
+                early.map_or(if tries_hard { Duration::ZERO } else { LAST_PAUSE }, |(_, pause)| pause)
+            }
+            Self::Journal { seen: Others::Unseen, blind, .. } => {
+                let pause = *blind;
+                *blind = (pause * 2).min(BLIND_PAUSES[1]);
+                pause
+            }
+            Self::Journal { .. } => EAGER_PAUSE,
+        }
+    }
 }
 
 /// How long the lock may be held, net of the time that it was left free, until others have to be let in.
 const TURN: Duration = Duration::from_millis(1_500);
+
+/// How long a stop of the daemon may go unseen meanwhile.
+const LONGEST_NAP: Duration = Duration::from_millis(10);
 
 /// How long others are let in. SQLite tries every 100 ms at the latest: whoever waits finds the lock free.
 const LEFT_FREE: Duration = Duration::from_millis(110);
@@ -201,7 +249,7 @@ impl Turns {
     pub(crate) fn begin(&mut self, conn: &Connection, closing: &Arc<AtomicBool>) -> Result<(), StoreError> {
         while self.pause_at(Instant::now()) > Duration::ZERO && !closing.load(Ordering::Relaxed) {
             pulse::beat();
-            std::thread::sleep(self.pause_at(Instant::now()).min(LONG_PAUSE));
+            std::thread::sleep(self.pause_at(Instant::now()).min(LONGEST_NAP));
         }
         begin(conn, closing)?;
         self.begin_at(Instant::now());
@@ -285,6 +333,28 @@ mod tests {
     #[test]
     fn who_writes_without_a_pause_does_not_keep_others_from_a_file_with_a_rollback_journal() {
         gets_the_lock_from_whoever_never_pauses("DELETE");
+    }
+
+    /// Each try could come between what a program has read and what it then writes.
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn with_a_rollback_journal_the_lock_is_not_tried_for_while_somebody_reads() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("read.db");
+        let other = Connection::open(&path).unwrap();
+        other.execute_batch("CREATE TABLE t (n); BEGIN; SELECT * FROM t").unwrap();
+        let conn = Connection::open(&path).unwrap();
+        let is_tried = |conn: &Connection, waited| Way::of(conn).unwrap().pause_before(waited).is_none();
+        let later = SPARED * 2;
+        assert!(!is_tried(&conn, Duration::ZERO) && !is_tried(&conn, later));
+        other.execute_batch("INSERT INTO t VALUES (1)").unwrap();
+        assert!(!is_tried(&conn, Duration::ZERO) && is_tried(&conn, later), "it has what it writes with");
+        other.execute_batch("COMMIT").unwrap();
+        assert!(is_tried(&conn, Duration::ZERO));
+        other.execute_batch("PRAGMA journal_mode = WAL; BEGIN; SELECT * FROM t").unwrap();
+        // The connection sees that when it reads next.
+        conn.query_row("SELECT n FROM t", [], |row| row.get::<_, i64>(0)).unwrap();
+        assert!(is_tried(&conn, Duration::ZERO), "readers of a write-ahead log are in nobody's way");
     }
 
     /// How long the lock is left free before each of `count` transactions that hold it for `held` with `free` between them.
