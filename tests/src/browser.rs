@@ -181,8 +181,9 @@ impl Browser {
         for entry in entries.as_array().into_iter().flatten() {
             let told: Json = serde_json::from_str(entry["message"].as_str().unwrap_or_default())?;
             let sent = &told["message"]["params"];
-            // The browser begins with a page of its own.
-            let own = sent["documentURL"].as_str().is_some_and(|page| page.starts_with("chrome:"));
+            // The browser begins with a page of its own, and with what is in the frames of that.
+            let is_own = |page: &str| page.starts_with("chrome:") || page.starts_with("chrome-untrusted:");
+            let own = sent["documentURL"].as_str().is_some_and(is_own);
             if told["message"]["method"] == "Network.requestWillBeSent" && !own {
                 requests.extend(sent["request"]["url"].as_str().map(str::to_owned));
             }
