@@ -56,7 +56,7 @@ use crate::state::FileIdentity;
 use crate::warning::Warning;
 use crate::write_lock::{self, Turns};
 
-/// Log rows captured in one transaction of their own. Applications wait for as long as it takes.
+/// Log rows captured in one transaction of their own, as a rule. Applications wait for as long as it takes.
 const CAPTURE_ROWS: usize = 5_000;
 
 /// Baseline rows in one transaction.
@@ -270,7 +270,8 @@ impl Attachment {
             let begun = Instant::now();
             let goes_on = begun_before.filter(|gathered| gathered.goes_on(replica));
             let mut gathered = goes_on.or_else(|| wanted.then(|| Gathered::new(replica)));
-            let captured = capture(conn, replica, wall_millis(), CAPTURE_ROWS, gathered.as_mut())?;
+            let rows = gathered.as_ref().map_or(CAPTURE_ROWS, |gathered| gathered.step(CAPTURE_ROWS));
+            let captured = capture(conn, replica, wall_millis(), rows, gathered.as_mut())?;
             let fresh = match gathered {
                 None => Found::Nothing,
                 Some(gathered) if captured.drained => Found::of(gathered.batch(replica)),

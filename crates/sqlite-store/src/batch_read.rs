@@ -3,6 +3,7 @@
 //! Runs inside one transaction in which the change log is empty; otherwise content newer than its clock would be sent.
 
 mod lacking;
+mod together;
 
 use std::collections::HashSet;
 
@@ -10,6 +11,7 @@ use replication::{Batch, DotSet, Origin, RowImage, TableRows, Value, VersionVect
 use rusqlite::Connection;
 
 use lacking::{Lacking, LackingEntry, Place};
+use together::Together;
 
 use crate::error::StoreError;
 use crate::large_reads::LargeRead;
@@ -44,7 +46,8 @@ struct Gathered<'a> {
     passed_on: Vec<TableRows>,
     /// Rows here beside which such rows wait: they have not taken those into account, or say nothing of their columns.
     beside: Vec<TableRows>,
-    seen: HashSet<(usize, Vec<Value>)>,
+    /// The keys of rows that are done, by table.
+    seen: Vec<HashSet<Vec<Value>>>,
     seen_parked: HashSet<i64>,
     rows: usize,
     bytes: usize,
@@ -55,7 +58,15 @@ struct Gathered<'a> {
 /// Bytes beyond which a batch is large.
 const LARGE: usize = 64 << 10;
 
+/// Bytes of a row that is small enough to be read together with others, before it is known whether there is room for all of them.
+const SMALL: usize = 4 << 10;
+
 impl Gathered<'_> {
+    /// Whether the rows that come next are likely to be small, going by those before.
+    fn are_small(&self) -> bool {
+        self.rows > 0 && self.bytes / self.rows < SMALL
+    }
+
     const fn is_full(&self, limits: BatchLimits) -> bool {
         self.rows >= limits.rows || self.bytes >= limits.bytes
     }
@@ -73,7 +84,7 @@ pub(crate) fn read_batch(
         tables: (0..replica.tables.len()).map(|_| Vec::new()).collect(),
         passed_on: Vec::new(),
         beside: Vec::new(),
-        seen: HashSet::new(),
+        seen: replica.tables.iter().map(|_| HashSet::new()).collect(),
         seen_parked: HashSet::new(),
         rows: 0,
         bytes: 0,
@@ -137,8 +148,8 @@ fn read_origin(
     let mut lacking = Lacking::new(conn, replica, (origin, id), room, &mut gathered.place);
     let end = lacking.find(after, until)?;
     let mut reached = after;
-    let mut entries = lacking.entries.into_iter().peekable();
-    while let Some(LackingEntry { sequence, place }) = entries.next() {
+    let mut entries = Together::new(conn, replica, lacking.entries);
+    while let Some(LackingEntry { sequence, place }) = entries.next(gathered)? {
         if gathered.bytes > LARGE && gathered.place.is_none() {
             gathered.place = Some(LargeRead::begin());
         }
@@ -148,7 +159,7 @@ fn read_origin(
         gather(conn, replica, place, limits, gathered)?;
         // A position may only stand between two sequences: entries of one dot go together.
         let next = entries.peek();
-        if next.is_none_or(|next| next.sequence > sequence) {
+        if next.is_none_or(|next| next > sequence) {
             reached = sequence;
             if gathered.is_full(limits) {
                 let last = next.is_none() && end == until;
@@ -169,9 +180,15 @@ fn gather(
     let (table, image) = match place {
         // It has no other entry under which it might have been met.
         Place::Read(table, _, image) => (table, Some(*image)),
+        Place::Found(table, key, image) => {
+            if !gathered.seen[table].insert(key) {
+                return Ok(());
+            }
+            (table, image.map(|image| *image))
+        }
         Place::Table(table, key) => {
             // Clock tables hold a key in one spelling, so its bytes tell rows apart.
-            if !gathered.seen.insert((table, key.clone())) {
+            if !gathered.seen[table].insert(key.clone()) {
                 return Ok(());
             }
             (table, read_image(conn, replica, &replica.tables[table], &key)?)

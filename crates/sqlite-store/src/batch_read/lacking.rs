@@ -21,11 +21,21 @@ pub(super) enum Place {
     Table(usize, Vec<Value>),
     /// The same, where the entry is all of the clock: this is the row.
     Read(usize, Vec<Value>, Box<RowImage>),
+    /// The same, where there are others: this is the row, if it is there.
+    Found(usize, Vec<Value>, Option<Box<RowImage>>),
     /// Among the rows that could not be taken in, under this number.
     Parked(i64),
 }
 
 impl Place {
+    /// The key of its row; empty if that could not be taken in.
+    pub(super) fn key(&self) -> &[Value] {
+        match self {
+            Self::Table(_, key) | Self::Read(_, key, _) | Self::Found(_, key, _) => key,
+            Self::Parked(_) => &[],
+        }
+    }
+
     /// Whether both are the same row.
     fn is(&self, other: &Self) -> bool {
         match (self, other) {

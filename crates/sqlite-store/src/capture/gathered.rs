@@ -7,8 +7,8 @@ use replication::{Batch, RowImage, TableRows, Value, VersionVector};
 use super::CanonicalKey;
 use crate::replica::{Replica, ReplicaTable};
 
-/// Bytes and rows that are kept at hand; more is read again by those who want it.
-const BYTES: usize = 4 << 20;
+/// Bytes and rows that are kept at hand, as many as a peer is sent at once; more is read again by those who want it.
+const BYTES: usize = 8 << 20;
 const ROWS: usize = 50_000;
 
 /// Transactions of one capture, after which peers are told of what it has found so far: the same few rows may be written without an end.
@@ -38,6 +38,14 @@ impl Gathered {
         self.reached = Some((replica.have.clone(), replica.schema_version));
         self.transactions += 1;
         (!self.is_too_much() && self.transactions < TRANSACTIONS).then_some(self)
+    }
+
+    /// How many rows of the log its next transaction takes, of which the first takes `first`: each twice as many as the one before,
+    /// or a program that writes as fast as is captured would have no capture come to an end; but what there is room for.
+    pub(crate) fn step(&self, first: usize) -> usize {
+        let about = (self.bytes / self.rows.max(1)).max(1);
+        let room = ROWS.saturating_sub(self.rows).min(BYTES.saturating_sub(self.bytes) / about);
+        (first << self.transactions.min(TRANSACTIONS)).min(room).max(first)
     }
 
     /// Whether nothing came between its last transaction and this one.
@@ -93,4 +101,21 @@ fn newest(rows: Vec<RowImage>, table: &ReplicaTable) -> Vec<RowImage> {
     let mut kept = vec![false; rows.len()];
     last.into_values().for_each(|place| kept[place] = true);
     rows.into_iter().zip(kept).filter_map(|(row, kept)| kept.then_some(row)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_transaction_takes_more_than_the_one_before_as_far_as_there_is_room() {
+        let step = |transactions, rows, bytes| {
+            Gathered { transactions, before: VersionVector::new(), reached: None, tables: Vec::new(), rows, bytes }
+                .step(1_000)
+        };
+        assert_eq!((step(0, 0, 0), step(1, 1_000, 100_000), step(3, 7_000, 700_000)), (1_000, 2_000, 8_000));
+        assert_eq!(step(TRANSACTIONS, 40_000, 40_000), 10_000, "rows");
+        assert_eq!(step(10, 3_000, 6 << 20), 1_000, "bytes");
+        assert_eq!(step(2, ROWS, BYTES), 1_000, "never nothing");
+    }
 }
