@@ -12,21 +12,20 @@
 //! A daemon with much to do takes the lock again as soon as it has let go of it, and programs that try now and then, which is
 //! all that SQLite's busy timeout does, might never find it free. So the lock is taken in [`Turns`].
 
+mod others;
+
 use std::cell::RefCell;
 use std::os::unix::fs::MetadataExt as _;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use others::Others;
 use rusqlite::{Connection, ErrorCode, Transaction, TransactionBehavior};
 
 use crate::connection::BUSY_TIMEOUT;
 use crate::error::{StoreError, code_of};
 use crate::pulse;
-
-mod others;
-
-use others::Others;
 
 /// How long nothing is held while others read. They keep a writer from committing anyhow.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -129,9 +128,9 @@ fn patiently<T>(
     mut attempt: impl FnMut() -> rusqlite::Result<T>,
 ) -> Result<T, StoreError> {
     let wait = Wait { begun: Instant::now(), closing: closing.cloned() };
-    let mut way = Way::of(conn)?;
-    // SQLite's own waiting would hold what it has got so far.
+    // SQLite's own waiting would hold what it has got so far, and would not hear of a stop.
     conn.busy_timeout(Duration::ZERO)?;
+    let mut way = Way::of(conn);
     let result = loop {
         pulse::beat();
         let (waited, is_over) = (wait.begun.elapsed(), wait.is_over());
@@ -167,15 +166,17 @@ enum Way {
 }
 
 impl Way {
-    /// That of the file of a connection, as far as this has seen.
-    fn of(conn: &Connection) -> Result<Self, StoreError> {
-        let mut journal = conn.prepare_cached("PRAGMA main.journal_mode")?;
-        if journal.query_row([], |row| Ok(row.get_ref(0)?.as_str()?.eq_ignore_ascii_case("wal")))? {
-            return Ok(Self::Log);
+    /// That of the file of a connection, as far as this has seen. What keeps it from being asked is met by the first try as well.
+    fn of(conn: &Connection) -> Self {
+        let has_log = conn.prepare_cached("PRAGMA main.journal_mode").and_then(|mut journal| {
+            journal.query_row([], |row| Ok(row.get_ref(0)?.as_str()?.eq_ignore_ascii_case("wal")))
+        });
+        if has_log.unwrap_or(false) {
+            return Self::Log;
         }
         // What has no file has no locks.
         let inode = conn.path().and_then(|path| std::fs::metadata(path).ok()).map_or(0, |file| file.ino());
-        Ok(Self::Journal { inode, seen: Others::Unseen, blind: BLIND_PAUSES[0] })
+        Self::Journal { inode, seen: Others::Unseen, blind: BLIND_PAUSES[0] }
     }
 
     /// Whether what could be had is held from now on: with a rollback journal, that keeps new readers out.
@@ -344,7 +345,7 @@ mod tests {
         let other = Connection::open(&path).unwrap();
         other.execute_batch("CREATE TABLE t (n); BEGIN; SELECT * FROM t").unwrap();
         let conn = Connection::open(&path).unwrap();
-        let is_tried = |conn: &Connection, waited| Way::of(conn).unwrap().pause_before(waited).is_none();
+        let is_tried = |conn: &Connection, waited| Way::of(conn).pause_before(waited).is_none();
         let later = SPARED * 2;
         assert!(!is_tried(&conn, Duration::ZERO) && !is_tried(&conn, later));
         other.execute_batch("INSERT INTO t VALUES (1)").unwrap();
