@@ -40,9 +40,13 @@ const PAUSES_WITH_LOG: [(Duration, Duration); 3] = [
 ];
 
 /// Later it is tried without a pause for the first part of each round only, since a program that holds the lock for minutes is not to
-/// cost that much.
+/// cost that much. With a rollback journal as well: there a free lock is had only by who comes in the very microseconds.
 const ROUND: Duration = Duration::from_millis(100);
 const TRIED_HARD: Duration = Duration::from_millis(10);
+
+fn tries_hard(waited: Duration) -> bool {
+    waited.as_millis() % ROUND.as_millis() < TRIED_HARD.as_millis()
+}
 
 /// With a rollback journal: the first pauses between two looks at who is in the way, for so long, and the later ones.
 const LOOKS: (Duration, [Duration; 2]) =
@@ -51,9 +55,6 @@ const LOOKS: (Duration, [Duration; 2]) =
 /// How long, with a rollback journal, whoever writes is only looked at: each try keeps it from committing for some microseconds. Who
 /// looks does not find the moment between two transactions of a program that never pauses; who tries often does.
 const SPARED: Duration = Duration::from_millis(200);
-
-/// The pause between tries then.
-const EAGER_PAUSE: Duration = Duration::from_micros(100);
 
 /// The first and the longest pause between two tries, with a rollback journal, where it cannot be seen who is in the way: each try fails
 /// those among them who have read and want to write.
@@ -71,7 +72,11 @@ const HURRY: Duration = Duration::from_millis(500);
 /// SQLite's own; busy if the lock could not be had within [`BUSY_TIMEOUT`].
 fn begin(conn: &Connection, closing: &Arc<AtomicBool>) -> Result<(), StoreError> {
     // With a write-ahead log the same as IMMEDIATE.
-    patiently(conn, Some(closing), || conn.execute_batch("BEGIN EXCLUSIVE"))
+    patiently(conn, Some(closing), || begin_now(conn))
+}
+
+fn begin_now(conn: &Connection) -> rusqlite::Result<()> {
+    conn.prepare_cached("BEGIN EXCLUSIVE")?.execute([]).map(drop)
 }
 
 /// A write transaction, rolled back where it is dropped; of a daemon, if `closing` tells when that is to stop.
@@ -114,12 +119,21 @@ thread_local! {
 
 /// SQLite's own waiting, during which it holds what it has got so far.
 fn wait_on(_tries: i32) -> bool {
-    let goes_on = WAIT.with_borrow(|wait| wait.as_ref().is_some_and(|wait| !wait.is_over()));
-    if goes_on {
+    let waited =
+        WAIT.with_borrow(|wait| wait.as_ref().filter(|wait| !wait.is_over()).map(|wait| wait.begun.elapsed()));
+    if let Some(waited) = waited {
         pulse::beat();
-        std::thread::sleep(LAST_PAUSE);
+        rest(if tries_hard(waited) { Duration::ZERO } else { LAST_PAUSE });
     }
-    goes_on
+    waited.is_some()
+}
+
+fn rest(pause: Duration) {
+    if pause.is_zero() {
+        std::thread::yield_now();
+    } else {
+        std::thread::sleep(pause);
+    }
 }
 
 fn patiently<T>(
@@ -146,11 +160,7 @@ fn patiently<T>(
                 other => break other,
             },
         };
-        if pause.is_zero() {
-            std::thread::yield_now();
-        } else {
-            std::thread::sleep(pause);
-        }
+        rest(pause);
     };
     // In place of the handler.
     conn.busy_timeout(BUSY_TIMEOUT)?;
@@ -187,6 +197,10 @@ impl Way {
     /// The pause before the next look, after so much waiting; none if the lock is to be tried for now.
     fn pause_before(&mut self, waited: Duration) -> Option<Duration> {
         let Self::Journal { inode, seen, .. } = self else { return None };
+        // To look takes longer than the lock is free.
+        if *seen == Others::Write && waited >= SPARED && tries_hard(waited) {
+            return None;
+        }
         *seen = Others::of(*inode);
         let waits = match seen {
             Others::Unseen => false,
@@ -202,15 +216,15 @@ impl Way {
         match self {
             Self::Log => {
                 let early = PAUSES_WITH_LOG.into_iter().find(|(until, _)| waited < *until);
-                let tries_hard = waited.as_millis() % ROUND.as_millis() < TRIED_HARD.as_millis();
-                early.map_or(if tries_hard { Duration::ZERO } else { LAST_PAUSE }, |(_, pause)| pause)
+                early.map_or(if tries_hard(waited) { Duration::ZERO } else { LAST_PAUSE }, |(_, pause)| pause)
             }
             Self::Journal { seen: Others::Unseen, blind, .. } => {
                 let pause = *blind;
                 *blind = (pause * 2).min(BLIND_PAUSES[1]);
                 pause
             }
-            Self::Journal { .. } => EAGER_PAUSE,
+            Self::Journal { .. } if tries_hard(waited) => Duration::ZERO,
+            Self::Journal { .. } => LAST_PAUSE,
         }
     }
 }
@@ -291,7 +305,11 @@ mod tests {
 
     use super::*;
 
-    /// A writer holds the lock for milliseconds at a time, and lets go of it for no longer than it takes to begin anew.
+    /// What a program takes between two transactions at least, to make the next one. With no gap at all, who has written last is ahead of
+    /// others, who have to read the file's first page anew, and these win once in seconds.
+    const GAP: Duration = Duration::from_micros(100);
+
+    /// A writer holds the lock for milliseconds at a time, and lets go of it for no longer than [`GAP`].
     fn gets_the_lock_from_whoever_never_pauses(journal: &str) {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("busy.db");
@@ -308,6 +326,10 @@ mod tests {
                     std::thread::sleep(Duration::from_millis(5));
                     writer.execute_batch("COMMIT").unwrap();
                     committed.fetch_add(1, Ordering::Relaxed);
+                    let ended = Instant::now();
+                    while ended.elapsed() < GAP {
+                        std::hint::spin_loop();
+                    }
                 }
             });
             let mut conn = Connection::open(&path).unwrap();
