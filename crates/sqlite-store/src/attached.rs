@@ -3,6 +3,7 @@
 //! Used by the database's thread only. Every write goes through one place: BEGIN IMMEDIATE, schema unchanged, log
 //! captured, then the work; the replica in memory is loaded again whenever a transaction does not commit.
 
+mod folding;
 mod fresh;
 mod identity;
 mod incoming;
@@ -42,7 +43,6 @@ use crate::app_triggers::AppTrigger;
 use crate::apply::RowCounts;
 use crate::baseline::Publishing;
 use crate::capture::{Captured, Gathered, capture, has_log};
-use crate::connection;
 use crate::database::{DatabaseEvent, DatabaseOptions, TableNames};
 use crate::error::StoreError;
 use crate::fail_point::fail_point;
@@ -77,7 +77,9 @@ const PROGRESS: Duration = Duration::from_secs(2);
 pub(crate) struct Looked {
     /// Whether applications had changed anything.
     pub(crate) found: bool,
-    /// How long the lock was held to capture it.
+    /// How many entries of the log were captured.
+    pub(crate) log_rows: usize,
+    /// How long the lock was held to capture them.
     pub(crate) captured_in: Option<Duration>,
     /// Whether nothing was there to do, and nothing done.
     pub(crate) quiet: bool,
@@ -215,6 +217,7 @@ impl Attachment {
             self.data_version = data_version;
             self.foreign_keys.note_written();
             looked.found |= captured.log_rows > 0;
+            looked.log_rows = captured.log_rows;
             looked.captured_in = self.captured_in.take();
             if captured.null_keys > 0 {
                 looked.events.push(DatabaseEvent::NullKeys { rows: captured.null_keys });
@@ -366,21 +369,6 @@ impl Attachment {
         fail_point("rest-committed");
         let (own, sequence) = (self.replica.own, self.replica.have.get(self.replica.own));
         self.memory.as_mut().map_or(Ok(()), |memory| memory.rest(own, self.file, sequence))
-    }
-
-    /// Folds the write-ahead log into the file and empties it, if nobody is in the way. While this connection stays open no
-    /// other one does; a program that puts another file in the place of this one, with nobody else using it, would have
-    /// the frames of the old file read into the new one.
-    pub(crate) fn fold(&self) -> bool {
-        fail_point("fold-begun");
-        let fold = || self.conn.query_row("PRAGMA main.wal_checkpoint(TRUNCATE)", [], |row| row.get::<_, i64>(0));
-        let folded = self.conn.busy_timeout(Duration::ZERO).and_then(|()| pulse::on_disk(&self.options.path, fold));
-        fail_point("folded");
-        // What was in the cache is not needed soon, and with many databases it is much. It cannot fail.
-        let _ = self.conn.execute_batch("PRAGMA shrink_memory");
-        // Setting it cannot fail on an open connection.
-        let _ = self.conn.busy_timeout(connection::BUSY_TIMEOUT);
-        matches!(folded, Ok(0))
     }
 
     /// Whether another program holds the write lock.

@@ -113,13 +113,38 @@ impl FileWatch {
     /// The folder does not exist or cannot be watched; nothing is changed, and a later call may succeed.
     pub(crate) fn watch(&self, path: &Path, wake: &Wake) -> Result<(), StoreError> {
         let (Some(folder), Some(name)) = (folder_of(path), path.file_name()) else { return Ok(()) };
-        self.watcher.lock().unwrap_or_else(PoisonError::into_inner).watch(&folder, RecursiveMode::NonRecursive)?;
+        let mut watcher = self.watcher.lock().unwrap_or_else(PoisonError::into_inner);
+        watcher.watch(&folder, RecursiveMode::NonRecursive)?;
         let mut folders = self.folders.lock().unwrap_or_else(PoisonError::into_inner);
         let watched = folders.entry(folder).or_default();
         // Asked again where the folder may have been another one. Databases that were closed are not to be woken any more.
         watched.retain(|(_, known)| !known.is_of(wake) && !known.is_gone());
         watched.push((watched_names(name), wake.clone()));
         Ok(())
+    }
+
+    /// Wakes it no more: events of a file that is looked at anyway cost whoever writes it. The folder is not watched where nobody is left
+    /// who listens.
+    pub(crate) fn leave(&self, path: &Path, wake: &Wake) {
+        let Some(folder) = folder_of(path) else { return };
+        // Held until the end: whoever comes back meanwhile watches the folder afterwards.
+        let mut watcher = self.watcher.lock().unwrap_or_else(PoisonError::into_inner);
+        if self.nobody_else_listens(&folder, wake) {
+            // A folder that is gone is not watched anyhow.
+            let _ = watcher.unwatch(&folder);
+        }
+    }
+
+    /// Takes `wake` off those who listen to a folder; true if it was the last.
+    fn nobody_else_listens(&self, folder: &Path, wake: &Wake) -> bool {
+        let mut folders = self.folders.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(watched) = folders.get_mut(folder) else { return false };
+        watched.retain(|(_, known)| !known.is_of(wake) && !known.is_gone());
+        let nobody = watched.is_empty();
+        if nobody {
+            folders.remove(folder);
+        }
+        nobody
     }
 
     /// Watches over a database at rest, whatever the system tells of its files; see [`Patrol::post`].
@@ -133,6 +158,11 @@ impl FileWatch {
     /// How many databases are at rest.
     pub(crate) fn at_rest(&self) -> usize {
         self.patrol.posts()
+    }
+
+    /// How many databases are woken by file events.
+    pub(crate) fn listening(&self) -> usize {
+        self.folders.lock().unwrap().values().map(Vec::len).sum()
     }
 }
 
@@ -177,4 +207,60 @@ fn dispatch(folders: &Folders, event: &notify::Event) {
 
 fn wake_all(folders: &Folders) {
     folders.values().flatten().for_each(|(_, wake)| wake.raise());
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const DEADLINE: Duration = Duration::from_secs(60);
+
+    /// A database's file and whoever is woken by it.
+    struct Listener {
+        path: PathBuf,
+        wake: Wake,
+        woken: flume::Receiver<Command>,
+        _sender: flume::Sender<Command>,
+    }
+
+    impl Listener {
+        fn of(folder: &Path, name: &str) -> Self {
+            let (sender, woken) = flume::bounded(1);
+            Self { path: folder.join(name), wake: Wake::new(&sender), woken, _sender: sender }
+        }
+
+        fn write(&self) {
+            std::fs::write(&self.path, "x").unwrap();
+        }
+
+        /// Awaits that it was woken, and takes the flag down.
+        fn await_wake(&self) {
+            self.woken.recv_timeout(DEADLINE).unwrap();
+            self.wake.take();
+        }
+    }
+
+    #[test]
+    fn whoever_leaves_is_woken_no_more_until_it_listens_again() {
+        let folder = tempfile::tempdir().unwrap();
+        let (one, two) = (Listener::of(folder.path(), "one.db"), Listener::of(folder.path(), "two.db"));
+        let watch = FileWatch::new().unwrap();
+        watch.watch(&one.path, &one.wake).unwrap();
+        watch.watch(&two.path, &two.wake).unwrap();
+        watch.leave(&one.path, &one.wake);
+        one.write();
+        // Events come in their order.
+        two.write();
+        two.await_wake();
+        assert!(!one.wake.take(), "it had left");
+        // Nobody is left in the folder.
+        watch.leave(&two.path, &two.wake);
+        assert_eq!(watch.listening(), 0);
+        watch.leave(&two.path, &two.wake);
+        one.write();
+        watch.watch(&one.path, &one.wake).unwrap();
+        one.write();
+        one.await_wake();
+        assert!(!two.wake.take());
+    }
 }

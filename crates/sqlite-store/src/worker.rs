@@ -10,16 +10,18 @@ mod command;
 mod damage;
 mod looking;
 mod opening;
+mod pace;
 mod resting;
 mod turn;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 pub(crate) use command::Command;
 use damage::Traces;
 use looking::{RECHECKS, WHILE_WRITTEN};
+use pace::Pace;
 use replication::{Batch, MAX_ORIGINS, NodeSchemas};
 use resting::Rest;
 use tokio::sync::{mpsc, watch};
@@ -51,8 +53,7 @@ pub(crate) struct Worker {
     recheck: usize,
     /// Until when applications are left alone.
     left_alone_until: Instant,
-    /// How long the lock was held by a capture that goes on.
-    held: Duration,
+    pace: Pace,
     /// Failed tries in a row, and when the next is due.
     failures: u32,
     failed_at: Option<Instant>,
@@ -103,7 +104,7 @@ impl Worker {
             phase: Phase::Opening,
             recheck: RECHECKS.len(),
             left_alone_until: Instant::now(),
-            held: Duration::ZERO,
+            pace: Pace::default(),
             failures: 0,
             failed_at: None,
             retry_at: None,
@@ -330,5 +331,46 @@ impl Worker {
         if !state.says_the_same_as(&old) {
             self.state.send_replace(Arc::new(state));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+    use std::sync::Arc;
+    use std::time::Duration;
+
+    use crate::ConflictRetention;
+    use crate::attach::AttachRules;
+    use crate::database::{Database, DatabaseOptions, DatabaseState};
+    use crate::replica::DatabaseRules;
+
+    pub(super) const DEADLINE: Duration = Duration::from_secs(60);
+
+    pub(super) fn options(path: &Path) -> DatabaseOptions {
+        DatabaseOptions {
+            name: "shop".to_owned(),
+            path: path.to_owned(),
+            node: "berlin".to_owned(),
+            rules: DatabaseRules::default(),
+            attach: AttachRules::default(),
+            poll_interval: Duration::from_millis(20),
+            max_clock_skew: Duration::from_secs(60),
+            schema_quiet: Duration::ZERO,
+            max_rows: 1_000,
+            tombstone_horizon: Duration::from_secs(86_400),
+            // Nothing but the patrol wakes the thread within the deadline.
+            upkeep_interval: Duration::from_secs(86_400),
+            retention: ConflictRetention::default(),
+            observer: None,
+            state: None,
+        }
+    }
+
+    /// Awaits that so many changes of its own are captured.
+    pub(super) async fn await_changes(database: &Database, count: u64) {
+        let knows = |state: &Arc<DatabaseState>| state.origin.is_some_and(|origin| state.have.get(origin) >= count);
+        let mut state = database.state();
+        tokio::time::timeout(DEADLINE, state.wait_for(knows)).await.unwrap().unwrap();
     }
 }

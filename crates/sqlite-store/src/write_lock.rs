@@ -119,8 +119,7 @@ thread_local! {
 
 /// SQLite's own waiting, during which it holds what it has got so far.
 fn wait_on(_tries: i32) -> bool {
-    let waited =
-        WAIT.with_borrow(|wait| wait.as_ref().filter(|wait| !wait.is_over()).map(|wait| wait.begun.elapsed()));
+    let waited = WAIT.with_borrow(|wait| wait.as_ref().filter(|wait| !wait.is_over()).map(|wait| wait.begun.elapsed()));
     if let Some(waited) = waited {
         pulse::beat();
         rest(if tries_hard(waited) { Duration::ZERO } else { LAST_PAUSE });

@@ -27,14 +27,6 @@ pub(super) const RECHECKS: [Duration; 9] = [
 /// The longest of these pauses, by its place, while more events come: a long commit is under way.
 pub(super) const WHILE_WRITTEN: usize = 2;
 
-/// How long applications are left alone after a capture for which the lock was held for three times less, so long that few of their
-/// commits find the file locked and their caches outdated where much is written.
-const LEFT_ALONE: Duration = Duration::from_millis(1);
-
-/// How long they are at most, after a capture for which it was held for twice as long. What is written meanwhile at full speed is to be
-/// captured at once, and sent as one batch.
-const LEFT_ALONE_AT_MOST: Duration = Duration::from_millis(20);
-
 /// How long nothing must have happened before the write-ahead log is folded into the file.
 const FOLD_AFTER: Duration = Duration::from_secs(1);
 
@@ -80,8 +72,9 @@ impl Worker {
         if self.retry_at.is_some_and(|at| at > Instant::now()) {
             return;
         }
-        if !self.watching {
-            self.watching = self.file_watch.watch(&self.options.path, &self.wake).is_ok();
+        // What is written steadily is looked at soon, without an event.
+        if !self.watching && (self.attachment.is_none() || !self.pace.is_steady()) {
+            self.watch();
         }
         if self.attachment.is_none() {
             self.open();
@@ -110,8 +103,15 @@ impl Worker {
         }
         let looked = self.follow_orders().and_then(|()| self.with_attachment(look));
         match looked {
-            Ok(looked) if looked.quiet && self.retry_at.is_none() && !self.told_waiting => return,
+            Ok(looked) if looked.quiet && self.retry_at.is_none() && !self.told_waiting => {
+                self.note_pace(0);
+                return;
+            }
             Ok(looked) => {
+                // A capture that goes on is not yet all there is.
+                if !self.attachment.as_ref().is_some_and(Attachment::is_behind) {
+                    self.note_pace(looked.log_rows);
+                }
                 if let Some(held) = looked.captured_in {
                     self.leave_alone(held);
                 }
@@ -127,26 +127,56 @@ impl Worker {
                     self.recover();
                 }
             }
-            Err(error) => self.fail(&error),
+            Err(error) => {
+                self.note_pace(0);
+                self.fail(&error);
+            }
         }
         // Whoever were told now would have to read what it is about to be given.
         if !self.attachment.as_ref().is_some_and(Attachment::is_gathering) {
             self.announce();
         }
+        self.fold_ahead();
         self.remember();
     }
 
-    /// Leaves applications alone after a transaction for which the lock was held for so long. Between those of one capture it is
-    /// not for long: they would write about as much meanwhile as was captured, and it would have no end.
+    /// Listens for events of the file. Where they are not to be had, the poll finds what is written.
+    fn watch(&mut self) {
+        self.watching = self.file_watch.watch(&self.options.path, &self.wake).is_ok();
+    }
+
+    /// Takes note of how many entries of the log a look found. While applications write steadily, their file is not listened to: the
+    /// clock says when to look.
+    fn note_pace(&mut self, rows: usize) {
+        let was_steady = self.pace.is_steady();
+        self.pace.note(rows);
+        match (was_steady, self.pace.is_steady()) {
+            (false, true) if self.watching => {
+                self.file_watch.leave(&self.options.path, &self.wake);
+                self.watching = false;
+            }
+            (true, false) => {
+                self.watch();
+                // What was written before it was listened to again is found by a look.
+                self.recheck = 0;
+            }
+            _ => {}
+        }
+    }
+
+    /// Spares applications that write steadily the work of folding the write-ahead log.
+    fn fold_ahead(&mut self) {
+        if let Some(attachment) = self.attachment.as_ref().filter(|_| self.pace.is_steady()) {
+            let begun = Instant::now();
+            attachment.fold_ahead();
+            self.left_alone_until += begun.elapsed();
+        }
+    }
+
+    /// Leaves applications alone after a transaction for which the lock was held for so long.
     fn leave_alone(&mut self, held: Duration) {
-        self.held += held;
-        let alone = if self.attachment.as_ref().is_some_and(Attachment::is_gathering) {
-            LEFT_ALONE
-        } else {
-            let held = std::mem::take(&mut self.held);
-            (3 * held).min(LEFT_ALONE).max(held / 2).min(LEFT_ALONE_AT_MOST)
-        };
-        self.left_alone_until = Instant::now() + alone;
+        let goes_on = self.attachment.as_ref().is_some_and(Attachment::is_gathering);
+        self.left_alone_until = Instant::now() + self.pace.pause_after(held, goes_on);
     }
 
     /// Takes note of how far the file has come, now and then. What fails is tried again at the next look: the state folder is
@@ -156,5 +186,56 @@ impl Worker {
             self.remembered = Some(Instant::now());
             let _ = self.with_attachment(Attachment::remember);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use rusqlite::Connection;
+    use tokio::sync::mpsc;
+
+    use super::super::tests::{DEADLINE, await_changes, options};
+    use super::*;
+    use crate::database::{Database, DatabaseOptions};
+    use crate::watch::FileWatch;
+
+    /// Nothing but events and the clock of whoever writes steadily wakes the thread: the poll is a day away.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn who_writes_steadily_is_not_listened_to_and_is_again_afterwards() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("shop.db");
+        let conn = Connection::open(&path).unwrap();
+        conn.query_row("PRAGMA journal_mode = WAL", [], |_| Ok(())).unwrap();
+        conn.execute_batch("PRAGMA synchronous = OFF; CREATE TABLE item (id INTEGER PRIMARY KEY, name TEXT)").unwrap();
+        let watch = Arc::new(FileWatch::new().unwrap());
+        let (sender, _events) = mpsc::channel(256);
+        let options = DatabaseOptions { poll_interval: Duration::from_secs(86_400), ..options(&path) };
+        let database = Database::start(options, Arc::clone(&watch), sender).unwrap();
+        let insert = |id: u64| conn.execute("INSERT INTO item VALUES (?1, 'x')", [id.cast_signed()]).unwrap();
+        // It is attached.
+        await_changes(&database, 0).await;
+        let mut last = 1;
+        insert(last);
+        await_changes(&database, last).await;
+        assert_eq!(watch.listening(), 1);
+        for _ in 0..3 {
+            let begun = Instant::now();
+            while watch.listening() > 0 {
+                assert!(begun.elapsed() < DEADLINE, "{last} rows, and it still listens");
+                last += 1;
+                insert(last);
+            }
+            await_changes(&database, last).await;
+            while watch.listening() == 0 {
+                assert!(begun.elapsed() < DEADLINE, "it listens no more");
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            last += 1;
+            insert(last);
+            await_changes(&database, last).await;
+        }
+        database.close().await;
     }
 }

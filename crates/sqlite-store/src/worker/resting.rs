@@ -79,21 +79,17 @@ impl Worker {
 
 #[cfg(test)]
 mod tests {
-    use std::path::{Path, PathBuf};
+    use std::path::PathBuf;
     use std::sync::Arc;
     use std::time::{Duration, Instant, SystemTime};
 
     use rusqlite::Connection;
     use tokio::sync::mpsc;
 
-    use crate::ConflictRetention;
-    use crate::attach::AttachRules;
-    use crate::database::{Database, DatabaseEvent, DatabaseOptions, DatabaseState};
+    use super::super::tests::{DEADLINE, await_changes, options};
+    use crate::database::{Database, DatabaseEvent};
     use crate::patrol::Files;
-    use crate::replica::DatabaseRules;
     use crate::watch::FileWatch;
-
-    const DEADLINE: Duration = Duration::from_secs(60);
 
     /// A database that is reached by a link from another folder: the watch is on that one, so that no event comes of a write.
     struct Deaf {
@@ -126,29 +122,7 @@ mod tests {
         }
 
         async fn await_changes(&self, count: u64) {
-            let knows = |state: &Arc<DatabaseState>| state.origin.is_some_and(|origin| state.have.get(origin) >= count);
-            let mut state = self.database.state();
-            tokio::time::timeout(DEADLINE, state.wait_for(knows)).await.unwrap().unwrap();
-        }
-    }
-
-    fn options(path: &Path) -> DatabaseOptions {
-        DatabaseOptions {
-            name: "shop".to_owned(),
-            path: path.to_owned(),
-            node: "berlin".to_owned(),
-            rules: DatabaseRules::default(),
-            attach: AttachRules::default(),
-            poll_interval: Duration::from_millis(20),
-            max_clock_skew: Duration::from_secs(60),
-            schema_quiet: Duration::ZERO,
-            max_rows: 1_000,
-            tombstone_horizon: Duration::from_secs(86_400),
-            // Nothing but the patrol wakes the thread within the deadline.
-            upkeep_interval: Duration::from_secs(86_400),
-            retention: ConflictRetention::default(),
-            observer: None,
-            state: None,
+            await_changes(&self.database, count).await;
         }
     }
 
