@@ -32,17 +32,21 @@ impl Attachment {
         matches!(folded, Ok(0))
     }
 
-    /// Folds the write-ahead log before an application has to, as far as that keeps nobody waiting for long.
-    pub(crate) fn fold_ahead(&self) {
+    /// Folds the write-ahead log before an application has to, as far as that keeps nobody waiting for long, where so many rows as were
+    /// captured last were written in small transactions. Large ones make a log so fast that the daemon, which is behind them anyhow, would
+    /// do nothing else.
+    pub(crate) fn fold_ahead(&self, captured: usize) {
         // What cannot be folded now is folded by the next one who tries.
-        let _ = pulse::on_disk(&self.options.path, || fold_ahead(&self.conn));
+        let _ = pulse::on_disk(&self.options.path, || fold_ahead(&self.conn, captured));
     }
 }
 
 /// Folds a log that is long enough: most of it while applications write, and what they wrote meanwhile under their lock. The next
 /// transaction begins the log anew.
-fn fold_ahead(conn: &Connection) -> rusqlite::Result<()> {
-    if log_pages(conn)? < FOLDED_AHEAD {
+fn fold_ahead(conn: &Connection, captured: usize) -> rusqlite::Result<()> {
+    let pages = log_pages(conn)?;
+    // Each transaction writes one page at least, and one into our own log.
+    if pages < FOLDED_AHEAD || usize::try_from(pages).is_ok_and(|pages| captured > pages) {
         return Ok(());
     }
     let is_folded = |sql: &str| -> rusqlite::Result<bool> {
@@ -93,11 +97,15 @@ mod tests {
         let (daemon, application) = opened(folder.path(), "WAL");
         write(&application, FOLDED_AHEAD / 2);
         let pages = log_pages(&daemon).unwrap();
-        fold_ahead(&daemon).unwrap();
+        fold_ahead(&daemon, 100).unwrap();
         write(&application, 1);
         assert_eq!(log_pages(&daemon).unwrap(), pages + 1);
         write(&application, FOLDED_AHEAD);
-        fold_ahead(&daemon).unwrap();
+        let pages = log_pages(&daemon).unwrap();
+        fold_ahead(&daemon, 100_000).unwrap();
+        write(&application, 1);
+        assert_eq!(log_pages(&daemon).unwrap(), pages + 1, "many rows in so few pages: large transactions");
+        fold_ahead(&daemon, 100).unwrap();
         write(&application, 1);
         assert_eq!(log_pages(&daemon).unwrap(), 1);
     }
@@ -110,11 +118,11 @@ mod tests {
         write(&application, FOLDED_AHEAD);
         reader.execute_batch("BEGIN; SELECT * FROM t").unwrap();
         application.execute_batch("BEGIN IMMEDIATE; INSERT INTO t VALUES (0)").unwrap();
-        fold_ahead(&daemon).unwrap();
+        fold_ahead(&daemon, 100).unwrap();
         application.execute_batch("COMMIT").unwrap();
-        fold_ahead(&daemon).unwrap();
+        fold_ahead(&daemon, 100).unwrap();
         reader.execute_batch("COMMIT").unwrap();
-        fold_ahead(&daemon).unwrap();
+        fold_ahead(&daemon, 100).unwrap();
         write(&application, 1);
         assert_eq!(log_pages(&daemon).unwrap(), 1);
     }
@@ -125,6 +133,6 @@ mod tests {
         let (daemon, application) = opened(folder.path(), "DELETE");
         write(&application, 10);
         assert!(log_pages(&daemon).unwrap() < 0);
-        fold_ahead(&daemon).unwrap();
+        fold_ahead(&daemon, 100).unwrap();
     }
 }

@@ -102,6 +102,7 @@ impl Worker {
             return;
         }
         let looked = self.follow_orders().and_then(|()| self.with_attachment(look));
+        let log_rows = looked.as_ref().map_or(0, |looked| looked.log_rows);
         match looked {
             Ok(looked) if looked.quiet && self.retry_at.is_none() && !self.told_waiting => {
                 self.note_pace(0);
@@ -136,7 +137,7 @@ impl Worker {
         if !self.attachment.as_ref().is_some_and(Attachment::is_gathering) {
             self.announce();
         }
-        self.fold_ahead();
+        self.fold_ahead(log_rows);
         self.remember();
     }
 
@@ -165,10 +166,10 @@ impl Worker {
     }
 
     /// Spares applications that write steadily the work of folding the write-ahead log.
-    fn fold_ahead(&mut self) {
+    fn fold_ahead(&mut self, log_rows: usize) {
         if let Some(attachment) = self.attachment.as_ref().filter(|_| self.pace.is_steady()) {
             let begun = Instant::now();
-            attachment.fold_ahead();
+            attachment.fold_ahead(log_rows);
             self.left_alone_until += begun.elapsed();
         }
     }
