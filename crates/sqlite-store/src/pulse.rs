@@ -54,6 +54,11 @@ pub(crate) fn begin(pulse: Pulse) {
     OWN.set(Some(pulse));
 }
 
+/// The pulse of this thread, for another that it waits for.
+pub(crate) fn own() -> Option<Pulse> {
+    OWN.with_borrow(Clone::clone)
+}
+
 /// Shows that this thread is alive. On threads that are no database's it does nothing.
 pub(crate) fn beat() {
     OWN.with_borrow(|own| {
@@ -79,7 +84,7 @@ pub(crate) fn watch(conn: &Connection) -> rusqlite::Result<()> {
 
 /// Runs a step in which SQLite may read or write all of a database's write-ahead log, or play its rollback journal back, without a word.
 pub(crate) fn on_disk<T>(database: &Path, step: impl FnOnce() -> T) -> T {
-    let Some(Pulse(signs)) = OWN.with_borrow(Clone::clone) else { return step() };
+    let Some(Pulse(signs)) = own() else { return step() };
     let size_of = |suffix| {
         let mut log = OsString::from(database);
         log.push(suffix);

@@ -78,6 +78,8 @@ pub(crate) struct Worker {
     /// When the file was last seen to change; none once its write-ahead log is folded.
     changed: Option<Instant>,
     rest: Rest,
+    /// What opening the file and first contact took is let go of.
+    lean: bool,
 }
 
 impl Worker {
@@ -120,6 +122,7 @@ impl Worker {
             remembered: None,
             changed: None,
             rest: Rest::default(),
+            lean: false,
         }
     }
 

@@ -18,9 +18,9 @@ impl Attachment {
             && self.events.is_empty()
     }
 
-    /// Lets go of what opening the file took: its statements are not run again. With many databases it is much. Later statements are
-    /// kept, also at rest: without them the first change after it would take twice as long to reach peers.
-    pub(crate) fn forget_opening(&self) {
+    /// Lets go of the statements that were run so far, for when most of them are not run again, and of the memory beside them. With many
+    /// databases it is much.
+    pub(crate) fn forget_statements(&self) {
         self.conn.flush_prepared_statement_cache();
         // It cannot fail.
         let _ = self.conn.execute_batch("PRAGMA shrink_memory");

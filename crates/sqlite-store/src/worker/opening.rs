@@ -8,6 +8,7 @@ use crate::attached::Attachment;
 use crate::database::{DatabaseEvent, Phase};
 use crate::error::StoreError;
 use crate::lift;
+use crate::pulse;
 use crate::state::FileIdentity;
 
 /// A database that failed within this time before goes on with the pauses it had.
@@ -67,21 +68,11 @@ impl Worker {
         if self.is_still_damaged() {
             return;
         }
-        let turn = Turn::take();
-        let opened =
-            Attachment::open(&self.options, file, &self.runtime, &self.closing).and_then(|(mut opened, events)| {
-                if self.unwritable {
-                    opened.write(|_, _| Ok(((), true)))?;
-                    self.unwritable = false;
-                }
-                // What opening took is for the next one.
-                opened.forget_opening();
-                Ok((opened, events))
-            });
-        drop(turn);
-        match opened {
+        match self.open_aside(file) {
             Ok((attachment, events)) => {
                 self.attachment = Some(attachment);
+                self.unwritable = false;
+                self.lean = false;
                 self.changed = Some(Instant::now());
                 events.into_iter().for_each(|event| self.tell(event));
                 self.recover();
@@ -92,6 +83,29 @@ impl Worker {
                 self.announce();
             }
         }
+    }
+
+    /// Opens the file on a thread of its own. SQLite's parser and the search of schemas go deep, and what they touch of a thread's stack
+    /// stays with it: with many databases it is much.
+    fn open_aside(&self, file: FileIdentity) -> Result<(Attachment, Vec<DatabaseEvent>), StoreError> {
+        let _turn = Turn::take();
+        let pulse = pulse::own();
+        let Self { options, runtime, closing, unwritable, .. } = self;
+        let open = || {
+            pulse.into_iter().for_each(pulse::begin);
+            let (mut opened, events) = Attachment::open(options, file, runtime, closing)?;
+            if *unwritable {
+                opened.write(|_, _| Ok(((), true)))?;
+            }
+            // What opening took is for the next one.
+            opened.forget_statements();
+            Ok((opened, events))
+        };
+        std::thread::scope(|scope| {
+            let opening = std::thread::Builder::new().name(format!("opening {}", self.name));
+            let opening = opening.spawn_scoped(scope, open).map_err(|source| StoreError::Thread { source })?;
+            opening.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        })
     }
 
     pub(super) fn recover(&mut self) {

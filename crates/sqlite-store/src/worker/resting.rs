@@ -56,6 +56,11 @@ impl Worker {
         if !self.file_watch.rest(Post { files, seen, every, wake: self.wake.clone() }) {
             return;
         }
+        // What was done since the file was opened is what is done once. Later statements are kept, also at rest: without them the first
+        // change after it would take twice as long to reach peers.
+        if !std::mem::replace(&mut self.lean, true) {
+            self.attachment.iter().for_each(Attachment::forget_statements);
+        }
         self.rest.seen = Some(seen);
         self.rest.until = Some(Instant::now() + SLEEP.min(self.options.upkeep_interval).max(every));
     }
