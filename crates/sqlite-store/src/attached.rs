@@ -42,7 +42,7 @@ use tombstones::Tombstones;
 use crate::app_triggers::AppTrigger;
 use crate::apply::RowCounts;
 use crate::baseline::Publishing;
-use crate::capture::{Captured, Gathered, capture, has_log};
+use crate::capture::{Captured, Gathered, capture, has_log, log_rows};
 use crate::database::{DatabaseEvent, DatabaseOptions, TableNames};
 use crate::error::StoreError;
 use crate::fail_point::fail_point;
@@ -273,7 +273,10 @@ impl Attachment {
             let begun = Instant::now();
             let goes_on = begun_before.filter(|gathered| gathered.goes_on(replica));
             let mut gathered = goes_on.or_else(|| wanted.then(|| Gathered::new(replica)));
-            let rows = gathered.as_ref().map_or(CAPTURE_ROWS, |gathered| gathered.step(CAPTURE_ROWS));
+            let rows = match &gathered {
+                Some(gathered) => gathered.step(log_rows(conn)?, CAPTURE_ROWS),
+                None => CAPTURE_ROWS,
+            };
             let captured = capture(conn, replica, wall_millis(), rows, gathered.as_mut())?;
             let fresh = match gathered {
                 None => Found::Nothing,

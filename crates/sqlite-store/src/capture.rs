@@ -67,3 +67,11 @@ pub(crate) fn capture(
 pub(crate) fn has_log(conn: &Connection) -> Result<bool, StoreError> {
     Ok(conn.prepare_cached("SELECT EXISTS (SELECT 1 FROM main._sync_log)")?.query_row([], |row| row.get(0))?)
 }
+
+/// About how many rows the log holds: as many, or more where some were rolled back in between.
+pub(crate) fn log_rows(conn: &Connection) -> Result<usize, StoreError> {
+    // Each of the two is found at an end of the table.
+    let sql = "SELECT (SELECT max(seq) FROM main._sync_log) - (SELECT min(seq) FROM main._sync_log) + 1";
+    let rows: Option<i64> = conn.prepare_cached(sql)?.query_row([], |row| row.get(0))?;
+    Ok(rows.and_then(|rows| usize::try_from(rows).ok()).unwrap_or(0))
+}

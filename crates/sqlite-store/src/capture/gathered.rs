@@ -11,6 +11,9 @@ use crate::replica::{Replica, ReplicaTable};
 const BYTES: usize = 8 << 20;
 const ROWS: usize = 50_000;
 
+/// Rows that one transaction captures at most. Applications wait for it, about as long as their own transaction of as many takes.
+const AT_ONCE: usize = 20_000;
+
 /// Transactions of one capture, after which peers are told of what it has found so far: the same few rows may be written without an end.
 const TRANSACTIONS: u32 = 20;
 
@@ -40,12 +43,12 @@ impl Gathered {
         (!self.is_too_much() && self.transactions < TRANSACTIONS).then_some(self)
     }
 
-    /// How many rows of the log its next transaction takes, of which the first takes `first`: each twice as many as the one before,
-    /// or a program that writes as fast as is captured would have no capture come to an end; but what there is room for.
-    pub(crate) fn step(&self, first: usize) -> usize {
+    /// How many rows of a log of so many its next transaction takes: all of them, if that is not for too long, or a program that
+    /// writes as fast as is captured would have no capture come to an end; but what there is room for, and at least `least`.
+    pub(crate) fn step(&self, log_rows: usize, least: usize) -> usize {
         let about = (self.bytes / self.rows.max(1)).max(1);
         let room = ROWS.saturating_sub(self.rows).min(BYTES.saturating_sub(self.bytes) / about);
-        (first << self.transactions.min(TRANSACTIONS)).min(room).max(first)
+        log_rows.min(AT_ONCE).min(room).max(least)
     }
 
     /// Whether nothing came between its last transaction and this one.
@@ -108,14 +111,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_transaction_takes_more_than_the_one_before_as_far_as_there_is_room() {
-        let step = |transactions, rows, bytes| {
-            Gathered { transactions, before: VersionVector::new(), reached: None, tables: Vec::new(), rows, bytes }
-                .step(1_000)
+    fn a_transaction_takes_all_of_the_log_as_far_as_there_is_room_and_others_do_not_wait_for_long() {
+        let step = |log_rows, rows, bytes| {
+            let (before, reached) = (VersionVector::new(), None);
+            Gathered { transactions: 1, before, reached, tables: Vec::new(), rows, bytes }.step(log_rows, 1_000)
         };
-        assert_eq!((step(0, 0, 0), step(1, 1_000, 100_000), step(3, 7_000, 700_000)), (1_000, 2_000, 8_000));
-        assert_eq!(step(TRANSACTIONS, 40_000, 40_000), 10_000, "rows");
-        assert_eq!(step(10, 3_000, 6 << 20), 1_000, "bytes");
-        assert_eq!(step(2, ROWS, BYTES), 1_000, "never nothing");
+        assert_eq!((step(0, 0, 0), step(12_000, 0, 0), step(70_000, 0, 0)), (1_000, 12_000, AT_ONCE));
+        assert_eq!(step(70_000, 40_000, 400_000), 10_000, "rows");
+        assert_eq!(step(70_000, 3_000, 6 << 20), 1_000, "bytes");
+        assert_eq!(step(70_000, ROWS, BYTES), 1_000, "never nothing");
     }
 }
