@@ -32,6 +32,7 @@ use replication::Selection;
 use rusqlite::Connection;
 use rusqlite::config::DbConfig;
 
+use folding::Folding;
 use fresh::{Found, Fresh};
 use identity::Memory;
 pub use identity::new_origin;
@@ -56,7 +57,8 @@ use crate::state::FileIdentity;
 use crate::warning::Warning;
 use crate::write_lock::{self, Turns};
 
-/// Log rows captured in one transaction of their own, as a rule. Applications wait for as long as it takes.
+/// Log rows captured in one transaction of their own, where what was captured is not gathered for peers. Applications wait for as long
+/// as it takes.
 const CAPTURE_ROWS: usize = 5_000;
 
 /// Baseline rows in one transaction.
@@ -77,7 +79,7 @@ const PROGRESS: Duration = Duration::from_secs(2);
 pub(crate) struct Looked {
     /// Whether applications had changed anything.
     pub(crate) found: bool,
-    /// How many entries of the log were captured.
+    /// How many entries of the log were captured since the look before, by whatever was done meanwhile.
     pub(crate) log_rows: usize,
     /// How long the lock was held to capture them.
     pub(crate) captured_in: Option<Duration>,
@@ -108,6 +110,8 @@ pub(crate) struct Attachment {
     more: bool,
     /// How long the last capture held the lock.
     captured_in: Option<Duration>,
+    /// Entries of the log captured since the last look.
+    log_rows: usize,
     publishing: Option<Publishing>,
     /// When what is published was last read for a peer, and up to where.
     last_read: Option<(Instant, u64)>,
@@ -146,6 +150,7 @@ pub(crate) struct Attachment {
     /// What peers' changes wrote since it was last asked for.
     written: RowCounts,
     fresh: Fresh,
+    folding: Folding,
 }
 
 impl Attachment {
@@ -196,7 +201,10 @@ impl Attachment {
     /// Looks whether applications changed anything; nothing more where they have not and there is nothing else to do.
     pub(crate) fn glance(&mut self) -> Result<Looked, StoreError> {
         let quiet = self.events.is_empty() && !self.has_work() && self.data_version()? == self.data_version;
-        if quiet { Ok(Looked { quiet, ..Looked::default() }) } else { self.look() }
+        if !quiet {
+            return self.look();
+        }
+        Ok(Looked { quiet, log_rows: std::mem::take(&mut self.log_rows), ..Looked::default() })
     }
 
     /// Another number whenever another connection has changed the file, its schema too.
@@ -217,12 +225,12 @@ impl Attachment {
             self.data_version = data_version;
             self.foreign_keys.note_written();
             looked.found |= captured.log_rows > 0;
-            looked.log_rows = captured.log_rows;
             looked.captured_in = self.captured_in.take();
             if captured.null_keys > 0 {
                 looked.events.push(DatabaseEvent::NullKeys { rows: captured.null_keys });
             }
         }
+        looked.log_rows = std::mem::take(&mut self.log_rows);
         self.tell_if_ahead();
         if self.migrating().is_none() {
             self.merge_waiting()?;
@@ -287,6 +295,7 @@ impl Attachment {
             Ok(((captured, fresh, begun), true))
         })?;
         self.captured_in = Some(begun.elapsed());
+        self.log_rows += captured.log_rows;
         self.more = !captured.drained;
         self.keep_fresh(fresh);
         Ok(captured)

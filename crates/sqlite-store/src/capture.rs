@@ -68,7 +68,7 @@ pub(crate) fn has_log(conn: &Connection) -> Result<bool, StoreError> {
     Ok(conn.prepare_cached("SELECT EXISTS (SELECT 1 FROM main._sync_log)")?.query_row([], |row| row.get(0))?)
 }
 
-/// About how many rows the log holds: as many, or more where some were rolled back in between.
+/// How many rows the log holds; more where numbers between them are missing.
 pub(crate) fn log_rows(conn: &Connection) -> Result<usize, StoreError> {
     // Each of the two is found at an end of the table.
     let sql = "SELECT (SELECT max(seq) FROM main._sync_log) - (SELECT min(seq) FROM main._sync_log) + 1";

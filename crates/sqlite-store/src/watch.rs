@@ -31,13 +31,15 @@ const AT_ONCE: Duration = Duration::from_micros(20);
 #[derive(Debug, Clone)]
 pub(crate) struct Wake {
     raised: Arc<AtomicBool>,
+    /// It was to be listened to, and that could not be done.
+    unheard: Arc<AtomicBool>,
     /// Weak: a watched folder does not keep a database's thread alive.
     commands: flume::WeakSender<Command>,
 }
 
 impl Wake {
     pub(crate) fn new(commands: &flume::Sender<Command>) -> Self {
-        Self { raised: Arc::default(), commands: commands.downgrade() }
+        Self { raised: Arc::default(), unheard: Arc::default(), commands: commands.downgrade() }
     }
 
     /// Asks for a look. Never blocks: where the queue is full the thread is busy, and looks at the flag afterwards.
@@ -55,6 +57,11 @@ impl Wake {
         self.raised.swap(false, Ordering::AcqRel)
     }
 
+    /// Whether it was to be listened to and is not, since this was last asked.
+    pub(crate) fn is_unheard(&self) -> bool {
+        self.unheard.swap(false, Ordering::AcqRel)
+    }
+
     /// Whether it wakes the same thread.
     pub(crate) fn is_of(&self, other: &Self) -> bool {
         Arc::ptr_eq(&self.raised, &other.raised)
@@ -69,12 +76,30 @@ impl Wake {
 /// Folders and who is to be woken by which file names in them.
 type Folders = HashMap<PathBuf, Vec<(Vec<OsString>, Wake)>>;
 
+/// Databases that wait to be listened to, or no longer to be, at most.
+const ORDERS: usize = 1_024;
+
+/// What is done aside: notify answers when it has read all events that there are, which it may not come to for as long as
+/// files in the folders are written without a pause.
+#[derive(Debug)]
+enum Order {
+    Leave(PathBuf, Wake),
+    Listen(PathBuf, Wake),
+}
+
 /// Watches the folders of databases.
 #[derive(Debug)]
 pub struct FileWatch {
+    watches: Arc<Watches>,
+    orders: flume::Sender<Order>,
+    patrol: Patrol,
+}
+
+/// The watcher, and who is woken by it.
+#[derive(Debug)]
+struct Watches {
     watcher: Mutex<RecommendedWatcher>,
     folders: Arc<Mutex<Folders>>,
-    patrol: Patrol,
 }
 
 impl FileWatch {
@@ -104,7 +129,14 @@ impl FileWatch {
                 listened = Some(Instant::now());
             }
         })?;
-        Ok(Self { watcher: Mutex::new(watcher), folders, patrol: Patrol::default() })
+        let watches = Arc::new(Watches { watcher: Mutex::new(watcher), folders });
+        let (orders, ordered) = flume::bounded(ORDERS);
+        let aside = Arc::clone(&watches);
+        std::thread::Builder::new()
+            .name("file watch".to_owned())
+            .spawn(move || ordered.into_iter().for_each(|order| aside.follow(order)))
+            .map_err(|source| StoreError::Thread { source })?;
+        Ok(Self { watches, orders, patrol: Patrol::default() })
     }
 
     /// Wakes `wake` from now on when the database file at `path` or its journals change.
@@ -112,6 +144,41 @@ impl FileWatch {
     /// # Errors
     /// The folder does not exist or cannot be watched; nothing is changed, and a later call may succeed.
     pub(crate) fn watch(&self, path: &Path, wake: &Wake) -> Result<(), StoreError> {
+        self.watches.watch(path, wake)
+    }
+
+    /// Wakes it no more, soon: events of a file that is looked at anyway cost whoever writes it. The folder is not watched where nobody is
+    /// left who listens. False if that cannot be done now.
+    pub(crate) fn leave(&self, path: &Path, wake: &Wake) -> bool {
+        self.orders.try_send(Order::Leave(path.to_owned(), wake.clone())).is_ok()
+    }
+
+    /// The same as [`Self::watch`], soon; `wake` is woken once it is done. False if that cannot be done now. What fails is told by
+    /// [`Wake::is_unheard`].
+    pub(crate) fn listen(&self, path: &Path, wake: &Wake) -> bool {
+        self.orders.try_send(Order::Listen(path.to_owned(), wake.clone())).is_ok()
+    }
+
+    /// Watches over a database at rest, whatever the system tells of its files; see [`Patrol::post`].
+    pub(crate) fn rest(&self, post: Post) -> bool {
+        self.patrol.post(post)
+    }
+}
+
+impl Watches {
+    fn follow(&self, order: Order) {
+        match order {
+            Order::Leave(path, wake) => self.leave(&path, &wake),
+            Order::Listen(path, wake) => {
+                if self.watch(&path, &wake).is_err() {
+                    wake.unheard.store(true, Ordering::Release);
+                }
+                wake.raise();
+            }
+        }
+    }
+
+    fn watch(&self, path: &Path, wake: &Wake) -> Result<(), StoreError> {
         let (Some(folder), Some(name)) = (folder_of(path), path.file_name()) else { return Ok(()) };
         let mut watcher = self.watcher.lock().unwrap_or_else(PoisonError::into_inner);
         watcher.watch(&folder, RecursiveMode::NonRecursive)?;
@@ -123,11 +190,9 @@ impl FileWatch {
         Ok(())
     }
 
-    /// Wakes it no more: events of a file that is looked at anyway cost whoever writes it. The folder is not watched where nobody is left
-    /// who listens.
-    pub(crate) fn leave(&self, path: &Path, wake: &Wake) {
+    fn leave(&self, path: &Path, wake: &Wake) {
         let Some(folder) = folder_of(path) else { return };
-        // Held until the end: whoever comes back meanwhile watches the folder afterwards.
+        // Held until the end: whoever comes meanwhile watches the folder afterwards.
         let mut watcher = self.watcher.lock().unwrap_or_else(PoisonError::into_inner);
         if self.nobody_else_listens(&folder, wake) {
             // A folder that is gone is not watched anyhow.
@@ -146,11 +211,6 @@ impl FileWatch {
         }
         nobody
     }
-
-    /// Watches over a database at rest, whatever the system tells of its files; see [`Patrol::post`].
-    pub(crate) fn rest(&self, post: Post) -> bool {
-        self.patrol.post(post)
-    }
 }
 
 #[cfg(test)]
@@ -162,7 +222,7 @@ impl FileWatch {
 
     /// How many databases are woken by file events.
     pub(crate) fn listening(&self) -> usize {
-        self.folders.lock().unwrap().values().map(Vec::len).sum()
+        self.watches.folders.lock().unwrap().values().map(Vec::len).sum()
     }
 }
 
@@ -240,6 +300,14 @@ mod tests {
         }
     }
 
+    fn await_listening(watch: &FileWatch, databases: usize) {
+        let begun = Instant::now();
+        while watch.listening() != databases {
+            assert!(begun.elapsed() < DEADLINE, "{} listen", watch.listening());
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+
     #[test]
     fn whoever_leaves_is_woken_no_more_until_it_listens_again() {
         let folder = tempfile::tempdir().unwrap();
@@ -247,20 +315,24 @@ mod tests {
         let watch = FileWatch::new().unwrap();
         watch.watch(&one.path, &one.wake).unwrap();
         watch.watch(&two.path, &two.wake).unwrap();
-        watch.leave(&one.path, &one.wake);
+        assert!(watch.leave(&one.path, &one.wake));
+        await_listening(&watch, 1);
         one.write();
         // Events come in their order.
         two.write();
         two.await_wake();
         assert!(!one.wake.take(), "it had left");
         // Nobody is left in the folder.
-        watch.leave(&two.path, &two.wake);
-        assert_eq!(watch.listening(), 0);
-        watch.leave(&two.path, &two.wake);
+        assert!(watch.leave(&two.path, &two.wake) && watch.leave(&two.path, &two.wake));
+        await_listening(&watch, 0);
+        // One write makes several events.
+        two.wake.take();
         one.write();
-        watch.watch(&one.path, &one.wake).unwrap();
+        assert!(watch.listen(&one.path, &one.wake));
+        one.await_wake();
+        assert_eq!(watch.listening(), 1);
         one.write();
         one.await_wake();
-        assert!(!two.wake.take());
+        assert!(!one.wake.is_unheard() && !two.wake.take());
     }
 }

@@ -40,13 +40,9 @@ const PAUSES_WITH_LOG: [(Duration, Duration); 3] = [
 ];
 
 /// Later it is tried without a pause for the first part of each round only, since a program that holds the lock for minutes is not to
-/// cost that much. With a rollback journal as well: there a free lock is had only by who comes in the very microseconds.
+/// cost that much.
 const ROUND: Duration = Duration::from_millis(100);
 const TRIED_HARD: Duration = Duration::from_millis(10);
-
-fn tries_hard(waited: Duration) -> bool {
-    waited.as_millis() % ROUND.as_millis() < TRIED_HARD.as_millis()
-}
 
 /// With a rollback journal: the first pauses between two looks at who is in the way, for so long, and the later ones.
 const LOOKS: (Duration, [Duration; 2]) =
@@ -55,6 +51,9 @@ const LOOKS: (Duration, [Duration; 2]) =
 /// How long, with a rollback journal, whoever writes is only looked at: each try keeps it from committing for some microseconds. Who
 /// looks does not find the moment between two transactions of a program that never pauses; who tries often does.
 const SPARED: Duration = Duration::from_millis(200);
+
+/// The pause between tries then.
+const EAGER_PAUSE: Duration = Duration::from_micros(100);
 
 /// The first and the longest pause between two tries, with a rollback journal, where it cannot be seen who is in the way: each try fails
 /// those among them who have read and want to write.
@@ -119,20 +118,12 @@ thread_local! {
 
 /// SQLite's own waiting, during which it holds what it has got so far.
 fn wait_on(_tries: i32) -> bool {
-    let waited = WAIT.with_borrow(|wait| wait.as_ref().filter(|wait| !wait.is_over()).map(|wait| wait.begun.elapsed()));
-    if let Some(waited) = waited {
+    let goes_on = WAIT.with_borrow(|wait| wait.as_ref().is_some_and(|wait| !wait.is_over()));
+    if goes_on {
         pulse::beat();
-        rest(if tries_hard(waited) { Duration::ZERO } else { LAST_PAUSE });
+        std::thread::sleep(LAST_PAUSE);
     }
-    waited.is_some()
-}
-
-fn rest(pause: Duration) {
-    if pause.is_zero() {
-        std::thread::yield_now();
-    } else {
-        std::thread::sleep(pause);
-    }
+    goes_on
 }
 
 fn patiently<T>(
@@ -159,7 +150,11 @@ fn patiently<T>(
                 other => break other,
             },
         };
-        rest(pause);
+        if pause.is_zero() {
+            std::thread::yield_now();
+        } else {
+            std::thread::sleep(pause);
+        }
     };
     // In place of the handler.
     conn.busy_timeout(BUSY_TIMEOUT)?;
@@ -196,10 +191,6 @@ impl Way {
     /// The pause before the next look, after so much waiting; none if the lock is to be tried for now.
     fn pause_before(&mut self, waited: Duration) -> Option<Duration> {
         let Self::Journal { inode, seen, .. } = self else { return None };
-        // To look takes longer than the lock is free.
-        if *seen == Others::Write && waited >= SPARED && tries_hard(waited) {
-            return None;
-        }
         *seen = Others::of(*inode);
         let waits = match seen {
             Others::Unseen => false,
@@ -215,15 +206,15 @@ impl Way {
         match self {
             Self::Log => {
                 let early = PAUSES_WITH_LOG.into_iter().find(|(until, _)| waited < *until);
-                early.map_or(if tries_hard(waited) { Duration::ZERO } else { LAST_PAUSE }, |(_, pause)| pause)
+                let tries_hard = waited.as_millis() % ROUND.as_millis() < TRIED_HARD.as_millis();
+                early.map_or(if tries_hard { Duration::ZERO } else { LAST_PAUSE }, |(_, pause)| pause)
             }
             Self::Journal { seen: Others::Unseen, blind, .. } => {
                 let pause = *blind;
                 *blind = (pause * 2).min(BLIND_PAUSES[1]);
                 pause
             }
-            Self::Journal { .. } if tries_hard(waited) => Duration::ZERO,
-            Self::Journal { .. } => LAST_PAUSE,
+            Self::Journal { .. } => EAGER_PAUSE,
         }
     }
 }

@@ -16,6 +16,16 @@ const FOLDED_AHEAD: i64 = 400;
 /// How long the lock is tried for, to fold what came in while the most of it was folded.
 const TRIED_FOR: Duration = Duration::from_millis(2);
 
+/// How long the most of it may take where the rest is to be folded under the lock: that waits for the disk as often.
+const FAST: Duration = Duration::from_millis(10);
+
+/// How long a log is left alone after it was folded and not begun anew: somebody reads an old state.
+const IN_VAIN: Duration = Duration::from_millis(200);
+
+/// When a log was folded last, and up to which page.
+#[derive(Debug, Default)]
+pub(super) struct Folding(Option<(Instant, i64)>);
+
 impl Attachment {
     /// Folds the write-ahead log into the file and empties it, if nobody is in the way. While this connection stays open no
     /// other one does; a program that puts another file in the place of this one, with nobody else using it, would have
@@ -35,38 +45,68 @@ impl Attachment {
     /// Folds the write-ahead log before an application has to, as far as that keeps nobody waiting for long, where so many rows as were
     /// captured last were written in small transactions. Large ones make a log so fast that the daemon, which is behind them anyhow, would
     /// do nothing else.
-    pub(crate) fn fold_ahead(&self, captured: usize) {
+    pub(crate) fn fold_ahead(&mut self, captured: usize) {
+        let Self { conn, folding, options, .. } = self;
         // What cannot be folded now is folded by the next one who tries.
-        let _ = pulse::on_disk(&self.options.path, || fold_ahead(&self.conn, captured));
+        let _ = pulse::on_disk(&options.path, || folding.fold_ahead(conn, captured));
     }
 }
 
-/// Folds a log that is long enough: most of it while applications write, and what they wrote meanwhile under their lock. The next
-/// transaction begins the log anew.
-fn fold_ahead(conn: &Connection, captured: usize) -> rusqlite::Result<()> {
-    let pages = log_pages(conn)?;
-    // Each transaction writes one page at least, and one into our own log.
-    if pages < FOLDED_AHEAD || usize::try_from(pages).is_ok_and(|pages| captured > pages) {
-        return Ok(());
-    }
-    let is_folded = |sql: &str| -> rusqlite::Result<bool> {
-        conn.prepare_cached(sql)?.query_row([], |row| Ok(row.get::<_, i64>(0)? == 0))
-    };
-    conn.busy_timeout(Duration::ZERO)?;
-    let folded = is_folded("PRAGMA main.wal_checkpoint(PASSIVE)").and_then(|_| {
-        let begun = Instant::now();
-        while !is_folded("PRAGMA main.wal_checkpoint(FULL)")? && begun.elapsed() < TRIED_FOR {
-            std::thread::yield_now();
+impl Folding {
+    /// Folds a log that is long enough: most of it while applications write, and what they wrote meanwhile under their lock. The next
+    /// transaction begins the log anew, if nobody reads an old state of it then.
+    fn fold_ahead(&mut self, conn: &Connection, captured: usize) -> rusqlite::Result<()> {
+        let log = Log::folded_by(conn, "NOOP")?;
+        // Each transaction writes one page at least, and one into our own log.
+        if log.pages < FOLDED_AHEAD || usize::try_from(log.pages).is_ok_and(|pages| captured > pages) {
+            return Ok(());
         }
+        let in_vain = |(at, upto): (Instant, i64)| log.folded >= upto && at.elapsed() < IN_VAIN;
+        if self.0.is_some_and(in_vain) {
+            return Ok(());
+        }
+        conn.busy_timeout(Duration::ZERO)?;
+        let folded = fold_in_two(conn);
+        conn.busy_timeout(connection::BUSY_TIMEOUT)?;
+        // At least as far as it was: whatever is found folded further later is of the same log.
+        self.0 = Some((Instant::now(), folded?.folded.max(log.folded)));
         Ok(())
-    });
-    conn.busy_timeout(connection::BUSY_TIMEOUT)?;
-    folded
+    }
 }
 
-/// Pages in the write-ahead log; negative where there is none.
-fn log_pages(conn: &Connection) -> rusqlite::Result<i64> {
-    conn.prepare_cached("PRAGMA main.wal_checkpoint(NOOP)")?.query_row([], |row| row.get(1))
+fn fold_in_two(conn: &Connection) -> rusqlite::Result<Log> {
+    let begun = Instant::now();
+    let most = Log::folded_by(conn, "PASSIVE")?;
+    if most.is_busy || most.folded < most.pages || begun.elapsed() > FAST {
+        return Ok(most);
+    }
+    let begun = Instant::now();
+    loop {
+        let all = Log::folded_by(conn, "FULL")?;
+        if !all.is_busy || begun.elapsed() > TRIED_FOR {
+            return Ok(all);
+        }
+        std::thread::yield_now();
+    }
+}
+
+/// A write-ahead log.
+struct Log {
+    /// Whether somebody was in the way of folding it.
+    is_busy: bool,
+    /// Its pages, and how many of them are folded; negative where there is no log, or this is not known.
+    pages: i64,
+    folded: i64,
+}
+
+impl Log {
+    /// The log after it was folded in this way.
+    fn folded_by(conn: &Connection, way: &str) -> rusqlite::Result<Self> {
+        let mut statement = conn.prepare_cached(&format!("PRAGMA main.wal_checkpoint({way})"))?;
+        statement.query_row([], |row| {
+            Ok(Self { is_busy: row.get::<_, i64>(0)? != 0, pages: row.get(1)?, folded: row.get(2)? })
+        })
+    }
 }
 
 #[cfg(test)]
@@ -85,6 +125,10 @@ mod tests {
         (connection::open(&path).unwrap(), application)
     }
 
+    fn pages_of(conn: &Connection) -> i64 {
+        Log::folded_by(conn, "NOOP").unwrap().pages
+    }
+
     fn write(application: &Connection, transactions: i64) {
         for n in 0..transactions {
             application.execute("INSERT INTO t VALUES (?1)", [n]).unwrap();
@@ -96,35 +140,43 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let (daemon, application) = opened(folder.path(), "WAL");
         write(&application, FOLDED_AHEAD / 2);
-        let pages = log_pages(&daemon).unwrap();
-        fold_ahead(&daemon, 100).unwrap();
+        let pages = pages_of(&daemon);
+        Folding::default().fold_ahead(&daemon, 100).unwrap();
         write(&application, 1);
-        assert_eq!(log_pages(&daemon).unwrap(), pages + 1);
+        assert_eq!(pages_of(&daemon), pages + 1);
         write(&application, FOLDED_AHEAD);
-        let pages = log_pages(&daemon).unwrap();
-        fold_ahead(&daemon, 100_000).unwrap();
+        let pages = pages_of(&daemon);
+        Folding::default().fold_ahead(&daemon, 100_000).unwrap();
         write(&application, 1);
-        assert_eq!(log_pages(&daemon).unwrap(), pages + 1, "many rows in so few pages: large transactions");
-        fold_ahead(&daemon, 100).unwrap();
+        assert_eq!(pages_of(&daemon), pages + 1, "many rows in so few pages: large transactions");
+        Folding::default().fold_ahead(&daemon, 100).unwrap();
         write(&application, 1);
-        assert_eq!(log_pages(&daemon).unwrap(), 1);
+        assert_eq!(pages_of(&daemon), 1);
     }
 
     #[test]
-    fn nobody_is_waited_for() {
+    fn nobody_is_waited_for_and_what_a_reader_keeps_is_not_folded_again_and_again() {
         let folder = tempfile::tempdir().unwrap();
         let (daemon, application) = opened(folder.path(), "WAL");
         let reader = connection::open(&folder.path().join("shop.db")).unwrap();
         write(&application, FOLDED_AHEAD);
         reader.execute_batch("BEGIN; SELECT * FROM t").unwrap();
         application.execute_batch("BEGIN IMMEDIATE; INSERT INTO t VALUES (0)").unwrap();
-        fold_ahead(&daemon, 100).unwrap();
+        let mut folding = Folding::default();
+        folding.fold_ahead(&daemon, 100).unwrap();
         application.execute_batch("COMMIT").unwrap();
-        fold_ahead(&daemon, 100).unwrap();
-        reader.execute_batch("COMMIT").unwrap();
-        fold_ahead(&daemon, 100).unwrap();
         write(&application, 1);
-        assert_eq!(log_pages(&daemon).unwrap(), 1);
+        let folded = Log::folded_by(&daemon, "NOOP").unwrap().folded;
+        reader.execute_batch("COMMIT").unwrap();
+        folding.fold_ahead(&daemon, 100).unwrap();
+        assert_eq!(Log::folded_by(&daemon, "NOOP").unwrap().folded, folded, "it was just in vain");
+        folding = Folding(folding.0.map(|(at, upto)| (at.checked_sub(IN_VAIN).unwrap(), upto)));
+        folding.fold_ahead(&daemon, 100).unwrap();
+        write(&application, FOLDED_AHEAD);
+        assert!(pages_of(&daemon) < FOLDED_AHEAD + FOLDED_AHEAD / 2, "it was begun anew, and has few pages beside the rows'");
+        folding.fold_ahead(&daemon, 100).unwrap();
+        write(&application, 1);
+        assert_eq!(pages_of(&daemon), 1, "and is folded at once");
     }
 
     #[test]
@@ -132,7 +184,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let (daemon, application) = opened(folder.path(), "DELETE");
         write(&application, 10);
-        assert!(log_pages(&daemon).unwrap() < 0);
-        fold_ahead(&daemon, 100).unwrap();
+        assert!(pages_of(&daemon) < 0);
+        Folding::default().fold_ahead(&daemon, 100).unwrap();
     }
 }

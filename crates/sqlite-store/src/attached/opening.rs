@@ -7,6 +7,7 @@ use std::time::Instant;
 
 use rusqlite::{Connection, OptionalExtension as _};
 
+use super::folding::Folding;
 use super::fresh::Fresh;
 use super::identity::{self, Memory};
 use super::migrating::Migration;
@@ -98,6 +99,7 @@ impl Attachment {
             data_version: -1,
             more: true,
             captured_in: None,
+            log_rows: 0,
             publishing: publish.map(|_| Publishing::default()),
             last_read: None,
             migrated: Migrated::default(),
@@ -125,6 +127,7 @@ impl Attachment {
             staged: 0,
             written: RowCounts::default(),
             fresh: Fresh::default(),
+            folding: Folding::default(),
         })
     }
 

@@ -34,10 +34,13 @@ impl Attachment {
                 break;
             }
         }
-        self.in_write(|conn, replica| {
-            capture(conn, replica, wall_millis(), usize::MAX, None)?;
-            work(conn, replica)
-        })
+        let (value, log_rows) = self.in_write(|conn, replica| {
+            let captured = capture(conn, replica, wall_millis(), usize::MAX, None)?;
+            let (value, keep) = work(conn, replica)?;
+            Ok(((value, captured.log_rows), keep))
+        })?;
+        self.log_rows += log_rows;
+        Ok(value)
     }
 
     pub(super) fn in_write<T>(

@@ -73,8 +73,9 @@ impl Worker {
             return;
         }
         // What is written steadily is looked at soon, without an event.
-        if !self.watching && (self.attachment.is_none() || !self.pace.is_steady()) {
-            self.watch();
+        self.watching &= !self.wake.is_unheard();
+        if !self.watching && !self.pace.is_steady() {
+            self.watching = self.file_watch.watch(&self.options.path, &self.wake).is_ok();
         }
         if self.attachment.is_none() {
             self.open();
@@ -105,7 +106,7 @@ impl Worker {
         let log_rows = looked.as_ref().map_or(0, |looked| looked.log_rows);
         match looked {
             Ok(looked) if looked.quiet && self.retry_at.is_none() && !self.told_waiting => {
-                self.note_pace(0);
+                self.note_pace(looked.log_rows);
                 return;
             }
             Ok(looked) => {
@@ -129,7 +130,7 @@ impl Worker {
                 }
             }
             Err(error) => {
-                self.note_pace(0);
+                self.forget_pace();
                 self.fail(&error);
             }
         }
@@ -141,33 +142,34 @@ impl Worker {
         self.remember();
     }
 
-    /// Listens for events of the file. Where they are not to be had, the poll finds what is written.
-    fn watch(&mut self) {
-        self.watching = self.file_watch.watch(&self.options.path, &self.wake).is_ok();
-    }
-
-    /// Takes note of how many entries of the log a look found. While applications write steadily, their file is not listened to: the
-    /// clock says when to look.
+    /// Takes note of how many entries of the log were found. While applications write steadily, their file is not listened to: the clock
+    /// says when to look.
     fn note_pace(&mut self, rows: usize) {
         let was_steady = self.pace.is_steady();
-        self.pace.note(rows);
+        self.pace.note(rows, Instant::now());
         match (was_steady, self.pace.is_steady()) {
-            (false, true) if self.watching => {
-                self.file_watch.leave(&self.options.path, &self.wake);
-                self.watching = false;
-            }
-            (true, false) => {
-                self.watch();
-                // What was written before it was listened to again is found by a look.
-                self.recheck = 0;
-            }
+            (false, true) if self.watching => self.watching = !self.file_watch.leave(&self.options.path, &self.wake),
+            (true, false) => self.listen_again(),
             _ => {}
         }
     }
 
+    /// Looks at the file as one that is not written steadily, and listens to it.
+    pub(super) fn forget_pace(&mut self) {
+        if std::mem::take(&mut self.pace).is_steady() {
+            self.listen_again();
+        }
+    }
+
+    /// What is written before the file is listened to is found by a look, and by another one once it is.
+    fn listen_again(&mut self) {
+        self.watching = self.watching || self.file_watch.listen(&self.options.path, &self.wake);
+        self.recheck = 0;
+    }
+
     /// Spares applications that write steadily the work of folding the write-ahead log.
     fn fold_ahead(&mut self, log_rows: usize) {
-        if let Some(attachment) = self.attachment.as_ref().filter(|_| self.pace.is_steady()) {
+        if let Some(attachment) = self.attachment.as_mut().filter(|_| self.pace.is_steady()) {
             let begun = Instant::now();
             attachment.fold_ahead(log_rows);
             self.left_alone_until += begun.elapsed();

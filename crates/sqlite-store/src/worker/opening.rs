@@ -45,6 +45,7 @@ impl Worker {
     }
 
     pub(super) fn open(&mut self) {
+        self.forget_pace();
         let Ok(file) = FileIdentity::of(&self.options.path) else {
             self.retry_at = None;
             self.failures = 0;
@@ -86,7 +87,7 @@ impl Worker {
     }
 
     /// Opens the file on a thread of its own. SQLite's parser and the search of schemas go deep, and what they touch of a thread's stack
-    /// stays with it: with many databases it is much.
+    /// stays with it: with many databases it is much. (A schema that changes later is looked at on the database's own.)
     fn open_aside(&self, file: FileIdentity) -> Result<(Attachment, Vec<DatabaseEvent>), StoreError> {
         let _turn = Turn::take();
         let pulse = pulse::own();

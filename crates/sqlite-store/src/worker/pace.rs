@@ -3,9 +3,10 @@
 //! A look after each commit is what makes a change arrive soon. Where commits follow one another without a pause, each look costs the
 //! application: it reads its pages anew after what was captured, finds the file locked, and makes an event with each page that it
 //! writes, which takes a seventh of the time of a small transaction. So a file that is found written look after look is looked at
-//! by the clock alone, some milliseconds apart, until little is found.
+//! by the clock alone, some milliseconds apart, until little is found. (The events go only with the last database of a folder that
+//! listens to them.)
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// How long applications are left alone after a capture for which the lock was held for three times less, so long that few of their
 /// commits find the file locked and their caches outdated where much is written.
@@ -23,7 +24,7 @@ const STEADY_PAUSE: Duration = Duration::from_millis(5);
 const STEADY_AFTER: u32 = 4;
 const STEADY_ROWS: usize = 8;
 
-/// How many entries a look after [`STEADY_PAUSE`] has to find, for that to go on: as many in a second as above.
+/// How many entries have to be found in [`STEADY_PAUSE`], for that to go on: as many in a second as above.
 const STILL_STEADY_ROWS: usize = 24;
 
 /// What looks have found of late.
@@ -31,6 +32,9 @@ const STILL_STEADY_ROWS: usize = 24;
 pub(super) struct Pace {
     /// Looks in a row that found much.
     found: u32,
+    /// Until when it was judged what they find, and what was found since.
+    judged: Option<Instant>,
+    rows: usize,
     /// How long the lock was held by a capture that goes on.
     held: Duration,
 }
@@ -41,10 +45,17 @@ impl Pace {
         self.found >= STEADY_AFTER
     }
 
-    /// Takes note of what a look found: so many entries of the log.
-    pub(super) const fn note(&mut self, rows: usize) {
+    /// Takes note that so many entries of the log were found by now.
+    pub(super) fn note(&mut self, rows: usize, now: Instant) {
+        self.rows += rows;
+        let early = self.judged.is_some_and(|judged| now.saturating_duration_since(judged) < STEADY_PAUSE);
+        if self.is_steady() && early {
+            // There are looks for other reasons.
+            return;
+        }
         let enough = if self.is_steady() { STILL_STEADY_ROWS } else { STEADY_ROWS };
-        self.found = if rows < enough { 0 } else { self.found.saturating_add(1) };
+        self.found = if self.rows < enough { 0 } else { self.found.saturating_add(1) };
+        (self.judged, self.rows) = (Some(now), 0);
     }
 
     /// How long applications are left alone after a transaction for which the lock was held for so long. Between those of a capture
@@ -64,9 +75,13 @@ impl Pace {
 mod tests {
     use super::*;
 
+    /// After looks that found so many entries, each the pause later.
     fn after(looks: &[usize]) -> Pace {
-        let mut pace = Pace::default();
-        looks.iter().for_each(|rows| pace.note(*rows));
+        let (mut pace, mut now) = (Pace::default(), Instant::now());
+        for rows in looks {
+            now += STEADY_PAUSE;
+            pace.note(*rows, now);
+        }
         pace
     }
 
@@ -83,6 +98,19 @@ mod tests {
         assert!(!after(&[40, 40, 40, 40, 40, 0]).is_steady());
         assert!(!after(&[40, 40, 40, 40, 40, 5]).is_steady(), "few in so long a time");
         assert!(!after(&[40, 40, 40, 40, 0, 40, 40, 40]).is_steady());
+    }
+
+    #[test]
+    fn a_look_that_comes_early_tells_nothing_by_itself() {
+        let mut pace = after(&[40; 4]);
+        let judged = pace.judged.unwrap();
+        (1..5).for_each(|early| pace.note(0, judged + STEADY_PAUSE * early / 5));
+        assert!(pace.is_steady());
+        pace.note(30, judged + STEADY_PAUSE * 4 / 5);
+        pace.note(0, judged + STEADY_PAUSE);
+        assert!(pace.is_steady(), "what was found since counts");
+        pace.note(0, judged + STEADY_PAUSE * 2);
+        assert!(!pace.is_steady());
     }
 
     #[test]

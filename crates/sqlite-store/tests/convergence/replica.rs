@@ -139,12 +139,13 @@ impl Replica {
 
     /// What the disk holds now, as a power cut would leave it.
     pub(crate) fn disk(&self) -> Vec<(PathBuf, Vec<u8>)> {
-        let state = std::fs::read_dir(self.path.with_extension("state")).unwrap().map(|file| file.unwrap().path());
-        let wal = PathBuf::from(format!("{}-wal", self.path.display()));
-        let paths: Vec<PathBuf> = state.chain([self.path.clone(), wal]).collect();
+        let paths = || {
+            let state = std::fs::read_dir(self.path.with_extension("state")).unwrap().map(|file| file.unwrap().path());
+            let wal = PathBuf::from(format!("{}-wal", self.path.display()));
+            state.chain([self.path.clone(), wal])
+        };
         // Files that belong together are copied one after the other: while there are readers none of them is begun anew.
-        let readers: Vec<Connection> = paths
-            .iter()
+        let readers: Vec<Connection> = paths()
             .filter(|path| path.extension().is_some_and(|extension| extension == "db"))
             .map(|path| {
                 let conn = Connection::open(path).unwrap();
@@ -153,7 +154,8 @@ impl Replica {
                 conn
             })
             .collect();
-        let copies = paths.into_iter().filter(|path| !path.to_string_lossy().ends_with("-shm"));
+        // Whoever reads a file with a write-ahead log may have made that.
+        let copies = paths().filter(|path| !path.to_string_lossy().ends_with("-shm"));
         let copies = copies.map(|path| (path.clone(), std::fs::read(path).unwrap_or_default())).collect();
         drop(readers);
         copies
