@@ -173,7 +173,10 @@ mod tests {
         folding = Folding(folding.0.map(|(at, upto)| (at.checked_sub(IN_VAIN).unwrap(), upto)));
         folding.fold_ahead(&daemon, 100).unwrap();
         write(&application, FOLDED_AHEAD);
-        assert!(pages_of(&daemon) < FOLDED_AHEAD + FOLDED_AHEAD / 2, "it was begun anew, and has few pages beside the rows'");
+        assert!(
+            pages_of(&daemon) < FOLDED_AHEAD + FOLDED_AHEAD / 2,
+            "it was begun anew, and has few pages beside the rows'"
+        );
         folding.fold_ahead(&daemon, 100).unwrap();
         write(&application, 1);
         assert_eq!(pages_of(&daemon), 1, "and is folded at once");
