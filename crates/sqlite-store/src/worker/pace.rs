@@ -27,11 +27,16 @@ const STEADY_ROWS: usize = 8;
 /// How many entries have to be found in [`STEADY_PAUSE`], for that to go on: as many in a second as above.
 const STILL_STEADY_ROWS: usize = 24;
 
+/// How many times in a row they may not: a program that found the lock held sleeps for as long now and then.
+const MISSES: u32 = 2;
+
 /// What looks have found of late.
 #[derive(Debug, Default)]
 pub(super) struct Pace {
     /// Looks in a row that found much.
     found: u32,
+    /// Times in a row since then that little was found.
+    missed: u32,
     /// Until when it was judged what they find, and what was found since.
     judged: Option<Instant>,
     rows: usize,
@@ -54,7 +59,10 @@ impl Pace {
             return;
         }
         let enough = if self.is_steady() { STILL_STEADY_ROWS } else { STEADY_ROWS };
-        self.found = if self.rows < enough { 0 } else { self.found.saturating_add(1) };
+        let few = self.rows < enough;
+        self.missed = if few { self.missed + 1 } else { 0 };
+        let ends = few && (!self.is_steady() || self.missed > MISSES);
+        self.found = if ends { 0 } else { self.found.saturating_add(1) };
         (self.judged, self.rows) = (Some(now), 0);
     }
 
@@ -95,9 +103,10 @@ mod tests {
 
     #[test]
     fn who_stops_is_soon_looked_at_as_before() {
-        assert!(!after(&[40, 40, 40, 40, 40, 0]).is_steady());
-        assert!(!after(&[40, 40, 40, 40, 40, 5]).is_steady(), "few in so long a time");
-        assert!(!after(&[40, 40, 40, 40, 0, 40, 40, 40]).is_steady());
+        assert!(!after(&[40, 40, 40, 40, 40, 0, 0, 0]).is_steady());
+        assert!(!after(&[40, 40, 40, 40, 40, 5, 5, 5]).is_steady(), "few in so long a time");
+        assert!(after(&[40, 40, 40, 40, 0, 0, 40, 0, 0]).is_steady(), "it slept");
+        assert!(!after(&[40, 40, 40, 40, 0, 0, 0, 40, 40, 40]).is_steady());
     }
 
     #[test]
@@ -108,8 +117,8 @@ mod tests {
         assert!(pace.is_steady());
         pace.note(30, judged + STEADY_PAUSE * 4 / 5);
         pace.note(0, judged + STEADY_PAUSE);
-        assert!(pace.is_steady(), "what was found since counts");
-        pace.note(0, judged + STEADY_PAUSE * 2);
+        assert_eq!((pace.is_steady(), pace.missed), (true, 0), "what was found since counts");
+        (2..5).for_each(|later| pace.note(0, judged + STEADY_PAUSE * later));
         assert!(!pace.is_steady());
     }
 
