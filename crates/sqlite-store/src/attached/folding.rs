@@ -22,9 +22,18 @@ const FAST: Duration = Duration::from_millis(10);
 /// How long a log is left alone after it was folded and not begun anew: somebody reads an old state.
 const IN_VAIN: Duration = Duration::from_millis(200);
 
-/// When a log was folded last, and up to which page.
+/// How many times as long as it took to fold it where the disk is slow.
+const SLOWLY: u32 = 10;
+
+/// What came of folding a log last.
 #[derive(Debug, Default)]
-pub(super) struct Folding(Option<(Instant, i64)>);
+pub(super) struct Folding {
+    /// Until when it is left alone whatever is found, and if it is not begun anew.
+    slow_until: Option<Instant>,
+    vain_until: Option<Instant>,
+    /// Up to which page it is folded at least, unless it is begun anew.
+    upto: i64,
+}
 
 impl Attachment {
     /// Folds the write-ahead log into the file and empties it, if nobody is in the way. While this connection stays open no
@@ -61,15 +70,19 @@ impl Folding {
         if log.pages < FOLDED_AHEAD || usize::try_from(log.pages).is_ok_and(|pages| captured > pages) {
             return Ok(());
         }
-        let in_vain = |(at, upto): (Instant, i64)| log.folded >= upto && at.elapsed() < IN_VAIN;
-        if self.0.is_some_and(in_vain) {
+        let begun = Instant::now();
+        let waits = |until: Option<Instant>| until.is_some_and(|until| begun < until);
+        if waits(self.slow_until) || (log.folded >= self.upto && waits(self.vain_until)) {
             return Ok(());
         }
         conn.busy_timeout(Duration::ZERO)?;
         let folded = fold_in_two(conn);
         conn.busy_timeout(connection::BUSY_TIMEOUT)?;
-        // At least as far as it was: whatever is found folded further later is of the same log.
-        self.0 = Some((Instant::now(), folded?.folded.max(log.folded)));
+        let (now, took) = (Instant::now(), begun.elapsed());
+        self.slow_until = (took > FAST + TRIED_FOR).then(|| now + SLOWLY * took);
+        self.vain_until = Some(now + IN_VAIN);
+        // Not less than before: what is folded further later is of the same log.
+        self.upto = folded?.folded.max(log.folded);
         Ok(())
     }
 }
@@ -170,7 +183,7 @@ mod tests {
         reader.execute_batch("COMMIT").unwrap();
         folding.fold_ahead(&daemon, 100).unwrap();
         assert_eq!(Log::folded_by(&daemon, "NOOP").unwrap().folded, folded, "it was just in vain");
-        folding = Folding(folding.0.map(|(at, upto)| (at.checked_sub(IN_VAIN).unwrap(), upto)));
+        folding.vain_until = None;
         folding.fold_ahead(&daemon, 100).unwrap();
         write(&application, FOLDED_AHEAD);
         assert!(
