@@ -31,6 +31,8 @@ const AT_ONCE: Duration = Duration::from_micros(20);
 #[derive(Debug, Clone)]
 pub(crate) struct Wake {
     raised: Arc<AtomicBool>,
+    /// Whether it is to be woken by file events.
+    listens: Arc<AtomicBool>,
     /// It was to be listened to, and that could not be done.
     unheard: Arc<AtomicBool>,
     /// Weak: a watched folder does not keep a database's thread alive.
@@ -39,7 +41,12 @@ pub(crate) struct Wake {
 
 impl Wake {
     pub(crate) fn new(commands: &flume::Sender<Command>) -> Self {
-        Self { raised: Arc::default(), unheard: Arc::default(), commands: commands.downgrade() }
+        Self {
+            raised: Arc::default(),
+            listens: Arc::default(),
+            unheard: Arc::default(),
+            commands: commands.downgrade(),
+        }
     }
 
     /// Asks for a look. Never blocks: where the queue is full the thread is busy, and looks at the flag afterwards.
@@ -144,18 +151,21 @@ impl FileWatch {
     /// # Errors
     /// The folder does not exist or cannot be watched; nothing is changed, and a later call may succeed.
     pub(crate) fn watch(&self, path: &Path, wake: &Wake) -> Result<(), StoreError> {
+        wake.listens.store(true, Ordering::Release);
         self.watches.watch(path, wake)
     }
 
     /// Wakes it no more, soon: events of a file that is looked at anyway cost whoever writes it. The folder is not watched where nobody is
     /// left who listens. False if that cannot be done now.
     pub(crate) fn leave(&self, path: &Path, wake: &Wake) -> bool {
+        wake.listens.store(false, Ordering::Release);
         self.orders.try_send(Order::Leave(path.to_owned(), wake.clone())).is_ok()
     }
 
     /// The same as [`Self::watch`], soon; `wake` is woken once it is done. False if that cannot be done now. What fails is told by
     /// [`Wake::is_unheard`].
     pub(crate) fn listen(&self, path: &Path, wake: &Wake) -> bool {
+        wake.listens.store(true, Ordering::Release);
         self.orders.try_send(Order::Listen(path.to_owned(), wake.clone())).is_ok()
     }
 
@@ -168,6 +178,8 @@ impl FileWatch {
 impl Watches {
     fn follow(&self, order: Order) {
         match order {
+            // Its database was closed meanwhile.
+            Order::Listen(_, wake) if wake.is_gone() => {}
             Order::Leave(path, wake) => self.leave(&path, &wake),
             Order::Listen(path, wake) => {
                 if self.watch(&path, &wake).is_err() {
@@ -194,7 +206,9 @@ impl Watches {
         let Some(folder) = folder_of(path) else { return };
         // Held until the end: whoever comes meanwhile watches the folder afterwards.
         let mut watcher = self.watcher.lock().unwrap_or_else(PoisonError::into_inner);
-        if self.nobody_else_listens(&folder, wake) {
+        // Whoever wants to be woken again meanwhile is not to lose that by an order that was late.
+        let leaves = !wake.listens.load(Ordering::Acquire);
+        if leaves && self.nobody_else_listens(&folder, wake) {
             // A folder that is gone is not watched anyhow.
             let _ = watcher.unwatch(&folder);
         }
@@ -334,5 +348,17 @@ mod tests {
         one.write();
         one.await_wake();
         assert!(!one.wake.is_unheard() && !two.wake.take());
+    }
+
+    #[test]
+    fn an_order_to_leave_that_comes_late_takes_nothing_from_who_listens_again() {
+        let folder = tempfile::tempdir().unwrap();
+        let one = Listener::of(folder.path(), "one.db");
+        let watch = FileWatch::new().unwrap();
+        watch.watch(&one.path, &one.wake).unwrap();
+        watch.watches.follow(Order::Leave(one.path.clone(), one.wake.clone()));
+        assert_eq!(watch.listening(), 1);
+        one.write();
+        one.await_wake();
     }
 }

@@ -362,7 +362,7 @@ mod tests {
             schema_quiet: Duration::ZERO,
             max_rows: 1_000,
             tombstone_horizon: Duration::from_secs(86_400),
-            // Nothing but the patrol wakes the thread within the deadline.
+            // Nothing that is done now and then wakes the thread within the deadline.
             upkeep_interval: Duration::from_secs(86_400),
             retention: ConflictRetention::default(),
             observer: None,

@@ -71,11 +71,7 @@ const HURRY: Duration = Duration::from_millis(500);
 /// SQLite's own; busy if the lock could not be had within [`BUSY_TIMEOUT`].
 fn begin(conn: &Connection, closing: &Arc<AtomicBool>) -> Result<(), StoreError> {
     // With a write-ahead log the same as IMMEDIATE.
-    patiently(conn, Some(closing), || begin_now(conn))
-}
-
-fn begin_now(conn: &Connection) -> rusqlite::Result<()> {
-    conn.prepare_cached("BEGIN EXCLUSIVE")?.execute([]).map(drop)
+    patiently(conn, Some(closing), || conn.prepare_cached("BEGIN EXCLUSIVE")?.execute([]).map(drop))
 }
 
 /// A write transaction, rolled back where it is dropped; of a daemon, if `closing` tells when that is to stop.

@@ -66,8 +66,9 @@ impl Folding {
     /// transaction begins the log anew, if nobody reads an old state of it then.
     fn fold_ahead(&mut self, conn: &Connection, captured: usize) -> rusqlite::Result<()> {
         let log = Log::folded_by(conn, "NOOP")?;
-        // Each transaction writes one page at least, and one into our own log.
-        if log.pages < FOLDED_AHEAD || usize::try_from(log.pages).is_ok_and(|pages| captured > pages) {
+        // Each transaction writes one page at least, and one into our own log. Where nothing was captured they can have any size.
+        let are_small = captured > 0 && usize::try_from(log.pages).is_ok_and(|pages| captured <= pages);
+        if log.pages < FOLDED_AHEAD || !are_small {
             return Ok(());
         }
         let begun = Instant::now();
@@ -160,6 +161,7 @@ mod tests {
         write(&application, FOLDED_AHEAD);
         let pages = pages_of(&daemon);
         Folding::default().fold_ahead(&daemon, 100_000).unwrap();
+        Folding::default().fold_ahead(&daemon, 0).unwrap();
         write(&application, 1);
         assert_eq!(pages_of(&daemon), pages + 1, "many rows in so few pages: large transactions");
         Folding::default().fold_ahead(&daemon, 100).unwrap();

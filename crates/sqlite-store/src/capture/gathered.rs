@@ -11,7 +11,8 @@ use crate::replica::{Replica, ReplicaTable};
 const BYTES: usize = 8 << 20;
 const ROWS: usize = 50_000;
 
-/// Rows that one transaction captures at most. Applications wait for it, about as long as their own transaction of as many takes.
+/// Rows that one transaction captures at most where there is more in the log. Applications wait for as long as it takes, which is about
+/// a tenth of a second.
 const AT_ONCE: usize = 20_000;
 
 /// Transactions of one capture, after which peers are told of what it has found so far: the same few rows may be written without an end.
