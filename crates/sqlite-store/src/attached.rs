@@ -11,6 +11,7 @@ mod learning;
 mod migrating;
 mod opening;
 mod outrun;
+mod publishing;
 mod reading;
 mod records;
 mod restamp;
@@ -61,16 +62,6 @@ use crate::write_lock::{self, Turns};
 /// as it takes.
 const CAPTURE_ROWS: usize = 5_000;
 
-/// Baseline rows in one transaction.
-const PUBLISH_ROWS: usize = 5_000;
-
-/// Rows that are published ahead of a peer that reads them: with one more step they fit a batch, and what comes as a whole need not
-/// be staged.
-const AHEAD: u64 = 10_000;
-
-/// How long publishing waits for such a peer. One that does not come is not waited for.
-const READER_WAIT: Duration = Duration::from_secs(1);
-
 /// The pause between lines about publishing.
 const PROGRESS: Duration = Duration::from_secs(2);
 
@@ -115,6 +106,8 @@ pub(crate) struct Attachment {
     publishing: Option<Publishing>,
     /// When what is published was last read for a peer, and up to where.
     last_read: Option<(Instant, u64)>,
+    /// The sequence of its own changes from which on rows are published.
+    published_from: u64,
     migrated: Migrated,
     /// The pass over the rows that wait, if one is due.
     retry: Option<Progress>,
@@ -179,23 +172,6 @@ impl Attachment {
     /// Whether the last capture left something of the log.
     pub(crate) const fn is_behind(&self) -> bool {
         self.more
-    }
-
-    /// Whether to publish now.
-    fn may_publish(&self) -> bool {
-        self.is_publishing() && self.publishing_waits().is_none()
-    }
-
-    /// How long publishing still waits for a peer that reads what is published, if it does.
-    pub(crate) fn publishing_waits(&self) -> Option<Duration> {
-        let (at, upto) = self.last_read.filter(|_| self.is_publishing())?;
-        let ahead = self.replica.have.get(self.replica.own).saturating_sub(upto);
-        let until = Some(at + READER_WAIT).filter(|_| ahead > AHEAD)?;
-        until.checked_duration_since(Instant::now())
-    }
-
-    fn is_publishing(&self) -> bool {
-        self.publishing.is_some() && self.replica.tables.iter().any(|table| !table.table.baseline_published)
     }
 
     /// Looks whether applications changed anything; nothing more where they have not and there is nothing else to do.
@@ -318,35 +294,6 @@ impl Attachment {
         Ok(())
     }
 
-    fn publish_step(&mut self, events: &mut Vec<DatabaseEvent>) -> Result<(), StoreError> {
-        let mut publishing = self.publishing.take().unwrap_or_default();
-        let step = self.write(|conn, replica| publishing.step(conn, replica, PUBLISH_ROWS).map(|step| (step, true)));
-        // A failed step starts over from the first row without an entry.
-        self.publishing = Some(if step.is_ok() { publishing } else { Publishing::default() });
-        let step = step?;
-        fail_point("publish-committed");
-        // A line now and then: a large table is published in many steps.
-        let due = step.finished || self.last_progress.elapsed() >= PROGRESS;
-        if let Some(table) = step.table.filter(|_| step.rows > 0 && due) {
-            self.last_progress = Instant::now();
-            events.push(DatabaseEvent::Publishing { table, rows: step.rows, finished: step.finished });
-        }
-        Ok(())
-    }
-
-    /// From now on baseline rows get dots, also those of tables that come later.
-    pub(crate) fn start_publishing(&mut self) -> Result<(), StoreError> {
-        if self.publishing.is_none() {
-            self.in_write(|conn, _| {
-                let sql = "INSERT INTO main._sync_meta (key, value) VALUES ('publish', 1) ON CONFLICT DO NOTHING";
-                conn.execute(sql, [])?;
-                Ok(((), true))
-            })?;
-            self.publishing = Some(Publishing::default());
-        }
-        Ok(())
-    }
-
     /// What happened and is still to be told.
     pub(crate) fn take_events(&mut self) -> Vec<DatabaseEvent> {
         std::mem::take(&mut self.events)
@@ -381,6 +328,11 @@ impl Attachment {
         fail_point("rest-committed");
         let (own, sequence) = (self.replica.own, self.replica.have.get(self.replica.own));
         self.memory.as_mut().map_or(Ok(()), |memory| memory.rest(own, self.file, sequence))
+    }
+
+    /// Whether the file has a write-ahead log, as far as is known: whoever only looks is in no writer's way.
+    pub(crate) const fn has_write_ahead_log(&self) -> bool {
+        self.turns.had_log()
     }
 
     /// Whether another program holds the write lock.

@@ -5,14 +5,19 @@
 //! and merged by the same rules, and two nodes that publish the same key decide by (0, origin), equal content without a
 //! conflict. A separate exchange of baselines, and a mark for it in the version vector, are not needed.
 
-use replication::Value;
-use rusqlite::{Connection, params};
+use replication::{Dot, Entry, EntryFlags, RowClock, RowImage, Timestamp, Value};
+use rusqlite::Connection;
 
 use crate::bind::{bind_from, values_from};
+use crate::capture::Gathered;
 use crate::counting;
 use crate::error::StoreError;
 use crate::fail_point::fail_point;
 use crate::replica::Replica;
+use crate::row_clock::{KeyEntry, put_entries};
+
+/// Bytes of rows that are read at once where their content is wanted.
+const BYTES: usize = 1 << 20;
 
 /// Where publishing stands.
 #[derive(Debug, Default)]
@@ -32,18 +37,38 @@ pub(crate) struct PublishStep {
     pub(crate) rows: u64,
     /// Whether the table is finished.
     pub(crate) finished: bool,
+    /// Whether all that was done is gathered, if anything was to be.
+    pub(crate) gathered: bool,
+}
+
+/// Rows without entries.
+struct Unpublished {
+    keys: Vec<Vec<Value>>,
+    /// All of their columns, where that is wanted.
+    contents: Vec<Vec<Value>>,
+    /// Whether they are the last of their table.
+    finished: bool,
+}
+
+/// What was done to some rows of a table.
+struct Published {
+    rows: usize,
+    last: Option<Vec<Value>>,
+    finished: bool,
+    gathered: bool,
 }
 
 impl Publishing {
-    /// Gives up to `limit` rows of one table their entries.
+    /// Gives up to `limit` rows of one table their entries, and adds the rows to what is gathered, unless more is to be said of them.
     pub(crate) fn step(
         &mut self,
         conn: &Connection,
         replica: &mut Replica,
         limit: usize,
+        gathered: Option<&mut Gathered>,
     ) -> Result<PublishStep, StoreError> {
         let Some(index) = next_table(replica) else {
-            return Ok(PublishStep { table: None, rows: 0, finished: true });
+            return Ok(PublishStep { table: None, rows: 0, finished: true, gathered: true });
         };
         let number = replica.tables[index].table.number;
         if self.at.as_ref().is_none_or(|(table, _)| *table != number) {
@@ -52,17 +77,18 @@ impl Publishing {
         }
         let before = replica.have.clone();
         let after = self.at.as_ref().map(|(_, key)| key.as_slice());
-        let (rows, last) = publish(conn, replica, index, after, limit)?;
+        let Published { rows, last, finished, gathered } = publish(conn, replica, index, after, limit, gathered)?;
         self.rows += rows as u64;
-        let finished = rows < limit;
         if finished {
             conn.execute("UPDATE main._sync_table SET baseline = 1 WHERE id = ?1", [number])?;
             replica.tables[index].table.baseline_published = true;
         }
-        self.at = last.map(|key| (number, key));
+        if let Some(last) = last {
+            self.at = Some((number, last));
+        }
         replica.save(conn, &before)?;
         fail_point("publish-before-commit");
-        Ok(PublishStep { table: Some(replica.tables[index].shape.name.clone()), rows: self.rows, finished })
+        Ok(PublishStep { table: Some(replica.tables[index].shape.name.clone()), rows: self.rows, finished, gathered })
     }
 }
 
@@ -71,57 +97,72 @@ fn next_table(replica: &Replica) -> Option<usize> {
     replica.parents_first.iter().copied().find(|index| !replica.tables[*index].table.baseline_published)
 }
 
-/// Gives the next rows of a table their entries; how many they are, and the key of the last.
+/// Gives the next rows of a table their entries, and adds them to what is gathered. They are fewer than `limit` where there are no more,
+/// or where they are large.
 fn publish(
     conn: &Connection,
     replica: &mut Replica,
     index: usize,
     after: Option<&[Value]>,
     limit: usize,
-) -> Result<(usize, Option<Vec<Value>>), StoreError> {
-    let own = replica.origin_id(conn, replica.own)?;
-    let issued = replica.have.get(replica.own);
-    let table = &replica.tables[index];
-    let mut statement = match after {
-        None => conn.prepare_cached(&table.many.publish)?,
-        Some(_) => conn.prepare_cached(&table.many.publish_after)?,
-    };
-    let key = after.unwrap_or_default();
-    bind_from(&mut statement, 1, key)?;
-    statement.raw_bind_parameter(key.len() + 1, i64::try_from(limit).unwrap_or(i64::MAX))?;
-    statement.raw_bind_parameter(key.len() + 2, own)?;
-    statement.raw_bind_parameter(key.len() + 3, issued.cast_signed())?;
-    let rows = statement.raw_execute()?;
-    drop(statement);
-    if rows == 0 {
-        return Ok((0, None));
+    gathered: Option<&mut Gathered>,
+) -> Result<Published, StoreError> {
+    // Where columns came later than rows, what speaks for them is not the row's entry alone.
+    let plain = !counts(replica, index) && replica.tables[index].born.is_empty();
+    let mut gathered = gathered.filter(|_| plain);
+    let rows = read(conn, replica, index, after, limit, gathered.is_some())?;
+    if rows.keys.is_empty() {
+        return Ok(Published { rows: 0, last: None, finished: rows.finished, gathered: true });
     }
-    let last = replica.next_dots(rows as u64) + rows as u64;
-    replica.tables[index].high.raise(replica.own, last);
-    let counted = replica.tables[index].table.counters().next().is_some();
-    let keys = keys_of(conn, replica, index, (if counted { issued } else { last - 1 }, last))?;
-    if counted {
-        for key in &keys {
+    let first = replica.next_dots(rows.keys.len() as u64) + 1;
+    let dots = (first..).map(|sequence| Dot { origin: replica.own, sequence });
+    let entries: Vec<Entry> =
+        dots.zip(&rows.keys).map(|(dot, _)| Entry::new(Timestamp::BASELINE, dot, EntryFlags::INSERTED)).collect();
+    let written: Vec<KeyEntry<'_>> =
+        rows.keys.iter().zip(&entries).map(|(key, entry)| (key.as_slice(), 0, *entry)).collect();
+    put_entries(conn, replica, index, &written)?;
+    if counts(replica, index) {
+        for key in &rows.keys {
             counting::note_as_it_stands(conn, replica, (index, key), &Vec::new())?;
         }
     }
-    Ok((rows, keys.into_iter().next_back()))
+    if let Some(gathered) = &mut gathered {
+        let images = rows.contents.into_iter().zip(entries);
+        images.for_each(|(values, entry)| gathered.add(index, RowImage { values, clock: RowClock::whole(entry) }));
+    }
+    let (count, gathered) = (rows.keys.len(), gathered.is_some());
+    Ok(Published { rows: count, last: rows.keys.into_iter().next_back(), finished: rows.finished, gathered })
 }
 
-/// The keys of the rows with these of this database's dots.
-fn keys_of(
+fn counts(replica: &Replica, index: usize) -> bool {
+    replica.tables[index].table.counters().next().is_some()
+}
+
+/// Reads the next rows of a table that have no entries.
+fn read(
     conn: &Connection,
     replica: &Replica,
     index: usize,
-    (after, until): (u64, u64),
-) -> Result<Vec<Vec<Value>>, StoreError> {
+    after: Option<&[Value]>,
+    limit: usize,
+    content: bool,
+) -> Result<Unpublished, StoreError> {
     let table = &replica.tables[index];
-    let own = replica.known_id(replica.own);
-    let mut statement = conn.prepare_cached(&table.sql.clock_since)?;
-    let mut rows = statement.query(params![own, after.cast_signed(), until.cast_signed()])?;
-    let mut keys = Vec::new();
-    while let Some(row) = rows.next()? {
-        keys.push(values_from(row, 1, table.table.key.len())?);
+    let columns = if content { table.table.columns.len() } else { table.table.key.len() };
+    let mut statement = conn.prepare_cached(table.many.unpublished(content, after.is_some()))?;
+    bind_from(&mut statement, 1, after.unwrap_or_default())?;
+    let mut lines = statement.raw_query();
+    let (mut keys, mut contents, mut bytes) = (Vec::new(), Vec::new(), 0);
+    while keys.len() < limit && bytes < BYTES {
+        let Some(line) = lines.next()? else { return Ok(Unpublished { keys, contents, finished: true }) };
+        let values = values_from(line, 0, columns)?;
+        if content {
+            bytes += values.iter().map(Value::wire_size).sum::<usize>();
+            keys.push(table.table.key.iter().map(|column| values[*column].clone()).collect());
+            contents.push(values);
+        } else {
+            keys.push(values);
+        }
     }
-    Ok(keys)
+    Ok(Unpublished { keys, contents, finished: false })
 }

@@ -193,6 +193,7 @@ pub struct Database {
     name: Arc<str>,
     commands: flume::Sender<Command>,
     state: watch::Receiver<Arc<DatabaseState>>,
+    wake: Wake,
     /// Raised when the thread is to end: long work stops between two transactions.
     closing: Arc<AtomicBool>,
     pulse: Pulse,
@@ -213,6 +214,7 @@ impl Database {
         let (sender, receiver) = flume::bounded(COMMAND_QUEUE);
         let (state_sender, state) = watch::channel(Arc::default());
         let wake = Wake::new(&sender);
+        let waking = wake.clone();
         let name: Arc<str> = options.name.as_str().into();
         let runtime = tokio::runtime::Handle::current();
         let closing = Arc::<AtomicBool>::default();
@@ -226,7 +228,7 @@ impl Database {
                 Worker::new(options, file_watch, wake, state_sender, events, runtime, raised).run(&receiver, beating);
             })
             .map_err(|source| StoreError::Thread { source })?;
-        Ok(Self { name, commands: sender, state, closing, pulse, records })
+        Ok(Self { name, commands: sender, state, wake: waking, closing, pulse, records })
     }
 
     /// The name that peers know it by.
@@ -352,6 +354,13 @@ impl Database {
     /// Makes the rows that existed before attach known to peers, in the background; nothing happens if they are.
     pub async fn publish(&self) {
         self.tell(Command::Publish).await;
+    }
+
+    /// Tells that a peer has come for what is at hand of the newest state: what waits for that goes on.
+    pub fn note_taken(&self) {
+        if self.state.borrow().publishing {
+            self.wake.raise();
+        }
     }
 
     /// Tells which nodes origins belong to.

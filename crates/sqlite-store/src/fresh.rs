@@ -7,6 +7,7 @@
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
 
 use replication::codec::{pack_batch, unpack_batch};
 use replication::{Batch, Origin, VersionVector};
@@ -14,7 +15,7 @@ use replication::{Batch, Origin, VersionVector};
 use crate::batch_read::BatchLimits;
 
 /// Bytes of rows that are kept as they are, of one database.
-const OPEN: usize = 256 << 10;
+const OPEN: usize = 1 << 20;
 
 /// Captures that are kept although everybody has them who ever came: another peer may be about to come for its first.
 const GRACE: usize = 16;
@@ -53,6 +54,8 @@ struct Chain {
     takers: u32,
     /// Bytes of those that are packed.
     packed: usize,
+    /// When something was last taken, and the sequence of the database's own changes up to which that leads.
+    last_taken: Option<(Instant, u64)>,
 }
 
 /// What one capture found.
@@ -117,7 +120,7 @@ impl FreshChanges {
     ) -> Option<Batch> {
         let held = {
             let mut chain = self.chain();
-            let Chain { links, takers, .. } = &mut *chain;
+            let Chain { links, takers, last_taken, .. } = &mut *chain;
             let place = links.iter().rposition(|link| link.from == *from)?;
             if place + 1 < links.len() && are_few(links.range(place..)) {
                 return None;
@@ -130,6 +133,8 @@ impl FreshChanges {
             }
             link.taken += 1;
             *takers = link.taken.max(*takers);
+            let upto = last_taken.map_or(0, |(_, upto)| upto).max(link.to.get(link.source));
+            *last_taken = Some((Instant::now(), upto));
             self.taken.store(true, Ordering::Relaxed);
             link.held.clone()
         };
@@ -179,6 +184,11 @@ impl FreshChanges {
         self.taken.swap(false, Ordering::Relaxed)
     }
 
+    /// When something was last taken, and the sequence of the database's own changes up to which that led.
+    pub(crate) fn last_taken(&self) -> Option<(Instant, u64)> {
+        self.chain().last_taken
+    }
+
     /// Whether somebody is still to come for some of it, as far as can be told.
     pub(crate) fn is_wanted(&self) -> bool {
         let chain = self.chain();
@@ -215,7 +225,7 @@ fn are_few<'a>(links: impl Iterator<Item = &'a Link>) -> bool {
 
 impl Chain {
     fn clear(&mut self) {
-        *self = Self::default();
+        *self = Self { last_taken: self.last_taken, ..Self::default() };
     }
 
     /// Lets go of what everybody has, and of what is too much, the oldest first; says what is to be packed.
@@ -308,14 +318,15 @@ mod tests {
 
     #[test]
     fn what_nobody_has_taken_is_kept_and_is_what_it_was() {
-        let fresh = filled(20, 100 << 10);
+        const BYTES: usize = 200 << 10;
+        let fresh = filled(20, BYTES);
         let taken: Vec<_> = (1..=20).map(|n| fresh.after(&at(n - 1), (Some(ORIGIN), &at(20)), true, LIMITS)).collect();
-        assert!(taken.into_iter().zip(1..).all(|(batch, n)| batch == Some(change(n, 100 << 10))));
-        assert!(fresh.chain().packed > 1 << 20, "the older ones were packed");
+        assert!(taken.into_iter().zip(1..).all(|(batch, n)| batch == Some(change(n, BYTES))));
+        assert!(fresh.chain().packed > 2 << 20, "the older ones were packed");
         assert_eq!(fresh.after(&at(3), (Some(ORIGIN), &at(20)), false, LIMITS), None, "the rest of it was read later");
         // Everybody has it.
-        fresh.push(Some(change(21, 100 << 10)));
-        assert!(kept(&fresh) <= 4, "{}", kept(&fresh));
+        fresh.push(Some(change(21, BYTES)));
+        assert!(kept(&fresh) <= 1 + OPEN / BYTES, "{}", kept(&fresh));
         assert_eq!(fresh.chain().packed, 0);
     }
 

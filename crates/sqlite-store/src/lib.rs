@@ -33,6 +33,7 @@ mod database;
 mod fail_point;
 mod fingerprints;
 mod fresh;
+mod generation;
 mod identifier;
 mod large_reads;
 mod meta;

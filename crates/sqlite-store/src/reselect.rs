@@ -10,6 +10,7 @@ use crate::attach::naming::WireNames;
 use crate::capture::capture;
 use crate::error::StoreError;
 use crate::fail_point::fail_point;
+use crate::generation;
 use crate::migration::Migrated;
 use crate::parked;
 use crate::replica::{DatabaseRules, Replica, wall_millis};
@@ -52,9 +53,7 @@ pub(crate) fn set_aside(
     }
     replica.save(conn, &before)?;
     // Whoever else has the file open reads it again.
-    let sql = "INSERT INTO main._sync_meta (key, value) VALUES ('generation', 1) \
-               ON CONFLICT DO UPDATE SET value = value + 1";
-    conn.execute(sql, [])?;
+    generation::begin(conn)?;
     fail_point("reselect-before-commit");
     Ok(())
 }

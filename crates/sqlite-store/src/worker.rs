@@ -150,8 +150,7 @@ impl Worker {
             }
             // While a look is due soon, the flag stays up: nobody needs to be woken for it.
             if self.recheck > WHILE_WRITTEN && self.wake.take() {
-                self.rest.end();
-                self.recheck = 0;
+                self.begin_looks();
             }
         }
         if let Some(attachment) = self.attachment.take() {

@@ -9,10 +9,10 @@
 //! With a write-ahead log readers cannot be kept out, and a transaction that read before the daemon's commit and writes after
 //! it is refused all the same.
 //!
-//! A daemon with much to do takes the lock again as soon as it has let go of it, and programs that try now and then, which is
-//! all that SQLite's busy timeout does, might never find it free. So the lock is taken in [`Turns`].
+//! A daemon with much to do takes the lock in [`Turns`].
 
 mod others;
+mod turns;
 
 use std::cell::RefCell;
 use std::os::unix::fs::MetadataExt as _;
@@ -22,6 +22,7 @@ use std::time::{Duration, Instant};
 
 use others::Others;
 use rusqlite::{Connection, ErrorCode, Transaction, TransactionBehavior};
+pub(crate) use turns::Turns;
 
 use crate::connection::BUSY_TIMEOUT;
 use crate::error::{StoreError, code_of};
@@ -65,13 +66,26 @@ const LAST_PAUSE: Duration = Duration::from_micros(200);
 /// How long the lock is waited for where the daemon is to stop.
 const HURRY: Duration = Duration::from_millis(500);
 
-/// Begins a write transaction on a connection; once the daemon is `closing`, it does not wait for long.
+/// Begins a write transaction on a connection with what it writes `first`; once the daemon is `closing`, it does not wait for long.
 ///
 /// # Errors
-/// SQLite's own; busy if the lock could not be had within [`BUSY_TIMEOUT`].
-fn begin(conn: &Connection, closing: &Arc<AtomicBool>) -> Result<(), StoreError> {
-    // With a write-ahead log the same as IMMEDIATE.
-    patiently(conn, Some(closing), || conn.prepare_cached("BEGIN EXCLUSIVE")?.execute([]).map(drop))
+/// SQLite's own, and no transaction has begun; busy if the lock could not be had within [`BUSY_TIMEOUT`].
+fn begin<T>(
+    conn: &Connection,
+    with_log: bool,
+    closing: &Arc<AtomicBool>,
+    mut first: impl FnMut(&Connection) -> rusqlite::Result<T>,
+) -> Result<T, StoreError> {
+    patiently(conn, Way::of(conn, with_log), Some(closing), || {
+        // With a write-ahead log the first write takes the lock as IMMEDIATE would, and leaves attached files alone, which that would
+        // lock too.
+        conn.prepare_cached(if with_log { "BEGIN" } else { "BEGIN EXCLUSIVE" })?.execute([])?;
+        let begun = first(conn);
+        if begun.is_err() && !conn.is_autocommit() {
+            conn.execute_batch("ROLLBACK")?;
+        }
+        begun
+    })
 }
 
 /// A write transaction, rolled back where it is dropped; of a daemon, if `closing` tells when that is to stop.
@@ -83,7 +97,9 @@ pub(crate) fn transaction<'c>(
     closing: Option<&Arc<AtomicBool>>,
 ) -> Result<Transaction<'c>, StoreError> {
     let conn = &*conn;
-    patiently(conn, closing, || Transaction::new_unchecked(conn, TransactionBehavior::Exclusive))
+    patiently(conn, Way::of(conn, has_log(conn)), closing, || {
+        Transaction::new_unchecked(conn, TransactionBehavior::Exclusive)
+    })
 }
 
 /// Whether another program holds the write lock now.
@@ -124,13 +140,13 @@ fn wait_on(_tries: i32) -> bool {
 
 fn patiently<T>(
     conn: &Connection,
+    mut way: Way,
     closing: Option<&Arc<AtomicBool>>,
     mut attempt: impl FnMut() -> rusqlite::Result<T>,
 ) -> Result<T, StoreError> {
     let wait = Wait { begun: Instant::now(), closing: closing.cloned() };
     // SQLite's own waiting would hold what it has got so far, and would not hear of a stop.
     conn.busy_timeout(Duration::ZERO)?;
-    let mut way = Way::of(conn);
     let result = loop {
         pulse::beat();
         let (waited, is_over) = (wait.begun.elapsed(), wait.is_over());
@@ -157,6 +173,15 @@ fn patiently<T>(
     Ok(result?)
 }
 
+/// Whether the file of a connection has a write-ahead log, as far as that has seen. What keeps it from being asked is met by the first
+/// try for the lock as well.
+fn has_log(conn: &Connection) -> bool {
+    let asked = conn
+        .prepare_cached("PRAGMA main.journal_mode")
+        .and_then(|mut journal| journal.query_row([], |row| Ok(row.get_ref(0)?.as_str()?.eq_ignore_ascii_case("wal"))));
+    asked.unwrap_or(false)
+}
+
 /// How the lock of a file is waited for.
 enum Way {
     /// With a write-ahead log.
@@ -166,12 +191,9 @@ enum Way {
 }
 
 impl Way {
-    /// That of the file of a connection, as far as this has seen. What keeps it from being asked is met by the first try as well.
-    fn of(conn: &Connection) -> Self {
-        let has_log = conn.prepare_cached("PRAGMA main.journal_mode").and_then(|mut journal| {
-            journal.query_row([], |row| Ok(row.get_ref(0)?.as_str()?.eq_ignore_ascii_case("wal")))
-        });
-        if has_log.unwrap_or(false) {
+    /// That of the file of a connection.
+    fn of(conn: &Connection, with_log: bool) -> Self {
+        if with_log {
             return Self::Log;
         }
         // What has no file has no locks.
@@ -211,72 +233,6 @@ impl Way {
                 pause
             }
             Self::Journal { .. } => EAGER_PAUSE,
-        }
-    }
-}
-
-/// How long the lock may be held, net of the time that it was left free, until others have to be let in.
-const TURN: Duration = Duration::from_millis(1_500);
-
-/// How long a stop of the daemon may go unseen meanwhile.
-const LONGEST_NAP: Duration = Duration::from_millis(10);
-
-/// How long others are let in. SQLite tries every 100 ms at the latest: whoever waits finds the lock free.
-const LEFT_FREE: Duration = Duration::from_millis(110);
-
-/// The daemon's turns with the write lock of one database: while it has much to do, others that wait for the lock get it after
-/// [`TURN`] and the transaction that goes on then, at the latest.
-///
-/// A daemon that leaves the lock free for half of the time or more never waits here: whoever tries often finds it free often.
-#[derive(Debug)]
-pub(crate) struct Turns {
-    /// How much longer the lock was held than it was free.
-    used: Duration,
-    begun: Option<Instant>,
-    ended: Instant,
-}
-
-impl Default for Turns {
-    fn default() -> Self {
-        Self { used: Duration::ZERO, begun: None, ended: Instant::now() }
-    }
-}
-
-impl Turns {
-    /// Begins a write transaction when it is this daemon's turn; otherwise as [`begin`].
-    ///
-    /// # Errors
-    /// As [`begin`].
-    pub(crate) fn begin(&mut self, conn: &Connection, closing: &Arc<AtomicBool>) -> Result<(), StoreError> {
-        while self.pause_at(Instant::now()) > Duration::ZERO && !closing.load(Ordering::Relaxed) {
-            pulse::beat();
-            std::thread::sleep(self.pause_at(Instant::now()).min(LONGEST_NAP));
-        }
-        begin(conn, closing)?;
-        self.begin_at(Instant::now());
-        Ok(())
-    }
-
-    /// The transaction, if one had begun, has ended.
-    pub(crate) fn end(&mut self) {
-        self.end_at(Instant::now());
-    }
-
-    /// How long the lock is still to be left free.
-    fn pause_at(&self, now: Instant) -> Duration {
-        if self.used < TURN { Duration::ZERO } else { (self.ended + LEFT_FREE).saturating_duration_since(now) }
-    }
-
-    fn begin_at(&mut self, now: Instant) {
-        let free = now.saturating_duration_since(self.ended);
-        self.used = if free >= LEFT_FREE { Duration::ZERO } else { self.used.saturating_sub(free) };
-        self.begun = Some(now);
-    }
-
-    fn end_at(&mut self, now: Instant) {
-        if let Some(begun) = self.begun.take() {
-            self.used += now.saturating_duration_since(begun);
-            self.ended = now;
         }
     }
 }
@@ -353,7 +309,7 @@ mod tests {
         let other = Connection::open(&path).unwrap();
         other.execute_batch("CREATE TABLE t (n); BEGIN; SELECT * FROM t").unwrap();
         let conn = Connection::open(&path).unwrap();
-        let is_tried = |conn: &Connection, waited| Way::of(conn).pause_before(waited).is_none();
+        let is_tried = |conn: &Connection, waited| Way::of(conn, has_log(conn)).pause_before(waited).is_none();
         let later = SPARED * 2;
         assert!(!is_tried(&conn, Duration::ZERO) && !is_tried(&conn, later));
         other.execute_batch("INSERT INTO t VALUES (1)").unwrap();
@@ -364,35 +320,5 @@ mod tests {
         // The connection sees that when it reads next.
         conn.query_row("SELECT n FROM t", [], |row| row.get::<_, i64>(0)).unwrap();
         assert!(is_tried(&conn, Duration::ZERO), "readers of a write-ahead log are in nobody's way");
-    }
-
-    /// How long the lock is left free before each of `count` transactions that hold it for `held` with `free` between them.
-    fn pauses(held: u64, free: u64, count: usize) -> Vec<u128> {
-        let mut turns = Turns::default();
-        let mut now = turns.ended;
-        let pauses = (0..count).map(|_| {
-            now += Duration::from_millis(free);
-            let pause = turns.pause_at(now);
-            now += pause;
-            turns.begin_at(now);
-            now += Duration::from_millis(held);
-            turns.end_at(now);
-            pause.as_millis()
-        });
-        pauses.collect()
-    }
-
-    #[test]
-    fn the_lock_is_left_free_after_each_turn_where_there_is_much_to_do() {
-        // The sixth begins after five of 300 ms.
-        assert_eq!(pauses(300, 0, 11), [0, 0, 0, 0, 0, 110, 0, 0, 0, 0, 110]);
-        assert_eq!(pauses(2_000, 0, 3), [0, 110, 110]);
-        assert_eq!(pauses(270, 90, 30).iter().filter(|pause| **pause == 20).count(), 3, "what was free counts");
-    }
-
-    #[test]
-    fn nobody_waits_where_the_lock_is_free_half_of_the_time() {
-        assert!(pauses(10, 10, 10_000).iter().all(|pause| *pause == 0));
-        assert!(pauses(600, 110, 100).iter().all(|pause| *pause == 0), "it was free long enough each time");
     }
 }

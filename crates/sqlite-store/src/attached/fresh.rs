@@ -6,10 +6,10 @@ use std::time::{Duration, Instant};
 use replication::Batch;
 
 use super::Attachment;
-use super::transaction::generation;
 use crate::capture::Gathered;
 use crate::error::StoreError;
 use crate::fresh::FreshChanges;
+use crate::generation;
 
 /// How long after a peer has last come for something more is kept for it: it may be at work on what it was sent.
 const EXPECTED: Duration = Duration::from_secs(5);
@@ -73,7 +73,7 @@ impl Attachment {
             self.fresh.credit = self.fresh.credit.saturating_sub(1);
         }
         // What begins in the middle of a capture leads on from no state that a peer can have.
-        (expected || self.fresh.credit > 0) && !self.is_publishing() && !self.more
+        (expected || self.fresh.credit > 0) && !self.more
     }
 
     /// Whether the tables are what the vector says, as they are when they are [read](Self::read) for peers.
@@ -106,7 +106,7 @@ impl Attachment {
     /// A capture that was to go on has found nothing more; unless another daemon on the same file has.
     pub(super) fn finish_gathering(&mut self) -> Result<(), StoreError> {
         if let Some(gathered) = self.fresh.go_on() {
-            let whole = gathered.goes_on(&self.replica) && generation(&self.conn)? == self.generation;
+            let whole = gathered.goes_on(&self.replica) && generation::read(&self.conn)? == self.generation;
             self.keep_fresh(if whole { Found::of(gathered.batch(&self.replica)) } else { Found::Nothing });
         }
         Ok(())

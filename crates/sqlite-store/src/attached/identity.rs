@@ -9,6 +9,7 @@ use crate::attach::Attached;
 use crate::database::{DatabaseEvent, DatabaseOptions};
 use crate::error::StoreError;
 use crate::fail_point::fail_point;
+use crate::generation;
 use crate::node_schemas;
 use crate::replica::wall_millis;
 use crate::restore;
@@ -150,10 +151,7 @@ pub fn new_origin() -> Origin {
 fn rotate_origin(conn: &Connection, node: &str, before: Origin) -> Result<Origin, StoreError> {
     let transaction = conn.unchecked_transaction()?;
     let origin = succeed(&transaction, node, before)?;
-    transaction.execute(
-        "INSERT INTO main._sync_meta (key, value) VALUES ('generation', 1) ON CONFLICT DO UPDATE SET value = value + 1",
-        [],
-    )?;
+    generation::begin(&transaction)?;
     restore::unmark(&transaction)?;
     fail_point("origin-before-commit");
     transaction.commit()?;

@@ -13,7 +13,7 @@ use super::identity::{self, Memory};
 use super::migrating::Migration;
 use super::records::Pruning;
 use super::tombstones::Tombstones;
-use super::{Attachment, settling, told, transaction};
+use super::{Attachment, settling, told};
 use crate::app_triggers;
 use crate::apply::RowCounts;
 use crate::attach::{self, Attached};
@@ -23,6 +23,7 @@ use crate::connection;
 use crate::database::{DatabaseEvent, DatabaseOptions, TableNames};
 use crate::error::StoreError;
 use crate::foreign_keys::ForeignKeys;
+use crate::generation;
 use crate::lift::BeforeLift;
 use crate::migration::Migrated;
 use crate::replica::Replica;
@@ -79,7 +80,8 @@ impl Attachment {
         let policies = told::policies(&attached.schema, &options.rules);
         let conflicts = count_open(&conn)?;
         let tombstones = Tombstones::load(&conn)?;
-        let generation = transaction::generation(&conn)?;
+        let published_from = replica.have.get(replica.own);
+        let generation = generation::read(&conn)?;
         let lifts = BeforeLift::count(&conn)?;
         let publish: Option<i64> = conn
             .query_row("SELECT value FROM main._sync_meta WHERE key = 'publish'", [], |row| row.get(0))
@@ -102,6 +104,7 @@ impl Attachment {
             log_rows: 0,
             publishing: publish.map(|_| Publishing::default()),
             last_read: None,
+            published_from,
             migrated: Migrated::default(),
             retry: None,
             migration: Migration::default(),

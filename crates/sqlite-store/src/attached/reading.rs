@@ -6,12 +6,13 @@ use replication::reconcile::{Answer, Compared, Question};
 use replication::{Batch, DotSet, Origin, VersionVector};
 use rusqlite::Connection;
 
-use super::{Attachment, transaction};
+use super::Attachment;
 use crate::batch_read::{BatchLimits, read_batch};
 use crate::capture::has_log;
 use crate::error::StoreError;
 use crate::fail_point::fail_point;
 use crate::fingerprints;
+use crate::generation;
 use crate::replica::Replica;
 
 /// Snapshots tried without the write lock before one is taken with it.
@@ -89,7 +90,7 @@ impl Attachment {
         self.finish_interrupted()?;
         self.conn.execute_batch("BEGIN")?;
         let known = self.schema_version().and_then(|version| {
-            let generation = transaction::generation(&self.conn)?;
+            let generation = generation::read(&self.conn)?;
             Ok(version == self.replica.schema_version && generation == self.generation)
         });
         let done = match known {
@@ -115,6 +116,6 @@ impl Attachment {
         Ok(self.migrated.is_done()
             && !has_log(&self.conn)?
             && self.schema_version()? == self.replica.schema_version
-            && transaction::generation(&self.conn)? == self.generation)
+            && generation::read(&self.conn)? == self.generation)
     }
 }

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use rusqlite::{Connection, OptionalExtension};
+use rusqlite::Connection;
 
 use super::{Attachment, settling};
 use crate::attach;
@@ -14,6 +14,7 @@ use crate::connection;
 use crate::database::DatabaseEvent;
 use crate::error::StoreError;
 use crate::fail_point::fail_point;
+use crate::generation;
 use crate::lift::BeforeLift;
 use crate::migration::Migrated;
 use crate::pulse;
@@ -79,16 +80,11 @@ impl Attachment {
 
     fn commit(&mut self) -> Result<(), StoreError> {
         let settled = self.settle()?;
-        let sql = "INSERT INTO main._sync_meta (key, value) VALUES ('generation', ?1) \
-                   ON CONFLICT DO UPDATE SET value = excluded.value";
-        // It tells one state from the one before: any other number will do.
-        let next = self.generation.wrapping_add(1);
-        self.conn.prepare_cached(sql)?.execute([next])?;
         fail_point("transaction-before-commit");
         // It may fold the write-ahead log into the file.
         pulse::on_disk(&self.options.path, || self.conn.prepare_cached("COMMIT")?.execute([]))?;
         fail_point("transaction-committed");
-        self.generation = next;
+        self.generation += 1;
         self.settled(settled);
         Ok(())
     }
@@ -96,10 +92,15 @@ impl Attachment {
     /// The write lock, with the schema and the state that the replica knows.
     fn begin_immediate(&mut self) -> Result<(), StoreError> {
         loop {
-            self.turns.begin(&self.conn, &self.closing)?;
-            match self.schema_version() {
-                Ok(version) if version == self.replica.schema_version => return self.follow(),
-                other => {
+            let begun = self.turns.begin(&self.conn, &self.closing, generation::begin);
+            let same = self.schema_version().map(|version| version == self.replica.schema_version);
+            match (begun, same) {
+                (Ok(generation), Ok(true)) => return self.follow(generation - 1),
+                (Err(error), Ok(true) | Err(_)) => return Err(error),
+                // It may be the schema that has no place for it.
+                (Err(error), Ok(false)) if error.is_busy() => return Err(error),
+                (Err(_), Ok(false)) => {}
+                (Ok(_), other) => {
                     self.conn.execute_batch("ROLLBACK")?;
                     self.turns.end();
                     other?;
@@ -112,9 +113,9 @@ impl Attachment {
         }
     }
 
-    /// Loads the replica again if another daemon wrote to the file.
-    fn follow(&mut self) -> Result<(), StoreError> {
-        let followed = generation(&self.conn).and_then(|generation| {
+    /// Loads the replica again if another daemon wrote to the file, which has left that generation behind.
+    fn follow(&mut self, generation: i64) -> Result<(), StoreError> {
+        let followed = (|| {
             if generation != self.generation {
                 let (own, issued) = (self.replica.own, self.replica.have.get(self.replica.own));
                 self.broken = true;
@@ -128,7 +129,7 @@ impl Attachment {
                 self.broken = false;
             }
             Ok(())
-        });
+        })();
         if followed.is_err() {
             self.conn.execute_batch("ROLLBACK")?;
         }
@@ -190,9 +191,4 @@ impl Attachment {
         self.replica.touched = touched;
         Ok(())
     }
-}
-
-pub(super) fn generation(conn: &Connection) -> Result<i64, StoreError> {
-    let sql = "SELECT value FROM main._sync_meta WHERE key = 'generation'";
-    Ok(conn.prepare_cached(sql)?.query_row([], |row| row.get(0)).optional()?.unwrap_or(0))
 }

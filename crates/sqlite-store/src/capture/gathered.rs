@@ -62,7 +62,8 @@ impl Gathered {
         self.bytes > BYTES || self.rows > ROWS
     }
 
-    pub(super) fn add(&mut self, table: usize, image: RowImage) {
+    /// Adds a row as it stands.
+    pub(crate) fn add(&mut self, table: usize, image: RowImage) {
         self.rows += 1;
         self.bytes += image.wire_size();
         self.tables[table].push(image);

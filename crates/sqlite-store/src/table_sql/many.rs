@@ -1,6 +1,6 @@
 //! Statements on many rows at a time: SQLite then opens its cursors once, and the next row is mostly where the last one was.
 
-use replication::{EntryFlags, Timestamp};
+use replication::EntryFlags;
 
 use super::{TableSql, parameters};
 
@@ -13,11 +13,8 @@ const PARAMETERS: usize = 8_192;
 /// Their texts.
 #[derive(Debug, Clone)]
 pub(crate) struct ManySql {
-    /// Gives rows without a row entry one as baseline rows, in key order: at most `?1` rows, the small number of the origin, and
-    /// the sequence before the first.
-    pub(crate) publish: String,
-    /// The same after a key: the key, then these.
-    pub(crate) publish_after: String,
+    /// See [`Self::unpublished`].
+    unpublished: [[String; 2]; 2],
     /// As [`TableSql::clock_since`]: (seq, key columns…, NULL, …), or where the entry is all of the row's clock
     /// (seq, key columns…, ts, flags, columns…).
     pub(crate) rows_since: String,
@@ -38,8 +35,7 @@ impl ManySql {
         let clock_list = clock_keys.join(", ");
         let columns = sql.columns.len();
         Self {
-            publish: sql.published(&clock_list, None),
-            publish_after: sql.published(&clock_list, Some(width)),
+            unpublished: [false, true].map(|content| [false, true].map(|after| sql.unpublished(content, after))),
             rows_since: sql.since(&clock_keys),
             put_entries: format!(
                 "INSERT INTO {} ({clock_list}, ts, origin, seq, flags, col) VALUES {}",
@@ -59,6 +55,12 @@ impl ManySql {
             ),
             states: [1, AT_ONCE].map(|rows| [false, true].map(|content| sql.states(rows, content))),
         }
+    }
+
+    /// The rows without a row entry, in the order of their keys: all columns, if their content is wanted, or those of the key; of all,
+    /// or `after` a key.
+    pub(crate) fn unpublished(&self, content: bool, after: bool) -> &str {
+        &self.unpublished[usize::from(content)][usize::from(after)]
     }
 
     /// How the rows with [`AT_ONCE`] keys stand, or with one: a line for each entry of each, or a line without one: (the key's place,
@@ -94,27 +96,21 @@ impl TableSql {
         )
     }
 
-    fn published(&self, clock_list: &str, after: Option<usize>) -> String {
-        let place = after.unwrap_or_default();
-        let later = after.map(|width| format!(" AND ({}) > ({})", self.key_list, parameters(1, width)));
-        let keys: Vec<String> = self.key.iter().enumerate().map(|(n, name)| format!("t.{name} AS k{n}")).collect();
+    fn unpublished(&self, content: bool, after: bool) -> String {
+        let width = self.key.len();
+        let columns = if content { &self.columns } else { &self.key };
+        let columns: Vec<String> = columns.iter().map(|column| format!("t.{column}")).collect();
+        let later =
+            if after { format!(" AND ({}) > ({})", self.key_list, parameters(1, width)) } else { String::new() };
         format!(
-            "INSERT INTO {clock} ({clock_list}, col, ts, origin, seq, flags) \
-             SELECT {clock_list}, 0, {baseline}, ?{origin}, ?{sequence} + row_number() OVER (ORDER BY {clock_list}), {inserted} \
-             FROM (SELECT {keys} FROM {table} AS t WHERE {named}NOT EXISTS \
-             (SELECT 1 FROM {clock} AS c WHERE {joined} AND c.col = 0){later} ORDER BY {key_list} LIMIT ?{limit})",
-            clock = self.clock,
-            baseline = Timestamp::BASELINE.raw(),
-            inserted = EntryFlags::INSERTED.bits(),
-            keys = keys.join(", "),
+            "SELECT {columns} FROM {table} AS t WHERE {named}NOT EXISTS \
+             (SELECT 1 FROM {clock} AS c WHERE {joined} AND c.col = 0){later} ORDER BY {key_list}",
+            columns = columns.join(", "),
             table = self.table,
             named = self.named,
+            clock = self.clock,
             joined = self.joined("t", "c"),
-            later = later.unwrap_or_default(),
             key_list = self.key_list,
-            limit = place + 1,
-            origin = place + 2,
-            sequence = place + 3,
         )
     }
 

@@ -197,3 +197,79 @@ async fn a_capture_in_parts_is_told_as_a_whole() {
     assert!(found > 2, "{found} were at hand");
     writer.database.close().await;
 }
+
+/// Rows that are there before the database is attached, and are published in several steps.
+const PUBLISHED: &str = "CREATE TABLE item (id INTEGER PRIMARY KEY, qty INTEGER, note TEXT);
+    WITH RECURSIVE n(id) AS (VALUES (1) UNION ALL SELECT id + 1 FROM n WHERE id < 24000)
+    INSERT INTO item SELECT 3 * id, id % 7, 'note ' || id FROM n";
+
+const EMPTY: &str = "CREATE TABLE item (id INTEGER PRIMARY KEY, qty INTEGER, note TEXT)";
+
+/// A peer comes while rows are published and applications write: how often it was led on by what was at hand.
+async fn published(seed: u64) -> u64 {
+    let folder = TempDir::new().unwrap();
+    let mut random = Random(seed);
+    let journal = ["WAL", "DELETE"][usize::try_from(random.below(2)).unwrap()];
+    let max_rows = [10, 8_000][usize::try_from(random.below(2)).unwrap()];
+    let writer = Replica::create(folder.path(), "a", Setup { journal, max_rows, ..Setup::of(PUBLISHED) }).await;
+    let peer = Replica::create(folder.path(), "b", Setup { journal, max_rows, ..Setup::of(EMPTY) }).await;
+    writer.database.publish().await;
+    let (mut whole, mut found) = (true, 0);
+    loop {
+        let id = random.below(72_000);
+        match random.below(9) {
+            0 => writer.write(&format!("UPDATE item SET qty = qty + 1 WHERE id BETWEEN {id} AND {id} + 90")),
+            1 => writer.write(&format!("DELETE FROM item WHERE id BETWEEN {id} AND {id} + 60")),
+            2 => writer.write(&format!("INSERT OR REPLACE INTO item VALUES ({id}, 1, 'new')")),
+            _ => {}
+        }
+        let theirs = peer.database.state().borrow().clone();
+        let mut position = theirs.have.clone();
+        theirs.received.values().for_each(|received| position.join(received));
+        let ours = writer.until(|state| state.have != position || !state.publishing).await;
+        if position == ours.have {
+            break;
+        }
+        let limits = BatchLimits { rows: 20_000, ..BatchLimits::default() };
+        let batch = match ours.fresh_after(&position, whole, limits) {
+            Some(batch) => {
+                writer.database.note_taken();
+                found += 1;
+                batch
+            }
+            None => peer.next_from(&writer, limits.rows).await,
+        };
+        whole = batch.is_complete();
+        assert!(matches!(peer.apply(batch, None).await, ApplyOutcome::Applied(_)), "SEED={seed}");
+    }
+    peer.pull(&writer, 20_000).await;
+    assert!(peer.dump() == writer.dump(), "SEED={seed}");
+    writer.database.close().await;
+    peer.database.close().await;
+    found
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_published_is_at_hand_for_who_comes_for_it() {
+    let seeds = seeds(8);
+    let (mut found, tried) = (0, seeds.end - seeds.start);
+    for seed in seeds {
+        found += published(seed).await;
+    }
+    assert!(found > tried, "{found} were at hand in {tried} runs");
+}
+
+/// What a peer takes in one transaction is not at hand in parts.
+#[tokio::test(flavor = "multi_thread")]
+async fn few_published_rows_come_as_one() {
+    let folder = TempDir::new().unwrap();
+    let writer = Replica::create(folder.path(), "a", Setup { max_rows: 24_000, ..Setup::of(PUBLISHED) }).await;
+    let nothing = writer.database.state().borrow().have.clone();
+    writer.database.publish().await;
+    let state = writer.until(|state| !state.publishing).await;
+    let limits = BatchLimits::default();
+    assert_eq!(state.fresh_after(&nothing, true, limits), None);
+    let batch = writer.database.read(nothing, Arc::default(), limits).await.unwrap();
+    assert!(batch.is_complete() && batch.row_count() == 24_000);
+    writer.database.close().await;
+}

@@ -130,6 +130,13 @@ impl Source {
         }
     }
 
+    /// What a database had at hand was taken.
+    pub(crate) fn note_taken(&self) {
+        if let Self::File(database) = self {
+            database.note_taken();
+        }
+    }
+
     pub(crate) async fn learn_schemas(&self, schemas: NodeSchemas) {
         if let Self::File(database) = self {
             database.learn_schemas(schemas).await;

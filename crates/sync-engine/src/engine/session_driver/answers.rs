@@ -54,6 +54,7 @@ impl SessionDriver {
         let state = source.state().borrow().clone();
         let fresh = omit.is_empty().then(|| state.fresh_after(&from, whole, limits)).flatten();
         if let Some(batch) = fresh {
+            source.note_taken();
             self.take_state(database.clone(), &state);
             return self.handle(Input::BatchRead { database, outcome: ReadOutcome::Batch(batch) });
         }
