@@ -72,9 +72,9 @@ impl Work<'_> {
         for entry in changes.iter().flat_map(|change| change.new.clock.entries()) {
             self.replica.origin_id(self.conn, entry.dot.origin)?;
         }
-        self.conn.execute_batch("SAVEPOINT _sync_together")?;
+        self.around("SAVEPOINT _sync_together")?;
         match self.write_changes(index, &changes) {
-            Ok(()) => self.conn.execute_batch("RELEASE _sync_together")?,
+            Ok(()) => self.around("RELEASE _sync_together")?,
             Err(Refusal::Store(error)) => return Err(error.into()),
             Err(Refusal::Row) => {
                 self.conn.execute_batch("ROLLBACK TO _sync_together; RELEASE _sync_together")?;

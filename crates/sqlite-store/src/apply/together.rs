@@ -53,9 +53,9 @@ impl Work<'_> {
         // Numbers of origins that are new stay whatever becomes of the rows.
         let ids = rows.iter().map(|row| self.replica.origin_id(self.conn, row.clock.row.dot.origin));
         let ids = ids.collect::<Result<Vec<i64>, _>>()?;
-        self.conn.execute_batch("SAVEPOINT _sync_together")?;
+        self.around("SAVEPOINT _sync_together")?;
         match self.write_together(index, rows, &ids) {
-            Ok(()) => self.conn.execute_batch("RELEASE _sync_together")?,
+            Ok(()) => self.around("RELEASE _sync_together")?,
             Err(Refusal::Store(error)) => return Err(error.into()),
             Err(Refusal::Row) => {
                 self.conn.execute_batch("ROLLBACK TO _sync_together; RELEASE _sync_together")?;
@@ -71,6 +71,12 @@ impl Work<'_> {
         self.applied.written.inserted += rows.len() as u64;
         self.replica.touched.insert(table.table.number);
         Ok(true)
+    }
+
+    /// Begins or ends the writing of some rows: one statement for each few of them, which is prepared once.
+    pub(super) fn around(&self, sql: &str) -> Result<(), StoreError> {
+        self.conn.prepare_cached(sql)?.execute([])?;
+        Ok(())
     }
 
     /// Whether rows of a table may be written together at all.
