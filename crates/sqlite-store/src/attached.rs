@@ -1,6 +1,6 @@
 //! One attached database file: its connection, its replica, and the transactions on them.
 //!
-//! Used by the database's thread only. Every write goes through one place: BEGIN IMMEDIATE, schema unchanged, log
+//! Used by the database's thread only. Every write goes through one place: the write lock, schema unchanged, log
 //! captured, then the work; the replica in memory is loaded again whenever a transaction does not commit.
 
 mod folding;
@@ -74,6 +74,8 @@ pub(crate) struct Looked {
     pub(crate) log_rows: usize,
     /// How long the lock was held to capture them.
     pub(crate) captured_in: Option<Duration>,
+    /// Whether the daemon has written something of its own: a log that is to be folded, and what is at hand of it.
+    pub(crate) wrote: bool,
     /// Whether nothing was there to do, and nothing done.
     pub(crate) quiet: bool,
     pub(crate) events: Vec<DatabaseEvent>,
@@ -211,7 +213,7 @@ impl Attachment {
         if self.migrating().is_none() {
             self.merge_waiting()?;
             self.forget_gone()?;
-            self.step(&mut looked.events)?;
+            self.step(&mut looked)?;
         }
         looked.events.append(&mut self.events);
         Ok(looked)
@@ -228,7 +230,7 @@ impl Attachment {
     }
 
     /// One step of whatever there is to do.
-    fn step(&mut self, events: &mut Vec<DatabaseEvent>) -> Result<(), StoreError> {
+    fn step(&mut self, looked: &mut Looked) -> Result<(), StoreError> {
         self.retry_undecided();
         if !self.migrated.is_done() {
             self.migration_step()?;
@@ -236,7 +238,8 @@ impl Attachment {
                 self.retry_all();
             }
         } else if self.may_publish() {
-            self.publish_step(events)?;
+            self.publish_step(&mut looked.events)?;
+            looked.wrote = true;
         } else {
             self.look_for_parents()?;
             self.prune_step()?;

@@ -37,7 +37,7 @@ pub(crate) struct PublishStep {
     pub(crate) rows: u64,
     /// Whether the table is finished.
     pub(crate) finished: bool,
-    /// Whether all that was done is gathered, if anything was to be.
+    /// Whether all that was done was added to what is gathered.
     pub(crate) gathered: bool,
 }
 
@@ -107,8 +107,10 @@ fn publish(
     limit: usize,
     gathered: Option<&mut Gathered>,
 ) -> Result<Published, StoreError> {
-    // Where columns came later than rows, what speaks for them is not the row's entry alone.
-    let plain = !counts(replica, index) && replica.tables[index].born.is_empty();
+    // Where columns came later than rows, what speaks for them is not the row's entry alone; and beside rows that wait, they are not told
+    // alone.
+    let born = &replica.tables[index].born;
+    let plain = !counts(replica, index) && born.is_empty() && replica.waiting.rows == 0;
     let mut gathered = gathered.filter(|_| plain);
     let rows = read(conn, replica, index, after, limit, gathered.is_some())?;
     if rows.keys.is_empty() {
@@ -150,11 +152,16 @@ fn read(
     let table = &replica.tables[index];
     let columns = if content { table.table.columns.len() } else { table.table.key.len() };
     let mut statement = conn.prepare_cached(table.many.unpublished(content, after.is_some()))?;
-    bind_from(&mut statement, 1, after.unwrap_or_default())?;
+    let key = after.unwrap_or_default();
+    bind_from(&mut statement, 1, key)?;
+    statement.raw_bind_parameter(key.len() + 1, i64::try_from(limit).unwrap_or(i64::MAX))?;
     let mut lines = statement.raw_query();
     let (mut keys, mut contents, mut bytes) = (Vec::new(), Vec::new(), 0);
-    while keys.len() < limit && bytes < BYTES {
-        let Some(line) = lines.next()? else { return Ok(Unpublished { keys, contents, finished: true }) };
+    while bytes < BYTES {
+        let Some(line) = lines.next()? else {
+            let finished = keys.len() < limit;
+            return Ok(Unpublished { keys, contents, finished });
+        };
         let values = values_from(line, 0, columns)?;
         if content {
             bytes += values.iter().map(Value::wire_size).sum::<usize>();

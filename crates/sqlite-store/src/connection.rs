@@ -104,7 +104,30 @@ pub(crate) fn uri(path: &OsStr, parameter: &str) -> String {
 mod tests {
     use std::ffi::OsStr;
 
-    use super::uri;
+    use super::{open, uri};
+
+    /// What has to be taken back is more than stays in memory.
+    #[test]
+    fn a_large_statement_that_fails_late_is_taken_back() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("large.db");
+        let numbers = "WITH RECURSIVE n(id) AS (VALUES (1) UNION ALL SELECT id + 1 FROM n WHERE id < 10000)";
+        let schema = format!(
+            "CREATE TABLE t (id INTEGER PRIMARY KEY, n INTEGER CHECK (n < 10001), note TEXT);
+             {numbers} INSERT INTO t SELECT id, id, 'a note that fills pages, as there are hundreds of them' FROM n"
+        );
+        rusqlite::Connection::open(&path).unwrap().execute_batch(&schema).unwrap();
+        let conn = open(&path).unwrap();
+        conn.execute_batch("BEGIN IMMEDIATE; UPDATE t SET note = 'kept' WHERE id = 1").unwrap();
+        let error = conn.execute("UPDATE t SET n = n + 1, note = 'taken back'", []).unwrap_err();
+        assert_eq!(error.sqlite_error_code(), Some(rusqlite::ErrorCode::ConstraintViolation), "{error}");
+        conn.execute_batch("COMMIT").unwrap();
+        let sums =
+            "SELECT sum(n), count(*) FILTER (WHERE note = 'taken back'), count(*) FILTER (WHERE note = 'kept') FROM t";
+        let sums: (i64, i64, i64) =
+            conn.query_row(sums, [], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?))).unwrap();
+        assert_eq!(sums, (50_005_000, 0, 1));
+    }
 
     #[test]
     fn a_uri_names_any_file() {

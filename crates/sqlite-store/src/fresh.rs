@@ -1,4 +1,4 @@
-//! What was captured last, capture by capture, kept at hand for peers that are not far behind: they are led through the same states
+//! What was captured or published last, step by step, kept at hand for peers that are not far behind: they are led through the same states
 //! as this database, without another look at the file and without a stage.
 //!
 //! Owns the batches, how much memory they may take, and which peer can be sent which. A batch that nobody has come for yet is packed as
@@ -14,8 +14,14 @@ use replication::{Batch, Origin, VersionVector};
 
 use crate::batch_read::BatchLimits;
 
-/// Bytes of rows that are kept as they are, of one database.
+/// Bytes of rows that are kept as they are, of one database: some steps of publishing. Where those of all databases of this process take
+/// more than [`OPEN_IN_ALL`], only so much of each.
 const OPEN: usize = 1 << 20;
+const OPEN_AMONG_MANY: usize = 256 << 10;
+const OPEN_IN_ALL: usize = 16 << 20;
+
+/// Those that they take.
+static ALL_OPEN: AtomicUsize = AtomicUsize::new(0);
 
 /// Captures that are kept although everybody has them who ever came: another peer may be about to come for its first.
 const GRACE: usize = 16;
@@ -72,7 +78,7 @@ struct Link {
 
 #[derive(Debug, Clone)]
 enum Held {
-    Open(Arc<Batch>),
+    Open(Arc<Open>),
     Packed(Arc<Packed>),
 }
 
@@ -82,6 +88,26 @@ impl Held {
             Self::Open(_) => 0,
             Self::Packed(packed) => packed.weight(),
         }
+    }
+}
+
+/// A batch as it is, whose bytes are counted.
+#[derive(Debug)]
+struct Open {
+    batch: Batch,
+    bytes: usize,
+}
+
+impl Open {
+    fn new(batch: Batch, bytes: usize) -> Self {
+        ALL_OPEN.fetch_add(bytes, Ordering::Relaxed);
+        Self { batch, bytes }
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        ALL_OPEN.fetch_sub(self.bytes, Ordering::Relaxed);
     }
 }
 
@@ -139,7 +165,7 @@ impl FreshChanges {
             link.held.clone()
         };
         match held {
-            Held::Open(batch) => Some(Batch::clone(&batch)),
+            Held::Open(open) => Some(open.batch.clone()),
             // It was packed here.
             Held::Packed(packed) => unpack_batch(&packed.0).ok(),
         }
@@ -154,19 +180,20 @@ impl FreshChanges {
         self.pack();
         let (from, to) = (batch.from.clone(), batch.to.clone());
         let (source, rows, bytes) = (batch.source, batch.row_count(), batch.size());
-        let link = Link { source, from, to, rows, bytes, held: Held::Open(Arc::new(batch)), taken: 0 };
+        let link =
+            Link { source, from, to, rows, bytes, held: Held::Open(Arc::new(Open::new(batch, bytes))), taken: 0 };
         self.chain().links.push_back(link);
     }
 
     /// Packs what is too much to be kept as it is, and lets go of what is too much even so.
     fn pack(&self) {
-        let open = self.chain().let_go();
-        if open.is_empty() {
+        let opened = self.chain().let_go();
+        if opened.is_empty() {
             return;
         }
-        for (place, batch) in open {
+        for (place, open) in opened {
             // Sessions are not kept waiting for it.
-            let packed = Packed::new(&batch);
+            let packed = Packed::new(&open.batch);
             let mut chain = self.chain();
             match packed {
                 Some(packed) => {
@@ -229,7 +256,7 @@ impl Chain {
     }
 
     /// Lets go of what everybody has, and of what is too much, the oldest first; says what is to be packed.
-    fn let_go(&mut self) -> Vec<(usize, Arc<Batch>)> {
+    fn let_go(&mut self) -> Vec<(usize, Arc<Open>)> {
         let open_from = self.open_from();
         let (mut gone, in_all) = (0, IN_ALL.load(Ordering::Relaxed));
         let before = self.packed;
@@ -250,7 +277,7 @@ impl Chain {
         self.links.drain(..gone);
         let open = self.links.range(..open_from.saturating_sub(gone)).enumerate();
         let open = open.filter_map(|(place, link)| match &link.held {
-            Held::Open(batch) => Some((place, Arc::clone(batch))),
+            Held::Open(open) => Some((place, Arc::clone(open))),
             Held::Packed(_) => None,
         });
         open.collect()
@@ -258,11 +285,12 @@ impl Chain {
 
     /// From where on links are kept as they are.
     fn open_from(&self) -> usize {
-        let mut bytes = 0;
+        let many = ALL_OPEN.load(Ordering::Relaxed) > OPEN_IN_ALL;
+        let (mut bytes, most) = (0, if many { OPEN_AMONG_MANY } else { OPEN });
         let mut newest = self.links.iter().rev();
         let open = newest.by_ref().take_while(|link| {
             bytes += link.bytes;
-            bytes <= OPEN
+            bytes <= most
         });
         self.links.len() - open.count()
     }

@@ -14,6 +14,6 @@ pub(crate) fn read(conn: &Connection) -> Result<i64, StoreError> {
 /// Begins a generation, and says which: the one after that which others left behind.
 pub(crate) fn begin(conn: &Connection) -> rusqlite::Result<i64> {
     let sql = "INSERT INTO main._sync_meta (key, value) VALUES ('generation', 1) \
-               ON CONFLICT DO UPDATE SET value = value + 1 RETURNING value";
+               ON CONFLICT DO UPDATE SET value = iif(value < 9223372036854775807, value + 1, 1) RETURNING value";
     conn.prepare_cached(sql)?.query_row([], |row| row.get(0))
 }

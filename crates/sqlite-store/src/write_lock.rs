@@ -275,14 +275,20 @@ mod tests {
                 }
             });
             let mut conn = Connection::open(&path).unwrap();
-            let got: Result<Vec<()>, _> = (0..5)
-                .map(|_| {
+            let closing = Arc::default();
+            let got: Result<Vec<()>, _> = (0..6)
+                .map(|n| {
                     // It waits after ours, and longer each time, until it goes on.
                     let before = committed.load(Ordering::Relaxed);
                     while committed.load(Ordering::Relaxed) < before + 3 {
                         std::thread::yield_now();
                     }
-                    transaction(&mut conn, None).map(drop)
+                    if n % 2 == 0 {
+                        return transaction(&mut conn, None).map(drop);
+                    }
+                    let first = |conn: &Connection| conn.execute("INSERT INTO t VALUES (2)", []);
+                    Turns::default().begin(&conn, &closing, first)?;
+                    Ok(conn.execute_batch("ROLLBACK")?)
                 })
                 .collect();
             done.store(true, Ordering::Relaxed);
@@ -298,6 +304,25 @@ mod tests {
     #[test]
     fn who_writes_without_a_pause_does_not_keep_others_from_a_file_with_a_rollback_journal() {
         gets_the_lock_from_whoever_never_pauses("DELETE");
+    }
+
+    #[test]
+    fn nothing_has_begun_where_the_lock_was_not_to_be_had() {
+        for journal in ["WAL", "DELETE"] {
+            let folder = tempfile::tempdir().unwrap();
+            let path = folder.path().join("held.db");
+            let other = Connection::open(&path).unwrap();
+            let held = format!("PRAGMA journal_mode = {journal}; CREATE TABLE t (n); BEGIN EXCLUSIVE");
+            other.execute_batch(&held).unwrap();
+            let (conn, closing) = (Connection::open(&path).unwrap(), Arc::new(AtomicBool::new(true)));
+            let first = |conn: &Connection| conn.execute("INSERT INTO t VALUES (1)", []);
+            let begun = Turns::default().begin(&conn, &closing, first);
+            assert!(begun.is_err_and(|error| error.is_busy()) && conn.is_autocommit(), "{journal}");
+            other.execute_batch("COMMIT").unwrap();
+            Turns::default().begin(&conn, &closing, first).unwrap();
+            assert!(!conn.is_autocommit() && is_held(&other), "{journal}");
+            conn.execute_batch("COMMIT").unwrap();
+        }
     }
 
     /// Each try could come between what a program has read and what it then writes.

@@ -13,8 +13,8 @@ use crate::fail_point::fail_point;
 /// Baseline rows in one transaction.
 const PUBLISH_ROWS: usize = 5_000;
 
-/// Rows that are published ahead of a peer that takes them: with one more step they fit a batch, and what comes as a whole need not
-/// be staged.
+/// Rows that are published ahead of a peer that takes them: with one more step they fit a batch of the usual size, and what comes as a
+/// whole need not be staged.
 const AHEAD: u64 = 5_000;
 
 /// How long publishing waits for such a peer. One that does not come is not waited for.
@@ -31,19 +31,29 @@ impl Attachment {
         if !self.is_publishing() || self.ahead() <= AHEAD {
             return None;
         }
-        let taken = self.fresh().last_taken().map(|(at, _)| at);
-        let until = self.last_read.map(|(at, _)| at).max(taken)? + READER_WAIT;
+        let until = self.comings().map(|(at, _)| at).max()? + READER_WAIT;
         until.checked_duration_since(Instant::now())
     }
 
-    /// How much more is known than peers have come for.
-    fn ahead(&self) -> u64 {
-        let taken = self.fresh().last_taken().map(|(_, upto)| upto);
-        let upto = self.last_read.map(|(_, upto)| upto).max(taken);
-        self.replica.have.get(self.replica.own).saturating_sub(upto.unwrap_or_default().max(self.published_from))
+    /// When peers have come last for what is published, and up to where that led them.
+    fn comings(&self) -> impl Iterator<Item = (Instant, u64)> {
+        [self.last_read, self.fresh().last_taken()].into_iter().flatten()
     }
 
-    /// What peers are sent as a whole, in one transaction: nobody comes for less before it is all published.
+    /// How much more is known than peers have come for since it is published.
+    fn ahead(&self) -> u64 {
+        let issued = self.replica.have.get(self.replica.own);
+        // What is beyond was issued under an origin that was left.
+        let upto = self.comings().map(|(_, upto)| upto).filter(|upto| *upto <= issued).max().unwrap_or_default();
+        self.issued_since(upto.max(self.published_from))
+    }
+
+    fn issued_since(&self, sequence: u64) -> u64 {
+        self.replica.have.get(self.replica.own).saturating_sub(sequence)
+    }
+
+    /// What peers are sent as a whole, in one transaction: a peer that knows nothing of this file comes for no less before it is all
+    /// published.
     fn whole(&self) -> u64 {
         self.options.max_rows as u64
     }
@@ -53,22 +63,29 @@ impl Attachment {
     }
 
     pub(super) fn publish_step(&mut self, events: &mut Vec<DatabaseEvent>) -> Result<(), StoreError> {
-        let mut publishing = self.publishing.take().unwrap_or_default();
+        let (mut publishing, schema) = (self.publishing.take().unwrap_or_default(), self.replica.schema_version);
         // Whoever is far behind had better read the file.
-        let wanted = self.wants_fresh() && self.ahead() <= self.whole() + AHEAD;
+        let wanted = self.wants_fresh() && self.ahead() <= self.whole().saturating_add(AHEAD);
         let step = self.write(|conn, replica| {
+            if replica.schema_version != schema {
+                // What came with the change is looked at first, and the table may have been rebuilt, with other rows.
+                return Ok((None, true));
+            }
             let mut gathered = wanted.then(|| Gathered::new(replica));
             let step = publishing.step(conn, replica, PUBLISH_ROWS, gathered.as_mut())?;
             let fresh = Found::of(gathered.filter(|_| step.gathered).and_then(|gathered| gathered.batch(replica)));
-            Ok(((step, fresh), true))
+            Ok((Some((step, fresh)), true))
         });
-        // A failed step starts over from the first row without an entry.
-        self.publishing = Some(if step.is_ok() { publishing } else { Publishing::default() });
-        let (step, fresh) = step?;
+        // After any other step it starts over from the first row without an entry.
+        self.publishing = Some(if matches!(step, Ok(Some(_))) { publishing } else { Publishing::default() });
+        let Some((step, fresh)) = step? else { return Ok(()) };
         fail_point("publish-committed");
-        self.keep_fresh(fresh);
-        let published = self.replica.have.get(self.replica.own).saturating_sub(self.published_from);
-        if !self.is_publishing() && published <= self.whole() {
+        // What was published before is still at hand for who is on the way to it.
+        if matches!(fresh, Found::All(_)) {
+            self.keep_fresh(fresh);
+        }
+        if !self.is_publishing() && self.issued_since(self.published_from) <= self.whole() {
+            // It is read as one.
             self.keep_fresh(Found::Nothing);
         }
         // A line now and then: a large table is published in many steps.

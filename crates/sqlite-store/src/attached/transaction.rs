@@ -1,5 +1,5 @@
-//! The transactions of an attached database: BEGIN IMMEDIATE with the schema and the state that the replica knows, COMMIT
-//! with a count that other daemons on the same file see, and the way back after anything else.
+//! The transactions of an attached database: the write lock, with a count that other daemons on the same file see, on the schema and the
+//! state that the replica knows; COMMIT, and the way back after anything else.
 
 use std::sync::Arc;
 
@@ -48,7 +48,7 @@ impl Attachment {
         &mut self,
         work: impl FnOnce(&Connection, &mut Replica) -> Result<(T, bool), StoreError>,
     ) -> Result<T, StoreError> {
-        let begun = self.begin_immediate();
+        let begun = self.begin();
         let result = begun.and_then(|()| self.finish(work));
         self.turns.end();
         result
@@ -90,15 +90,18 @@ impl Attachment {
     }
 
     /// The write lock, with the schema and the state that the replica knows.
-    fn begin_immediate(&mut self) -> Result<(), StoreError> {
+    fn begin(&mut self) -> Result<(), StoreError> {
         loop {
             let begun = self.turns.begin(&self.conn, &self.closing, generation::begin);
+            if begun.as_ref().is_err_and(StoreError::is_busy) {
+                // Whoever is in the way is not waited for a second time.
+                return begun.map(drop);
+            }
             let same = self.schema_version().map(|version| version == self.replica.schema_version);
             match (begun, same) {
                 (Ok(generation), Ok(true)) => return self.follow(generation - 1),
                 (Err(error), Ok(true) | Err(_)) => return Err(error),
                 // It may be the schema that has no place for it.
-                (Err(error), Ok(false)) if error.is_busy() => return Err(error),
                 (Err(_), Ok(false)) => {}
                 (Ok(_), other) => {
                     self.conn.execute_batch("ROLLBACK")?;

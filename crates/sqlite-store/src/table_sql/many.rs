@@ -58,7 +58,7 @@ impl ManySql {
     }
 
     /// The rows without a row entry, in the order of their keys: all columns, if their content is wanted, or those of the key; of all,
-    /// or `after` a key.
+    /// or `after` a key. As many as the last parameter says, at most.
     pub(crate) fn unpublished(&self, content: bool, after: bool) -> &str {
         &self.unpublished[usize::from(content)][usize::from(after)]
     }
@@ -104,12 +104,13 @@ impl TableSql {
             if after { format!(" AND ({}) > ({})", self.key_list, parameters(1, width)) } else { String::new() };
         format!(
             "SELECT {columns} FROM {table} AS t WHERE {named}NOT EXISTS \
-             (SELECT 1 FROM {clock} AS c WHERE {joined} AND c.col = 0){later} ORDER BY {key_list}",
+             (SELECT 1 FROM {clock} AS c WHERE {joined} AND c.col = 0){later} ORDER BY {key_list} LIMIT ?{limit}",
             columns = columns.join(", "),
             table = self.table,
             named = self.named,
             clock = self.clock,
             joined = self.joined("t", "c"),
+            limit = if after { width + 1 } else { 1 },
             key_list = self.key_list,
         )
     }

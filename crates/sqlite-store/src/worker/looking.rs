@@ -131,6 +131,9 @@ impl Worker {
                     self.recheck = NOT_AT_ONCE;
                     self.changed = Some(Instant::now());
                 }
+                if looked.wrote {
+                    self.changed.get_or_insert_with(Instant::now);
+                }
                 looked.events.into_iter().for_each(|event| self.tell(event));
                 if self.told_waiting && self.attachment.as_ref().is_some_and(Attachment::is_locked) {
                     // It could be read; what is to be written still waits.

@@ -1,6 +1,7 @@
 //! What a capture leaves at hand for peers is what they would be sent, were it read from the file.
 
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use replication::{Batch, Granularity};
 use sqlite_store::{ApplyOutcome, BatchLimits};
@@ -272,4 +273,44 @@ async fn few_published_rows_come_as_one() {
     let batch = writer.database.read(nothing, Arc::default(), limits).await.unwrap();
     assert!(batch.is_complete() && batch.row_count() == 24_000);
     writer.database.close().await;
+}
+
+/// A table is rebuilt with other rows while the next step of publishing waits for the lock.
+#[tokio::test(flavor = "multi_thread")]
+async fn rows_that_a_migration_brings_while_rows_are_published_are_published_too() {
+    for rows_before in [1, 6_000, 11_000, 16_000] {
+        let folder = TempDir::new().unwrap();
+        let writer = Replica::create(folder.path(), "a", Setup::of(PUBLISHED)).await;
+        let peer = Replica::create(folder.path(), "b", Setup::of(EMPTY)).await;
+        let origin = writer.database.state().borrow().origin.unwrap();
+        let conn = writer.application();
+        writer.database.publish().await;
+        writer.until(|state| state.have.get(origin) >= rows_before).await;
+        // Between two steps.
+        conn.busy_timeout(Duration::ZERO).unwrap();
+        while conn.execute_batch("BEGIN IMMEDIATE").is_err() {
+            tokio::task::yield_now().await;
+        }
+        conn.execute_batch(
+            "CREATE TABLE rebuilt (id INTEGER PRIMARY KEY, qty INTEGER, note TEXT);
+             INSERT INTO rebuilt SELECT * FROM item;
+             INSERT INTO rebuilt SELECT id - 1, 1, 'brought' FROM item WHERE id % 30 = 0;
+             DROP TABLE item;
+             ALTER TABLE rebuilt RENAME TO item",
+        )
+        .unwrap();
+        // It tries for the lock, if there was something left to publish.
+        let (pulse, until) = (writer.database.pulse().clone(), Instant::now() + Duration::from_millis(300));
+        let beats = pulse.beats();
+        while pulse.beats() < beats + 20 && Instant::now() < until {
+            tokio::task::yield_now().await;
+        }
+        conn.execute_batch("COMMIT").unwrap();
+        let all: i64 = conn.query_row("SELECT count(*) FROM item", [], |row| row.get(0)).unwrap();
+        writer.until(|state| !state.publishing && state.have.get(origin) >= all.cast_unsigned()).await;
+        peer.pull(&writer, 20_000).await;
+        assert!(peer.dump() == writer.dump(), "after {rows_before} rows");
+        writer.database.close().await;
+        peer.database.close().await;
+    }
 }
