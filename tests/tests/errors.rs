@@ -130,6 +130,10 @@ fn what_a_daemon_does_not_have_is_told() {
         let mut node = Node::new(scene, "a")?;
         shell(&node.database("shop"), "CREATE TABLE item (sku TEXT PRIMARY KEY)")?;
         node.start()?;
+        scene.eventually("the database is attached", || {
+            check_equal!(node.database_status("shop")?["state"], "attached");
+            Ok(())
+        })?;
         let config = node.config_file().display().to_string();
         let cases: &[(&str, &[&str])] = &[
             ("conflicts show shop:7", &["shop:7"]),
