@@ -333,11 +333,6 @@ impl Attachment {
         self.memory.as_mut().map_or(Ok(()), |memory| memory.rest(own, self.file, sequence))
     }
 
-    /// Whether the file has a write-ahead log, as far as is known: whoever only looks is in no writer's way.
-    pub(crate) const fn has_write_ahead_log(&self) -> bool {
-        self.turns.had_log()
-    }
-
     /// Whether another program holds the write lock.
     pub(crate) fn is_locked(&self) -> bool {
         write_lock::is_held(&self.conn)

@@ -150,7 +150,8 @@ impl Worker {
             }
             // While a look is due soon, the flag stays up: nobody needs to be woken for it.
             if self.recheck > WHILE_WRITTEN && self.wake.take() {
-                self.begin_looks();
+                self.rest.end();
+                self.recheck = 0;
             }
         }
         if let Some(attachment) = self.attachment.take() {

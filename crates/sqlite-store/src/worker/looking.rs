@@ -9,10 +9,10 @@ use crate::error::StoreError;
 /// The pause before it is looked whether a lock that was held for long is free.
 const LOCK_CHECK: Duration = Duration::from_millis(500);
 
-/// Pauses before looks after an event. The first event of a commit comes before the rest of it is written, and fsync on a slow disk may
-/// hold a commit back for a long time; what takes longer than all of them is found by the poll.
-pub(super) const RECHECKS: [Duration; 10] = [
-    Duration::ZERO,
+/// Pauses before looks after an event. The first event of a commit comes before the rest of it is written: a look at once would find
+/// nothing and be in the writer's way. And fsync on a slow disk may hold a commit back for a long time; what takes longer than all of
+/// them is found by the poll.
+pub(super) const RECHECKS: [Duration; 9] = [
     Duration::from_micros(40),
     Duration::from_micros(100),
     Duration::from_micros(500),
@@ -25,10 +25,7 @@ pub(super) const RECHECKS: [Duration; 10] = [
 ];
 
 /// The longest of these pauses, by its place, while more events come: a long commit is under way.
-pub(super) const WHILE_WRITTEN: usize = 3;
-
-/// The first of them where a look at once would find nothing, or be in the writer's way: with a rollback journal, or after a capture.
-const NOT_AT_ONCE: usize = 1;
+pub(super) const WHILE_WRITTEN: usize = 2;
 
 /// How long nothing must have happened before the write-ahead log is folded into the file.
 const FOLD_AFTER: Duration = Duration::from_secs(1);
@@ -94,13 +91,6 @@ impl Worker {
         self.rest(before);
     }
 
-    /// Something was written, or is being written.
-    pub(super) fn begin_looks(&mut self) {
-        self.rest.end();
-        let at_once = self.attachment.as_ref().is_some_and(Attachment::has_write_ahead_log);
-        self.recheck = if at_once { 0 } else { NOT_AT_ONCE };
-    }
-
     /// Captures what applications committed, if anything, and goes on with what there is to do.
     pub(super) fn look(&mut self) {
         self.look_by(Attachment::look);
@@ -128,7 +118,7 @@ impl Worker {
                     self.leave_alone(held);
                 }
                 if looked.found {
-                    self.recheck = NOT_AT_ONCE;
+                    self.recheck = 0;
                     self.changed = Some(Instant::now());
                 }
                 if looked.wrote {
@@ -177,7 +167,7 @@ impl Worker {
     /// What is written before the file is listened to is found by a look, and by another one once it is.
     fn listen_again(&mut self) {
         self.watching = self.watching || self.file_watch.listen(&self.options.path, &self.wake);
-        self.recheck = NOT_AT_ONCE;
+        self.recheck = 0;
     }
 
     /// Spares applications that write steadily the work of folding the write-ahead log.

@@ -32,13 +32,11 @@ pub(crate) struct Turns {
     used: Duration,
     begun: Option<Instant>,
     ended: Instant,
-    /// Whether the file had a write-ahead log then.
-    with_log: bool,
 }
 
 impl Default for Turns {
     fn default() -> Self {
-        Self { used: Duration::ZERO, begun: None, ended: Instant::now(), with_log: false }
+        Self { used: Duration::ZERO, begun: None, ended: Instant::now() }
     }
 }
 
@@ -57,15 +55,9 @@ impl Turns {
             pulse::beat();
             std::thread::sleep(self.pause_at(Instant::now()).min(LONGEST_NAP));
         }
-        self.with_log = has_log(conn);
-        let begun = begin(conn, self.with_log, closing, first)?;
+        let begun = begin(conn, has_log(conn), closing, first)?;
         self.begin_at(Instant::now());
         Ok(begun)
-    }
-
-    /// Whether the file had a write-ahead log in the last of them.
-    pub(crate) const fn had_log(&self) -> bool {
-        self.with_log
     }
 
     /// The transaction, if one had begun, has ended.
