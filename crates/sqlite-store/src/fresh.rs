@@ -1,5 +1,5 @@
-//! What was captured or published last, step by step, kept at hand for peers that are not far behind: they are led through the same states
-//! as this database, without another look at the file and without a stage.
+//! What was captured or published last, step by step, kept at hand for peers that are not far behind: they are led through the same
+//! states as this database, without another look at the file and without a stage.
 //!
 //! Owns the batches, how much memory they may take, and which peer can be sent which. A batch that nobody has come for yet is packed as
 //! it would go over the wire, a fraction of what its rows take otherwise. Whoever falls behind what is kept reads the file.

@@ -72,11 +72,10 @@ const HURRY: Duration = Duration::from_millis(500);
 /// SQLite's own, and no transaction has begun; busy if the lock could not be had within [`BUSY_TIMEOUT`].
 fn begin<T>(
     conn: &Connection,
-    with_log: bool,
     closing: &Arc<AtomicBool>,
     mut first: impl FnMut(&Connection) -> rusqlite::Result<T>,
 ) -> Result<T, StoreError> {
-    patiently(conn, Way::of(conn, with_log), Some(closing), || {
+    patiently(conn, Some(closing), |with_log| {
         // With a write-ahead log the first write takes the lock as IMMEDIATE would, and leaves attached files alone, which that would
         // lock too.
         conn.prepare_cached(if with_log { "BEGIN" } else { "BEGIN EXCLUSIVE" })?.execute([])?;
@@ -97,9 +96,7 @@ pub(crate) fn transaction<'c>(
     closing: Option<&Arc<AtomicBool>>,
 ) -> Result<Transaction<'c>, StoreError> {
     let conn = &*conn;
-    patiently(conn, Way::of(conn, has_log(conn)), closing, || {
-        Transaction::new_unchecked(conn, TransactionBehavior::Exclusive)
-    })
+    patiently(conn, closing, |_| Transaction::new_unchecked(conn, TransactionBehavior::Exclusive))
 }
 
 /// Whether another program holds the write lock now.
@@ -138,26 +135,28 @@ fn wait_on(_tries: i32) -> bool {
     goes_on
 }
 
+/// Tries until it goes or it has been waited for long enough; `attempt` is told whether there is a write-ahead log.
 fn patiently<T>(
     conn: &Connection,
-    mut way: Way,
     closing: Option<&Arc<AtomicBool>>,
-    mut attempt: impl FnMut() -> rusqlite::Result<T>,
+    mut attempt: impl FnMut(bool) -> rusqlite::Result<T>,
 ) -> Result<T, StoreError> {
     let wait = Wait { begun: Instant::now(), closing: closing.cloned() };
     // SQLite's own waiting would hold what it has got so far, and would not hear of a stop.
     conn.busy_timeout(Duration::ZERO)?;
+    let mut way = Way::of(conn);
+    let with_log = matches!(way, Way::Log);
     let result = loop {
         pulse::beat();
         let (waited, is_over) = (wait.begun.elapsed(), wait.is_over());
         if way.holds_on(waited) {
             WAIT.set(Some(wait));
             conn.busy_handler(Some(wait_on))?;
-            break attempt();
+            break attempt(with_log);
         }
         let pause = match way.pause_before(waited) {
             Some(pause) if !is_over => pause,
-            _ => match attempt() {
+            _ => match attempt(with_log) {
                 Err(error) if is_busy(&error) && !is_over => way.pause_after(waited),
                 other => break other,
             },
@@ -173,15 +172,6 @@ fn patiently<T>(
     Ok(result?)
 }
 
-/// Whether the file of a connection has a write-ahead log, as far as that has seen. What keeps it from being asked is met by the first
-/// try for the lock as well.
-fn has_log(conn: &Connection) -> bool {
-    let asked = conn
-        .prepare_cached("PRAGMA main.journal_mode")
-        .and_then(|mut journal| journal.query_row([], |row| Ok(row.get_ref(0)?.as_str()?.eq_ignore_ascii_case("wal"))));
-    asked.unwrap_or(false)
-}
-
 /// How the lock of a file is waited for.
 enum Way {
     /// With a write-ahead log.
@@ -191,9 +181,12 @@ enum Way {
 }
 
 impl Way {
-    /// That of the file of a connection.
-    fn of(conn: &Connection, with_log: bool) -> Self {
-        if with_log {
+    /// That of the file of a connection, as far as this has seen. What keeps it from being asked is met by the first try as well.
+    fn of(conn: &Connection) -> Self {
+        let has_log = conn.prepare_cached("PRAGMA main.journal_mode").and_then(|mut journal| {
+            journal.query_row([], |row| Ok(row.get_ref(0)?.as_str()?.eq_ignore_ascii_case("wal")))
+        });
+        if has_log.unwrap_or(false) {
             return Self::Log;
         }
         // What has no file has no locks.
@@ -334,7 +327,7 @@ mod tests {
         let other = Connection::open(&path).unwrap();
         other.execute_batch("CREATE TABLE t (n); BEGIN; SELECT * FROM t").unwrap();
         let conn = Connection::open(&path).unwrap();
-        let is_tried = |conn: &Connection, waited| Way::of(conn, has_log(conn)).pause_before(waited).is_none();
+        let is_tried = |conn: &Connection, waited| Way::of(conn).pause_before(waited).is_none();
         let later = SPARED * 2;
         assert!(!is_tried(&conn, Duration::ZERO) && !is_tried(&conn, later));
         other.execute_batch("INSERT INTO t VALUES (1)").unwrap();

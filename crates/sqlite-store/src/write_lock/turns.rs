@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use rusqlite::Connection;
 
-use super::{begin, has_log};
+use super::begin;
 use crate::error::StoreError;
 use crate::pulse;
 
@@ -55,7 +55,7 @@ impl Turns {
             pulse::beat();
             std::thread::sleep(self.pause_at(Instant::now()).min(LONGEST_NAP));
         }
-        let begun = begin(conn, has_log(conn), closing, first)?;
+        let begun = begin(conn, closing, first)?;
         self.begin_at(Instant::now());
         Ok(begun)
     }

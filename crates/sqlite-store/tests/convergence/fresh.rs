@@ -1,7 +1,7 @@
 //! What a capture leaves at hand for peers is what they would be sent, were it read from the file.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use replication::{Batch, Granularity};
 use sqlite_store::{ApplyOutcome, BatchLimits};
@@ -299,10 +299,10 @@ async fn rows_that_a_migration_brings_while_rows_are_published_are_published_too
              ALTER TABLE rebuilt RENAME TO item",
         )
         .unwrap();
-        // It tries for the lock, if there was something left to publish.
-        let (pulse, until) = (writer.database.pulse().clone(), Instant::now() + Duration::from_millis(300));
+        // It tries for the lock, if there is something left to publish.
+        let (pulse, state) = (writer.database.pulse().clone(), writer.database.state());
         let beats = pulse.beats();
-        while pulse.beats() < beats + 20 && Instant::now() < until {
+        while pulse.beats() < beats + 20 && state.borrow().publishing {
             tokio::task::yield_now().await;
         }
         conn.execute_batch("COMMIT").unwrap();
