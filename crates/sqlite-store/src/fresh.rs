@@ -4,24 +4,21 @@
 //! Owns the batches, how much memory they may take, and which peer can be sent which. A batch that nobody has come for yet is packed as
 //! it would go over the wire, a fraction of what its rows take otherwise. Whoever falls behind what is kept reads the file.
 
+mod held;
+
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
-use replication::codec::{pack_batch, unpack_batch};
 use replication::{Batch, Origin, VersionVector};
 
+use self::held::{Budget, Held, Open};
 use crate::batch_read::BatchLimits;
 
-/// Bytes of rows that are kept as they are, of one database: some steps of publishing. Where those of all databases of this process take
-/// more than [`OPEN_IN_ALL`], only so much of each.
+/// Bytes of rows that are kept as they are, of one database: some steps of publishing. None are where those of all databases take more
+/// than they may.
 const OPEN: usize = 1 << 20;
-const OPEN_AMONG_MANY: usize = 256 << 10;
-const OPEN_IN_ALL: usize = 16 << 20;
-
-/// Those that they take.
-static ALL_OPEN: AtomicUsize = AtomicUsize::new(0);
 
 /// Captures that are kept although everybody has them who ever came: another peer may be about to come for its first.
 const GRACE: usize = 16;
@@ -31,26 +28,27 @@ const GRACE: usize = 16;
 const PACKED: usize = 24 << 20;
 const PACKED_AND_TAKEN: usize = 4 << 20;
 
-/// About how many bytes one takes beside its rows.
-const AROUND: usize = 512;
-
 /// Rows and bytes that are few: a peer that lacks fewer, of more than one capture, had better read the file, which has them as one batch.
 const FEW_ROWS: usize = 500;
 const FEW_BYTES: usize = 64 << 10;
 
-/// Bytes that packed batches of all databases of this process may take.
-const PACKED_IN_ALL: usize = 48 << 20;
-
-/// Those that they take.
-static IN_ALL: AtomicUsize = AtomicUsize::new(0);
+/// What the databases of this process keep.
+static OF_PROCESS: Budget = Budget::new();
 
 /// What captures found one after the other, each leading on from where the one before it ends. The thread of the database adds to it
 /// and takes from it; sessions look.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct FreshChanges {
     chain: Mutex<Chain>,
     /// Whether somebody has taken something since that was last asked.
     taken: AtomicBool,
+    budget: &'static Budget,
+}
+
+impl Default for FreshChanges {
+    fn default() -> Self {
+        Self::within(&OF_PROCESS)
+    }
 }
 
 #[derive(Debug, Default)]
@@ -76,65 +74,12 @@ struct Link {
     taken: u32,
 }
 
-#[derive(Debug, Clone)]
-enum Held {
-    Open(Arc<Open>),
-    Packed(Arc<Packed>),
-}
-
-impl Held {
-    fn packed_bytes(&self) -> usize {
-        match self {
-            Self::Open(_) => 0,
-            Self::Packed(packed) => packed.weight(),
-        }
-    }
-}
-
-/// A batch as it is, whose bytes are counted.
-#[derive(Debug)]
-struct Open {
-    batch: Batch,
-    bytes: usize,
-}
-
-impl Open {
-    fn new(batch: Batch, bytes: usize) -> Self {
-        ALL_OPEN.fetch_add(bytes, Ordering::Relaxed);
-        Self { batch, bytes }
-    }
-}
-
-impl Drop for Open {
-    fn drop(&mut self) {
-        ALL_OPEN.fetch_sub(self.bytes, Ordering::Relaxed);
-    }
-}
-
-/// A batch as bytes, which are counted.
-#[derive(Debug)]
-struct Packed(Box<[u8]>);
-
-impl Packed {
-    fn new(batch: &Batch) -> Option<Self> {
-        // What cannot be written is told of by whoever is to send it.
-        let packed = Self(pack_batch(batch).ok()?.into_boxed_slice());
-        IN_ALL.fetch_add(packed.weight(), Ordering::Relaxed);
-        Some(packed)
-    }
-
-    fn weight(&self) -> usize {
-        self.0.len() + AROUND
-    }
-}
-
-impl Drop for Packed {
-    fn drop(&mut self) {
-        IN_ALL.fetch_sub(self.weight(), Ordering::Relaxed);
-    }
-}
-
 impl FreshChanges {
+    /// Nothing, of what may take so much.
+    fn within(budget: &'static Budget) -> Self {
+        Self { chain: Mutex::default(), taken: AtomicBool::new(false), budget }
+    }
+
     /// What leads on from `from`, in the database that has that origin and knows `have`; see
     /// [`DatabaseState::fresh_after`](crate::DatabaseState::fresh_after).
     pub(crate) fn after(
@@ -164,11 +109,7 @@ impl FreshChanges {
             self.taken.store(true, Ordering::Relaxed);
             link.held.clone()
         };
-        match held {
-            Held::Open(open) => Some(open.batch.clone()),
-            // It was packed here.
-            Held::Packed(packed) => unpack_batch(&packed.0).ok(),
-        }
+        held.batch()
     }
 
     /// Keeps what was captured; none where that is not at hand. What it does not lead on from is let go of.
@@ -180,30 +121,32 @@ impl FreshChanges {
         self.pack();
         let (from, to) = (batch.from.clone(), batch.to.clone());
         let (source, rows, bytes) = (batch.source, batch.row_count(), batch.size());
-        let link =
-            Link { source, from, to, rows, bytes, held: Held::Open(Arc::new(Open::new(batch, bytes))), taken: 0 };
-        self.chain().links.push_back(link);
+        let held = Held::open(batch, bytes, self.budget);
+        self.chain().links.push_back(Link { source, from, to, rows, bytes, held, taken: 0 });
+        if self.budget.is_open_too_much() {
+            self.pack();
+        }
     }
 
     /// Packs what is too much to be kept as it is, and lets go of what is too much even so.
     fn pack(&self) {
-        let opened = self.chain().let_go();
+        let opened = self.chain().let_go(self.budget);
         if opened.is_empty() {
             return;
         }
         for (place, open) in opened {
             // Sessions are not kept waiting for it.
-            let packed = Packed::new(&open.batch);
+            let packed = open.pack();
             let mut chain = self.chain();
             match packed {
                 Some(packed) => {
-                    chain.packed += packed.weight();
-                    chain.links[place].held = Held::Packed(Arc::new(packed));
+                    chain.packed += packed.packed_bytes();
+                    chain.links[place].held = packed;
                 }
                 None => return chain.clear(),
             }
         }
-        self.chain().let_go();
+        self.chain().let_go(self.budget);
     }
 
     /// Whether somebody has taken something since this was last asked.
@@ -256,9 +199,9 @@ impl Chain {
     }
 
     /// Lets go of what everybody has, and of what is too much, the oldest first; says what is to be packed.
-    fn let_go(&mut self) -> Vec<(usize, Arc<Open>)> {
-        let open_from = self.open_from();
-        let (mut gone, in_all) = (0, IN_ALL.load(Ordering::Relaxed));
+    fn let_go(&mut self, budget: &Budget) -> Vec<(usize, Arc<Open>)> {
+        let open_from = self.open_from(if budget.is_open_too_much() { 0 } else { OPEN });
+        let (mut gone, in_all) = (0, budget.packed());
         let before = self.packed;
         // Whoever has taken it has all before it, from here or from the file.
         let everybody_has_it = |link: &Link| link.taken > 0 && link.taken >= self.takers;
@@ -267,7 +210,7 @@ impl Chain {
         for link in self.links.range(..beyond_grace) {
             let too_much = self.packed > PACKED
                 || self.packed > PACKED_AND_TAKEN && link.taken > 0
-                || self.packed > 0 && in_all > PACKED_IN_ALL + (before - self.packed);
+                || self.packed > 0 && in_all > Budget::PACKED + (before - self.packed);
             if gone >= had && !too_much {
                 break;
             }
@@ -283,11 +226,9 @@ impl Chain {
         open.collect()
     }
 
-    /// From where on links are kept as they are.
-    fn open_from(&self) -> usize {
-        let many = ALL_OPEN.load(Ordering::Relaxed) > OPEN_IN_ALL;
-        let (mut bytes, most) = (0, if many { OPEN_AMONG_MANY } else { OPEN });
-        let mut newest = self.links.iter().rev();
+    /// From where on links are kept as they are, of so many bytes.
+    fn open_from(&self, most: usize) -> usize {
+        let (mut bytes, mut newest) = (0, self.links.iter().rev());
         let open = newest.by_ref().take_while(|link| {
             bytes += link.bytes;
             bytes <= most
@@ -338,8 +279,13 @@ mod tests {
         fresh.chain().links.len()
     }
 
+    /// Nothing yet, beside no other database.
+    fn alone() -> FreshChanges {
+        FreshChanges::within(Box::leak(Box::new(Budget::new())))
+    }
+
     fn filled(changes: u64, bytes: usize) -> FreshChanges {
-        let fresh = FreshChanges::default();
+        let fresh = alone();
         (1..=changes).for_each(|sequence| fresh.push(Some(change(sequence, bytes))));
         fresh
     }
@@ -360,7 +306,7 @@ mod tests {
 
     #[test]
     fn little_that_everybody_has_is_kept_for_a_while() {
-        let fresh = FreshChanges::default();
+        let fresh = alone();
         for n in 1..=100 {
             fresh.push(Some(change(n, 10)));
             assert_eq!(fresh.after(&at(n - 1), (Some(ORIGIN), &at(n)), true, LIMITS), Some(change(n, 10)));
@@ -395,6 +341,23 @@ mod tests {
         fresh.clear();
         assert!(fresh.is_empty());
         assert_eq!(fresh.chain().packed, 0);
+    }
+
+    #[test]
+    fn many_databases_for_which_nobody_comes_keep_no_more_than_few() {
+        const BYTES: usize = 1 << 20;
+        static BUDGET: Budget = Budget::new();
+        let databases: Vec<_> = (0..100).map(|_| FreshChanges::within(&BUDGET)).collect();
+        let batch = change(1, BYTES);
+        databases.iter().for_each(|fresh| fresh.push(Some(batch.clone())));
+        assert!(!BUDGET.is_open_too_much());
+        assert!(BUDGET.packed() <= Budget::PACKED);
+        let taken = databases.iter().map(|fresh| fresh.after(&at(0), (Some(ORIGIN), &at(1)), true, LIMITS));
+        let taken: Vec<_> = taken.flatten().collect();
+        assert!(taken.len() >= (Budget::OPEN + Budget::PACKED) / BYTES - 4, "{} are at hand", taken.len());
+        assert!(taken.into_iter().all(|it| it == batch));
+        drop(databases);
+        assert_eq!(BUDGET.packed(), 0);
     }
 
     #[test]
