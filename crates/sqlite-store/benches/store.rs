@@ -57,6 +57,7 @@ fn start(runtime: &Runtime, folder: &Path, name: &str, schema: &str) -> Node {
         max_rows: 20_000,
         tombstone_horizon: Duration::from_secs(86_400),
         upkeep_interval: Duration::from_secs(60),
+        close_after: Duration::from_secs(60),
         retention: ConflictRetention::default(),
         observer: None,
         state: None,

@@ -25,6 +25,7 @@ mod verifying;
 mod waiting;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
@@ -39,6 +40,7 @@ use identity::Memory;
 pub use identity::new_origin;
 use migrating::Migration;
 use records::Pruning;
+pub(crate) use resting::Before;
 use tombstones::Tombstones;
 
 use crate::app_triggers::AppTrigger;
@@ -146,6 +148,8 @@ pub(crate) struct Attachment {
     written: RowCounts,
     fresh: Fresh,
     folding: Folding,
+    /// The generation, and the sequence of its own changes, up to which all is known to be on the disk.
+    put_down: Option<(i64, u64)>,
 }
 
 impl Attachment {
@@ -325,12 +329,18 @@ impl Attachment {
         if self.memory.is_none() || self.schema_version()? != self.replica.schema_version {
             return Ok(());
         }
-        self.conn.busy_timeout(Duration::ZERO)?;
-        self.conn.execute_batch("PRAGMA main.synchronous = EXTRA")?;
-        self.in_write(|_, _| Ok(((), true)))?;
+        self.write_through()?;
         fail_point("rest-committed");
-        let (own, sequence) = (self.replica.own, self.replica.have.get(self.replica.own));
-        self.memory.as_mut().map_or(Ok(()), |memory| memory.rest(own, self.file, sequence))
+        self.note_rest()
+    }
+
+    /// A transaction that goes to the disk as a whole, and with it all before it.
+    fn write_through(&mut self) -> Result<(), StoreError> {
+        let usual: i64 = self.conn.query_row("PRAGMA main.synchronous", [], |row| row.get(0))?;
+        self.conn.execute_batch("PRAGMA main.synchronous = EXTRA")?;
+        let written = self.in_write(|_, _| Ok(((), true)));
+        self.conn.execute_batch(&format!("PRAGMA main.synchronous = {usual}"))?;
+        written
     }
 
     /// Whether another program holds the write lock.
@@ -346,7 +356,11 @@ impl Attachment {
 
     /// Closes the connection; where it is the file's last, SQLite folds the WAL into it.
     pub(crate) fn close(self) {
-        // A failure to close loses nothing: what was committed is in the file or its journal.
-        pulse::on_disk(&self.options.path, || drop(self.conn.close()));
+        close(&self.options.path, self.conn);
     }
+}
+
+fn close(path: &Path, conn: Connection) {
+    // A failure to close loses nothing: what was committed is in the file or its journal.
+    pulse::on_disk(path, || drop(conn.close()));
 }

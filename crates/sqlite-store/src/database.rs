@@ -61,6 +61,8 @@ pub struct DatabaseOptions {
     pub tombstone_horizon: Duration,
     /// The pause between looks for deletions that need not be remembered, and between what is told of other nodes.
     pub upkeep_interval: Duration,
+    /// How long nothing must have happened to the file until it is closed, for as long as nothing does.
+    pub close_after: Duration,
     /// Which conflict records are kept.
     pub retention: ConflictRetention,
     /// Who sees rows of a catch-up that was interrupted while it was merged.

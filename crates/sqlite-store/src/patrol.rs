@@ -66,6 +66,12 @@ impl Files {
 }
 
 impl Seen {
+    /// Whether nothing but the database's closing lies between: whoever is the last to close it removes the log, which is empty.
+    pub(crate) fn is_after_closing(&self, before: &Self) -> bool {
+        let Self([file, log]) = self;
+        *file == before.0[0] && (log.is_none() || *log == before.0[1])
+    }
+
     /// Whether a write from now on would show. Not where a time is ahead of the clock: who knows which comes next.
     pub(crate) fn is_old(&self, now: SystemTime) -> bool {
         let Ok(now) = now.duration_since(SystemTime::UNIX_EPOCH) else { return false };

@@ -12,6 +12,7 @@ mod looking;
 mod opening;
 mod pace;
 mod resting;
+mod sleeping;
 mod turn;
 
 use std::sync::Arc;
@@ -24,6 +25,7 @@ use looking::{RECHECKS, WHILE_WRITTEN};
 use pace::Pace;
 use replication::{Batch, MAX_ORIGINS, NodeSchemas};
 use resting::Rest;
+use sleeping::Sleep;
 use tokio::sync::{mpsc, watch};
 
 use crate::attached::Attachment;
@@ -78,6 +80,7 @@ pub(crate) struct Worker {
     /// When the file was last seen to change; none once its write-ahead log is folded.
     changed: Option<Instant>,
     rest: Rest,
+    sleep: Sleep,
     /// What opening the file and first contact took is let go of.
     lean: bool,
 }
@@ -122,6 +125,7 @@ impl Worker {
             remembered: None,
             changed: None,
             rest: Rest::default(),
+            sleep: Sleep::new(),
             lean: false,
         }
     }
@@ -149,7 +153,7 @@ impl Worker {
                 Err(flume::RecvTimeoutError::Timeout) => self.on_timer(),
             }
             // While a look is due soon, the flag stays up: nobody needs to be woken for it.
-            if self.recheck > WHILE_WRITTEN && self.wake.take() {
+            if self.recheck > WHILE_WRITTEN && self.wake.take() && !self.sleeps_on() {
                 self.rest.end();
                 self.recheck = 0;
             }
@@ -164,8 +168,12 @@ impl Worker {
     }
 
     fn serve(&mut self, command: Command) {
-        if !matches!(command, Command::Look) {
+        if !self.is_slept_through(&command) {
+            self.wake_up();
             self.rest.end();
+        }
+        if !matches!(command, Command::Look | Command::LearnNodes(_)) {
+            self.sleep.put_off();
         }
         match command {
             Command::Look | Command::Close => {}
@@ -364,6 +372,7 @@ mod tests {
             tombstone_horizon: Duration::from_secs(86_400),
             // Nothing that is done now and then wakes the thread within the deadline.
             upkeep_interval: Duration::from_secs(86_400),
+            close_after: Duration::from_secs(86_400),
             retention: ConflictRetention::default(),
             observer: None,
             state: None,

@@ -45,6 +45,11 @@ impl Found {
 }
 
 impl Fresh {
+    /// What is at hand is looked for there.
+    pub(super) fn go_on_in(&mut self, changes: Arc<FreshChanges>) {
+        self.changes = changes;
+    }
+
     /// What was found by a capture that is to go on.
     pub(super) const fn go_on(&mut self) -> Option<Gathered> {
         self.part.take()

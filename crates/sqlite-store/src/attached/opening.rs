@@ -33,15 +33,15 @@ use crate::write_lock::Turns;
 
 impl Attachment {
     /// Opens and attaches the file; gives the database a new origin if the file is not the one that the state folder
-    /// remembers.
+    /// remembers. One that `was_attached` is not attached anew where somebody has detached it.
     pub(crate) fn open(
         options: &DatabaseOptions,
-        file: FileIdentity,
+        (file, was_attached): (FileIdentity, bool),
         runtime: &tokio::runtime::Handle,
         closing: &Arc<AtomicBool>,
     ) -> Result<(Self, Vec<DatabaseEvent>), StoreError> {
         let mut conn = connection::open(&options.path)?;
-        let mut attached = settling::attach(&mut conn, options, closing)?;
+        let mut attached = settling::attach(&mut conn, options, was_attached, closing)?;
         let mut events = vec![DatabaseEvent::Attached {
             created: attached.created,
             synced: attached.schema.tables.len(),
@@ -131,6 +131,7 @@ impl Attachment {
             written: RowCounts::default(),
             fresh: Fresh::default(),
             folding: Folding::default(),
+            put_down: None,
         })
     }
 

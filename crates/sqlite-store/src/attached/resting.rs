@@ -1,6 +1,64 @@
 //! Rest: when nothing is due.
 
-use super::Attachment;
+use std::sync::Arc;
+use std::time::Duration;
+
+use replication::KnownNodes;
+
+use super::tombstones::{Tombstones, horizon_part, lately};
+use super::{Attachment, close};
+use crate::database::{DatabaseEvent, DatabaseOptions};
+use crate::error::StoreError;
+use crate::fresh::FreshChanges;
+use crate::generation;
+use crate::schema::Unsynced;
+use crate::state::FileIdentity;
+use crate::warning::Warning;
+
+/// How long a file stays closed at most. What is done now and then comes so much later.
+const LONGEST: Duration = Duration::from_secs(3_600);
+
+/// What is known of a file that is closed for as long as nothing happens to it.
+#[derive(Debug)]
+pub(crate) struct Before {
+    file: FileIdentity,
+    synced: usize,
+    unsynced: Arc<Vec<Unsynced>>,
+    warnings: Arc<Vec<Warning>>,
+    tombstones: Tombstones,
+    /// Peers look into it.
+    fresh: Arc<FreshChanges>,
+}
+
+impl Before {
+    /// Whether it is that file.
+    pub(crate) fn is_of(&self, file: FileIdentity) -> bool {
+        self.file == file
+    }
+
+    /// Whether this says more of nodes than is known.
+    pub(crate) fn is_news(&self, nodes: &KnownNodes, options: &DatabaseOptions) -> bool {
+        nodes.is_news_to(self.tombstones.told(), lately(options))
+    }
+
+    /// For how long it may be closed.
+    pub(crate) fn lasts(options: &DatabaseOptions) -> Duration {
+        LONGEST.min(horizon_part(options))
+    }
+
+    /// The file is open again: what is not in it is taken over, and of the events only what is new is left.
+    pub(crate) fn go_on(self, attachment: &mut Attachment, events: &mut Vec<DatabaseEvent>) {
+        events.retain(|event| match event {
+            DatabaseEvent::Attached { created, synced, unsynced } => {
+                *created || *synced != self.synced || *unsynced != *self.unsynced
+            }
+            DatabaseEvent::Warned(warning) => !self.warnings.contains(warning),
+            _ => true,
+        });
+        attachment.tombstones.go_on(self.tombstones);
+        attachment.fresh.go_on_in(self.fresh);
+    }
+}
 
 impl Attachment {
     /// Whether nothing is to be done soon unless somebody writes to the file or asks for something. What is done now and then can wait.
@@ -24,5 +82,41 @@ impl Attachment {
         self.conn.flush_prepared_statement_cache();
         // It cannot fail.
         let _ = self.conn.execute_batch("PRAGMA shrink_memory");
+    }
+
+    /// Sees to it that a power cut takes nothing of what was issued so far, and writes what is only in memory.
+    pub(crate) fn put_down(&mut self) -> Result<(), StoreError> {
+        self.save_nodes()?;
+        self.write_through()?;
+        self.put_down = Some((self.generation, self.replica.have.get(self.replica.own)));
+        Ok(())
+    }
+
+    /// Whether nothing was issued, nor written by a daemon, since that was done.
+    pub(crate) fn is_put_down(&self) -> Result<bool, StoreError> {
+        let now = (generation::read(&self.conn)?, self.replica.have.get(self.replica.own));
+        Ok(self.put_down == Some(now))
+    }
+
+    /// Takes note in the state folder that all that was issued is on the disk. Before it issues more the file is
+    /// [opened](Self::open) again.
+    pub(crate) fn note_rest(&mut self) -> Result<(), StoreError> {
+        let (own, sequence) = (self.replica.own, self.replica.have.get(self.replica.own));
+        self.memory.as_mut().map_or(Ok(()), |memory| memory.rest(own, self.file, sequence))
+    }
+
+    /// Closes the file, to be opened again.
+    pub(crate) fn close_for_now(self) -> Before {
+        let fresh = self.fresh();
+        let before = Before {
+            file: self.file,
+            synced: self.replica.tables.len(),
+            unsynced: Arc::clone(&self.unsynced),
+            warnings: Arc::clone(&self.warnings),
+            tombstones: self.tombstones,
+            fresh,
+        };
+        close(&self.options.path, self.conn);
+        before
     }
 }

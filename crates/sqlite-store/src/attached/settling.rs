@@ -17,13 +17,17 @@ use crate::replica::wall_millis;
 use crate::warning::{Warning, WarningKind};
 use crate::write_lock;
 
-/// Attaches the database as its options say.
+/// Attaches the database as its options say; one that `was_attached` is left as it is where somebody has detached it.
 pub(super) fn attach(
     conn: &mut Connection,
     options: &DatabaseOptions,
+    was_attached: bool,
     closing: &Arc<AtomicBool>,
 ) -> Result<Attached, StoreError> {
     let transaction = write_lock::transaction(conn, Some(closing))?;
+    if was_attached && !attach::bookkeeping::is_attached(&transaction)? {
+        return Err(StoreError::Detached);
+    }
     let (node, rules) = (&options.node, Some(&options.rules));
     let attached = attach::attach_within(&transaction, new_origin(), node, rules, &options.attach)?;
     fail_point("attach-before-commit");

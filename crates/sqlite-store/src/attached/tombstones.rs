@@ -11,6 +11,7 @@ use rusqlite::Connection;
 
 use super::Attachment;
 use crate::bind::bind_from;
+use crate::database::DatabaseOptions;
 use crate::error::StoreError;
 use crate::meta;
 use crate::replica::{Replica, ReplicaTable, wall_millis};
@@ -102,15 +103,28 @@ impl Tombstones {
     pub(super) const fn has_work(&self) -> bool {
         self.pass.is_some()
     }
+
+    /// The file was closed and is open again: what is known is what was, and what it says.
+    pub(super) fn go_on(&mut self, before: Self) {
+        let loaded = std::mem::replace(self, before);
+        self.known.learn_all(&loaded.known);
+    }
+}
+
+/// How much of the horizon is of no account.
+pub(super) fn horizon_part(options: &DatabaseOptions) -> Duration {
+    options.tombstone_horizon / HORIZON_PARTS
+}
+
+/// The same in milliseconds: that a node is still there need not be written down each time.
+pub(super) fn lately(options: &DatabaseOptions) -> i64 {
+    i64::try_from(horizon_part(options).as_millis()).unwrap_or(i64::MAX)
 }
 
 impl Attachment {
     /// Takes note of what nodes know.
     pub(crate) fn learn_nodes(&mut self, nodes: &KnownNodes) {
-        let lately = self.options.tombstone_horizon / HORIZON_PARTS;
-        let lately = i64::try_from(lately.as_millis()).unwrap_or(i64::MAX);
-        // That a node is still there need not be written down each time.
-        self.tombstones.saved &= !nodes.is_news_to(&self.tombstones.told, lately);
+        self.tombstones.saved &= !nodes.is_news_to(&self.tombstones.told, lately(&self.options));
         self.tombstones.known.learn_all(nodes);
         // A clock that is ahead, another's or this one's before it was put right, is not believed for ever.
         self.tombstones.known.seen_until(wall_millis().saturating_add(self.max_skew()));
@@ -132,6 +146,12 @@ impl Attachment {
             self.tell_nodes()?;
         }
         Ok(known)
+    }
+
+    /// Saves what is known of nodes now.
+    pub(super) fn save_nodes(&mut self) -> Result<(), StoreError> {
+        self.tombstones.told_at = self.tombstones.told_at.filter(|_| self.tombstones.saved);
+        self.tell_nodes()
     }
 
     /// Saves what is known of nodes, and lets others know, now and then.
@@ -191,7 +211,7 @@ impl Attachment {
         let (own, have) = (&self.options.node, &self.replica.have);
         let common = tombstones.known.known_to_all(own, have, oldest);
         let expected = tombstones.known.expected(own, oldest);
-        let aged = tombstones.aged_at.is_none_or(|at| at.elapsed() >= horizon / HORIZON_PARTS);
+        let aged = tombstones.aged_at.is_none_or(|at| at.elapsed() >= horizon_part(&self.options));
         let news = (have.clone(), expected.map(|(name, node)| (name.to_owned(), node.have.clone())).collect());
         if !aged && tombstones.passed_for.as_ref() == Some(&news) {
             return Ok(None);

@@ -151,12 +151,9 @@ impl Attachment {
             self.replica.schema_version = before.0;
             return Ok(());
         }
-        if !attach::bookkeeping::is_attached(&self.conn)? {
-            return Err(StoreError::Detached);
-        }
         fail_point("reattach-begun");
         let mut conn = connection::open(&self.options.path)?;
-        let attached = settling::attach(&mut conn, &self.options, &self.closing)?;
+        let attached = settling::attach(&mut conn, &self.options, true, &self.closing)?;
         fail_point("reattach-attached");
         let publishing = self.publishing.take();
         let known = Arc::clone(&self.warnings);

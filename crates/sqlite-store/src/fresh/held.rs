@@ -21,7 +21,7 @@ impl Budget {
     pub(super) const OPEN: usize = 16 << 20;
 
     /// Bytes that packed ones may take.
-    pub(super) const PACKED: usize = 48 << 20;
+    pub(super) const PACKED: usize = 32 << 20;
 
     pub(super) const fn new() -> Self {
         Self { open: AtomicUsize::new(0), packed: AtomicUsize::new(0) }

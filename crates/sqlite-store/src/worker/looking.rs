@@ -57,6 +57,10 @@ impl Worker {
 
     /// Looks again, or polls.
     pub(super) fn on_timer(&mut self) {
+        if self.is_asleep() {
+            self.sleeps_on();
+            return;
+        }
         let written = self.wake.take();
         self.recheck = (self.recheck + 1).min(if written { WHILE_WRITTEN } else { RECHECKS.len() });
         if self.last_poll.elapsed() >= self.options.poll_interval || self.attachment.is_none() {
@@ -116,6 +120,9 @@ impl Worker {
                 }
                 if let Some(held) = looked.captured_in {
                     self.leave_alone(held);
+                }
+                if looked.found || looked.wrote {
+                    self.sleep.put_off();
                 }
                 if looked.found {
                     self.recheck = 0;

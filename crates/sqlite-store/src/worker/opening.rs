@@ -69,9 +69,12 @@ impl Worker {
         if self.is_still_damaged() {
             return;
         }
-        match self.open_aside(file) {
-            Ok((attachment, events)) => {
+        let before = self.sleep.before.take().filter(|before| before.is_of(file) && self.phase == Phase::Attached);
+        match self.open_aside(file, before.is_some()) {
+            Ok((mut attachment, mut events)) => {
+                before.into_iter().for_each(|before| before.go_on(&mut attachment, &mut events));
                 self.attachment = Some(attachment);
+                self.sleep.put_off();
                 self.unwritable = false;
                 self.lean = false;
                 self.changed = Some(Instant::now());
@@ -80,6 +83,11 @@ impl Worker {
                 self.announce();
             }
             Err(error) => {
+                if matches!(error, StoreError::Detached) {
+                    self.detached = Some(file);
+                } else {
+                    self.sleep.before = before;
+                }
                 self.fail(&error);
                 self.announce();
             }
@@ -88,13 +96,17 @@ impl Worker {
 
     /// Opens the file on a thread of its own. SQLite's parser and the search of schemas go deep, and what they touch of a thread's stack
     /// stays with it: with many databases it is much. (A schema that changes later is looked at on the database's own.)
-    fn open_aside(&self, file: FileIdentity) -> Result<(Attachment, Vec<DatabaseEvent>), StoreError> {
+    fn open_aside(
+        &self,
+        file: FileIdentity,
+        was_attached: bool,
+    ) -> Result<(Attachment, Vec<DatabaseEvent>), StoreError> {
         let _turn = Turn::take();
         let pulse = pulse::own();
         let Self { options, runtime, closing, unwritable, .. } = self;
         let open = || {
             pulse.into_iter().for_each(pulse::begin);
-            let (mut opened, events) = Attachment::open(options, file, runtime, closing)?;
+            let (mut opened, events) = Attachment::open(options, (file, was_attached), runtime, closing)?;
             if *unwritable {
                 opened.write(|_, _| Ok(((), true)))?;
             }

@@ -27,6 +27,11 @@ impl Rest {
         self.until = None;
     }
 
+    /// The thread sleeps for so long.
+    pub(super) fn lie(&mut self, long: Duration) {
+        self.until = Some(Instant::now() + long);
+    }
+
     /// How long the thread still sleeps, if it does.
     pub(super) fn left(&self) -> Option<Duration> {
         self.until.map(|until| until.saturating_duration_since(Instant::now()))
@@ -52,6 +57,10 @@ impl Worker {
         if !remembered || !self.attachment.as_ref().is_some_and(|attachment| self.may_rest(attachment)) {
             return;
         }
+        let soon = self.sleeps_in();
+        if soon.is_zero() {
+            return self.go_to_sleep(seen);
+        }
         let (files, every) = (Files::of(&self.options.path), self.options.poll_interval);
         if !self.file_watch.rest(Post { files, seen, every, wake: self.wake.clone() }) {
             return;
@@ -62,7 +71,7 @@ impl Worker {
             self.attachment.iter().for_each(Attachment::forget_statements);
         }
         self.rest.seen = Some(seen);
-        self.rest.until = Some(Instant::now() + SLEEP.min(self.options.upkeep_interval).max(every));
+        self.rest.lie(SLEEP.min(self.options.upkeep_interval).min(soon).max(every));
     }
 
     fn may_rest(&self, attachment: &Attachment) -> bool {

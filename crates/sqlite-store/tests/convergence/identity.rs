@@ -14,7 +14,7 @@ use crate::{Random, seeds, settle, write_stock};
 const ITEM: &str = "CREATE TABLE item (id INTEGER PRIMARY KEY, name TEXT)";
 
 /// The machine after it was started again.
-fn rebooted() -> Machine {
+pub(crate) fn rebooted() -> Machine {
     Machine { boot: Some(Uuid::from_u128(2)), ..Machine::this() }
 }
 

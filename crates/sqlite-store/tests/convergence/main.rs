@@ -24,6 +24,7 @@ mod restore;
 mod schemas;
 mod selection;
 mod selection_changes;
+mod sleeping;
 mod together;
 mod tombstones;
 mod unique;

@@ -32,6 +32,7 @@ pub(crate) struct Setup {
     pub(crate) retention: ConflictRetention,
     pub(crate) tombstone_horizon: Duration,
     pub(crate) upkeep_interval: Duration,
+    pub(crate) close_after: Duration,
     pub(crate) machine: Machine,
 }
 
@@ -49,6 +50,7 @@ impl Setup {
             retention: ConflictRetention::default(),
             tombstone_horizon: Duration::from_secs(86_400),
             upkeep_interval: Duration::from_secs(60),
+            close_after: Duration::from_secs(86_400),
             machine: Machine::this(),
         }
     }
@@ -107,6 +109,7 @@ impl Replica {
             max_rows: setup.max_rows,
             tombstone_horizon: setup.tombstone_horizon,
             upkeep_interval: setup.upkeep_interval,
+            close_after: setup.close_after,
             retention: setup.retention,
             observer: None,
             state: Some(state.clone()),
@@ -145,8 +148,10 @@ impl Replica {
             state.chain([self.path.clone(), wal])
         };
         // Files that belong together are copied one after the other: while there are readers none of them is begun anew.
+        let closed = self.is_closed();
         let readers: Vec<Connection> = paths()
             .filter(|path| path.extension().is_some_and(|extension| extension == "db"))
+            .filter(|path| !closed || *path != self.path)
             .map(|path| {
                 let conn = Connection::open(path).unwrap();
                 conn.busy_timeout(Duration::from_secs(20)).unwrap();
@@ -159,6 +164,21 @@ impl Replica {
         let copies = copies.map(|path| (path.clone(), std::fs::read(path).unwrap_or_default())).collect();
         drop(readers);
         copies
+    }
+
+    /// Whether nothing in this process has the file open.
+    pub(crate) fn is_closed(&self) -> bool {
+        let open = std::fs::read_dir("/proc/self/fd").unwrap().flatten();
+        open.filter_map(|open| std::fs::read_link(open.path()).ok()).all(|file| file != self.path)
+    }
+
+    /// Waits until its file is closed.
+    pub(crate) async fn until_closed(&self) {
+        let begun = std::time::Instant::now();
+        while !self.is_closed() {
+            assert!(begun.elapsed() < Duration::from_secs(60), "{} stays open", self.path.display());
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
     }
 
     /// Closes all files.

@@ -114,6 +114,7 @@ impl Replica {
             max_rows: 1_000,
             tombstone_horizon: Duration::from_secs(86_400),
             upkeep_interval: Duration::from_secs(60),
+            close_after: Duration::from_secs(60),
             retention: ConflictRetention::default(),
             observer: None,
             state: None,

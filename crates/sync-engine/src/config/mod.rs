@@ -88,6 +88,8 @@ pub struct Settings {
     pub tombstone_horizon: Duration,
     /// The pause between looks for deletions that need not be remembered any more.
     pub upkeep_interval: Duration,
+    /// How long nothing must have happened in a database until its file is closed, for as long as nothing does.
+    pub close_after: Duration,
     /// How long stopping may take.
     pub shutdown_grace: Duration,
     /// How many rows are applied in one transaction at most.

@@ -17,6 +17,7 @@ pub(super) struct Raw {
     pub(super) max_clock_skew: Option<String>,
     pub(super) tombstone_horizon: Option<String>,
     pub(super) upkeep_interval: Option<String>,
+    pub(super) close_after: Option<String>,
     pub(super) shutdown_grace: Option<String>,
     pub(super) max_batch_rows: Option<i64>,
     pub(super) auth: RawAuth,

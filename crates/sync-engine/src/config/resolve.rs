@@ -37,6 +37,7 @@ pub(super) fn settings(
         shutdown_grace,
         tombstone_horizon,
         upkeep_interval,
+        close_after,
         ..
     } = raw;
     let (ms, s) = (Duration::from_millis, Duration::from_secs);
@@ -51,6 +52,7 @@ pub(super) fn settings(
         max_clock_skew: r.duration("max_clock_skew", max_clock_skew, s(60), ms(1), s(86_400)),
         tombstone_horizon: r.duration("tombstone_horizon", tombstone_horizon, s(30 * 86_400), s(1), s(3_650 * 86_400)),
         upkeep_interval: r.duration("upkeep_interval", upkeep_interval, s(60), ms(10), s(86_400)),
+        close_after: r.duration("close_after", close_after, s(30), s(1), s(3_650 * 86_400)),
         shutdown_grace: r.duration("shutdown_grace", shutdown_grace, s(10), ms(100), s(600)),
         max_batch_rows: r.count("max_batch_rows", raw.max_batch_rows, 50_000, 1_000_000),
         auth: security::auth(raw.auth, &mut r.check),

@@ -56,6 +56,7 @@ pub(super) const ROOT: &[Key] = &[
     key("max_clock_skew", Kind::Text),
     key("tombstone_horizon", Kind::Text),
     key("upkeep_interval", Kind::Text),
+    key("close_after", Kind::Text),
     key("shutdown_grace", Kind::Text),
     key("max_batch_rows", Kind::Integer),
     key("auth", Kind::Table(AUTH)),

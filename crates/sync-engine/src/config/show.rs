@@ -106,6 +106,7 @@ impl Settings {
             "max_clock_skew": duration_text(self.max_clock_skew),
             "tombstone_horizon": duration_text(self.tombstone_horizon),
             "upkeep_interval": duration_text(self.upkeep_interval),
+            "close_after": duration_text(self.close_after),
             "shutdown_grace": duration_text(self.shutdown_grace),
             "max_batch_rows": self.max_batch_rows,
             "auth": auth(&self.auth, self.tls.client_ca.is_some()),

@@ -22,6 +22,7 @@ pub(super) fn is_duration_key(path: &str) -> bool {
             | "max_clock_skew"
             | "tombstone_horizon"
             | "upkeep_interval"
+            | "close_after"
             | "shutdown_grace"
             | "health.max_lag"
     )

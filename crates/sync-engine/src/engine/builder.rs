@@ -48,6 +48,7 @@ impl Default for SyncEngineBuilder {
                 max_clock_skew: Duration::from_secs(60),
                 tombstone_horizon: Duration::from_secs(30 * 86_400),
                 upkeep_interval: Duration::from_secs(60),
+                close_after: Duration::from_secs(30),
                 batch: BatchLimits::default(),
                 retention: ConflictRetention::default(),
             },
@@ -131,6 +132,14 @@ impl SyncEngineBuilder {
     #[must_use]
     pub fn upkeep_interval(mut self, interval: Duration) -> Self {
         self.limits.upkeep_interval = interval;
+        self
+    }
+
+    /// How long nothing must have happened in a database until its file is closed. It is opened again when something does, which takes
+    /// some milliseconds; closed it takes hardly any memory. Default: 30 seconds.
+    #[must_use]
+    pub fn close_after(mut self, quiet: Duration) -> Self {
+        self.limits.close_after = quiet;
         self
     }
 

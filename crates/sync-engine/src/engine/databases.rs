@@ -33,6 +33,7 @@ pub(crate) struct DatabaseLimits {
     pub(crate) max_clock_skew: Duration,
     pub(crate) tombstone_horizon: Duration,
     pub(crate) upkeep_interval: Duration,
+    pub(crate) close_after: Duration,
     pub(crate) batch: BatchLimits,
     pub(crate) retention: ConflictRetention,
 }
@@ -45,6 +46,7 @@ impl From<&Settings> for DatabaseLimits {
             max_clock_skew: settings.max_clock_skew,
             tombstone_horizon: settings.tombstone_horizon,
             upkeep_interval: settings.upkeep_interval,
+            close_after: settings.close_after,
             batch: BatchLimits { rows: settings.max_batch_rows, ..BatchLimits::default() },
             retention: ConflictRetention {
                 records: settings.conflicts.keep,
@@ -145,6 +147,7 @@ impl Databases {
             max_clock_skew: limits.max_clock_skew,
             tombstone_horizon: limits.tombstone_horizon,
             upkeep_interval: limits.upkeep_interval,
+            close_after: limits.close_after,
             schema_quiet: SCHEMA_QUIET,
             max_rows: limits.batch.rows,
             retention: limits.retention,

@@ -1,0 +1,115 @@
+//! A database in which nothing has happened for long: its file is closed until something does. An open one takes memory and descriptors,
+//! and there may be hundreds that nobody uses.
+//!
+//! It is closed as at a stop and opened as at a start, with all that a start finds out: the file may have been replaced, restored or
+//! detached meanwhile. What is known of it stays known, and whoever asks for something, or writes to the file, wakes it. That a file is
+//! not written is told by its times, as at any rest (see [`resting`](super::resting)).
+
+use std::time::{Duration, Instant};
+
+use super::{Command, Worker};
+use crate::attached::Before;
+use crate::patrol::{Files, Post, Seen};
+
+/// How long it is only looked at by the patrol.
+const LOOK: Duration = Duration::from_secs(30);
+
+/// What is known of a database's sleep.
+#[derive(Debug)]
+pub(super) struct Sleep {
+    /// When something was last done.
+    active_at: Instant,
+    /// What its files are like while they are closed, and until when that is.
+    closed: Option<(Seen, Instant)>,
+    /// What was known of the file when it was closed.
+    pub(super) before: Option<Before>,
+}
+
+impl Sleep {
+    pub(super) fn new() -> Self {
+        Self { active_at: Instant::now(), closed: None, before: None }
+    }
+
+    /// Something is done.
+    pub(super) fn put_off(&mut self) {
+        self.active_at = Instant::now();
+    }
+}
+
+impl Worker {
+    /// How long nothing more must happen until the file is closed.
+    pub(super) fn sleeps_in(&self) -> Duration {
+        self.options.close_after.saturating_sub(self.sleep.active_at.elapsed())
+    }
+
+    /// The file has been left alone for long: what it has issued is put on the disk, and when its times tell of the next write once more,
+    /// it is closed. `seen` is what the files were like before a look that found nothing.
+    pub(super) fn go_to_sleep(&mut self, seen: Seen) {
+        let Some(attachment) = &mut self.attachment else { return };
+        let Ok(put_down) = attachment.is_put_down() else { return self.sleep.put_off() };
+        let done = if put_down { attachment.note_rest() } else { attachment.put_down() };
+        if done.is_err() {
+            // Whatever is in the way may pass.
+            return self.sleep.put_off();
+        }
+        if !put_down {
+            // Its log is folded first.
+            self.changed = Some(Instant::now());
+            return self.look();
+        }
+        let Some(attachment) = self.attachment.take() else { return };
+        self.sleep.before = Some(attachment.close_for_now());
+        let files = Files::of(&self.options.path);
+        let now = files.seen();
+        if !now.is_after_closing(&seen) {
+            // Somebody came while it was closed.
+            return self.open();
+        }
+        self.sleep.closed = Some((now, Instant::now() + Before::lasts(&self.options)));
+        self.sleep_on(now);
+    }
+
+    fn sleep_on(&mut self, seen: Seen) {
+        let (files, every) = (Files::of(&self.options.path), self.options.poll_interval);
+        // If nobody can look, the thread does now and then.
+        self.file_watch.rest(Post { files, seen, every, wake: self.wake.clone() });
+        self.rest.lie(LOOK);
+    }
+
+    pub(super) const fn is_asleep(&self) -> bool {
+        self.sleep.closed.is_some()
+    }
+
+    /// Whether the file stays closed: nothing has happened to it. Otherwise it is opened.
+    pub(super) fn sleeps_on(&mut self) -> bool {
+        let Some((seen, until)) = self.sleep.closed else { return false };
+        let on = Instant::now() < until && Files::of(&self.options.path).seen() == seen;
+        if on {
+            self.sleep_on(seen);
+        } else {
+            self.wake_up();
+        }
+        on
+    }
+
+    /// Opens the file, if it is closed.
+    pub(super) fn wake_up(&mut self) {
+        if self.sleep.closed.take().is_some() {
+            self.rest.end();
+            self.open();
+        }
+    }
+
+    /// Whether a command is none to a file that is closed.
+    pub(super) fn is_slept_through(&self, command: &Command) -> bool {
+        match command {
+            Command::Look | Command::Close => true,
+            // That a node is still there is said again and again.
+            Command::LearnNodes(nodes) => {
+                let before = self.sleep.before.as_ref().filter(|_| self.is_asleep());
+                before.is_some_and(|before| !before.is_news(nodes, &self.options))
+            }
+            _ => false,
+        }
+    }
+}
