@@ -42,6 +42,7 @@ use migrating::Migration;
 use records::Pruning;
 pub(crate) use resting::Before;
 use tombstones::Tombstones;
+pub(crate) use tombstones::lately;
 
 use crate::app_triggers::AppTrigger;
 use crate::apply::RowCounts;

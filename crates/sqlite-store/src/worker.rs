@@ -168,11 +168,16 @@ impl Worker {
     }
 
     fn serve(&mut self, command: Command) {
-        if !self.is_slept_through(&command) {
+        if self.is_asleep() {
+            if !self.is_news(&command) {
+                return;
+            }
             self.wake_up();
+        }
+        if !matches!(command, Command::Look) {
             self.rest.end();
         }
-        if !matches!(command, Command::Look | Command::LearnNodes(_)) {
+        if command.is_work() {
             self.sleep.put_off();
         }
         match command {

@@ -16,6 +16,9 @@ const PEERS: usize = 4;
 const REST: Duration = Duration::from_secs(10);
 const MEASURED: Duration = Duration::from_secs(20);
 
+/// How long nothing is done in many databases until those are closed, at the usual settings.
+const CLOSED: Duration = Duration::from_secs(45);
+
 const PAUSE: Duration = Duration::from_millis(20);
 
 pub(crate) fn measure(scene: &Scene, options: &Options) -> Result<Vec<Figure>> {
@@ -39,7 +42,7 @@ fn many(scene: &Scene) -> Result<Vec<Figure>> {
         peer.start()?;
     }
     await_peers(&hub, PEERS)?;
-    std::thread::sleep(REST);
+    std::thread::sleep(CLOSED);
     let (before, begun) = (computed(hub.pid()?)?, Instant::now());
     std::thread::sleep(MEASURED);
     let share = 100.0 * (computed(hub.pid()?)? - before) / begun.elapsed().as_secs_f64();

@@ -3,9 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use replication::KnownNodes;
-
-use super::tombstones::{Tombstones, horizon_part, lately};
+use super::tombstones::{Tombstones, horizon_part};
 use super::{Attachment, close};
 use crate::database::{DatabaseEvent, DatabaseOptions};
 use crate::error::StoreError;
@@ -34,11 +32,6 @@ impl Before {
     /// Whether it is that file.
     pub(crate) fn is_of(&self, file: FileIdentity) -> bool {
         self.file == file
-    }
-
-    /// Whether this says more of nodes than is known.
-    pub(crate) fn is_news(&self, nodes: &KnownNodes, options: &DatabaseOptions) -> bool {
-        nodes.is_news_to(self.tombstones.told(), lately(options))
     }
 
     /// For how long it may be closed.

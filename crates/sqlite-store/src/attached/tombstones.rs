@@ -117,7 +117,7 @@ pub(super) fn horizon_part(options: &DatabaseOptions) -> Duration {
 }
 
 /// The same in milliseconds: that a node is still there need not be written down each time.
-pub(super) fn lately(options: &DatabaseOptions) -> i64 {
+pub(crate) fn lately(options: &DatabaseOptions) -> i64 {
     i64::try_from(horizon_part(options).as_millis()).unwrap_or(i64::MAX)
 }
 

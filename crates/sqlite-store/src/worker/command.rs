@@ -71,3 +71,10 @@ pub(crate) enum Command {
     LearnSchemas(NodeSchemas),
     Close,
 }
+
+impl Command {
+    /// Whether it is something to do in any case. What nodes tell of each other is, where it is new.
+    pub(super) const fn is_work(&self) -> bool {
+        !matches!(self, Self::Look | Self::Close | Self::LearnNodes(_) | Self::LearnNames(_) | Self::LearnSchemas(_))
+    }
+}

@@ -8,7 +8,8 @@
 use std::time::{Duration, Instant};
 
 use super::{Command, Worker};
-use crate::attached::Before;
+use crate::attached::{Before, lately};
+use crate::database::NodeNames;
 use crate::patrol::{Files, Post, Seen};
 
 /// How long it is only looked at by the patrol.
@@ -100,16 +101,21 @@ impl Worker {
         }
     }
 
-    /// Whether a command is none to a file that is closed.
-    pub(super) fn is_slept_through(&self, command: &Command) -> bool {
+    /// Whether a command tells or asks anything that is not known. What nodes know of each other they say again and again.
+    pub(super) fn is_news(&self, command: &Command) -> bool {
+        let state = self.state.borrow();
+        let of_others = |origin| state.origin != Some(origin);
         match command {
-            Command::Look | Command::Close => true,
-            // That a node is still there is said again and again.
-            Command::LearnNodes(nodes) => {
-                let before = self.sleep.before.as_ref().filter(|_| self.is_asleep());
-                before.is_some_and(|before| !before.is_news(nodes, &self.options))
+            Command::Look | Command::Close => false,
+            Command::LearnNodes(nodes) => nodes.is_news_to(&state.known, lately(&self.options)),
+            Command::LearnNames(NodeNames { own, heard }) => {
+                own.iter().any(|(origin, node)| of_others(*origin) && state.nodes.get(origin) != Some(node))
+                    || heard.keys().any(|origin| !state.nodes.contains_key(origin))
             }
-            _ => false,
+            Command::LearnSchemas(schemas) => {
+                schemas.iter().any(|(origin, schema)| of_others(origin) && state.schemas.lacks(origin, schema))
+            }
+            _ => true,
         }
     }
 }

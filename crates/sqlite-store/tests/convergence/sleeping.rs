@@ -1,10 +1,11 @@
 //! A file that is left alone is closed, and the database is what it was when something happens to it.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use replication::{KnownNode, KnownNodes, VersionVector};
-use sqlite_store::{DatabaseEvent, Machine, Phase, new_origin};
+use sqlite_store::{DatabaseEvent, Machine, NodeNames, Phase, new_origin};
 use tempfile::TempDir;
 
 use crate::identity::{issued, origin, rebooted};
@@ -121,10 +122,14 @@ async fn that_a_node_is_still_there_wakes_nobody_and_what_is_new_of_it_is_kept()
     let known = |sequence| a.until(move |state| state.known.get("b").is_some_and(|b| b.have.get(peer) == sequence));
     a.database.learn_nodes(knows(1, now)).await;
     known(1).await;
+    let names = NodeNames { own: BTreeMap::from([(peer, "b".to_owned())]), heard: BTreeMap::default() };
+    a.database.learn_names(names.clone()).await;
+    a.until(|state| state.nodes.contains_key(&peer)).await;
     a.until_closed().await;
     let beats = a.database.pulse().beats();
+    a.database.learn_names(names).await;
     a.database.learn_nodes(knows(1, now + 1_000)).await;
-    while a.database.pulse().beats() < beats + 2 {
+    while a.database.pulse().beats() < beats + 3 {
         tokio::task::yield_now().await;
     }
     assert!(a.is_closed(), "there is nothing new");
