@@ -29,7 +29,7 @@ use crate::state::StateDatabase;
 use crate::verification::{VerifyAnswer, VerifyQuestion};
 use crate::warning::Warning;
 use crate::watch::{FileWatch, Wake};
-use crate::worker::{Command, Worker};
+use crate::worker::{self, Command, Line, Worker};
 
 pub use state::{DatabaseState, Phase, TableNames};
 
@@ -224,12 +224,8 @@ impl Database {
         let records = ConflictReader::new(&options.path);
         let pulse = Pulse::default();
         let beating = pulse.clone();
-        std::thread::Builder::new()
-            .name(format!("db {name}"))
-            .spawn(move || {
-                Worker::new(options, file_watch, wake, state_sender, events, runtime, raised).run(&receiver, beating);
-            })
-            .map_err(|source| StoreError::Thread { source })?;
+        let worker = Worker::new(options, file_watch, wake, state_sender, events, runtime, raised);
+        worker::start(worker, Line { commands: receiver, pulse: beating })?;
         Ok(Self { name, commands: sender, state, wake: waking, closing, pulse, records })
     }
 

@@ -38,6 +38,11 @@ impl Pulse {
         self.0.beats.load(Ordering::Relaxed)
     }
 
+    /// Shows life in place of a thread.
+    pub(crate) fn beat(&self) {
+        self.0.beats.fetch_add(1, Ordering::Relaxed);
+    }
+
     /// How long the step that the thread is at may go without a sign of life, and all be well; zero where it is at none such.
     pub fn may_be_silent(&self) -> Duration {
         Duration::from_secs(self.0.silent_seconds.load(Ordering::Relaxed))
@@ -62,8 +67,8 @@ pub(crate) fn own() -> Option<Pulse> {
 /// Shows that this thread is alive. On threads that are no database's it does nothing.
 pub(crate) fn beat() {
     OWN.with_borrow(|own| {
-        if let Some(Pulse(signs)) = own {
-            signs.beats.fetch_add(1, Ordering::Relaxed);
+        if let Some(pulse) = own {
+            pulse.beat();
         }
     });
 }

@@ -13,6 +13,7 @@ mod opening;
 mod pace;
 mod resting;
 mod sleeping;
+mod thread;
 mod turn;
 
 use std::sync::Arc;
@@ -26,6 +27,7 @@ use pace::Pace;
 use replication::{Batch, MAX_ORIGINS, NodeSchemas};
 use resting::Rest;
 use sleeping::Sleep;
+pub(crate) use thread::{Line, start};
 use tokio::sync::{mpsc, watch};
 
 use crate::attached::Attachment;
@@ -34,7 +36,7 @@ use crate::error::StoreError;
 use crate::fail_point::hang_point;
 use crate::observer::RowObserver;
 use crate::pause;
-use crate::pulse::{self, Pulse};
+use crate::pulse;
 use crate::state::FileIdentity;
 use crate::watch::{FileWatch, Wake};
 
@@ -130,16 +132,18 @@ impl Worker {
         }
     }
 
-    /// Serves commands until it is told to close or nobody is left to send one. Once it is to close it does nothing of what still waits:
-    /// each command, and each look, may be the turn of some long work.
-    pub(crate) fn run(mut self, commands: &flume::Receiver<Command>, pulse: Pulse) {
-        pulse::begin(pulse);
+    /// Serves commands, the `first` before all, until it is told to close, nobody is left to send one, or the file falls asleep. Once it
+    /// is to close it does nothing of what still waits: each command, and each look, may be the turn of some long work.
+    fn run(&mut self, line: &Line, first: Option<Command>) {
+        pulse::begin(line.pulse.clone());
         pause::keep_short();
+        self.wake_up();
         self.poll();
-        loop {
+        first.into_iter().for_each(|command| self.serve(command));
+        while !self.is_asleep() {
             hang_point("worker");
             pulse::beat();
-            let command = commands.recv_timeout(self.pause());
+            let command = line.commands.recv_timeout(self.pause());
             if self.is_closing() || matches!(command, Ok(Command::Close)) {
                 // What is not remembered makes the next start a little less able to tell an older copy.
                 let _ = self.with_attachment(Attachment::remember);
@@ -153,7 +157,7 @@ impl Worker {
                 Err(flume::RecvTimeoutError::Timeout) => self.on_timer(),
             }
             // While a look is due soon, the flag stays up: nobody needs to be woken for it.
-            if self.recheck > WHILE_WRITTEN && self.wake.take() && !self.sleeps_on() {
+            if self.recheck > WHILE_WRITTEN && !self.is_asleep() && self.wake.take() {
                 self.rest.end();
                 self.recheck = 0;
             }
@@ -168,12 +172,6 @@ impl Worker {
     }
 
     fn serve(&mut self, command: Command) {
-        if self.is_asleep() {
-            if !self.is_news(&command) {
-                return;
-            }
-            self.wake_up();
-        }
         if !matches!(command, Command::Look) {
             self.rest.end();
         }

@@ -57,10 +57,6 @@ impl Worker {
 
     /// Looks again, or polls.
     pub(super) fn on_timer(&mut self) {
-        if self.is_asleep() {
-            self.sleeps_on();
-            return;
-        }
         let written = self.wake.take();
         self.recheck = (self.recheck + 1).min(if written { WHILE_WRITTEN } else { RECHECKS.len() });
         if self.last_poll.elapsed() >= self.options.poll_interval || self.attachment.is_none() {

@@ -1,5 +1,5 @@
-//! A database in which nothing has happened for long: its file is closed until something does. An open one takes memory and descriptors,
-//! and there may be hundreds that nobody uses.
+//! A database in which nothing has happened for long: its file is closed until something does, and its thread ends. An open one takes
+//! memory and descriptors, and there may be hundreds that nobody uses.
 //!
 //! It is closed as at a stop and opened as at a start, with all that a start finds out: the file may have been replaced, restored or
 //! detached meanwhile. What is known of it stays known, and whoever asks for something, or writes to the file, wakes it. That a file is
@@ -11,9 +11,6 @@ use super::{Command, Worker};
 use crate::attached::{Before, lately};
 use crate::database::NodeNames;
 use crate::patrol::{Files, Post, Seen};
-
-/// How long it is only looked at by the patrol.
-const LOOK: Duration = Duration::from_secs(30);
 
 /// What is known of a database's sleep.
 #[derive(Debug)]
@@ -67,36 +64,32 @@ impl Worker {
             return self.open();
         }
         self.sleep.closed = Some((now, Instant::now() + Before::lasts(&self.options)));
-        self.sleep_on(now);
+        self.watch_over(now);
     }
 
-    fn sleep_on(&mut self, seen: Seen) {
+    fn watch_over(&self, seen: Seen) {
         let (files, every) = (Files::of(&self.options.path), self.options.poll_interval);
-        // If nobody can look, the thread does now and then.
+        // If nobody can do it, it is looked at now and then.
         self.file_watch.rest(Post { files, seen, every, wake: self.wake.clone() });
-        self.rest.lie(LOOK);
     }
 
     pub(super) const fn is_asleep(&self) -> bool {
         self.sleep.closed.is_some()
     }
 
-    /// Whether the file stays closed: nothing has happened to it. Otherwise it is opened.
-    pub(super) fn sleeps_on(&mut self) -> bool {
+    /// Whether nothing has happened to the file, and nothing is due.
+    pub(super) fn sleeps_on(&self) -> bool {
         let Some((seen, until)) = self.sleep.closed else { return false };
         let on = Instant::now() < until && Files::of(&self.options.path).seen() == seen;
         if on {
-            self.sleep_on(seen);
-        } else {
-            self.wake_up();
+            self.watch_over(seen);
         }
         on
     }
 
-    /// Opens the file, if it is closed.
+    /// Opens the file, if it is asleep.
     pub(super) fn wake_up(&mut self) {
         if self.sleep.closed.take().is_some() {
-            self.rest.end();
             self.open();
         }
     }
