@@ -319,6 +319,15 @@ impl Node {
         running.map(Running::pid).ok_or_else(|| Failure::new(format!("node {} does not run", self.name)))
     }
 
+    /// Whether it has a file open now.
+    ///
+    /// # Errors
+    /// It is not running.
+    pub fn has_open(&self, file: &Path) -> Result<bool> {
+        let open = std::fs::read_dir(format!("/proc/{}/fd", self.pid()?))?.flatten();
+        Ok(open.filter_map(|open| std::fs::read_link(open.path()).ok()).any(|open| open == file))
+    }
+
     /// How many bytes of memory the daemon has taken at most since it was started.
     ///
     /// # Errors

@@ -16,16 +16,10 @@ fn insert(file: &Path, first: u32) -> Result {
     python_code(file, &format!("FIRST = {first}\n{INSERT}")).map(drop)
 }
 
-/// Whether a daemon has a file open.
-fn has_open(node: &Node, file: &Path) -> Result<bool> {
-    let open = std::fs::read_dir(format!("/proc/{}/fd", node.pid()?))?.flatten();
-    Ok(open.filter_map(|open| std::fs::read_link(open.path()).ok()).any(|open| open == file))
-}
-
 fn await_closed(scene: &Scene, cluster: &Cluster) -> Result {
     scene.eventually("no file is open", || {
         for (node, file) in cluster.nodes.iter().zip(cluster.files()) {
-            check!(!has_open(node, file)?, "{} is open", file.display());
+            check!(!node.has_open(file)?, "{} is open", file.display());
         }
         Ok(())
     })

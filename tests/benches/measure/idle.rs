@@ -17,7 +17,7 @@ const REST: Duration = Duration::from_secs(10);
 const MEASURED: Duration = Duration::from_secs(20);
 
 /// How long nothing is done in many databases until those are closed, at the usual settings.
-const CLOSED: Duration = Duration::from_secs(45);
+const CLOSED: Duration = Duration::from_secs(50);
 
 const PAUSE: Duration = Duration::from_millis(20);
 

@@ -7,7 +7,7 @@ use system_tests::{Result, Scene};
 
 use crate::Options;
 use crate::application;
-use crate::nodes::{Pair, await_that, last};
+use crate::nodes::{Pair, await_peers, await_that, last};
 use crate::relay::Relay;
 use crate::report::{Figure, Goal, at, median};
 
@@ -18,6 +18,9 @@ const WARM: u64 = 200;
 /// Transactions after a rest, and how long that is: the point of it is that nothing happens.
 const RESTS: u64 = 5;
 const REST: Duration = Duration::from_secs(7);
+
+/// Transactions while both files are closed.
+const WAKINGS: u64 = 3;
 
 /// The pause between two looks at the peer's file. The sleep of a thread takes some 50 µs longer.
 const PAUSE: Duration = Duration::from_micros(10);
@@ -36,6 +39,7 @@ pub(crate) fn measure(scene: &Scene, _: &Options) -> Result<Vec<Figure>> {
     pair.b.stop()?;
     pair.a.stop()?;
 
+    let closed = wakings(&scene.room()?)?;
     let files = ["from.db", "to.db"].map(|name| scene.path(name));
     let (writer, reader) = (application::create(&files[0])?, application::create(&files[1])?);
     let mut relay = Relay::start(&files[1])?;
@@ -47,10 +51,33 @@ pub(crate) fn measure(scene: &Scene, _: &Options) -> Result<Vec<Figure>> {
         Figure::new("latency, median", median(&engine), "ms", Goal::AtMost(1.0)),
         Figure::new("latency, 99 of 100", at(&engine, 99), "ms", Goal::AtMost(5.0)),
         Figure::told("latency of the first commit after seven quiet seconds", median(&rested), "ms"),
+        Figure::told("latency of the first commit while both files are closed", median(&closed), "ms"),
         Figure::told("latency of a minimal relay, median", median(&floor), "ms"),
         Figure::told("latency of a minimal relay, 99 of 100", at(&floor, 99), "ms"),
         Figure::new("latency, ratio to the relay", ratio, "", Goal::AtMost(2.5)),
     ])
+}
+
+/// Milliseconds from commits while both daemons have closed their files.
+fn wakings(scene: &Scene) -> Result<Vec<f64>> {
+    let mut pair = Pair::new(scene)?;
+    for node in [&mut pair.a, &mut pair.b] {
+        node.setting("close_after = \"1s\"");
+        node.start()?;
+    }
+    await_peers(&pair.b, 1)?;
+    let (writer, reader) = (application::open(pair.a.file())?, application::open(pair.b.file())?);
+    let mut spent = Vec::new();
+    for id in 1..=WAKINGS {
+        await_that(Duration::from_millis(100), || {
+            Ok(!pair.a.has_open(pair.a.file())? && !pair.b.has_open(pair.b.file())?)
+        })?;
+        spent.push(latency(&writer, &reader, id, |_| Ok(()))?);
+    }
+    pair.check_equal(WAKINGS)?;
+    pair.b.stop()?;
+    pair.a.stop()?;
+    Ok(spent)
 }
 
 /// Milliseconds from each commit to the row that is seen.
