@@ -20,6 +20,9 @@ use crate::batch_read::BatchLimits;
 /// than they may.
 const OPEN: usize = 1 << 20;
 
+/// Bytes of rows that the newest one may have and be kept as it is all the same.
+const NEWEST: usize = 4 << 20;
+
 /// Captures that are kept although everybody has them who ever came: another peer may be about to come for its first.
 const GRACE: usize = 16;
 
@@ -123,7 +126,7 @@ impl FreshChanges {
         let (source, rows, bytes) = (batch.source, batch.row_count(), batch.size());
         let held = Held::open(batch, bytes, self.budget);
         self.chain().links.push_back(Link { source, from, to, rows, bytes, held, taken: 0 });
-        if self.budget.is_open_too_much() {
+        if bytes > NEWEST || self.budget.is_open_too_much() {
             self.pack();
         }
     }

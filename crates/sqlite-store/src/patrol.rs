@@ -25,7 +25,8 @@ const LOCAL: [u32; 8] =
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Files([PathBuf; 2]);
 
-/// What the files of a database were like at some moment; none for those that were not there.
+/// What the files of a database were like at some moment; none for those that were not there, and for a log that is empty: whoever reads
+/// makes one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Seen([Option<Traces>; 2]);
 
@@ -48,7 +49,7 @@ impl Files {
 
     /// What they are like now, by `stat` alone.
     pub(crate) fn seen(&self) -> Seen {
-        Seen(self.0.each_ref().map(|path| {
+        let [file, log] = self.0.each_ref().map(|path| {
             let metadata = std::fs::metadata(path).ok()?;
             Some(Traces {
                 file: (metadata.dev(), metadata.ino()),
@@ -56,7 +57,8 @@ impl Files {
                 modified: (metadata.mtime(), metadata.mtime_nsec()),
                 changed: (metadata.ctime(), metadata.ctime_nsec()),
             })
-        }))
+        });
+        Seen([file, log.filter(|log| log.size > 0)])
     }
 
     /// Whether they are where their times can be relied on.

@@ -137,6 +137,9 @@ impl Worker {
     fn run(&mut self, line: &Line, first: Option<Command>) {
         pulse::begin(line.pulse.clone());
         pause::keep_short();
+        if self.is_closing() {
+            return;
+        }
         self.wake_up();
         self.poll();
         first.into_iter().for_each(|command| self.serve(command));

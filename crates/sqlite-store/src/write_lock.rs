@@ -101,7 +101,16 @@ pub(crate) fn transaction<'c>(
 
 /// Whether another program holds the write lock now.
 pub(crate) fn is_held(conn: &Connection) -> bool {
-    let tried = conn.busy_timeout(Duration::ZERO).and_then(|()| conn.execute_batch("BEGIN IMMEDIATE; ROLLBACK"));
+    is_refused(conn, "BEGIN IMMEDIATE; ROLLBACK")
+}
+
+/// Whether a write transaction would have to wait for another program: with a rollback journal, for one that reads too.
+pub(crate) fn is_in_use(conn: &Connection) -> bool {
+    is_refused(conn, "BEGIN EXCLUSIVE; ROLLBACK")
+}
+
+fn is_refused(conn: &Connection, transaction: &str) -> bool {
+    let tried = conn.busy_timeout(Duration::ZERO).and_then(|()| conn.execute_batch(transaction));
     // Setting it fails for no reason but a closed connection.
     let _ = conn.busy_timeout(BUSY_TIMEOUT);
     tried.is_err_and(|error| is_busy(&error))

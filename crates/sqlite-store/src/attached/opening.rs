@@ -12,6 +12,7 @@ use super::fresh::Fresh;
 use super::identity::{self, Memory};
 use super::migrating::Migration;
 use super::records::Pruning;
+use super::resting::Before;
 use super::tombstones::Tombstones;
 use super::{Attachment, settling, told};
 use crate::app_triggers;
@@ -33,15 +34,15 @@ use crate::write_lock::Turns;
 
 impl Attachment {
     /// Opens and attaches the file; gives the database a new origin if the file is not the one that the state folder
-    /// remembers. One that `was_attached` is not attached anew where somebody has detached it.
+    /// remembers. One that was closed `before` is not attached anew where somebody has detached it.
     pub(crate) fn open(
         options: &DatabaseOptions,
-        (file, was_attached): (FileIdentity, bool),
+        (file, before): (FileIdentity, Option<&Before>),
         runtime: &tokio::runtime::Handle,
         closing: &Arc<AtomicBool>,
     ) -> Result<(Self, Vec<DatabaseEvent>), StoreError> {
         let mut conn = connection::open(&options.path)?;
-        let mut attached = settling::attach(&mut conn, options, was_attached, closing)?;
+        let mut attached = settling::attach(&mut conn, options, before.is_some(), closing)?;
         let mut events = vec![DatabaseEvent::Attached {
             created: attached.created,
             synced: attached.schema.tables.len(),
@@ -60,6 +61,9 @@ impl Attachment {
         let issued = attachment.replica.have.get(attachment.replica.own);
         let shown = attachment.memory.as_ref().and_then(Memory::shown);
         attachment.opened_at = shown.map_or(issued, |shown| shown.min(issued));
+        if let Some(before) = before {
+            attachment.go_on(before, &mut events)?;
+        }
         Ok((attachment, events))
     }
 

@@ -3,6 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use replication::Origin;
+
 use super::tombstones::{Tombstones, horizon_part};
 use super::{Attachment, close};
 use crate::database::{DatabaseEvent, DatabaseOptions};
@@ -12,15 +14,20 @@ use crate::generation;
 use crate::schema::Unsynced;
 use crate::state::FileIdentity;
 use crate::warning::Warning;
+use crate::write_lock;
 
 /// How long a file stays closed at most. What is done now and then comes so much later.
-const LONGEST: Duration = Duration::from_secs(3_600);
+const LONGEST: Duration = Duration::from_secs(86_400);
 
 /// What is known of a file that is closed for as long as nothing happens to it.
 #[derive(Debug)]
 pub(crate) struct Before {
     file: FileIdentity,
-    synced: usize,
+    own: Origin,
+    opened_at: u64,
+    put_down: Option<(i64, u64)>,
+    schema_hash: u64,
+    lifts: i64,
     unsynced: Arc<Vec<Unsynced>>,
     warnings: Arc<Vec<Warning>>,
     tombstones: Tombstones,
@@ -39,17 +46,13 @@ impl Before {
         LONGEST.min(horizon_part(options))
     }
 
-    /// The file is open again: what is not in it is taken over, and of the events only what is new is left.
-    pub(crate) fn go_on(self, attachment: &mut Attachment, events: &mut Vec<DatabaseEvent>) {
+    /// Leaves of the events of opening the file again what is new.
+    pub(crate) fn filter(&self, events: &mut Vec<DatabaseEvent>) {
         events.retain(|event| match event {
-            DatabaseEvent::Attached { created, synced, unsynced } => {
-                *created || *synced != self.synced || *unsynced != *self.unsynced
-            }
+            DatabaseEvent::Attached { created, unsynced, .. } => *created || *unsynced != *self.unsynced,
             DatabaseEvent::Warned(warning) => !self.warnings.contains(warning),
             _ => true,
         });
-        attachment.tombstones.go_on(self.tombstones);
-        attachment.fresh.go_on_in(self.fresh);
     }
 }
 
@@ -85,10 +88,10 @@ impl Attachment {
         Ok(())
     }
 
-    /// Whether nothing was issued, nor written by a daemon, since that was done.
+    /// Whether nothing was issued, learned of nodes, or written by a daemon since that was done.
     pub(crate) fn is_put_down(&self) -> Result<bool, StoreError> {
         let now = (generation::read(&self.conn)?, self.replica.have.get(self.replica.own));
-        Ok(self.put_down == Some(now))
+        Ok(self.put_down == Some(now) && self.tombstones.is_saved())
     }
 
     /// Takes note in the state folder that all that was issued is on the disk. Before it issues more the file is
@@ -98,12 +101,37 @@ impl Attachment {
         self.memory.as_mut().map_or(Ok(()), |memory| memory.rest(own, self.file, sequence))
     }
 
+    /// The file is open again: what is not in it is taken over.
+    pub(super) fn go_on(&mut self, before: &Before, events: &mut Vec<DatabaseEvent>) -> Result<(), StoreError> {
+        self.tombstones.go_on(before.tombstones.clone());
+        self.fresh.go_on_in(Arc::clone(&before.fresh));
+        self.put_down = before.put_down;
+        if self.replica.own == before.own {
+            self.opened_at = before.opened_at;
+        }
+        if (self.replica.schema_hash, self.lifts) != (before.schema_hash, before.lifts) {
+            self.note_migration()?;
+            let rebuilt = self.migrated.rebuilt_names(&self.replica);
+            events.push(DatabaseEvent::SchemaChanged { rebuilt });
+        }
+        Ok(())
+    }
+
+    /// Whether another program is at work on the file.
+    pub(crate) fn is_in_use(&self) -> bool {
+        write_lock::is_in_use(&self.conn)
+    }
+
     /// Closes the file, to be opened again.
     pub(crate) fn close_for_now(self) -> Before {
         let fresh = self.fresh();
         let before = Before {
             file: self.file,
-            synced: self.replica.tables.len(),
+            own: self.replica.own,
+            opened_at: self.opened_at,
+            put_down: self.put_down,
+            schema_hash: self.replica.schema_hash,
+            lifts: self.lifts,
             unsynced: Arc::clone(&self.unsynced),
             warnings: Arc::clone(&self.warnings),
             tombstones: self.tombstones,

@@ -33,7 +33,7 @@ const FOLLOWERS: &str = "(who follows changes)";
 const KEY: &str = "nodes";
 
 /// What is known of other nodes, and where the pass over the tombstones stands.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Tombstones {
     known: KnownNodes,
     /// As they were told last: others need not hear of each change.
@@ -55,7 +55,7 @@ pub(super) struct Tombstones {
 }
 
 /// A pass over all tables.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 struct Pass {
     began: Instant,
     /// What all know.
@@ -98,6 +98,11 @@ impl Tombstones {
     /// How many there are, and whom they wait for, as of the last pass.
     pub(super) fn kept(&self) -> (u64, &Arc<BTreeSet<String>>) {
         (self.kept, &self.held_by)
+    }
+
+    /// Whether the file holds what is known of other nodes.
+    pub(super) const fn is_saved(&self) -> bool {
+        self.saved
     }
 
     pub(super) const fn has_work(&self) -> bool {

@@ -7,7 +7,7 @@ use crate::attached::{Attachment, Looked};
 use crate::error::StoreError;
 
 /// The pause before it is looked whether a lock that was held for long is free.
-const LOCK_CHECK: Duration = Duration::from_millis(500);
+pub(super) const LOCK_CHECK: Duration = Duration::from_millis(500);
 
 /// Pauses before looks after an event. The first event of a commit comes before the rest of it is written: a look at once would find
 /// nothing and be in the writer's way. And fsync on a slow disk may hold a commit back for a long time; what takes longer than all of

@@ -3,8 +3,9 @@
 use std::time::{Duration, Instant};
 
 use super::Worker;
+use super::looking::LOCK_CHECK;
 use super::turn::Turn;
-use crate::attached::Attachment;
+use crate::attached::{Attachment, Before};
 use crate::database::{DatabaseEvent, Phase};
 use crate::error::StoreError;
 use crate::lift;
@@ -69,10 +70,11 @@ impl Worker {
         if self.is_still_damaged() {
             return;
         }
-        let before = self.sleep.before.take().filter(|before| before.is_of(file) && self.phase == Phase::Attached);
-        match self.open_aside(file, before.is_some()) {
-            Ok((mut attachment, mut events)) => {
-                before.into_iter().for_each(|before| before.go_on(&mut attachment, &mut events));
+        let before = self.sleep.before.take().filter(|before| before.is_of(file));
+        match self.open_aside(file, before.as_ref()) {
+            Ok((attachment, mut events)) => {
+                // Where something went wrong meanwhile, it is told of as a whole.
+                before.iter().filter(|_| self.phase == Phase::Attached).for_each(|before| before.filter(&mut events));
                 self.attachment = Some(attachment);
                 self.sleep.put_off();
                 self.unwritable = false;
@@ -99,14 +101,14 @@ impl Worker {
     fn open_aside(
         &self,
         file: FileIdentity,
-        was_attached: bool,
+        before: Option<&Before>,
     ) -> Result<(Attachment, Vec<DatabaseEvent>), StoreError> {
         let _turn = Turn::take();
         let pulse = pulse::own();
         let Self { options, runtime, closing, unwritable, .. } = self;
         let open = || {
             pulse.into_iter().for_each(pulse::begin);
-            let (mut opened, events) = Attachment::open(options, (file, was_attached), runtime, closing)?;
+            let (mut opened, events) = Attachment::open(options, (file, before), runtime, closing)?;
             if *unwritable {
                 opened.write(|_, _| Ok(((), true)))?;
             }
@@ -142,8 +144,13 @@ impl Worker {
             return self.await_migration();
         }
         let retry_in = Duration::from_millis(500).saturating_mul(1 << self.failures.min(8)).min(RETRY_CAP);
-        let retry_in = if matches!(error, StoreError::Detached) { DETACHED_CHECK } else { retry_in };
-        self.failures = self.failures.saturating_add(1);
+        let retry_in = match error {
+            StoreError::Detached => DETACHED_CHECK,
+            // A try waits for the lock by itself.
+            error if error.is_busy() => LOCK_CHECK,
+            _ => retry_in,
+        };
+        self.failures = self.failures.saturating_add(u32::from(!error.is_busy()));
         self.retry_at = Some(Instant::now() + retry_in);
         if error.is_busy() {
             self.check_broken();

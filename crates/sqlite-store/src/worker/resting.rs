@@ -101,7 +101,7 @@ mod tests {
     use tokio::sync::mpsc;
 
     use super::super::tests::{DEADLINE, await_changes, options};
-    use crate::database::{Database, DatabaseEvent};
+    use crate::database::{Database, DatabaseEvent, DatabaseOptions};
     use crate::patrol::Files;
     use crate::watch::FileWatch;
 
@@ -115,7 +115,7 @@ mod tests {
     }
 
     impl Deaf {
-        fn start(journal_mode: &str) -> (Self, Connection) {
+        fn start(journal_mode: &str, close_after: Duration) -> (Self, Connection) {
             let folder = tempfile::tempdir().unwrap();
             let file = folder.path().join("shop.db");
             let conn = Connection::open(&file).unwrap();
@@ -127,7 +127,8 @@ mod tests {
             std::os::unix::fs::symlink(&file, &link).unwrap();
             let watch = Arc::new(FileWatch::new().unwrap());
             let (sender, _events) = mpsc::channel(256);
-            let database = Database::start(options(&link), Arc::clone(&watch), sender).unwrap();
+            let options = DatabaseOptions { close_after, ..options(&link) };
+            let database = Database::start(options, Arc::clone(&watch), sender).unwrap();
             (Self { _folder: folder, file, watch, database, _events }, conn)
         }
 
@@ -155,7 +156,7 @@ mod tests {
     #[tokio::test(flavor = "multi_thread")]
     async fn a_change_without_a_file_event_is_found_in_a_database_at_rest() {
         for journal_mode in ["WAL", "DELETE"] {
-            let (deaf, conn) = Deaf::start(journal_mode);
+            let (deaf, conn) = Deaf::start(journal_mode, DEADLINE);
             deaf.await_rest();
             insert(&conn, 1);
             deaf.await_changes(1).await;
@@ -170,8 +171,25 @@ mod tests {
     }
 
     #[tokio::test(flavor = "multi_thread")]
+    async fn a_change_without_a_file_event_is_found_in_a_file_that_is_closed() {
+        let (deaf, conn) = Deaf::start("DELETE", Duration::ZERO);
+        drop(conn);
+        let is_open = || {
+            let open = std::fs::read_dir("/proc/self/fd").unwrap().flatten();
+            open.filter_map(|open| std::fs::read_link(open.path()).ok()).any(|file| file == deaf.file)
+        };
+        deaf.await_changes(0).await;
+        for count in 1..=2 {
+            await_that("the file is closed", || !is_open());
+            insert(&Connection::open(&deaf.file).unwrap(), count);
+            deaf.await_changes(count.into()).await;
+        }
+        deaf.database.close().await;
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
     async fn a_database_does_not_rest_while_a_write_is_under_way_that_may_become_visible_without_another() {
-        let (deaf, conn) = Deaf::start("WAL");
+        let (deaf, conn) = Deaf::start("WAL", DEADLINE);
         deaf.await_rest();
         conn.execute_batch("PRAGMA cache_size = 1; BEGIN IMMEDIATE").unwrap();
         // More than the cache holds: it is in the log before it is committed.

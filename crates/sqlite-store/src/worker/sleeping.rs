@@ -7,6 +7,8 @@
 
 use std::time::{Duration, Instant};
 
+use replication::MAX_ORIGINS;
+
 use super::{Command, Worker};
 use crate::attached::{Before, lately};
 use crate::database::NodeNames;
@@ -17,10 +19,19 @@ use crate::patrol::{Files, Post, Seen};
 pub(super) struct Sleep {
     /// When something was last done.
     active_at: Instant,
-    /// What its files are like while they are closed, and until when that is.
-    closed: Option<(Seen, Instant)>,
+    closed: Option<Closed>,
     /// What was known of the file when it was closed.
     pub(super) before: Option<Before>,
+}
+
+/// Files that are closed.
+#[derive(Debug)]
+struct Closed {
+    files: Files,
+    /// What they are like.
+    seen: Seen,
+    /// When they are opened in any case.
+    until: Instant,
 }
 
 impl Sleep {
@@ -44,16 +55,28 @@ impl Worker {
     /// it is closed. `seen` is what the files were like before a look that found nothing.
     pub(super) fn go_to_sleep(&mut self, seen: Seen) {
         let Some(attachment) = &mut self.attachment else { return };
-        let Ok(put_down) = attachment.is_put_down() else { return self.sleep.put_off() };
-        let done = if put_down { attachment.note_rest() } else { attachment.put_down() };
-        if done.is_err() {
-            // Whatever is in the way may pass.
-            return self.sleep.put_off();
-        }
-        if !put_down {
-            // Its log is folded first.
-            self.changed = Some(Instant::now());
-            return self.look();
+        let done = attachment.is_put_down().and_then(|put_down| {
+            match put_down {
+                true => attachment.note_rest()?,
+                // Somebody may come back, and is not to find the lock taken.
+                false if attachment.is_in_use() => return Ok(None),
+                false => attachment.put_down()?,
+            }
+            Ok(Some(put_down))
+        });
+        match done {
+            Ok(Some(true)) => {}
+            Ok(Some(false)) => {
+                // Its log is folded first.
+                self.changed = Some(Instant::now());
+                return self.look();
+            }
+            Ok(None) => return self.sleep.put_off(),
+            Err(error) => {
+                self.sleep.put_off();
+                self.fail(&error);
+                return self.announce();
+            }
         }
         let Some(attachment) = self.attachment.take() else { return };
         self.sleep.before = Some(attachment.close_for_now());
@@ -63,14 +86,15 @@ impl Worker {
             // Somebody came while it was closed.
             return self.open();
         }
-        self.sleep.closed = Some((now, Instant::now() + Before::lasts(&self.options)));
-        self.watch_over(now);
+        let closed = Closed { files, seen: now, until: Instant::now() + Before::lasts(&self.options) };
+        self.watch_over(&closed);
+        self.sleep.closed = Some(closed);
     }
 
-    fn watch_over(&self, seen: Seen) {
-        let (files, every) = (Files::of(&self.options.path), self.options.poll_interval);
+    fn watch_over(&self, Closed { files, seen, .. }: &Closed) {
+        let (files, every) = (files.clone(), self.options.poll_interval);
         // If nobody can do it, it is looked at now and then.
-        self.file_watch.rest(Post { files, seen, every, wake: self.wake.clone() });
+        self.file_watch.rest(Post { files, seen: *seen, every, wake: self.wake.clone() });
     }
 
     pub(super) const fn is_asleep(&self) -> bool {
@@ -79,10 +103,10 @@ impl Worker {
 
     /// Whether nothing has happened to the file, and nothing is due.
     pub(super) fn sleeps_on(&self) -> bool {
-        let Some((seen, until)) = self.sleep.closed else { return false };
-        let on = Instant::now() < until && Files::of(&self.options.path).seen() == seen;
+        let Some(closed) = &self.sleep.closed else { return false };
+        let on = Instant::now() < closed.until && closed.files.seen() == closed.seen;
         if on {
-            self.watch_over(seen);
+            self.watch_over(closed);
         }
         on
     }
@@ -94,19 +118,30 @@ impl Worker {
         }
     }
 
-    /// Whether a command tells or asks anything that is not known. What nodes know of each other they say again and again.
+    /// Whether a command tells or asks anything that is not known. What nodes know of each other they say again and again, and of more
+    /// than can be kept nothing is new.
     pub(super) fn is_news(&self, command: &Command) -> bool {
         let state = self.state.borrow();
         let of_others = |origin| state.origin != Some(origin);
         match command {
             Command::Look | Command::Close => false,
-            Command::LearnNodes(nodes) => nodes.is_news_to(&state.known, lately(&self.options)),
-            Command::LearnNames(NodeNames { own, heard }) => {
-                own.iter().any(|(origin, node)| of_others(*origin) && state.nodes.get(origin) != Some(node))
-                    || heard.keys().any(|origin| !state.nodes.contains_key(origin))
+            // It is done once.
+            Command::Publish => state.publishing,
+            Command::LearnNodes(nodes) => {
+                let mut known = (*state.known).clone();
+                known.learn_all(nodes);
+                nodes.is_news_to(&state.known, lately(&self.options)) && known != *state.known
             }
-            Command::LearnSchemas(schemas) => {
-                schemas.iter().any(|(origin, schema)| of_others(origin) && state.schemas.lacks(origin, schema))
+            Command::LearnNames(NodeNames { own, heard }) => {
+                let room = state.nodes.len() < MAX_ORIGINS;
+                own.iter().any(|(origin, node)| of_others(*origin) && state.nodes.get(origin) != Some(node))
+                    || room && heard.keys().any(|origin| of_others(*origin) && !state.nodes.contains_key(origin))
+            }
+            Command::LearnSchemas(heard) => {
+                let mut known = (*state.schemas).clone();
+                let others = heard.iter().filter(|(origin, _)| of_others(*origin));
+                others.for_each(|(origin, schema)| known.learn(origin, schema.clone()));
+                known != *state.schemas
             }
             _ => true,
         }

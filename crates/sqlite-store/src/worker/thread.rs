@@ -77,6 +77,7 @@ async fn sleep(mut beginning: Box<Beginning>) {
             let _ = events.send((name, event)).await;
         }
         tokio::time::sleep(RETRY).await;
+        beginning.line.pulse.beat();
     }
 }
 

@@ -2,10 +2,13 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use replication::{KnownNode, KnownNodes, VersionVector};
-use sqlite_store::{DatabaseEvent, Machine, NodeNames, Phase, new_origin};
+use rusqlite::Connection;
+use rusqlite::backup::Backup;
+use sqlite_store::{BatchLimits, DatabaseEvent, Machine, NodeNames, Phase, new_origin};
 use tempfile::TempDir;
 
 use crate::identity::{issued, origin, rebooted};
@@ -138,6 +141,59 @@ async fn that_a_node_is_still_there_wakes_nobody_and_what_is_new_of_it_is_kept()
     a.until_closed().await;
     let a = a.restart(|_| {}).await;
     assert!(a.database.state().borrow().known.get("b").is_some_and(|b| b.have.get(peer) == 2));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_schema_that_changes_while_the_file_is_closed_has_changed_and_readers_wake_nobody() {
+    let folder = TempDir::new().unwrap();
+    let mut a = Replica::create(folder.path(), "a", setup("WAL", ITEM)).await;
+    a.until_closed().await;
+    openings(&mut a);
+    let reader = a.application();
+    let rows: i64 = reader.query_row("SELECT count(*) FROM item", [], |row| row.get(0)).unwrap();
+    assert_eq!(rows, 0);
+    let beats = a.database.pulse().beats();
+    while a.database.pulse().beats() < beats + 3 {
+        tokio::task::yield_now().await;
+    }
+    drop(reader);
+    assert!(a.is_closed());
+    a.write("ALTER TABLE item ADD COLUMN price REAL; INSERT INTO item VALUES (1, 'new', 9.5)");
+    let own = origin(&a);
+    a.until(|state| state.have.get(own) > 0).await;
+    a.until_closed().await;
+    let told = openings(&mut a);
+    assert!(matches!(told.as_slice(), [DatabaseEvent::SchemaChanged { .. }]), "{told:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_is_woken_while_an_application_holds_the_lock_goes_on_when_that_lets_go() {
+    let folder = TempDir::new().unwrap();
+    let a = Replica::create(folder.path(), "a", setup("WAL", ITEM)).await;
+    a.until_closed().await;
+    let writer = a.application();
+    writer.execute_batch("BEGIN IMMEDIATE; INSERT INTO item VALUES (1, 'late')").unwrap();
+    let refused = a.database.read(VersionVector::new(), Arc::default(), BatchLimits::default()).await;
+    assert!(refused.is_err(), "it cannot be opened");
+    writer.execute_batch("COMMIT").unwrap();
+    issued(&a, 1).await;
+}
+
+/// An older state is written over the file, which is open, and nobody writes afterwards.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_older_state_is_found_out_before_the_file_is_closed() {
+    let folder = TempDir::new().unwrap();
+    let a = Replica::create(folder.path(), "a", setup("WAL", ITEM)).await;
+    let before = origin(&a);
+    a.until_closed().await;
+    let older = folder.path().join("older");
+    std::fs::copy(&a.path, &older).unwrap();
+    a.write("INSERT INTO item VALUES (1, 'lost')");
+    issued(&a, 1).await;
+    let (from, mut into) = (Connection::open(&older).unwrap(), a.application());
+    Backup::new(&from, &mut into).unwrap().run_to_completion(100, Duration::ZERO, None).unwrap();
+    drop(into);
+    a.until(|state| state.phase == Phase::Attached && state.origin.is_some_and(|now| now != before)).await;
 }
 
 fn wall_millis() -> i64 {

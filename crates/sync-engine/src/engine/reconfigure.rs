@@ -32,7 +32,7 @@ impl SyncEngine {
     /// Goes over from the settings that the engine runs under to others, and notes in `present` what it runs under then.
     ///
     /// Databases that are new or gone or of which something else is said now are closed and started, each for itself; so are all of them
-    /// where `poll_interval`, `max_clock_skew`, `max_batch_rows` or `[conflicts]` change. Triggers log what applications
+    /// where `poll_interval`, `close_after`, `max_clock_skew`, `max_batch_rows` or `[conflicts]` change. Triggers log what applications
     /// write meanwhile. Links that are not concerned stay up; where others may do other things now, all are made anew. Dropped before it is done, it leaves the rest undone.
     ///
     /// # Errors
