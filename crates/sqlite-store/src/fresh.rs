@@ -31,6 +31,9 @@ const GRACE: usize = 16;
 const PACKED: usize = 24 << 20;
 const PACKED_AND_TAKEN: usize = 4 << 20;
 
+/// Bytes that they may take where nobody has taken anything yet: who comes for changes may be somebody who is not led on by them.
+const PACKED_AT_FIRST: usize = 8 << 20;
+
 /// Rows and bytes that are few: a peer that lacks fewer, of more than one capture, had better read the file, which has them as one batch.
 const FEW_ROWS: usize = 500;
 const FEW_BYTES: usize = 64 << 10;
@@ -206,12 +209,13 @@ impl Chain {
         let open_from = self.open_from(if budget.is_open_too_much() { 0 } else { OPEN });
         let (mut gone, in_all) = (0, budget.packed());
         let before = self.packed;
+        let most = if self.last_taken.is_some() { PACKED } else { PACKED_AT_FIRST };
         // Whoever has taken it has all before it, from here or from the file.
         let everybody_has_it = |link: &Link| link.taken > 0 && link.taken >= self.takers;
         let beyond_grace = open_from.max(self.links.len().saturating_sub(GRACE));
         let had = self.links.range(..beyond_grace).rposition(everybody_has_it).map_or(0, |last| last + 1);
         for link in self.links.range(..beyond_grace) {
-            let too_much = self.packed > PACKED
+            let too_much = self.packed > most
                 || self.packed > PACKED_AND_TAKEN && link.taken > 0
                 || self.packed > 0 && in_all > Budget::PACKED + (before - self.packed);
             if gone >= had && !too_much {
@@ -333,13 +337,16 @@ mod tests {
 
     #[test]
     fn what_is_too_much_is_let_go_of_the_oldest_first() {
-        let fresh = filled(40, 1 << 20);
-        assert_eq!(fresh.after(&at(0), (Some(ORIGIN), &at(40)), true, LIMITS), None);
-        assert_eq!(fresh.after(&at(30), (Some(ORIGIN), &at(40)), true, LIMITS), Some(change(31, 1 << 20)));
-        assert!(fresh.chain().packed <= PACKED + (2 << 20));
+        let fresh = filled(20, 1 << 20);
+        assert!(fresh.chain().packed <= PACKED_AT_FIRST + (2 << 20));
+        assert!(fresh.after(&at(19), (Some(ORIGIN), &at(20)), true, LIMITS).is_some());
+        (21..=60).for_each(|sequence| fresh.push(Some(change(sequence, 1 << 20))));
+        assert_eq!(fresh.after(&at(20), (Some(ORIGIN), &at(60)), true, LIMITS), None);
+        assert_eq!(fresh.after(&at(50), (Some(ORIGIN), &at(60)), true, LIMITS), Some(change(51, 1 << 20)));
+        assert!(fresh.chain().packed > PACKED / 2 && fresh.chain().packed <= PACKED + (2 << 20));
         // Nobody has come for what was before it.
-        drop(fresh.after(&at(39), (Some(ORIGIN), &at(40)), true, LIMITS));
-        fresh.push(Some(change(41, 1 << 20)));
+        drop(fresh.after(&at(59), (Some(ORIGIN), &at(60)), true, LIMITS));
+        fresh.push(Some(change(61, 1 << 20)));
         assert_eq!(kept(&fresh), 1);
         fresh.clear();
         assert!(fresh.is_empty());

@@ -25,18 +25,27 @@ pub(crate) struct RowState {
     pub(crate) has_more: bool,
 }
 
-/// How the rows of a table with these keys stand, in their order, with their contents or without.
+/// How the rows of a table with these keys stand, in their order; with their contents for as long as there is room for so many bytes, which
+/// get less by them.
 pub(crate) fn read_states(
     conn: &Connection,
     replica: &Replica,
     index: usize,
     keys: &[&[Value]],
-    content: bool,
+    mut room: Option<&mut usize>,
 ) -> Result<Vec<RowState>, StoreError> {
     let mut states = Vec::with_capacity(keys.len());
     let together = keys.chunks_exact(AT_ONCE);
     let rest = together.remainder().chunks(1);
-    together.chain(rest).try_for_each(|keys| read_chunk(conn, replica, index, keys, content, &mut states))?;
+    for keys in together.chain(rest) {
+        let content = room.as_ref().is_some_and(|room| **room > 0);
+        let read = states.len();
+        read_chunk(conn, replica, index, keys, content, &mut states)?;
+        if let Some(room) = room.as_mut() {
+            let values = states[read..].iter().filter_map(|state| state.values.as_ref()).flatten();
+            **room = room.saturating_sub(values.map(Value::wire_size).sum());
+        }
+    }
     Ok(states)
 }
 

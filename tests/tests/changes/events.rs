@@ -173,6 +173,7 @@ fn a_client_that_takes_nothing_holds_up_nobody_and_stopping_waits_for_none() {
         }
         until_shown(scene, &quick, 4_001)?;
         let grown = node.peak_memory()?.saturating_sub(before);
+        println!("{grown} bytes more");
         check!(grown < 48 << 20, "{grown} bytes for what two clients do not take");
         slow.signal(system_tests::Signal::Continue)?;
         scene.eventually("it was shown all", || check_shown(&slow.log(), "notes", &file))?;

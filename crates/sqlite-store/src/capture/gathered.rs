@@ -62,11 +62,29 @@ impl Gathered {
         self.bytes > BYTES || self.rows > ROWS
     }
 
+    /// Bytes of rows for which there is room.
+    pub(super) const fn room(&self) -> usize {
+        BYTES.saturating_sub(self.bytes)
+    }
+
+    /// There is more than there is room for: what is gathered is let go of.
+    pub(super) fn give_up(&mut self) {
+        self.bytes = usize::MAX;
+        self.tables.iter_mut().for_each(|rows| *rows = Vec::new());
+    }
+
     /// Adds a row as it stands.
     pub(crate) fn add(&mut self, table: usize, image: RowImage) {
+        if self.is_too_much() {
+            return;
+        }
         self.rows += 1;
         self.bytes += image.wire_size();
-        self.tables[table].push(image);
+        if self.is_too_much() {
+            self.give_up();
+        } else {
+            self.tables[table].push(image);
+        }
     }
 
     /// The batch that leads from what was known before to what is known now; none if not all of it is here. It is what a peer

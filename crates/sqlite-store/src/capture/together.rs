@@ -57,13 +57,19 @@ impl<'a> Capturing<'a> {
         for (place, row) in rows.iter().enumerate().filter(|(_, row)| !row.is_nameless()) {
             by_table.entry(row.table).or_default().push(place);
         }
+        let mut room =
+            self.gathered.as_ref().filter(|gathered| !gathered.is_too_much()).map(|gathered| gathered.room());
         for (index, places) in &by_table {
             if self.replica.waiting.rows > 0 || self.replica.tables[*index].table.counters().next().is_some() {
                 continue;
             }
             let keys: Vec<&[Value]> = places.iter().map(|place| rows[*place].key.as_slice()).collect();
-            let read = read_states(self.conn, self.replica, *index, &keys, self.gathers())?;
+            let read = read_states(self.conn, self.replica, *index, &keys, room.as_mut())?;
             places.iter().zip(read).for_each(|(place, state)| states[*place] = Some(state));
+        }
+        if let Some(gathered) = self.gathered.as_mut().filter(|_| room == Some(0)) {
+            // Rows were read without their content.
+            gathered.give_up();
         }
         let mut written: BTreeMap<usize, Vec<Written>> = BTreeMap::new();
         for (place, (row, state)) in rows.iter().zip(states).enumerate() {

@@ -314,3 +314,30 @@ async fn rows_that_a_migration_brings_while_rows_are_published_are_published_too
         peer.database.close().await;
     }
 }
+
+/// Rows of which fewer than are read together are more than is kept at hand, among small ones.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_too_large_to_be_at_hand_is_read_from_the_file() {
+    const SCHEMA: &str = "CREATE TABLE small (id INTEGER PRIMARY KEY, n INTEGER); CREATE TABLE wide (id INTEGER PRIMARY KEY, body BLOB);";
+    let folder = TempDir::new().unwrap();
+    let writer = Replica::create(folder.path(), "a", Setup::of(SCHEMA)).await;
+    let peer = Replica::create(folder.path(), "b", Setup::of(SCHEMA)).await;
+    // Somebody is expected to come.
+    writer.database.publish().await;
+    peer.pull(&writer, 20_000).await;
+    let origin = writer.database.state().borrow().origin.unwrap();
+    let before = writer.database.state().borrow().have.clone();
+    writer.write(
+        "BEGIN;
+         WITH RECURSIVE n(id) AS (VALUES (1) UNION ALL SELECT id + 1 FROM n WHERE id < 100)
+         INSERT INTO small SELECT id, id FROM n;
+         WITH RECURSIVE n(id) AS (VALUES (1) UNION ALL SELECT id + 1 FROM n WHERE id < 400)
+         INSERT INTO wide SELECT id, randomblob(40000) FROM n;
+         INSERT INTO small VALUES (101, 101);
+         COMMIT",
+    );
+    let state = writer.until(|state| state.have.get(origin) >= before.get(origin) + 501).await;
+    assert_eq!(state.fresh_after(&before, true, BatchLimits { rows: 1_000, ..BatchLimits::default() }), None);
+    peer.pull(&writer, 20_000).await;
+    assert!(peer.dump() == writer.dump());
+}
