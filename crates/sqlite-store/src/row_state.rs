@@ -25,9 +25,18 @@ pub(crate) struct RowState {
     pub(crate) has_more: bool,
 }
 
-/// How the rows of a table with these keys stand, in their order; with their contents for as long as there is room for so many bytes, which
-/// get less by them.
+/// How the rows of a table with these keys stand, in their order, with their contents.
 pub(crate) fn read_states(
+    conn: &Connection,
+    replica: &Replica,
+    index: usize,
+    keys: &[&[Value]],
+) -> Result<Vec<RowState>, StoreError> {
+    read_states_within(conn, replica, index, keys, Some(&mut { usize::MAX }))
+}
+
+/// The same with their contents for as long as there is room for so many bytes, which get less by them; without, if there is none.
+pub(crate) fn read_states_within(
     conn: &Connection,
     replica: &Replica,
     index: usize,

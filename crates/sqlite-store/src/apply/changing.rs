@@ -56,7 +56,7 @@ impl Work<'_> {
             return Ok(rows);
         }
         let named: Vec<&[Value]> = keys.iter().map(Vec::as_slice).collect();
-        let states = read_states(self.conn, self.replica, index, &named, Some(&mut { usize::MAX }))?;
+        let states = read_states(self.conn, self.replica, index, &named)?;
         let (mut changes, mut singly) = (Vec::new(), Vec::new());
         for (((_, row), key), state) in rows.into_iter().zip(keys).zip(states) {
             match self.decide_plain(index, key, state, row, context) {

@@ -55,7 +55,7 @@ impl<'a> Together<'a> {
             return Ok(());
         }
         let keys: Vec<&[Value]> = wanted.iter().map(|place| place.key()).collect();
-        let states = read_states(self.conn, self.replica, table, &keys, Some(&mut { usize::MAX }))?;
+        let states = read_states(self.conn, self.replica, table, &keys)?;
         for (place, state) in wanted.into_iter().zip(states) {
             // Of what else there is in its clock, more is to be read.
             if !state.has_more {

@@ -12,7 +12,7 @@ use super::{Gathered, give_row_entry};
 use crate::error::StoreError;
 use crate::replica::Replica;
 use crate::row_clock::{KeyEntry, drop_column_entries, put_entries, read_image};
-use crate::row_state::{RowState, read_states};
+use crate::row_state::{RowState, read_states_within};
 use crate::triggers::mask_bit;
 
 /// A capture at work.
@@ -64,7 +64,7 @@ impl<'a> Capturing<'a> {
                 continue;
             }
             let keys: Vec<&[Value]> = places.iter().map(|place| rows[*place].key.as_slice()).collect();
-            let read = read_states(self.conn, self.replica, *index, &keys, room.as_mut())?;
+            let read = read_states_within(self.conn, self.replica, *index, &keys, room.as_mut())?;
             places.iter().zip(read).for_each(|(place, state)| states[*place] = Some(state));
         }
         if let Some(gathered) = self.gathered.as_mut().filter(|_| room == Some(0)) {
