@@ -349,6 +349,11 @@ impl Attachment {
         write_lock::is_held(&self.conn)
     }
 
+    /// Whether the file has a write-ahead log: whoever reads is in nobody's way then.
+    pub(crate) fn is_write_ahead(&self) -> bool {
+        write_lock::is_write_ahead(&self.conn)
+    }
+
     /// Lets go of a file that is no longer at its path, or is not to be written: what is there now is not touched.
     pub(crate) fn abandon(self) {
         // SQLite would fold the write-ahead log into the old file, and delete it by name.

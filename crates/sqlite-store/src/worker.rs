@@ -163,6 +163,7 @@ impl Worker {
             if self.recheck > WHILE_WRITTEN && !self.is_asleep() && self.wake.take() {
                 self.rest.end();
                 self.recheck = 0;
+                self.look_at_once();
             }
         }
         if let Some(attachment) = self.attachment.take() {

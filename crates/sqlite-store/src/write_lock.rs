@@ -192,10 +192,7 @@ enum Way {
 impl Way {
     /// That of the file of a connection, as far as this has seen. What keeps it from being asked is met by the first try as well.
     fn of(conn: &Connection) -> Self {
-        let has_log = conn.prepare_cached("PRAGMA main.journal_mode").and_then(|mut journal| {
-            journal.query_row([], |row| Ok(row.get_ref(0)?.as_str()?.eq_ignore_ascii_case("wal")))
-        });
-        if has_log.unwrap_or(false) {
+        if is_write_ahead(conn) {
             return Self::Log;
         }
         // What has no file has no locks.
@@ -237,6 +234,14 @@ impl Way {
             Self::Journal { .. } => EAGER_PAUSE,
         }
     }
+}
+
+/// Whether the file of a connection has a write-ahead log, as far as this has seen.
+pub(crate) fn is_write_ahead(conn: &Connection) -> bool {
+    let mode = conn
+        .prepare_cached("PRAGMA main.journal_mode")
+        .and_then(|mut journal| journal.query_row([], |row| Ok(row.get_ref(0)?.as_str()?.eq_ignore_ascii_case("wal"))));
+    mode.unwrap_or(false)
 }
 
 fn is_busy(error: &rusqlite::Error) -> bool {

@@ -9,9 +9,8 @@ use crate::error::StoreError;
 /// The pause before it is looked whether a lock that was held for long is free.
 pub(super) const LOCK_CHECK: Duration = Duration::from_millis(500);
 
-/// Pauses before looks after an event. The first event of a commit comes before the rest of it is written: a look at once would find
-/// nothing and be in the writer's way. And fsync on a slow disk may hold a commit back for a long time; what takes longer than all of
-/// them is found by the poll.
+/// Pauses before looks after an event. The first event of a commit comes before the rest of it is written: a look at once may find
+/// nothing. And fsync on a slow disk may hold a commit back for a long time; what takes longer than all of them is found by the poll.
 pub(super) const RECHECKS: [Duration; 9] = [
     Duration::from_micros(40),
     Duration::from_micros(100),
@@ -94,6 +93,17 @@ impl Worker {
     /// Captures what applications committed, if anything, and goes on with what there is to do.
     pub(super) fn look(&mut self) {
         self.look_by(Attachment::look);
+    }
+
+    /// Looks right after the first event of a commit: until this thread has woken, a small one is mostly all there, and a pause takes
+    /// much longer than it is meant to. Where there is a rollback journal it is paused all the same: whoever reads then is in the
+    /// writer's way.
+    pub(super) fn look_at_once(&mut self) {
+        let may = |attachment: &Attachment| !attachment.has_work() && attachment.is_write_ahead();
+        let alone = self.pace.is_steady() || Instant::now() < self.left_alone_until;
+        if !alone && self.retry_at.is_none() && self.attachment.as_ref().is_some_and(may) {
+            self.look_by(Attachment::glance);
+        }
     }
 
     fn look_by(&mut self, look: impl FnOnce(&mut Attachment) -> Result<Looked, StoreError>) {
