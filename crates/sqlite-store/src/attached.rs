@@ -260,28 +260,29 @@ impl Attachment {
             self.finish_gathering()?;
             return Ok(Captured::default());
         }
-        let (begun_before, wanted) = (self.fresh.go_on(), self.wants_fresh());
-        let (captured, fresh, begun) = self.in_write(|conn, replica| {
+        let (begun_before, wanted, about) = (self.fresh.go_on(), self.wants_fresh(), self.fresh.row_bytes);
+        let (captured, gathered, begun) = self.in_write(|conn, replica| {
             let begun = Instant::now();
             let goes_on = begun_before.filter(|gathered| gathered.goes_on(replica));
-            let mut gathered = goes_on.or_else(|| wanted.then(|| Gathered::new(replica)));
+            let mut gathered = goes_on.or_else(|| wanted.then(|| Gathered::new(replica, about)));
             let rows = match &gathered {
                 Some(gathered) => gathered.step(log_rows(conn)?, CAPTURE_ROWS),
                 None => CAPTURE_ROWS,
             };
             let captured = capture(conn, replica, wall_millis(), rows, gathered.as_mut())?;
-            let fresh = match gathered {
-                None => Found::Nothing,
-                Some(gathered) if captured.drained => Found::of(gathered.batch(replica)),
-                // Rows of which the log says more are not what their clocks say.
-                Some(gathered) => gathered.pause(replica).map_or(Found::Nothing, Found::Part),
-            };
-            Ok(((captured, fresh, begun), true))
+            Ok(((captured, gathered, begun), true))
         })?;
         self.captured_in = Some(begun.elapsed());
         self.log_rows += captured.log_rows;
         self.more = !captured.drained;
-        self.keep_fresh(fresh);
+        self.fresh.row_bytes = gathered.as_ref().map_or(about, Gathered::row_bytes);
+        // Applications do not wait for that.
+        self.keep_fresh(match gathered {
+            None => Found::Nothing,
+            Some(gathered) if captured.drained => Found::of(gathered.batch(&self.replica)),
+            // Rows of which the log says more are not what their clocks say.
+            Some(gathered) => gathered.pause(&self.replica).map_or(Found::Nothing, Found::Part),
+        });
         Ok(captured)
     }
 

@@ -26,6 +26,8 @@ pub(super) struct Fresh {
     credit: u32,
     /// What was found by a capture that goes on.
     part: Option<Gathered>,
+    /// Bytes of a row, about, by what was captured last.
+    pub(super) row_bytes: usize,
 }
 
 /// What a transaction that captured found.

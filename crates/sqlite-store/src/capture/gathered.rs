@@ -11,9 +11,12 @@ use crate::replica::{Replica, ReplicaTable};
 const BYTES: usize = 8 << 20;
 const ROWS: usize = 50_000;
 
-/// Rows that one transaction captures at most where there is more in the log. Applications wait for as long as it takes, which is about
-/// a tenth of a second.
-const AT_ONCE: usize = 20_000;
+/// Rows that one transaction captures at most where there is more in the log: all that there may be room for. Applications wait for as
+/// long as it takes, about a fifth of a second; let in between, they would write about as much again meanwhile, for which there is none.
+const AT_ONCE: usize = ROWS;
+
+/// Bytes of a row, as long as nothing is known of that.
+const ROW: usize = 256;
 
 /// Transactions of one capture, after which peers are told of what it has found so far: the same few rows may be written without an end.
 const TRANSACTIONS: u32 = 20;
@@ -28,13 +31,20 @@ pub(crate) struct Gathered {
     tables: Vec<Vec<RowImage>>,
     rows: usize,
     bytes: usize,
+    /// Bytes of a row, by those that were gathered before.
+    about: usize,
 }
 
 impl Gathered {
-    /// Nothing yet.
-    pub(crate) fn new(replica: &Replica) -> Self {
+    /// Nothing yet. A row may have `about` so many bytes, 0 if nothing is known of that.
+    pub(crate) fn new(replica: &Replica, about: usize) -> Self {
         let tables = replica.tables.iter().map(|_| Vec::new()).collect();
-        Self { transactions: 0, before: replica.have.clone(), reached: None, tables, rows: 0, bytes: 0 }
+        Self { transactions: 0, before: replica.have.clone(), reached: None, tables, rows: 0, bytes: 0, about }
+    }
+
+    /// Bytes of a row, about; 0 if there was none yet.
+    pub(crate) fn row_bytes(&self) -> usize {
+        if self.bytes == usize::MAX { self.about } else { self.bytes.checked_div(self.rows).unwrap_or(self.about) }
     }
 
     /// The transaction ends, and the capture goes on in another one; none if there is no use in that.
@@ -47,9 +57,10 @@ impl Gathered {
     /// How many rows of a log of so many its next transaction takes: all of them, if that is not for too long, or a program that
     /// writes as fast as is captured would have no capture come to an end; but what there is room for, and at least `least`.
     pub(crate) fn step(&self, log_rows: usize, least: usize) -> usize {
-        let about = (self.bytes / self.rows.max(1)).max(1);
+        let about = Some(self.row_bytes()).filter(|bytes| *bytes > 0).unwrap_or(ROW);
         let room = ROWS.saturating_sub(self.rows).min(BYTES.saturating_sub(self.bytes) / about);
-        log_rows.min(AT_ONCE).min(room).max(least)
+        // With one more than there are it finds out that there is no more.
+        (log_rows + 1).min(AT_ONCE).min(room).max(least)
     }
 
     /// Whether nothing came between its last transaction and this one.
@@ -69,6 +80,7 @@ impl Gathered {
 
     /// There is more than there is room for: what is gathered is let go of.
     pub(super) fn give_up(&mut self) {
+        self.about = self.row_bytes();
         self.bytes = usize::MAX;
         self.tables.iter_mut().for_each(|rows| *rows = Vec::new());
     }
@@ -132,13 +144,25 @@ mod tests {
 
     #[test]
     fn a_transaction_takes_all_of_the_log_as_far_as_there_is_room_and_others_do_not_wait_for_long() {
-        let step = |log_rows, rows, bytes| {
-            let (before, reached) = (VersionVector::new(), None);
-            Gathered { transactions: 1, before, reached, tables: Vec::new(), rows, bytes }.step(log_rows, 1_000)
-        };
-        assert_eq!((step(0, 0, 0), step(12_000, 0, 0), step(70_000, 0, 0)), (1_000, 12_000, AT_ONCE));
+        let step = |log_rows, rows, bytes| gathered(rows, bytes).step(log_rows, 1_000);
+        assert_eq!((step(0, 0, 0), step(12_000, 0, 0), step(70_000, 0, 0)), (1_000, 12_001, BYTES / ROW));
+        assert_eq!(step(70_000, 1, 10), AT_ONCE - 1, "rows");
         assert_eq!(step(70_000, 40_000, 400_000), 10_000, "rows");
         assert_eq!(step(70_000, 3_000, 6 << 20), 1_000, "bytes");
         assert_eq!(step(70_000, ROWS, BYTES), 1_000, "never nothing");
+    }
+
+    #[test]
+    fn what_rows_had_before_tells_how_many_there_is_room_for_also_where_it_was_too_much() {
+        let mut before = gathered(1_000, 2 << 20);
+        assert_eq!(Gathered { about: before.row_bytes(), ..gathered(0, 0) }.step(70_000, 1_000), 4_000);
+        before.give_up();
+        assert_eq!(Gathered { about: before.row_bytes(), ..gathered(0, 0) }.step(70_000, 1_000), 4_000);
+        assert_eq!(gathered(0, 0).row_bytes(), 0);
+    }
+
+    fn gathered(rows: usize, bytes: usize) -> Gathered {
+        let (before, reached) = (VersionVector::new(), None);
+        Gathered { transactions: 1, before, reached, tables: Vec::new(), rows, bytes, about: 0 }
     }
 }
