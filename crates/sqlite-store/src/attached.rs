@@ -260,22 +260,22 @@ impl Attachment {
             self.finish_gathering()?;
             return Ok(Captured::default());
         }
-        let (begun_before, wanted, about) = (self.fresh.go_on(), self.wants_fresh(), self.fresh.row_bytes);
-        let (captured, gathered, begun) = self.in_write(|conn, replica| {
+        let (begun_before, wanted, usual) = (self.fresh.go_on(), self.wants_fresh(), self.fresh.usual);
+        let (captured, gathered, begun, time) = self.in_write(|conn, replica| {
             let begun = Instant::now();
             let goes_on = begun_before.filter(|gathered| gathered.goes_on(replica));
-            let mut gathered = goes_on.or_else(|| wanted.then(|| Gathered::new(replica, about)));
+            let mut gathered = goes_on.or_else(|| wanted.then(|| Gathered::new(replica)));
             let rows = match &gathered {
-                Some(gathered) => gathered.step(log_rows(conn)?, CAPTURE_ROWS),
+                Some(gathered) => gathered.step(log_rows(conn)?, CAPTURE_ROWS, &usual),
                 None => CAPTURE_ROWS,
             };
             let captured = capture(conn, replica, wall_millis(), rows, gathered.as_mut())?;
-            Ok(((captured, gathered, begun), true))
+            Ok(((captured, gathered, begun, begun.elapsed()), true))
         })?;
         self.captured_in = Some(begun.elapsed());
         self.log_rows += captured.log_rows;
         self.more = !captured.drained;
-        self.fresh.row_bytes = gathered.as_ref().map_or(about, Gathered::row_bytes);
+        self.fresh.usual.note(captured.log_rows, time, gathered.as_ref());
         // Applications do not wait for that.
         self.keep_fresh(match gathered {
             None => Found::Nothing,

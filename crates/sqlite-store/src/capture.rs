@@ -16,7 +16,7 @@ mod together;
 use rusqlite::Connection;
 
 pub(crate) use canonical::{CanonicalKey, canonical_key};
-pub(crate) use gathered::Gathered;
+pub(crate) use gathered::{Gathered, Usual};
 pub(crate) use singly::give_row_entry;
 
 use crate::error::StoreError;

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use replication::Batch;
 
 use super::Attachment;
-use crate::capture::Gathered;
+use crate::capture::{Gathered, Usual};
 use crate::error::StoreError;
 use crate::fresh::FreshChanges;
 use crate::generation;
@@ -26,8 +26,8 @@ pub(super) struct Fresh {
     credit: u32,
     /// What was found by a capture that goes on.
     part: Option<Gathered>,
-    /// Bytes of a row, about, by what was captured last.
-    pub(super) row_bytes: usize,
+    /// What a row takes to capture.
+    pub(super) usual: Usual,
 }
 
 /// What a transaction that captured found.

@@ -71,7 +71,7 @@ impl Attachment {
                 // What came with the change is looked at first, and the table may have been rebuilt, with other rows.
                 return Ok((None, true));
             }
-            let mut gathered = wanted.then(|| Gathered::new(replica, 0));
+            let mut gathered = wanted.then(|| Gathered::new(replica));
             let step = publishing.step(conn, replica, PUBLISH_ROWS, gathered.as_mut())?;
             let fresh = Found::of(gathered.filter(|_| step.gathered).and_then(|gathered| gathered.batch(replica)));
             Ok((Some((step, fresh)), true))

@@ -1,6 +1,7 @@
 //! What a capture found, in one transaction or in several, as a batch for peers that have all before it.
 
 use std::collections::HashMap;
+use std::time::Duration;
 
 use replication::{Batch, RowImage, TableRows, Value, VersionVector};
 
@@ -11,15 +12,45 @@ use crate::replica::{Replica, ReplicaTable};
 const BYTES: usize = 8 << 20;
 const ROWS: usize = 50_000;
 
-/// Rows that one transaction captures at most where there is more in the log: all that there may be room for. Applications wait for as
-/// long as it takes, about a fifth of a second; let in between, they would write about as much again meanwhile, for which there is none.
-const AT_ONCE: usize = ROWS;
+/// How long one transaction captures at most where there is more in the log, as far as that can be told: applications wait meanwhile. Let
+/// in between two, they would write about as much again, for which there may be no room.
+const HELD: Duration = Duration::from_millis(200);
 
-/// Bytes of a row, as long as nothing is known of that.
-const ROW: usize = 256;
+/// Rows of a capture from which on it tells what one of them takes.
+const TELLING: usize = 500;
 
 /// Transactions of one capture, after which peers are told of what it has found so far: the same few rows may be written without an end.
 const TRANSACTIONS: u32 = 20;
+
+/// What a row takes, by the captures before.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Usual {
+    bytes: usize,
+    /// While the lock is held.
+    time: Duration,
+}
+
+impl Default for Usual {
+    fn default() -> Self {
+        Self { bytes: 256, time: Duration::from_micros(10) }
+    }
+}
+
+impl Usual {
+    /// Takes note of a transaction that has captured so many entries of the log in this time, and of what is gathered since it was begun.
+    pub(crate) fn note(&mut self, log_rows: usize, time: Duration, gathered: Option<&Gathered>) {
+        let rows = u32::try_from(log_rows).unwrap_or(u32::MAX);
+        if log_rows >= TELLING {
+            self.time = time / rows;
+        }
+        self.bytes = gathered.and_then(Gathered::row_bytes).unwrap_or(self.bytes);
+    }
+
+    /// How many rows take no longer than applications may wait.
+    fn in_time(&self) -> usize {
+        usize::try_from(HELD.as_nanos() / self.time.as_nanos().max(1)).unwrap_or(usize::MAX)
+    }
+}
 
 /// Rows as they stand after a capture, by table.
 #[derive(Debug)]
@@ -31,20 +62,19 @@ pub(crate) struct Gathered {
     tables: Vec<Vec<RowImage>>,
     rows: usize,
     bytes: usize,
-    /// Bytes of a row, by those that were gathered before.
-    about: usize,
+    given_up: bool,
 }
 
 impl Gathered {
-    /// Nothing yet. A row may have `about` so many bytes, 0 if nothing is known of that.
-    pub(crate) fn new(replica: &Replica, about: usize) -> Self {
-        let tables = replica.tables.iter().map(|_| Vec::new()).collect();
-        Self { transactions: 0, before: replica.have.clone(), reached: None, tables, rows: 0, bytes: 0, about }
+    /// Nothing yet.
+    pub(crate) fn new(replica: &Replica) -> Self {
+        let (before, tables) = (replica.have.clone(), replica.tables.iter().map(|_| Vec::new()).collect());
+        Self { transactions: 0, before, reached: None, tables, rows: 0, bytes: 0, given_up: false }
     }
 
-    /// Bytes of a row, about; 0 if there was none yet.
-    pub(crate) fn row_bytes(&self) -> usize {
-        if self.bytes == usize::MAX { self.about } else { self.bytes.checked_div(self.rows).unwrap_or(self.about) }
+    /// Bytes of a row, about, if there was one.
+    fn row_bytes(&self) -> Option<usize> {
+        self.bytes.checked_div(self.rows)
     }
 
     /// The transaction ends, and the capture goes on in another one; none if there is no use in that.
@@ -56,11 +86,11 @@ impl Gathered {
 
     /// How many rows of a log of so many its next transaction takes: all of them, if that is not for too long, or a program that
     /// writes as fast as is captured would have no capture come to an end; but what there is room for, and at least `least`.
-    pub(crate) fn step(&self, log_rows: usize, least: usize) -> usize {
-        let about = Some(self.row_bytes()).filter(|bytes| *bytes > 0).unwrap_or(ROW);
+    pub(crate) fn step(&self, log_rows: usize, least: usize, usual: &Usual) -> usize {
+        let about = self.row_bytes().unwrap_or(usual.bytes).max(1);
         let room = ROWS.saturating_sub(self.rows).min(BYTES.saturating_sub(self.bytes) / about);
         // With one more than there are it finds out that there is no more.
-        (log_rows + 1).min(AT_ONCE).min(room).max(least)
+        (log_rows + 1).min(usual.in_time()).min(room).max(least)
     }
 
     /// Whether nothing came between its last transaction and this one.
@@ -70,7 +100,7 @@ impl Gathered {
 
     /// Whether there is no room for more. What is gathered is of no use then.
     pub(super) const fn is_too_much(&self) -> bool {
-        self.bytes > BYTES || self.rows > ROWS
+        self.given_up || self.bytes > BYTES || self.rows > ROWS
     }
 
     /// Bytes of rows for which there is room.
@@ -80,8 +110,7 @@ impl Gathered {
 
     /// There is more than there is room for: what is gathered is let go of.
     pub(super) fn give_up(&mut self) {
-        self.about = self.row_bytes();
-        self.bytes = usize::MAX;
+        self.given_up = true;
         self.tables.iter_mut().for_each(|rows| *rows = Vec::new());
     }
 
@@ -144,25 +173,32 @@ mod tests {
 
     #[test]
     fn a_transaction_takes_all_of_the_log_as_far_as_there_is_room_and_others_do_not_wait_for_long() {
-        let step = |log_rows, rows, bytes| gathered(rows, bytes).step(log_rows, 1_000);
-        assert_eq!((step(0, 0, 0), step(12_000, 0, 0), step(70_000, 0, 0)), (1_000, 12_001, BYTES / ROW));
-        assert_eq!(step(70_000, 1, 10), AT_ONCE - 1, "rows");
+        let fast = Usual { bytes: 100, time: Duration::from_micros(3) };
+        let step = |log_rows, rows, bytes| gathered(rows, bytes).step(log_rows, 1_000, &fast);
+        assert_eq!((step(0, 0, 0), step(12_000, 0, 0), step(70_000, 0, 0)), (1_000, 12_001, ROWS));
         assert_eq!(step(70_000, 40_000, 400_000), 10_000, "rows");
         assert_eq!(step(70_000, 3_000, 6 << 20), 1_000, "bytes");
         assert_eq!(step(70_000, ROWS, BYTES), 1_000, "never nothing");
+        let step =
+            |time, bytes| gathered(0, 0).step(70_000, 1_000, &Usual { bytes, time: Duration::from_micros(time) });
+        assert_eq!((step(50, 100), step(50_000, 100), step(0, 0)), (4_000, 1_000, ROWS), "time");
+        assert_eq!(step(3, 1 << 10), 8 << 10, "bytes of those before");
     }
 
     #[test]
-    fn what_rows_had_before_tells_how_many_there_is_room_for_also_where_it_was_too_much() {
-        let mut before = gathered(1_000, 2 << 20);
-        assert_eq!(Gathered { about: before.row_bytes(), ..gathered(0, 0) }.step(70_000, 1_000), 4_000);
-        before.give_up();
-        assert_eq!(Gathered { about: before.row_bytes(), ..gathered(0, 0) }.step(70_000, 1_000), 4_000);
-        assert_eq!(gathered(0, 0).row_bytes(), 0);
+    fn what_a_row_takes_is_told_by_captures_of_many_and_by_those_that_were_too_much() {
+        let (mut usual, mut large) = (Usual::default(), gathered(1_000, 4 << 20));
+        large.give_up();
+        usual.note(TELLING - 1, Duration::from_secs(1), None);
+        assert_eq!((usual.bytes, usual.time), (Usual::default().bytes, Usual::default().time));
+        usual.note(1_000, Duration::from_millis(50), Some(&large));
+        assert_eq!((usual.bytes, usual.time), ((4 << 20) / 1_000, Duration::from_micros(50)));
+        usual.note(1_000, Duration::from_millis(5), Some(&gathered(0, 0)));
+        assert_eq!((usual.bytes, usual.time), ((4 << 20) / 1_000, Duration::from_micros(5)));
     }
 
     fn gathered(rows: usize, bytes: usize) -> Gathered {
         let (before, reached) = (VersionVector::new(), None);
-        Gathered { transactions: 1, before, reached, tables: Vec::new(), rows, bytes, about: 0 }
+        Gathered { transactions: 1, before, reached, tables: Vec::new(), rows, bytes, given_up: false }
     }
 }
