@@ -1,5 +1,6 @@
 //! Relays between daemons that lose, repeat and reorder whole messages, and cut links between two of them.
 
+use std::path::Path;
 use std::time::Duration;
 
 use system_tests::{
@@ -13,12 +14,13 @@ const DEADLINE: Duration = Duration::from_secs(180);
 const SEED_VARIABLE: &str = "SYNC_ENGINE_TEST_SEED";
 const STOCK: &str = "INSERT INTO stock SELECT value, 0 FROM generate_series(1, 20)";
 
-/// Rows of one's own, which count their changes, and counters that all nodes raise.
+/// Rows of one's own, which count their changes, and counters that all nodes raise; goes on until the file `enough` is there.
 const WRITE: &str = "
-import random, time
+import os, random, time
 random.seed(node)
-notes, counts = {}, 0
-for step in range(200):
+notes, counts, steps = {}, 0, 0
+while steps < 200 or not os.path.exists(enough):
+    steps += 1
     db.execute('BEGIN IMMEDIATE')
     for _ in range(random.choice([1, 1, 1, 3, 30])):
         key = node + str(random.randrange(60))
@@ -34,9 +36,10 @@ print(sum(notes.values()), counts)
 ";
 
 /// What one node's writer wrote: changes of its notes, and what it counted.
-fn write(cluster: &Cluster, index: usize) -> Result<(u64, u64)> {
+fn write(cluster: &Cluster, index: usize, enough: &Path) -> Result<(u64, u64)> {
     let node = cluster.nodes[index].name();
-    let printed = python_code(cluster.file(index), &format!("node = '{node}'\n{WRITE}"))?;
+    let parameters = format!("node, enough = '{node}', '{}'", enough.display());
+    let printed = python_code(cluster.file(index), &format!("{parameters}\n{WRITE}"))?;
     let (notes, counts) = printed.trim().split_once(' ').ok_or_else(|| Failure::new(printed.clone()))?;
     Ok((notes.parse()?, counts.parse()?))
 }
@@ -66,19 +69,23 @@ fn relays_that_lose_repeat_and_reorder_messages_lose_and_double_nothing() {
             }
             Ok(())
         })?;
+        let enough = scene.path("enough");
         let written: Vec<(u64, u64)> = std::thread::scope(|scope| {
-            let cluster = &cluster;
+            let (cluster, enough) = (&cluster, &enough);
             let writers: Vec<_> =
-                (0..cluster.nodes.len()).map(|index| scope.spawn(move || write(cluster, index))).collect();
+                (0..cluster.nodes.len()).map(|index| scope.spawn(move || write(cluster, index, enough))).collect();
+            // Links are cut by the messages that have passed, and how many pass depends on how many commits travel in one.
+            let worst = scene.eventually("every relay has done its worst", || {
+                let faults: Vec<[u64; 4]> = proxies.iter().map(MessageProxy::faults).collect();
+                check!(faults.iter().flatten().all(|count| *count > 0), "{faults:?}");
+                Ok(())
+            });
+            std::fs::write(enough, "")?;
             let ended = |writer: std::thread::ScopedJoinHandle<'_, _>| {
                 writer.join().map_err(|_| Failure::new("a writer panicked"))?
             };
-            writers.into_iter().map(ended).collect::<Result<_>>()
-        })?;
-        scene.eventually("every relay has done its worst", || {
-            let faults: Vec<[u64; 4]> = proxies.iter().map(MessageProxy::faults).collect();
-            check!(faults.iter().flatten().all(|count| *count > 0), "{faults:?}");
-            Ok(())
+            let written = writers.into_iter().map(ended).collect::<Result<_>>();
+            worst.and(written)
         })?;
         proxies.iter().for_each(MessageProxy::calm);
         cluster.settled_within(DEADLINE)?;
