@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
+use crate::codec::PackedPart;
 use crate::dot_set::DotSet;
 use crate::hybrid_clock::Timestamp;
 use crate::known_nodes::KnownNodes;
@@ -64,6 +65,8 @@ pub enum Message {
     Hello(Hello),
     /// A part of a batch of rows.
     Changes(Changes),
+    /// The same, packed before it was known to whom it goes. Whoever receives it reads [`Self::Changes`].
+    Packed(PackedChanges),
     /// "Send what I lack": the receiver of a batch found a gap, or starts over.
     Want(Want),
     /// What is durable here; also the heartbeat.
@@ -84,6 +87,7 @@ impl Message {
         match self {
             Self::Hello(_) | Self::Bye(_) => None,
             Self::Changes(changes) => Some(&changes.database),
+            Self::Packed(changes) => Some(&changes.database),
             Self::Want(want) => Some(&want.database),
             Self::Ack(ack) => Some(&ack.database),
             Self::Compare(compare) => Some(&compare.database),
@@ -176,6 +180,21 @@ pub struct Changes {
     pub last: bool,
     /// This part's rows, with the whole batch's source and vectors.
     pub rows: Batch,
+}
+
+/// One part of a batch whose rows are packed.
+#[derive(Debug, Clone, PartialEq)]
+pub struct PackedChanges {
+    /// As in [`Changes`].
+    pub database: String,
+    /// As in [`Changes`].
+    pub batch: u64,
+    /// As in [`Changes`].
+    pub part: u32,
+    /// As in [`Changes`].
+    pub last: bool,
+    /// This part's rows, with the whole batch's source and vectors.
+    pub rows: PackedPart,
 }
 
 /// A request to start over.

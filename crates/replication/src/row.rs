@@ -1,5 +1,7 @@
 //! Rows as nodes exchange them: content and clock, and the batches that carry them.
 
+use std::ops::Range;
+
 use serde::{Deserialize, Serialize};
 
 use crate::counter::Counter;
@@ -221,6 +223,15 @@ impl RowImage {
         }
     }
 
+    /// A copy of the row's key, in the key's order.
+    pub fn owned_key(&self, shape: &TableShape) -> Vec<Value> {
+        if self.clock.is_deleted() {
+            self.values.clone()
+        } else {
+            shape.key.iter().map(|index| self.values[usize::from(*index)].clone()).collect()
+        }
+    }
+
     /// Takes a cell of another image of the row, with all that is known of it. `more` are marks that its entry gets.
     pub fn take_cell(&mut self, column: u16, other: &Self, more: EntryFlags) {
         let entry = other.clock.effective(column);
@@ -289,6 +300,14 @@ impl TableRows {
         Self { shape, rows, context: None, limited: false, parts: Vec::new() }
     }
 
+    /// Whether rows of another one are to be read as these are.
+    fn is_like(&self, other: &Self) -> bool {
+        self.shape == other.shape
+            && self.context == other.context
+            && self.limited == other.limited
+            && self.parts == other.parts
+    }
+
     /// About how many bytes they take while they wait.
     pub fn size(&self) -> usize {
         let names = self.shape.columns.iter().chain(&self.parts).chain([&self.shape.name]);
@@ -297,6 +316,9 @@ impl TableRows {
         names + context + size_of::<Self>() + self.rows.iter().map(RowImage::wire_size).sum::<usize>()
     }
 }
+
+/// The place of a table in a batch, and which of its rows.
+pub(crate) type RowsOfTable = (usize, Range<usize>);
 
 /// The delta of one snapshot of the sender's database: what a receiver at `from` lacks to be at `to`.
 ///
@@ -333,6 +355,44 @@ impl Batch {
     pub fn size(&self) -> usize {
         let vectors = [&self.from, &self.to, &self.context].map(|vector| vector.size()).iter().sum::<usize>();
         vectors + self.tables.iter().map(TableRows::size).sum::<usize>()
+    }
+
+    /// All of its rows.
+    pub(crate) fn whole(&self) -> Vec<RowsOfTable> {
+        (0..).zip(&self.tables).map(|(place, table)| (place, 0..table.rows.len())).collect()
+    }
+
+    /// Its rows in parts of at most `limit` bytes, to within a row; at least one part, which may hold no row.
+    pub(crate) fn parts(&self, limit: usize) -> Vec<Vec<RowsOfTable>> {
+        let (mut parts, mut current, mut bytes) = (Vec::new(), Vec::new(), 0);
+        for (place, table) in self.tables.iter().enumerate() {
+            let mut begin = 0;
+            for (row, end) in table.rows.iter().zip(1..) {
+                bytes += row.wire_size();
+                if bytes >= limit {
+                    current.push((place, begin..end));
+                    parts.push(std::mem::take(&mut current));
+                    (bytes, begin) = (0, end);
+                }
+            }
+            if begin < table.rows.len() {
+                current.push((place, begin..table.rows.len()));
+            }
+        }
+        if !current.is_empty() || parts.is_empty() {
+            parts.push(current);
+        }
+        parts
+    }
+
+    /// Adds the rows of the part that follows.
+    pub(crate) fn extend(&mut self, part: Self) {
+        for table in part.tables {
+            match self.tables.last_mut().filter(|last| last.is_like(&table)) {
+                Some(last) => last.rows.extend(table.rows),
+                None => self.tables.push(table),
+            }
+        }
     }
 
     /// The number of rows.

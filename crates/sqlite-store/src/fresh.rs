@@ -1,8 +1,9 @@
 //! What was captured or published last, step by step, kept at hand for peers that are not far behind: they are led through the same
 //! states as this database, without another look at the file and without a stage.
 //!
-//! Owns the batches, how much memory they may take, and which peer can be sent which. A batch that nobody has come for yet is packed as
-//! it would go over the wire, a fraction of what its rows take otherwise. Whoever falls behind what is kept reads the file.
+//! Owns the batches, how much memory they may take, and which peer can be sent which. A batch is packed as it goes over links once:
+//! when the first peer comes for it, or when nobody has and it takes too much as it is. Packed it takes a fraction of that, and is what
+//! all peers are sent. Whoever falls behind what is kept reads the file.
 
 mod held;
 
@@ -11,9 +12,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
+use replication::codec::PackedBatch;
 use replication::{Batch, Origin, VersionVector};
 
-use self::held::{Budget, Held, Open};
+use self::held::{Budget, Held, Open, Packed};
 use crate::batch_read::BatchLimits;
 
 /// Bytes of rows that are kept as they are, of one database: some steps of publishing. None are where those of all databases take more
@@ -94,7 +96,7 @@ impl FreshChanges {
         (source, have): (Option<Origin>, &VersionVector),
         whole: bool,
         limits: BatchLimits,
-    ) -> Option<Batch> {
+    ) -> Option<Arc<PackedBatch>> {
         let held = {
             let mut chain = self.chain();
             let Chain { links, takers, last_taken, .. } = &mut *chain;
@@ -115,7 +117,15 @@ impl FreshChanges {
             self.taken.store(true, Ordering::Relaxed);
             link.held.clone()
         };
-        held.batch()
+        let open = match held {
+            Held::Open(open) => open,
+            Held::Packed(packed) => return Some(Arc::clone(&packed.batch)),
+        };
+        // Others are not kept waiting for it.
+        let packed = open.packed()?;
+        let batch = Arc::clone(&packed.batch);
+        self.chain().keep_packed(&open, packed);
+        Some(batch)
     }
 
     /// Keeps what was captured; none where that is not at hand. What it does not lead on from is let go of.
@@ -140,16 +150,11 @@ impl FreshChanges {
         if opened.is_empty() {
             return;
         }
-        for (place, open) in opened {
+        for open in opened {
             // Sessions are not kept waiting for it.
-            let packed = open.pack();
-            let mut chain = self.chain();
-            match packed {
-                Some(packed) => {
-                    chain.packed += packed.packed_bytes();
-                    chain.links[place].held = packed;
-                }
-                None => return chain.clear(),
+            match open.packed() {
+                Some(packed) => self.chain().keep_packed(&open, packed),
+                None => return self.clear(),
             }
         }
         self.chain().let_go(self.budget);
@@ -205,7 +210,7 @@ impl Chain {
     }
 
     /// Lets go of what everybody has, and of what is too much, the oldest first; says what is to be packed.
-    fn let_go(&mut self, budget: &Budget) -> Vec<(usize, Arc<Open>)> {
+    fn let_go(&mut self, budget: &Budget) -> Vec<Arc<Open>> {
         let open_from = self.open_from(if budget.is_open_too_much() { 0 } else { OPEN });
         let (mut gone, in_all) = (0, budget.packed());
         let before = self.packed;
@@ -225,12 +230,20 @@ impl Chain {
             self.packed -= link.held.packed_bytes();
         }
         self.links.drain(..gone);
-        let open = self.links.range(..open_from.saturating_sub(gone)).enumerate();
-        let open = open.filter_map(|(place, link)| match &link.held {
-            Held::Open(open) => Some((place, Arc::clone(open))),
+        let open = self.links.range(..open_from.saturating_sub(gone)).filter_map(|link| match &link.held {
+            Held::Open(open) => Some(Arc::clone(open)),
             Held::Packed(_) => None,
         });
         open.collect()
+    }
+
+    /// Keeps a batch packed in place of as it was, if it still is there.
+    fn keep_packed(&mut self, open: &Arc<Open>, packed: Arc<Packed>) {
+        let is_it = |link: &&mut Link| matches!(&link.held, Held::Open(other) if Arc::ptr_eq(other, open));
+        if let Some(link) = self.links.iter_mut().rev().find(is_it) {
+            link.held = Held::Packed(packed);
+            self.packed += link.held.packed_bytes();
+        }
     }
 
     /// From where on links are kept as they are, of so many bytes.
@@ -281,6 +294,19 @@ mod tests {
         }
     }
 
+    impl FreshChanges {
+        /// What is at hand, as it was.
+        fn unpacked_after(
+            &self,
+            from: &VersionVector,
+            state: (Option<Origin>, &VersionVector),
+            whole: bool,
+            limits: BatchLimits,
+        ) -> Option<Batch> {
+            self.after(from, state, whole, limits).map(|packed| packed.unpack().unwrap())
+        }
+    }
+
     /// How many captures are at hand.
     fn kept(fresh: &FreshChanges) -> usize {
         fresh.chain().links.len()
@@ -301,14 +327,20 @@ mod tests {
     fn what_nobody_has_taken_is_kept_and_is_what_it_was() {
         const BYTES: usize = 200 << 10;
         let fresh = filled(20, BYTES);
-        let taken: Vec<_> = (1..=20).map(|n| fresh.after(&at(n - 1), (Some(ORIGIN), &at(20)), true, LIMITS)).collect();
+        let taken: Vec<_> =
+            (1..=20).map(|n| fresh.unpacked_after(&at(n - 1), (Some(ORIGIN), &at(20)), true, LIMITS)).collect();
         assert!(taken.into_iter().zip(1..).all(|(batch, n)| batch == Some(change(n, BYTES))));
         assert!(fresh.chain().packed > 2 << 20, "the older ones were packed");
-        assert_eq!(fresh.after(&at(3), (Some(ORIGIN), &at(20)), false, LIMITS), None, "the rest of it was read later");
+        assert_eq!(
+            fresh.unpacked_after(&at(3), (Some(ORIGIN), &at(20)), false, LIMITS),
+            None,
+            "the rest of it was read later"
+        );
         // Everybody has it.
         fresh.push(Some(change(21, BYTES)));
         assert!(kept(&fresh) <= 1 + OPEN / BYTES, "{}", kept(&fresh));
-        assert_eq!(fresh.chain().packed, 0);
+        let packed = fresh.chain().packed;
+        assert!(packed < (1 + kept(&fresh)) * BYTES, "{packed} bytes");
     }
 
     #[test]
@@ -316,7 +348,7 @@ mod tests {
         let fresh = alone();
         for n in 1..=100 {
             fresh.push(Some(change(n, 10)));
-            assert_eq!(fresh.after(&at(n - 1), (Some(ORIGIN), &at(n)), true, LIMITS), Some(change(n, 10)));
+            assert_eq!(fresh.unpacked_after(&at(n - 1), (Some(ORIGIN), &at(n)), true, LIMITS), Some(change(n, 10)));
         }
         assert_eq!(kept(&fresh), GRACE + 1);
         assert!(!fresh.is_wanted());
@@ -325,27 +357,27 @@ mod tests {
     #[test]
     fn a_second_peer_is_waited_for_where_there_was_one() {
         let fresh = filled(1, 100 << 10);
-        (0..2).for_each(|_| drop(fresh.after(&at(0), (Some(ORIGIN), &at(1)), true, LIMITS)));
+        (0..2).for_each(|_| drop(fresh.unpacked_after(&at(0), (Some(ORIGIN), &at(1)), true, LIMITS)));
         (2..=20).for_each(|sequence| fresh.push(Some(change(sequence, 100 << 10))));
-        (2..=20).for_each(|n| drop(fresh.after(&at(n - 1), (Some(ORIGIN), &at(20)), true, LIMITS)));
+        (2..=20).for_each(|n| drop(fresh.unpacked_after(&at(n - 1), (Some(ORIGIN), &at(20)), true, LIMITS)));
         fresh.push(Some(change(21, 100 << 10)));
-        assert_eq!(fresh.after(&at(1), (Some(ORIGIN), &at(21)), true, LIMITS), Some(change(2, 100 << 10)));
+        assert_eq!(fresh.unpacked_after(&at(1), (Some(ORIGIN), &at(21)), true, LIMITS), Some(change(2, 100 << 10)));
         // But not for ever.
         (22..=80).for_each(|sequence| fresh.push(Some(change(sequence, 100 << 10))));
-        assert_eq!(fresh.after(&at(1), (Some(ORIGIN), &at(80)), true, LIMITS), None);
+        assert_eq!(fresh.unpacked_after(&at(1), (Some(ORIGIN), &at(80)), true, LIMITS), None);
     }
 
     #[test]
     fn what_is_too_much_is_let_go_of_the_oldest_first() {
         let fresh = filled(20, 1 << 20);
         assert!(fresh.chain().packed <= PACKED_AT_FIRST + (2 << 20));
-        assert!(fresh.after(&at(19), (Some(ORIGIN), &at(20)), true, LIMITS).is_some());
+        assert!(fresh.unpacked_after(&at(19), (Some(ORIGIN), &at(20)), true, LIMITS).is_some());
         (21..=60).for_each(|sequence| fresh.push(Some(change(sequence, 1 << 20))));
-        assert_eq!(fresh.after(&at(20), (Some(ORIGIN), &at(60)), true, LIMITS), None);
-        assert_eq!(fresh.after(&at(50), (Some(ORIGIN), &at(60)), true, LIMITS), Some(change(51, 1 << 20)));
+        assert_eq!(fresh.unpacked_after(&at(20), (Some(ORIGIN), &at(60)), true, LIMITS), None);
+        assert_eq!(fresh.unpacked_after(&at(50), (Some(ORIGIN), &at(60)), true, LIMITS), Some(change(51, 1 << 20)));
         assert!(fresh.chain().packed > PACKED / 2 && fresh.chain().packed <= PACKED + (2 << 20));
         // Nobody has come for what was before it.
-        drop(fresh.after(&at(59), (Some(ORIGIN), &at(60)), true, LIMITS));
+        drop(fresh.unpacked_after(&at(59), (Some(ORIGIN), &at(60)), true, LIMITS));
         fresh.push(Some(change(61, 1 << 20)));
         assert_eq!(kept(&fresh), 1);
         fresh.clear();
@@ -362,7 +394,7 @@ mod tests {
         databases.iter().for_each(|fresh| fresh.push(Some(batch.clone())));
         assert!(!BUDGET.is_open_too_much());
         assert!(BUDGET.packed() <= Budget::PACKED);
-        let taken = databases.iter().map(|fresh| fresh.after(&at(0), (Some(ORIGIN), &at(1)), true, LIMITS));
+        let taken = databases.iter().map(|fresh| fresh.unpacked_after(&at(0), (Some(ORIGIN), &at(1)), true, LIMITS));
         let taken: Vec<_> = taken.flatten().collect();
         assert!(taken.len() >= (Budget::OPEN + Budget::PACKED) / BYTES - 4, "{} are at hand", taken.len());
         assert!(taken.into_iter().all(|it| it == batch));
@@ -374,22 +406,26 @@ mod tests {
     fn what_leads_elsewhere_is_not_sent() {
         let fresh = filled(3, 10);
         assert_eq!(
-            fresh.after(&at(1), (Some(ORIGIN), &at(1)), true, LIMITS),
+            fresh.unpacked_after(&at(1), (Some(ORIGIN), &at(1)), true, LIMITS),
             None,
             "the state that is shown does not know of it"
         );
-        assert_eq!(fresh.after(&at(1), (Some(ORIGIN), &at(3)), true, LIMITS), None, "the file has the two as one");
-        assert_eq!(fresh.after(&at(2), (Some(ORIGIN), &at(3)), false, LIMITS), Some(change(3, 10)));
         assert_eq!(
-            fresh.after(&at(2), (Some(ORIGIN), &at(3)), true, BatchLimits { rows: 0, ..LIMITS }),
+            fresh.unpacked_after(&at(1), (Some(ORIGIN), &at(3)), true, LIMITS),
+            None,
+            "the file has the two as one"
+        );
+        assert_eq!(fresh.unpacked_after(&at(2), (Some(ORIGIN), &at(3)), false, LIMITS), Some(change(3, 10)));
+        assert_eq!(
+            fresh.unpacked_after(&at(2), (Some(ORIGIN), &at(3)), true, BatchLimits { rows: 0, ..LIMITS }),
             None,
             "it is too large"
         );
-        assert_eq!(fresh.after(&at(2), (None, &at(3)), true, LIMITS), None, "it is of another origin");
+        assert_eq!(fresh.unpacked_after(&at(2), (None, &at(3)), true, LIMITS), None, "it is of another origin");
         // Something came between.
         fresh.push(Some(change(9, 10)));
-        assert_eq!((kept(&fresh), fresh.after(&at(2), (Some(ORIGIN), &at(9)), true, LIMITS)), (1, None));
-        assert_eq!(fresh.after(&at(8), (Some(ORIGIN), &at(9)), true, LIMITS), Some(change(9, 10)));
+        assert_eq!((kept(&fresh), fresh.unpacked_after(&at(2), (Some(ORIGIN), &at(9)), true, LIMITS)), (1, None));
+        assert_eq!(fresh.unpacked_after(&at(8), (Some(ORIGIN), &at(9)), true, LIMITS), Some(change(9, 10)));
         fresh.push(None);
         assert_eq!(kept(&fresh), 0);
     }

@@ -3,15 +3,18 @@
 
 use rmp::encode as mp;
 
-use crate::codec::CodecError;
+use crate::codec::frame::{Body, Kind};
 use crate::codec::reader::Reader;
 use crate::codec::rows::{
     Origins, Written, read_origin, read_origins, read_rows, read_sequence, write_addresses, write_row,
 };
+use crate::codec::{CodecError, Limits};
 use crate::message::{Changes, Envelope, Message};
 use crate::origin::{MAX_ORIGINS, Origin};
-use crate::row::{Batch, TableRows, TableShape};
+use crate::row::{Batch, RowImage, RowsOfTable, TableRows, TableShape};
 use crate::version_vector::VersionVector;
+
+const TOO_LARGE: &str = "a value is larger than MessagePack can hold";
 
 /// The mark of a batch's last part.
 const LAST: u64 = 1;
@@ -31,55 +34,81 @@ const LIMITED: u64 = 2;
 /// The mark of a table whose rows are there for single columns.
 const PARTS: u64 = 4;
 
+/// What is said of a part beside its rows.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Marks {
+    /// Whether it is the batch's last.
+    pub(super) is_last: bool,
+    /// As [`Batch::held`].
+    pub(super) held: u64,
+    /// Whether [`Batch::dropped`] follows the other vectors.
+    pub(super) is_dropped: bool,
+}
+
 pub(super) fn encode(from: &str, to: Option<&str>, changes: &Changes) -> Result<Vec<u8>, CodecError> {
-    let mut body = Vec::with_capacity(4096);
-    let origins = origins_of(&changes.rows);
-    write_body(&mut body, from, to, changes, &origins)
-        .map_err(|_| CodecError::Unencodable("a value is larger than MessagePack can hold"))?;
+    let Changes { database, batch, part, last, rows } = changes;
+    let marks = Marks { is_last: *last, held: rows.held, is_dropped: !rows.dropped.is_empty() };
+    let head = encode_head((from, to), (database, *batch, *part), marks)?;
+    Body::of(encode_rows_of(rows, &rows.whole())?)?.message(Kind::Changes, &head)
+}
+
+/// What comes before the rows of a part, and is meant for one receiver.
+pub(super) fn encode_head(
+    (from, to): (&str, Option<&str>),
+    (database, batch, part): (&str, u64, u32),
+    marks: Marks,
+) -> Result<Vec<u8>, CodecError> {
+    let mut head = Vec::with_capacity(64);
+    let mut write = || {
+        write_addresses(&mut head, from, to, database)?;
+        mp::write_uint(&mut head, batch)?;
+        mp::write_uint(&mut head, u64::from(part))?;
+        write_marks(&mut head, marks)
+    };
+    write().map_err(|_| CodecError::Unencodable(TOO_LARGE))?;
+    Ok(head)
+}
+
+/// Some rows of a batch with what is the same for whoever receives them.
+pub(super) fn encode_rows_of(batch: &Batch, part: &[RowsOfTable]) -> Result<Vec<u8>, CodecError> {
+    let rows = part.iter().flat_map(|(table, rows)| &batch.tables[*table].rows[rows.clone()]);
+    let mut body = Vec::with_capacity(1024 + rows.map(RowImage::wire_size).sum::<usize>());
+    write_rows_of(&mut body, batch, part, &origins_of(batch, part)).map_err(|_| CodecError::Unencodable(TOO_LARGE))?;
     Ok(body)
 }
 
-/// A batch by itself: what [`encode`] writes after the part's number.
-pub(super) fn encode_batch(batch: &Batch) -> Result<Vec<u8>, CodecError> {
-    let mut body = Vec::with_capacity(batch.size());
-    write_batch(&mut body, batch, true, &origins_of(batch))
-        .map_err(|_| CodecError::Unencodable("a value is larger than MessagePack can hold"))?;
-    Ok(body)
-}
-
-/// Reads what [`encode_batch`] wrote.
-pub(super) fn decode_batch(mut reader: Reader<'_>) -> Result<Batch, CodecError> {
-    let (batch, _) = read_batch(&mut reader)?;
+/// Reads what [`encode_rows_of`] wrote.
+pub(super) fn decode_part(bytes: &[u8], marks: Marks, limits: &Limits) -> Result<Batch, CodecError> {
+    let mut reader = Reader::new(bytes, limits.structure);
+    let batch = read_rows_of(&mut reader, marks)?;
     reader.end()?;
     Ok(batch)
 }
 
-fn origins_of(batch: &Batch) -> Origins {
+fn origins_of(batch: &Batch, part: &[RowsOfTable]) -> Origins {
     let mut origins = Origins::default();
     origins.add(batch.source);
     for vector in [&batch.from, &batch.to, &batch.context, &batch.dropped] {
         vector.iter().for_each(|(origin, _)| origins.add(origin));
     }
-    for table in &batch.tables {
-        table.rows.iter().for_each(|row| origins.add_row(row));
+    for (table, rows) in part {
+        let table = &batch.tables[*table];
+        table.rows[rows.clone()].iter().for_each(|row| origins.add_row(row));
         table.context.iter().flat_map(VersionVector::iter).for_each(|(origin, _)| origins.add(origin));
     }
     origins
 }
 
-fn write_body(out: &mut Vec<u8>, from: &str, to: Option<&str>, changes: &Changes, origins: &Origins) -> Written {
-    write_addresses(out, from, to, &changes.database)?;
-    mp::write_uint(out, changes.batch)?;
-    mp::write_uint(out, u64::from(changes.part))?;
-    write_batch(out, &changes.rows, changes.last, origins)
+fn write_marks(out: &mut Vec<u8>, Marks { is_last, held, is_dropped }: Marks) -> Written {
+    let marks = [(is_last, LAST), (held != 0, HELD), (is_dropped, DROPPED)];
+    mp::write_uint(out, marks.iter().filter(|(set, _)| *set).map(|(_, mark)| mark).sum())?;
+    if held != 0 {
+        mp::write_uint(out, held)?;
+    }
+    Ok(())
 }
 
-fn write_batch(out: &mut Vec<u8>, batch: &Batch, last: bool, origins: &Origins) -> Written {
-    let marks = [(last, LAST), (batch.held != 0, HELD), (!batch.dropped.is_empty(), DROPPED)];
-    mp::write_uint(out, marks.iter().filter(|(set, _)| *set).map(|(_, mark)| mark).sum())?;
-    if batch.held != 0 {
-        mp::write_uint(out, batch.held)?;
-    }
+fn write_rows_of(out: &mut Vec<u8>, batch: &Batch, part: &[RowsOfTable], origins: &Origins) -> Written {
     origins.write(out)?;
     mp::write_uint(out, origins.number(batch.source))?;
     for vector in [&batch.from, &batch.to, &batch.context] {
@@ -88,8 +117,11 @@ fn write_batch(out: &mut Vec<u8>, batch: &Batch, last: bool, origins: &Origins) 
     if !batch.dropped.is_empty() {
         write_vector(out, &batch.dropped, origins)?;
     }
-    mp::write_uint(out, batch.tables.len() as u64)?;
-    batch.tables.iter().try_for_each(|table| write_table(out, table, origins))
+    mp::write_uint(out, part.len() as u64)?;
+    part.iter().try_for_each(|(table, rows)| {
+        let table = &batch.tables[*table];
+        write_table(out, table, &table.rows[rows.clone()], origins)
+    })
 }
 
 fn write_vector(out: &mut Vec<u8>, vector: &VersionVector, origins: &Origins) -> Written {
@@ -101,7 +133,7 @@ fn write_vector(out: &mut Vec<u8>, vector: &VersionVector, origins: &Origins) ->
     Ok(())
 }
 
-fn write_table(out: &mut Vec<u8>, table: &TableRows, origins: &Origins) -> Written {
+fn write_table(out: &mut Vec<u8>, table: &TableRows, rows: &[RowImage], origins: &Origins) -> Written {
     mp::write_str(out, &table.shape.name)?;
     mp::write_uint(out, table.shape.columns.len() as u64)?;
     for column in &table.shape.columns {
@@ -120,11 +152,8 @@ fn write_table(out: &mut Vec<u8>, table: &TableRows, origins: &Origins) -> Writt
         mp::write_uint(out, table.parts.len() as u64)?;
         table.parts.iter().try_for_each(|column| mp::write_str(out, column))?;
     }
-    mp::write_uint(out, table.rows.len() as u64)?;
-    for row in &table.rows {
-        write_row(out, row, origins)?;
-    }
-    Ok(())
+    mp::write_uint(out, rows.len() as u64)?;
+    rows.iter().try_for_each(|row| write_row(out, row, origins))
 }
 
 pub(super) fn decode(mut reader: Reader<'_>) -> Result<Envelope, CodecError> {
@@ -133,28 +162,32 @@ pub(super) fn decode(mut reader: Reader<'_>) -> Result<Envelope, CodecError> {
     let database = reader.name()?;
     let batch = reader.unsigned()?;
     let part = u32::try_from(reader.unsigned()?).map_err(|_| CodecError::Invalid("a part number is too large"))?;
-    let (rows, last) = read_batch(&mut reader)?;
+    let marks = read_marks(&mut reader)?;
+    let rows = read_rows_of(&mut reader, marks)?;
     reader.end()?;
+    let last = marks.is_last;
     Ok(Envelope { from, to, message: Message::Changes(Changes { database, batch, part, last, rows }) })
 }
 
-/// The rows, and whether they are the batch's last part.
-fn read_batch(reader: &mut Reader<'_>) -> Result<(Batch, bool), CodecError> {
+fn read_marks(reader: &mut Reader<'_>) -> Result<Marks, CodecError> {
     let marks = reader.unsigned()?;
     if marks & !(LAST | HELD | DROPPED) != 0 {
         return Err(CodecError::Invalid("a part bears a mark that is not known"));
     }
-    let last = marks & LAST != 0;
     let held = if marks & HELD != 0 { reader.unsigned()? } else { 0 };
+    Ok(Marks { is_last: marks & LAST != 0, held, is_dropped: marks & DROPPED != 0 })
+}
+
+fn read_rows_of(reader: &mut Reader<'_>, Marks { held, is_dropped, .. }: Marks) -> Result<Batch, CodecError> {
     let origins = read_origins(reader)?;
     let source = read_origin(reader, &origins)?;
     let [from, to, context] = [(); 3].map(|()| read_vector(reader, &origins));
-    let dropped = if marks & DROPPED != 0 { read_vector(reader, &origins)? } else { VersionVector::new() };
+    let dropped = if is_dropped { read_vector(reader, &origins)? } else { VersionVector::new() };
     let mut tables = Vec::new();
     for _ in 0..reader.count::<TableRows>(4)? {
         tables.push(read_table(reader, &origins)?);
     }
-    Ok((Batch { source, from: from?, to: to?, context: context?, held, dropped, tables }, last))
+    Ok(Batch { source, from: from?, to: to?, context: context?, held, dropped, tables })
 }
 
 fn read_vector(reader: &mut Reader<'_>, origins: &[Origin]) -> Result<VersionVector, CodecError> {

@@ -55,7 +55,7 @@ pub(super) fn encode(envelope: &Envelope) -> Result<String, CodecError> {
         Message::Ack(ack) => ControlRef::Ack(ack),
         Message::Problem(problem) => ControlRef::Problem(problem),
         Message::Bye(bye) => ControlRef::Bye(bye),
-        Message::Changes(_) | Message::Compare(_) | Message::Fingerprints(_) => {
+        Message::Changes(_) | Message::Packed(_) | Message::Compare(_) | Message::Fingerprints(_) => {
             return Err(CodecError::Unencodable("rows and keys are not a control message"));
         }
     };

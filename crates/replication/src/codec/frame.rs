@@ -1,6 +1,7 @@
 //! What all binary messages have in common: `[kind, compression]`, then a MessagePack body, compressed where that helps.
 
 use std::borrow::Cow;
+use std::sync::Arc;
 
 use crate::codec::{CodecError, Limits};
 
@@ -34,7 +35,7 @@ impl Kind {
 }
 
 pub(super) fn seal(kind: Kind, body: Vec<u8>) -> Result<Vec<u8>, CodecError> {
-    pack(vec![kind.number()], body)
+    Body::of(body)?.message(kind, &[])
 }
 
 pub(super) fn open<'a>(bytes: &'a [u8], limits: &Limits) -> Result<(Kind, Cow<'a, [u8]>), CodecError> {
@@ -42,25 +43,95 @@ pub(super) fn open<'a>(bytes: &'a [u8], limits: &Limits) -> Result<(Kind, Cow<'a
     Ok((Kind::of(kind)?, unpack(rest, limits)?))
 }
 
-/// Adds `[compression]` and the body to what goes before it.
-pub(super) fn pack(mut bytes: Vec<u8>, mut body: Vec<u8>) -> Result<Vec<u8>, CodecError> {
-    if body.len() >= COMPRESS_FROM
-        && let Ok(small) = zstd::bulk::compress(&body, 1)
-        && small.len() + 4 < body.len()
-    {
-        bytes.push(ZSTD);
-        let size = u32::try_from(body.len()).map_err(|_| CodecError::Unencodable("a message is larger than 4 GiB"))?;
-        bytes.extend_from_slice(&size.to_be_bytes());
-        bytes.extend_from_slice(&small);
-        return Ok(bytes);
-    }
-    bytes.push(PLAIN);
-    bytes.append(&mut body);
-    Ok(bytes)
+/// What is in a message, compressed where that helps.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Body<T> {
+    Plain(T),
+    /// A zstd frame, and how many bytes it is made of.
+    Zstd(T, usize),
 }
 
-/// The body that [`pack`] added.
-pub(super) fn unpack<'a>(bytes: &'a [u8], limits: &Limits) -> Result<Cow<'a, [u8]>, CodecError> {
+impl Body<Vec<u8>> {
+    pub(super) fn of(bytes: Vec<u8>) -> Result<Self, CodecError> {
+        if bytes.len() >= COMPRESS_FROM
+            && let Ok(small) = zstd::bulk::compress(&bytes, 1)
+            && small.len() + 4 < bytes.len()
+        {
+            return Ok(Self::Zstd(small, bytes.len()));
+        }
+        Ok(Self::Plain(bytes))
+    }
+
+    /// The same to be had by several.
+    pub(super) fn shared(self) -> Body<Arc<[u8]>> {
+        match self {
+            Self::Plain(bytes) => Body::Plain(bytes.into()),
+            Self::Zstd(bytes, size) => Body::Zstd(bytes.into(), size),
+        }
+    }
+}
+
+impl<T: AsRef<[u8]>> Body<T> {
+    /// Bytes that it takes.
+    pub(super) fn len(&self) -> usize {
+        let (Self::Plain(bytes) | Self::Zstd(bytes, _)) = self;
+        bytes.as_ref().len()
+    }
+
+    /// A message whose body is this one after `head`.
+    pub(super) fn message(&self, kind: Kind, head: &[u8]) -> Result<Vec<u8>, CodecError> {
+        let mut message = Vec::with_capacity(32 + head.len() + self.len());
+        message.push(kind.number());
+        match self {
+            Self::Plain(bytes) => {
+                message.push(PLAIN);
+                message.extend_from_slice(head);
+                message.extend_from_slice(bytes.as_ref());
+            }
+            Self::Zstd(bytes, size) => {
+                message.push(ZSTD);
+                let size = u32::try_from(head.len() + size);
+                let size = size.map_err(|_| CodecError::Unencodable("a message is larger than 4 GiB"))?;
+                message.extend_from_slice(&size.to_be_bytes());
+                if !head.is_empty() {
+                    put_raw_frame(&mut message, head)?;
+                }
+                message.extend_from_slice(bytes.as_ref());
+            }
+        }
+        Ok(message)
+    }
+
+    pub(super) fn unpack(&self, limits: &Limits) -> Result<Cow<'_, [u8]>, CodecError> {
+        match self {
+            Self::Plain(bytes) => Ok(Cow::Borrowed(bytes.as_ref())),
+            Self::Zstd(bytes, size) => decompress(bytes.as_ref(), *size, limits).map(Cow::Owned),
+        }
+    }
+}
+
+/// A zstd frame of one segment, made of a block that is not compressed (RFC 8878, section 3.1.1): for a few bytes that is smaller than
+/// what compressing them would give, and takes no time.
+fn put_raw_frame(out: &mut Vec<u8>, content: &[u8]) -> Result<(), CodecError> {
+    const MAGIC: u32 = 0xFD2F_B528;
+    /// `Frame_Content_Size_flag` 2, which is four bytes, and `Single_Segment_flag`.
+    const DESCRIPTOR: u8 = 0b1010_0000;
+    /// `Block_Maximum_Size`.
+    const BLOCK: usize = 128 << 10;
+    const LAST_BLOCK: u32 = 1;
+    let size = u32::try_from(content.len()).ok().filter(|_| content.len() <= BLOCK);
+    let size = size.ok_or(CodecError::Unencodable("names are too long"))?;
+    out.extend_from_slice(&MAGIC.to_le_bytes());
+    out.push(DESCRIPTOR);
+    out.extend_from_slice(&size.to_le_bytes());
+    // Type 0 is a raw block.
+    out.extend_from_slice(&(LAST_BLOCK | size << 3).to_le_bytes()[..3]);
+    out.extend_from_slice(content);
+    Ok(())
+}
+
+/// What follows `kind`: `[compression]`, and the body.
+fn unpack<'a>(bytes: &'a [u8], limits: &Limits) -> Result<Cow<'a, [u8]>, CodecError> {
     let (&compression, rest) = bytes.split_first().ok_or(CodecError::Truncated)?;
     match compression {
         PLAIN => {
@@ -70,15 +141,18 @@ pub(super) fn unpack<'a>(bytes: &'a [u8], limits: &Limits) -> Result<Cow<'a, [u8
         ZSTD => {
             let (size, body) = rest.split_first_chunk().ok_or(CodecError::Truncated)?;
             let size = usize::try_from(u32::from_be_bytes(*size)).unwrap_or(usize::MAX);
-            check_size(size, limits)?;
-            if size > unpacked_at_most(body.len()) {
-                return Err(CodecError::Compression);
-            }
-            let body = zstd::bulk::decompress(body, size).map_err(|_| CodecError::Compression)?;
-            Ok(Cow::Owned(body))
+            decompress(body, size, limits).map(Cow::Owned)
         }
         _ => Err(CodecError::Compression),
     }
+}
+
+fn decompress(body: &[u8], size: usize, limits: &Limits) -> Result<Vec<u8>, CodecError> {
+    check_size(size, limits)?;
+    if size > unpacked_at_most(body.len()) {
+        return Err(CodecError::Compression);
+    }
+    zstd::bulk::decompress(body, size).map_err(|_| CodecError::Compression)
 }
 
 /// What zstd can make of so many bytes: a block takes four or more, and is 128 KiB or less (RFC 8878, section 3.1.1.2). Room for

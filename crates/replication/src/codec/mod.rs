@@ -8,6 +8,7 @@
 mod changes;
 mod control;
 mod frame;
+mod packed;
 mod ranges;
 mod reader;
 mod rows;
@@ -15,27 +16,9 @@ mod rows;
 use crate::codec::frame::Kind;
 use crate::codec::reader::Reader;
 use crate::message::{Envelope, Message};
-use crate::row::Batch;
 
+pub use packed::{PackedBatch, PackedPart};
 pub use rows::{decode_row, decode_rows, decode_values, encode_row, encode_rows, encode_values};
-
-/// A batch by itself, packed as it would go over a link, to be kept and taken up again with [`unpack_batch`].
-///
-/// # Errors
-/// [`CodecError::Unencodable`] for a value that the format cannot hold.
-pub fn pack_batch(batch: &Batch) -> Result<Vec<u8>, CodecError> {
-    frame::pack(Vec::new(), changes::encode_batch(batch)?)
-}
-
-/// Takes up what [`pack_batch`] packed.
-///
-/// # Errors
-/// The bytes are no batch, or would take more memory than a message may.
-pub fn unpack_batch(bytes: &[u8]) -> Result<Batch, CodecError> {
-    let limits = Limits::default();
-    let body = frame::unpack(bytes, &limits)?;
-    changes::decode_batch(Reader::new(&body, limits.structure))
-}
 
 /// What a decoder accepts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -106,7 +89,8 @@ pub enum CodecError {
 pub fn encode(envelope: &Envelope) -> Result<Encoded, CodecError> {
     let (from, to) = (envelope.from.as_str(), envelope.to.as_deref());
     let (kind, body) = match &envelope.message {
-        Message::Changes(message) => (Kind::Changes, changes::encode(from, to, message)?),
+        Message::Changes(message) => return changes::encode(from, to, message).map(Encoded::Binary),
+        Message::Packed(message) => return packed::encode(from, to, message).map(Encoded::Binary),
         Message::Compare(message) => (Kind::Compare, ranges::encode_compare(from, to, message)?),
         Message::Fingerprints(message) => (Kind::Fingerprints, ranges::encode_fingerprints(from, to, message)?),
         _ => return control::encode(envelope).map(Encoded::Text),

@@ -106,6 +106,9 @@ pub(super) struct Origins {
 
 impl Origins {
     pub(super) fn add(&mut self, origin: Origin) {
+        if self.list.first() == Some(&origin) {
+            return;
+        }
         let next = self.list.len() as u64;
         self.numbers.entry(origin).or_insert_with(|| {
             self.list.push(origin);
@@ -129,7 +132,11 @@ impl Origins {
     }
 
     pub(super) fn number(&self, origin: Origin) -> u64 {
-        self.numbers.get(&origin).copied().unwrap_or(0)
+        match self.list.first() {
+            // Most rows of a batch are of one origin.
+            Some(first) if *first == origin => 0,
+            _ => self.numbers.get(&origin).copied().unwrap_or(0),
+        }
     }
 }
 

@@ -4,7 +4,7 @@ use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use crate::dot_set::DotSet;
-use crate::message::{Ack, Changes, DatabaseHello, Message, Problem, Received};
+use crate::message::{Ack, DatabaseHello, Message, Problem, Received};
 use crate::origin::{MAX_ORIGINS, Origin};
 use crate::row::Batch;
 use crate::session::comparing::{Comparing, Sweep};
@@ -85,8 +85,8 @@ pub(super) struct Channel {
     /// everything from several sides, but the end of no catch-up, is still to be told that nothing lacks.
     pub(super) promised: VersionVector,
     pub(super) in_flight: VecDeque<InFlight>,
-    /// Messages that wait to be sent, in order, and their bytes.
-    pub(super) outbox: VecDeque<Changes>,
+    /// Messages with rows that wait to be sent, in order, with their bytes, and the bytes of all.
+    pub(super) outbox: VecDeque<(Message, usize)>,
     pub(super) unsent: usize,
     /// About how many bytes the batch takes that is being read, and what each change took in the last one.
     pub(super) expecting: usize,

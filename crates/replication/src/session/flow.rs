@@ -100,12 +100,12 @@ impl Session {
         self.turns.send = next.clone().unwrap_or(last);
         next?;
         let channel = self.channels.get_mut(&self.turns.send)?;
-        let changes = channel.outbox.pop_front()?;
-        channel.unsent = channel.unsent.saturating_sub(changes.rows.size());
+        let (message, bytes) = channel.outbox.pop_front()?;
+        channel.unsent = channel.unsent.saturating_sub(bytes);
         if self.turns.short_of_room {
             self.start_reads();
         }
-        Some(Message::Changes(changes))
+        Some(message)
     }
 
     /// Where the next message without rows is: what is said of a database waits for what is new of it.

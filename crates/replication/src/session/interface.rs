@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use crate::codec::PackedBatch;
 use crate::dot_set::DotSet;
 use crate::hybrid_clock::Timestamp;
 use crate::known_nodes::KnownNodes;
@@ -13,6 +14,9 @@ use crate::reconcile::{Answer, Compared, Question, TableRanges};
 use crate::row::Batch;
 use crate::selection::Selection;
 use crate::version_vector::VersionVector;
+
+/// Bytes of one message, to within a row, where nothing else is asked for.
+pub const PART_BYTES: usize = 256 << 10;
 
 /// What a session is told about this node, and its limits.
 #[derive(Debug, Clone)]
@@ -63,7 +67,7 @@ impl Default for SessionConfig {
             max_batch_bytes: 8 << 20,
             window_bytes: 8 << 20,
             buffer_bytes: 32 << 20,
-            part_bytes: 256 << 10,
+            part_bytes: PART_BYTES,
             max_row_bytes: 255 << 20,
             heartbeat: 10_000,
             idle: 45_000,
@@ -184,6 +188,9 @@ pub enum Input {
 pub enum ReadOutcome {
     /// What the peer lacks.
     Batch(Batch),
+    /// The same, where it was asked for with nothing to leave out and is at hand packed: in parts of
+    /// [`SessionConfig::part_bytes`], to within a row.
+    Packed(Arc<PackedBatch>),
     /// There is nothing to read from; it is asked again when the database's state moves.
     Nothing,
     /// It could not be read now; it is to be tried again after so many milliseconds.

@@ -18,14 +18,15 @@ mod outgoing;
 
 use std::collections::{BTreeMap, VecDeque};
 
-use crate::message::{Bye, ByeReason, Envelope, Message, Problem, ProblemCode};
+use crate::message::{Bye, ByeReason, Changes, Envelope, Message, PackedChanges, Problem, ProblemCode};
 use crate::origin::Origin;
 use crate::session::channel::{Channel, Terms};
 use crate::session::flow::Turns;
 use crate::version_vector::VersionVector;
 
 pub use interface::{
-    AppliedOutcome, CloseReason, Input, LocalState, Output, PeerDatabase, ReadOutcome, SessionConfig, SessionEvent,
+    AppliedOutcome, CloseReason, Input, LocalState, Output, PART_BYTES, PeerDatabase, ReadOutcome, SessionConfig,
+    SessionEvent,
 };
 
 /// Where the conversation stands.
@@ -219,6 +220,10 @@ impl Session {
                 self.refuse(ProblemCode::Protocol, "a message came before hello".to_owned());
             }
             Message::Changes(changes) => self.changes(changes),
+            Message::Packed(PackedChanges { database, batch, part, last, rows }) => match rows.unpack() {
+                Ok(rows) => self.changes(Changes { database, batch, part, last, rows }),
+                Err(error) => self.refuse(ProblemCode::Protocol, error.to_string()),
+            },
             Message::Want(want) => self.want(want),
             Message::Ack(ack) => self.ack(ack),
             Message::Compare(compare) => self.compare(compare),

@@ -1,11 +1,16 @@
 //! What the peer lacks: reading it, splitting it into messages, and keeping within the window.
 
+use std::sync::Arc;
+
+use crate::codec::{PackedBatch, PackedPart};
 use crate::dot_set::DotSet;
-use crate::message::{Ack, Changes, Problem, ProblemCode, Want};
-use crate::row::{Batch, TableRows};
+use crate::message::{Ack, Changes, Message, PackedChanges, Problem, ProblemCode, Want};
+use crate::origin::Origin;
+use crate::row::{Batch, RowsOfTable, TableRows};
 use crate::session::channel::{Channel, InFlight};
 use crate::session::comparing::Comparing;
 use crate::session::{ReadOutcome, Session};
+use crate::version_vector::VersionVector;
 
 impl Session {
     /// Starts whatever can be started now, on every database.
@@ -29,23 +34,26 @@ impl Session {
         let now = self.now;
         let Some(channel) = self.channels.get_mut(database) else { return };
         let omitted = channel.reading.take();
-        let mut batch = match outcome {
-            ReadOutcome::Batch(batch) => batch,
+        let mut read = match outcome {
+            ReadOutcome::Batch(batch) => Read::Open(batch),
+            ReadOutcome::Packed(batch) => Read::Packed(batch),
             ReadOutcome::Nothing => return channel.unreadable = Some(u64::MAX),
             ReadOutcome::Retry { after } => return channel.unreadable = Some(now + after),
         };
-        let current = channel.local.as_ref().is_some_and(|local| local.origin == batch.source);
+        let Way { source, from, to, context } = read.way();
+        let current = channel.local.as_ref().is_some_and(|local| local.origin == source);
         // What the peer learned from others meanwhile does no harm, and a peer that keeps learning would otherwise never
         // be sent anything. A peer that starts over from before the batch is read for again.
         // So is one that says now that it holds something else.
-        if !current || !channel.position.covers_all(&batch.from) || omitted.as_ref() != Some(&channel.held_by_peer) {
+        if !current || !channel.position.covers_all(from) || omitted.as_ref() != Some(&channel.held_by_peer) {
             return;
         }
-        let size = batch.size();
-        let changes = usize::try_from(batch.from.behind(&batch.to)).unwrap_or(usize::MAX);
+        let size = read.size();
+        let changes = usize::try_from(from.behind(to)).unwrap_or(usize::MAX);
+        let held = channel.held_by_peer.beyond(from).fingerprint();
+        let (to, context) = (to.clone(), context.clone());
         channel.change_bytes = Some((size / changes.max(1)).max(1));
-        batch.held = channel.held_by_peer.beyond(&batch.from).fingerprint();
-        if let Some(problem) = too_large(&batch, self.config.max_row_bytes) {
+        if let Some(problem) = read.too_large(self.config.max_row_bytes) {
             channel.unreadable = Some(u64::MAX);
             self.hold(database, problem);
             return;
@@ -56,22 +64,20 @@ impl Session {
             return;
         }
         let Some(channel) = self.channels.get_mut(database) else { return };
-        channel.position.join(&batch.to);
-        channel.partial = !batch.is_complete();
-        if batch.is_complete() {
-            channel.promised.join(&batch.context);
+        channel.position.join(&to);
+        channel.partial = to != context;
+        if !channel.partial {
+            channel.promised.join(&context);
         }
         channel.last_batch += 1;
         channel.ack_due = false;
-        channel.in_flight.push_back(InFlight { to: batch.to.clone(), bytes: size });
-        let number = channel.last_batch;
-        let parts = split(batch, self.config.part_bytes);
-        let last = parts.len().saturating_sub(1);
-        for (place, rows) in parts.into_iter().enumerate() {
-            let part = u32::try_from(place).unwrap_or(u32::MAX);
-            let changes = Changes { database: database.to_owned(), batch: number, part, last: place == last, rows };
-            channel.unsent += changes.rows.size();
-            channel.outbox.push_back(changes);
+        channel.in_flight.push_back(InFlight { to, bytes: size });
+        if let Read::Open(batch) = &mut read {
+            batch.held = held;
+        }
+        for (message, bytes) in read.messages(database, channel.last_batch, self.config.part_bytes) {
+            channel.unsent += bytes;
+            channel.outbox.push_back((message, bytes));
         }
     }
 
@@ -136,45 +142,97 @@ fn too_large(batch: &Batch, limit: usize) -> Option<Problem> {
     Some(Problem { code: ProblemCode::TooLarge, text, database: None, table: Some(table.shape.name.clone()) })
 }
 
-/// Splits a batch into parts of at most `limit` bytes, to within a row; at least one part, which may hold no row.
-fn split(batch: Batch, limit: usize) -> Vec<Batch> {
-    let Batch { source, from, to, context, held, dropped, tables } = batch;
-    let part = |tables| Batch {
-        source,
-        from: from.clone(),
-        to: to.clone(),
-        context: context.clone(),
-        held,
-        dropped: dropped.clone(),
-        tables,
-    };
-    let mut parts = Vec::new();
-    let mut current: Vec<TableRows> = Vec::new();
-    let mut bytes = 0;
-    for mut table in tables {
-        let mut rows = Vec::new();
-        for row in std::mem::take(&mut table.rows) {
-            bytes += row.wire_size();
-            rows.push(row);
-            if bytes >= limit {
-                let full = std::mem::take(&mut rows);
-                current.push(TableRows {
-                    shape: table.shape.clone(),
-                    rows: full,
-                    context: table.context.clone(),
-                    limited: table.limited,
-                    parts: table.parts.clone(),
-                });
-                parts.push(part(std::mem::take(&mut current)));
-                bytes = 0;
+/// A batch that was read.
+enum Read {
+    Open(Batch),
+    Packed(Arc<PackedBatch>),
+}
+
+/// From where a batch leads to where.
+struct Way<'a> {
+    source: Origin,
+    from: &'a VersionVector,
+    to: &'a VersionVector,
+    context: &'a VersionVector,
+}
+
+impl Read {
+    fn way(&self) -> Way<'_> {
+        match self {
+            Self::Open(Batch { source, from, to, context, .. }) => Way { source: *source, from, to, context },
+            Self::Packed(batch) => {
+                let PackedBatch { source, from, to, context, .. } = batch.as_ref();
+                Way { source: *source, from, to, context }
             }
         }
-        if !rows.is_empty() {
-            current.push(TableRows { rows, ..table });
+    }
+
+    fn size(&self) -> usize {
+        match self {
+            Self::Open(batch) => batch.size(),
+            Self::Packed(batch) => batch.size(),
         }
     }
-    if !current.is_empty() || parts.is_empty() {
-        parts.push(part(current));
+
+    /// Why it cannot be sent, if it cannot.
+    fn too_large(&self, limit: usize) -> Option<Problem> {
+        match self {
+            Self::Open(batch) => too_large(batch, limit),
+            Self::Packed(batch) if batch.largest_row() <= limit => None,
+            Self::Packed(batch) => too_large(&batch.unpack().ok()?, limit),
+        }
     }
-    parts
+
+    /// Its messages, at least one, with the bytes of each.
+    fn messages(self, database: &str, batch: u64, part_bytes: usize) -> Vec<(Message, usize)> {
+        let database = || database.to_owned();
+        match self {
+            Self::Open(rows) => {
+                let parts = split(rows, part_bytes);
+                let count = parts.len();
+                let message = |(rows, part): (Batch, u32)| {
+                    let (bytes, last) = (rows.size(), is_last(part, count));
+                    (Message::Changes(Changes { database: database(), batch, part, last, rows }), bytes)
+                };
+                parts.into_iter().zip(0..).map(message).collect()
+            }
+            Self::Packed(packed) => {
+                let count = packed.parts.len();
+                let message = |(rows, part): (&PackedPart, u32)| {
+                    let (rows, last) = (rows.clone(), is_last(part, count));
+                    let bytes = rows.size();
+                    (Message::Packed(PackedChanges { database: database(), batch, part, last, rows }), bytes)
+                };
+                packed.parts.iter().zip(0..).map(message).collect()
+            }
+        }
+    }
+}
+
+fn is_last(part: u32, parts: usize) -> bool {
+    usize::try_from(part).is_ok_and(|part| part + 1 == parts)
+}
+
+/// Splits a batch into parts of at most `limit` bytes, to within a row; at least one part, which may hold no row.
+fn split(batch: Batch, limit: usize) -> Vec<Batch> {
+    let parts = batch.parts(limit);
+    let Batch { source, from, to, context, held, dropped, tables } = batch;
+    // Parts are in the order of the rows.
+    let mut tables: Vec<_> = tables
+        .into_iter()
+        .map(|mut table| {
+            let rows = std::mem::take(&mut table.rows);
+            (table, rows.into_iter())
+        })
+        .collect();
+    let mut part = |part: Vec<RowsOfTable>| {
+        let of_table = |(table, range): RowsOfTable| {
+            let (like, rows) = &mut tables[table];
+            TableRows { rows: rows.take(range.len()).collect(), ..like.clone() }
+        };
+        let tables = part.into_iter().map(of_table).collect();
+        let (from, to, context, dropped) = (from.clone(), to.clone(), context.clone(), dropped.clone());
+        Batch { source, from, to, context, held, dropped, tables }
+    };
+    parts.into_iter().map(&mut part).collect()
 }

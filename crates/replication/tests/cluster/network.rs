@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use replication::codec::{Encoded, Limits, decode_binary, decode_text, encode};
+use replication::codec::{Encoded, Limits, PackedBatch, decode_binary, decode_text, encode};
 use replication::message::Envelope;
 use replication::reconcile::{Answer, Question};
 use replication::session::{AppliedOutcome, Input, LocalState, Output, ReadOutcome, Session, SessionConfig};
@@ -13,6 +13,9 @@ use crate::model::{Applied, Replica, Rules, Writes};
 use crate::random::Random;
 
 const DATABASE: &str = "db";
+
+/// Most batches take several messages.
+const PART_BYTES: usize = 200;
 
 /// A directed pair of nodes: whose session, with whom.
 type Side = (usize, usize);
@@ -141,7 +144,7 @@ impl<'a> Cluster<'a> {
                 node: format!("n{}", side.0),
                 incarnation: self.incarnations[side.0],
                 takes: !self.readers.contains(&side.1),
-                part_bytes: 200,
+                part_bytes: PART_BYTES,
                 window_bytes: 2_000,
                 buffer_bytes: 3_000,
                 ..SessionConfig::default()
@@ -272,10 +275,14 @@ impl<'a> Cluster<'a> {
             Event::Read { side, epoch, from, omit } if epoch == self.epoch(side) => {
                 let batch = self.replicas[side.0].read_without(&from, &omit, self.batch_rows);
                 self.rows_sent += batch.row_count();
-                self.input(
-                    side,
-                    Input::BatchRead { database: DATABASE.to_owned(), outcome: ReadOutcome::Batch(batch) },
-                );
+                // What is at hand is packed.
+                let outcome = if omit.is_empty() && self.now.is_multiple_of(2) {
+                    let packed = PackedBatch::of(&batch, PART_BYTES).expect("every batch can be packed");
+                    ReadOutcome::Packed(Arc::new(packed))
+                } else {
+                    ReadOutcome::Batch(batch)
+                };
+                self.input(side, Input::BatchRead { database: DATABASE.to_owned(), outcome });
             }
             Event::Apply { side, epoch, batch } => self.apply(side, epoch, &batch),
             Event::Fingerprint { side, epoch, question } if epoch == self.epoch(side) => {

@@ -11,7 +11,7 @@ use proptest::collection::vec;
 use proptest::option;
 use proptest::prelude::*;
 use proptest::sample::Index;
-use replication::codec::{CodecError, Encoded, Limits, decode_binary, decode_text, encode};
+use replication::codec::{CodecError, Encoded, Limits, PackedBatch, decode_binary, decode_text, encode};
 use replication::message::{Ack, Changes, DatabaseHello, Envelope, Hello, Message, Problem, ProblemCode};
 use replication::{
     Batch, Dot, Entry, EntryFlags, Origin, RowClock, RowImage, TableRows, TableShape, Timestamp, Value, VersionVector,
@@ -31,6 +31,23 @@ proptest! {
     fn what_is_said_is_what_is_heard(envelope in envelope()) {
         let heard = decode(&encode(&envelope).unwrap(), &Limits::default());
         prop_assert_eq!(heard, Ok(envelope));
+    }
+
+    #[test]
+    fn what_is_packed_is_what_it_was(changes in changes(), part_bytes in prop_oneof![Just(usize::MAX), 1_usize..500]) {
+        let mut batch = Batch { held: 0, ..changes.rows };
+        let packed = PackedBatch::of(&batch, part_bytes).unwrap();
+        prop_assert_eq!(packed.size(), batch.size());
+        prop_assert_eq!(packed.largest_row(), rows_of(&batch).map(|(_, row)| row.wire_size()).max().unwrap_or(0));
+        let unpacked = packed.unpack().unwrap();
+        prop_assert!(rows_of(&unpacked).eq(rows_of(&batch)));
+        if part_bytes == usize::MAX {
+            batch.tables.retain(|table| !table.rows.is_empty());
+        } else {
+            // Tables that are alike may have become one.
+            batch.tables.clone_from(&unpacked.tables);
+        }
+        prop_assert_eq!(unpacked, batch);
     }
 
     #[test]
@@ -80,6 +97,12 @@ proptest! {
             prop_assert_eq!(decode(&encode(&envelope).unwrap(), &Limits::default()), Ok(envelope));
         }
     }
+}
+
+/// A batch's rows, each with all that says how it is to be read.
+fn rows_of(batch: &Batch) -> impl Iterator<Item = (TableRows, &RowImage)> {
+    let of_table = |table: &TableRows| TableRows { rows: Vec::new(), ..table.clone() };
+    batch.tables.iter().flat_map(move |table| table.rows.iter().map(move |row| (of_table(table), row)))
 }
 
 fn rows(rows: Vec<RowImage>) -> Envelope {

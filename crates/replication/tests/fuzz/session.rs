@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use bolero::check;
-use replication::codec::{decode_binary, decode_text, encode};
+use replication::codec::{PackedBatch, decode_binary, decode_text, encode};
 use replication::message::{
     Ack, Bye, ByeReason, Changes, Compare, DatabaseHello, Envelope, Fingerprints, Hello, Message, Problem, ProblemCode,
     Received, Want,
@@ -147,8 +147,9 @@ fn input(script: &mut Script<'_>, texts: &[Vec<u8>], rows: &[Vec<u8>]) -> Option
         6 => Some(Input::Local { database, state: state(script) }),
         7 if script.byte().is_multiple_of(8) => Some(Input::LocalGone { database }),
         8 => {
-            let outcome = match script.byte() % 3 {
+            let outcome = match script.byte() % 4 {
                 0 => ReadOutcome::Nothing,
+                3 => ReadOutcome::Packed(Arc::new(PackedBatch::of(&batch(script), 100).ok()?)),
                 1 => ReadOutcome::Retry { after: 5 },
                 _ => ReadOutcome::Batch(batch(script)),
             };

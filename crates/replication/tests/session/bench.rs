@@ -204,6 +204,6 @@ impl Bench {
     }
 
     pub(crate) fn parts(&self) -> usize {
-        self.sent.iter().filter(|message| matches!(message, Message::Changes(_))).count()
+        self.sent.iter().filter(|message| matches!(message, Message::Changes(_) | Message::Packed(_))).count()
     }
 }

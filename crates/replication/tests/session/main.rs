@@ -5,6 +5,7 @@
 mod bench;
 mod flow;
 mod heartbeats;
+mod packed;
 mod publishing;
 mod reading;
 mod sweeping;

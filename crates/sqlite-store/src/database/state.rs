@@ -3,7 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use replication::{Batch, DotSet, KnownNodes, NodeSchemas, Origin, Selection, Timestamp, VersionVector};
+use replication::codec::PackedBatch;
+use replication::{DotSet, KnownNodes, NodeSchemas, Origin, Selection, Timestamp, VersionVector};
 
 use crate::app_triggers::AppTrigger;
 use crate::apply::RowCounts;
@@ -136,8 +137,8 @@ impl TableNames {
 impl DatabaseState {
     /// What a peer that has `from` is to be sent, if it is at hand and within these limits. It is what was [read](crate::Database::read)
     /// when that was new, or would have been; `whole` says that the peer got to `from` by nothing but such batches, and otherwise
-    /// it is sent nothing older than what is newest.
-    pub fn fresh_after(&self, from: &VersionVector, whole: bool, limits: BatchLimits) -> Option<Batch> {
+    /// it is sent nothing older than what is newest. It is packed in parts of [`PART_BYTES`](replication::session::PART_BYTES).
+    pub fn fresh_after(&self, from: &VersionVector, whole: bool, limits: BatchLimits) -> Option<Arc<PackedBatch>> {
         self.fresh.after(from, (self.origin, &self.have), whole, limits)
     }
 

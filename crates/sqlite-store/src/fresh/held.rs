@@ -1,10 +1,11 @@
 //! Batches that are kept, as they are or packed, and the memory that those of all databases of a process may take.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use replication::Batch;
-use replication::codec::{pack_batch, unpack_batch};
+use replication::codec::PackedBatch;
+use replication::session::PART_BYTES;
 
 /// About how many bytes a packed one takes beside its rows.
 const AROUND: usize = 512;
@@ -49,22 +50,14 @@ impl Held {
     /// A batch of so many bytes, as it is.
     pub(super) fn open(batch: Batch, bytes: usize, budget: &'static Budget) -> Self {
         budget.open.fetch_add(bytes, Ordering::Relaxed);
-        Self::Open(Arc::new(Open { batch, bytes, budget }))
+        Self::Open(Arc::new(Open { batch, bytes, budget, packed: OnceLock::new() }))
     }
 
     /// Bytes that it takes, if it is packed.
     pub(super) fn packed_bytes(&self) -> usize {
         match self {
             Self::Open(_) => 0,
-            Self::Packed(packed) => packed.weight(),
-        }
-    }
-
-    pub(super) fn batch(&self) -> Option<Batch> {
-        match self {
-            Self::Open(open) => Some(open.batch.clone()),
-            // It was packed here.
-            Self::Packed(packed) => unpack_batch(&packed.bytes).ok(),
+            Self::Packed(packed) => packed.bytes,
         }
     }
 }
@@ -75,15 +68,19 @@ pub(super) struct Open {
     batch: Batch,
     bytes: usize,
     budget: &'static Budget,
+    packed: OnceLock<Option<Arc<Packed>>>,
 }
 
 impl Open {
-    /// The same as bytes; none if it cannot be written, of which whoever is to send it tells.
-    pub(super) fn pack(&self) -> Option<Held> {
-        let bytes = pack_batch(&self.batch).ok()?.into_boxed_slice();
-        let packed = Packed { bytes, budget: self.budget };
-        self.budget.packed.fetch_add(packed.weight(), Ordering::Relaxed);
-        Some(Held::Packed(Arc::new(packed)))
+    /// The same as it goes over links, which is made once; none if it cannot be written, of which whoever is to send it tells.
+    pub(super) fn packed(&self) -> Option<Arc<Packed>> {
+        let pack = || {
+            let batch = PackedBatch::of(&self.batch, PART_BYTES).ok()?;
+            let bytes = batch.packed_size() + AROUND;
+            self.budget.packed.fetch_add(bytes, Ordering::Relaxed);
+            Some(Arc::new(Packed { batch: Arc::new(batch), bytes, budget: self.budget }))
+        };
+        self.packed.get_or_init(pack).clone()
     }
 }
 
@@ -96,18 +93,13 @@ impl Drop for Open {
 /// A batch as bytes, which are counted.
 #[derive(Debug)]
 pub(super) struct Packed {
-    bytes: Box<[u8]>,
+    pub(super) batch: Arc<PackedBatch>,
+    bytes: usize,
     budget: &'static Budget,
-}
-
-impl Packed {
-    fn weight(&self) -> usize {
-        self.bytes.len() + AROUND
-    }
 }
 
 impl Drop for Packed {
     fn drop(&mut self) {
-        self.budget.packed.fetch_sub(self.weight(), Ordering::Relaxed);
+        self.budget.packed.fetch_sub(self.bytes, Ordering::Relaxed);
     }
 }

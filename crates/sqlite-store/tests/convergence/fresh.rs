@@ -3,8 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use replication::{Batch, Granularity};
-use sqlite_store::{ApplyOutcome, BatchLimits};
+use replication::{Batch, Granularity, VersionVector};
+use sqlite_store::{ApplyOutcome, BatchLimits, DatabaseState};
 use tempfile::TempDir;
 
 use crate::replica::{Replica, Setup};
@@ -39,11 +39,11 @@ async fn compared(seed: u64) -> u64 {
         conn.execute_batch(&format!("INSERT INTO item (id, qty) VALUES ({}, 1); COMMIT", 1_000 + round)).unwrap();
         replica.until(|state| state.have != before).await;
         let state = replica.database.state().borrow().clone();
-        let Some(fresh) = state.fresh_after(&before, false, limits) else { continue };
+        let Some(fresh) = at_hand_after(&state, &before, false, limits) else { continue };
         let read = replica.database.read(before.clone(), Arc::default(), limits).await.unwrap();
         let fewer = BatchLimits { rows: read.row_count() - 1, ..limits };
-        assert_eq!(state.fresh_after(&before, true, fewer), None, "SEED={seed}, round {round}");
-        assert_eq!(state.fresh_after(&read.to, true, limits), None, "SEED={seed}, round {round}");
+        assert_eq!(at_hand_after(&state, &before, true, fewer), None, "SEED={seed}, round {round}");
+        assert_eq!(at_hand_after(&state, &read.to, true, limits), None, "SEED={seed}, round {round}");
         assert_eq!(fresh, read, "SEED={seed}, round {round}");
         found += 1;
     }
@@ -86,7 +86,7 @@ async fn led(seed: u64) -> (u64, u64) {
                 break;
             }
             let rows = if random.below(12) == 0 { 3 } else { 20_000 };
-            let at_hand = ours.fresh_after(&position, whole, BatchLimits { rows, ..BatchLimits::default() });
+            let at_hand = at_hand_after(&ours, &position, whole, BatchLimits { rows, ..BatchLimits::default() });
             found += u64::from(at_hand.is_some());
             let batch = match at_hand {
                 Some(batch) => batch,
@@ -148,15 +148,20 @@ async fn what_changes_nothing_is_not_at_hand() {
     let before = read().await;
     conn.execute_batch("INSERT INTO account VALUES ('a1', 'e1', 1)").unwrap();
     let state = writer.until(|state| state.have != before.have).await;
-    assert!(state.fresh_after(&before.have, true, limits).is_some());
+    assert!(at_hand_after(&state, &before.have, true, limits).is_some());
     conn.execute_batch("BEGIN IMMEDIATE; INSERT OR IGNORE INTO account VALUES ('a2', 'e1', 2)").unwrap();
     let logged: i64 = conn.query_row("SELECT count(*) FROM _sync_log", [], |row| row.get(0)).unwrap();
     conn.execute_batch("COMMIT").unwrap();
     let after = read().await;
     assert_eq!((logged > 0, &after.have), (true, &state.have));
-    assert_eq!(after.fresh_after(&state.have, true, limits), None);
-    assert!(after.fresh_after(&before.have, true, limits).is_some(), "what was there before it is still at hand");
+    assert_eq!(at_hand_after(&after, &state.have, true, limits), None);
+    assert!(at_hand_after(&after, &before.have, true, limits).is_some(), "what was there before it is still at hand");
     writer.database.close().await;
+}
+
+/// What is at hand, as it was before it was packed.
+fn at_hand_after(state: &DatabaseState, from: &VersionVector, whole: bool, limits: BatchLimits) -> Option<Batch> {
+    state.fresh_after(from, whole, limits).map(|packed| packed.unpack().unwrap())
 }
 
 /// A row that is written again while it is captured has another place among the rows, which says nothing.
@@ -188,7 +193,7 @@ async fn a_capture_in_parts_is_told_as_a_whole() {
         conn.execute_batch(&format!("BEGIN IMMEDIATE; {insert}; COMMIT")).unwrap();
         end = last;
         let state = writer.until(|state| state.have != before && state.backlog == 0).await;
-        if let Some(batch) = state.fresh_after(&before, true, limits) {
+        if let Some(batch) = at_hand_after(&state, &before, true, limits) {
             assert_eq!(u64::try_from(batch.row_count()).unwrap(), rows);
             let read = writer.database.read(before, Arc::default(), limits).await.unwrap();
             assert!(by_key(batch) == by_key(read), "after {rows} rows");
@@ -232,7 +237,7 @@ async fn published(seed: u64) -> u64 {
             break;
         }
         let limits = BatchLimits { rows: 20_000, ..BatchLimits::default() };
-        let batch = match ours.fresh_after(&position, whole, limits) {
+        let batch = match at_hand_after(&ours, &position, whole, limits) {
             Some(batch) => {
                 writer.database.note_taken();
                 found += 1;
@@ -269,7 +274,7 @@ async fn few_published_rows_come_as_one() {
     writer.database.publish().await;
     let state = writer.until(|state| !state.publishing).await;
     let limits = BatchLimits::default();
-    assert_eq!(state.fresh_after(&nothing, true, limits), None);
+    assert_eq!(at_hand_after(&state, &nothing, true, limits), None);
     let batch = writer.database.read(nothing, Arc::default(), limits).await.unwrap();
     assert!(batch.is_complete() && batch.row_count() == 24_000);
     writer.database.close().await;
@@ -337,7 +342,7 @@ async fn what_is_too_large_to_be_at_hand_is_read_from_the_file() {
          COMMIT",
     );
     let state = writer.until(|state| state.have.get(origin) >= before.get(origin) + 501).await;
-    assert_eq!(state.fresh_after(&before, true, BatchLimits { rows: 1_000, ..BatchLimits::default() }), None);
+    assert_eq!(at_hand_after(&state, &before, true, BatchLimits { rows: 1_000, ..BatchLimits::default() }), None);
     peer.pull(&writer, 20_000).await;
     assert!(peer.dump() == writer.dump());
 }

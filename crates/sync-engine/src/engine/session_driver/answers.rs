@@ -56,7 +56,7 @@ impl SessionDriver {
         if let Some(batch) = fresh {
             source.note_taken();
             self.take_state(database.clone(), &state);
-            return self.handle(Input::BatchRead { database, outcome: ReadOutcome::Batch(batch) });
+            return self.handle(Input::BatchRead { database, outcome: ReadOutcome::Packed(batch) });
         }
         self.pending.push(Box::pin(async move {
             let result = source.read(from, omit, limits).await;
