@@ -346,7 +346,7 @@ pub(crate) fn keys_of(conn: &Connection, shape: &TableShape) -> Result<Vec<Vec<V
     while let Some(row) = rows.next()? {
         let parked = Parked::from_row(row)?;
         if names(&parked.shape) == names(shape) {
-            keys.push(parked.row.key(&parked.shape).into_iter().cloned().collect());
+            keys.push(parked.row.owned_key(&parked.shape));
         }
     }
     Ok(keys)

@@ -215,6 +215,8 @@ pub(crate) struct Replica {
     /// What follows from them, if that has been asked for.
     places: Option<Arc<Places>>,
     ids: HashMap<Origin, i64>,
+    /// The one that was asked for last: many entries in a row have the same.
+    last_id: Option<(Origin, i64)>,
     origins: HashMap<i64, Origin>,
     names: Arc<BTreeMap<Origin, String>>,
 }
@@ -253,6 +255,7 @@ impl Replica {
             schemas: Arc::new(node_schemas::load(conn)?),
             places: None,
             ids: HashMap::new(),
+            last_id: None,
             origins: HashMap::new(),
             names: Arc::default(),
         };
@@ -344,7 +347,11 @@ impl Replica {
 
     /// The small number that stands for an origin in clock tables; a new origin gets one.
     pub(crate) fn origin_id(&mut self, conn: &Connection, origin: Origin) -> Result<i64, StoreError> {
+        if let Some((_, id)) = self.last_id.filter(|(last, _)| *last == origin) {
+            return Ok(id);
+        }
         if let Some(id) = self.ids.get(&origin) {
+            self.last_id = Some((origin, *id));
             return Ok(*id);
         }
         let sql = "INSERT INTO main._sync_origin (origin, seq) VALUES (?1, 0) ON CONFLICT DO UPDATE SET seq = seq RETURNING id";

@@ -309,6 +309,15 @@ pub(crate) fn drop_column_entries(conn: &Connection, table: &ReplicaTable, key: 
     Ok(())
 }
 
+/// The same of many keys.
+pub(crate) fn drop_column_entries_of(
+    conn: &Connection,
+    table: &ReplicaTable,
+    keys: &[&[Value]],
+) -> Result<(), StoreError> {
+    Ok(table.many.drop_columns.run(conn, keys)?)
+}
+
 /// Removes all entries of a key but that of the row and what was counted.
 pub(crate) fn drop_parts(conn: &Connection, table: &ReplicaTable, key: &[Value]) -> Result<(), StoreError> {
     let mut statement = conn.prepare_cached(&table.sql.clock_drop_parts)?;

@@ -167,7 +167,7 @@ impl Stage {
     ) -> Result<(), StoreError> {
         let mut bytes = Vec::new();
         for row in rows {
-            let key: Vec<Value> = row.key(&table.shape).into_iter().cloned().collect();
+            let key: Vec<Value> = row.owned_key(&table.shape);
             let (mut key, row) = (place(table, &key)?, encode_row(row).map_err(unusable)?);
             if turn != Turn::Own {
                 key.extend(batch.to_be_bytes());

@@ -12,7 +12,7 @@ use crate::nodes::{Pair, await_that, last, qty};
 use crate::report::{Figure, Goal};
 
 /// The pause between two looks, each of which takes some of the processors.
-const PAUSE: Duration = Duration::from_millis(5);
+const PAUSE: Duration = Duration::from_millis(20);
 
 pub(crate) fn measure(scene: &Scene, options: &Options) -> Result<Vec<Figure>> {
     let rows = options.rows;

@@ -23,6 +23,10 @@ pub(super) fn merge_columns(local: &RowImage, remote: &RowImage, cx: &MergeConte
         }
     }
     let groups = Groups::of(local, remote, cx);
+    if groups.all_is_remote() {
+        debug_assert_eq!(combine(local, remote, &vec![true; remote.values.len()], &groups), *remote);
+        return Ok(Merged::quiet(Outcome::TakeRemote));
+    }
     let mut from_remote = vec![false; remote.values.len()];
     let mut conflicting = Vec::new();
     for (index, take) in from_remote.iter_mut().enumerate() {
@@ -134,6 +138,37 @@ impl<'a> Groups<'a> {
             (Relation::Overwrite, _) => true,
             (Relation::Concurrent, newer) => newer,
         }
+    }
+
+    /// Whether what becomes of both is the remote row as it is, without a conflict: most changes of a row rest on all that is here. What
+    /// is put together otherwise would be the same.
+    fn all_is_remote(&self) -> bool {
+        let (ours, theirs) = (&self.local.clock, &self.remote.clock);
+        if self.rows.is_some() || !theirs.counters.is_empty() || theirs.rest.is_some() {
+            return false;
+        }
+        let row_is_remote = match self.cx.relation(&ours.row, &theirs.row) {
+            Relation::Overwrite => true,
+            Relation::Same => ours.row == theirs.row,
+            Relation::Known | Relation::Concurrent => false,
+        };
+        let has_own = |clock: &RowClock, column| clock.columns.iter().any(|(known, _)| *known == column);
+        let mut is_new = false;
+        let mut is_remote = |index: usize| {
+            let column = column_number(index);
+            let (our, their) = (ours.effective(column), theirs.effective(column));
+            match self.cx.relation(our, their) {
+                Relation::Overwrite => is_new = true,
+                Relation::Same => {
+                    return our == their
+                        && has_own(ours, column) == has_own(theirs, column)
+                        && self.local.values[index] == self.remote.values[index];
+                }
+                Relation::Known | Relation::Concurrent => return false,
+            }
+            true
+        };
+        row_is_remote && (0..self.remote.values.len()).all(&mut is_remote) && is_new
     }
 
     fn compared_entries(&self, ours: &Entry, theirs: &Entry) -> (Relation, bool) {

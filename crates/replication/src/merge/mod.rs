@@ -330,7 +330,7 @@ fn issue_row(
 ) -> Outcome {
     let deleted = if values.is_none() { EntryFlags::DELETED } else { EntryFlags::empty() };
     let entry = Entry { flags: EntryFlags::RESOLUTION.with(deleted), authored, ..key.clock.row };
-    let values = values.unwrap_or_else(|| key.key(cx.shape).into_iter().cloned().collect());
+    let values = values.unwrap_or_else(|| key.owned_key(cx.shape));
     Outcome::Issue { image: RowImage { values, clock: RowClock::whole(entry) }, fresh: Fresh::Row }
 }
 

@@ -12,7 +12,7 @@ use super::together::Refusal;
 use super::work::{Work, merge_context};
 use crate::bind::{Bound, bind_from};
 use crate::capture::CanonicalKey;
-use crate::row_clock::{KeyEntry, drop_parts, put_entries, unspoken};
+use crate::row_clock::{KeyEntry, drop_column_entries_of, put_entries, unspoken};
 use crate::row_state::{RowState, read_states};
 
 /// A row that is to change.
@@ -23,16 +23,7 @@ struct Change {
     has_columns: bool,
     new: RowImage,
     /// The row that came, where the new one is another.
-    came: Option<RowImage>,
-}
-
-/// What becomes of a row.
-#[allow(clippy::large_enum_variant, reason = "most are the large one, and none is kept for long")]
-enum Decided {
-    Nothing,
-    Change(Change),
-    /// It does not go together with others.
-    Singly(RowImage),
+    came: Option<Box<RowImage>>,
 }
 
 impl Work<'_> {
@@ -48,22 +39,19 @@ impl Work<'_> {
             return Ok(rows);
         }
         let shape = &self.replica.tables[index].shape;
-        let keys: Vec<Vec<Value>> = rows.iter().map(|(_, row)| row.key(shape).into_iter().cloned().collect()).collect();
+        let keys: Vec<Vec<Value>> = rows.iter().map(|(_, row)| row.owned_key(shape)).collect();
         let table = &self.replica.tables[index];
-        let places: HashSet<CanonicalKey> = keys.iter().map(|key| CanonicalKey::of(table, key)).collect();
-        if places.len() < keys.len() {
+        let mut known = HashSet::with_capacity(keys.len());
+        if !keys.iter().all(|key| known.insert(CanonicalKey::of(table, key))) {
             // What becomes of the second rests on what became of the first.
             return Ok(rows);
         }
         let named: Vec<&[Value]> = keys.iter().map(Vec::as_slice).collect();
         let states = read_states(self.conn, self.replica, index, &named)?;
-        let (mut changes, mut singly) = (Vec::new(), Vec::new());
+        let (mut changes, mut singly) = (Vec::with_capacity(rows.len()), Vec::new());
         for (((_, row), key), state) in rows.into_iter().zip(keys).zip(states) {
-            match self.decide_plain(index, key, state, row, context) {
-                Decided::Nothing => {}
-                Decided::Change(change) => changes.push(change),
-                Decided::Singly(row) => singly.push((index, row)),
-            }
+            let row = self.decide_plain((index, key), state, row, context, &mut changes);
+            singly.extend(row.map(|row| (index, row)));
         }
         if changes.is_empty() {
             return Ok(singly);
@@ -80,7 +68,7 @@ impl Work<'_> {
                 self.conn.execute_batch("ROLLBACK TO _sync_together; RELEASE _sync_together")?;
                 self.in_vain += 1;
                 // Those that were to be taken as they came are still at hand.
-                singly.extend(changes.into_iter().map(|change| (index, change.came.unwrap_or(change.new))));
+                singly.extend(changes.into_iter().map(|change| (index, change.came.map_or(change.new, |came| *came))));
                 return Ok(singly);
             }
         }
@@ -92,42 +80,45 @@ impl Work<'_> {
         Ok(singly)
     }
 
+    /// Adds what becomes of a row to the changes, if it changes. Gives it back if it does not go together with others.
     fn decide_plain(
         &self,
-        index: usize,
-        key: Vec<Value>,
+        (index, key): (usize, Vec<Value>),
         state: RowState,
         row: RowImage,
         context: &VersionVector,
-    ) -> Decided {
+        changes: &mut Vec<Change>,
+    ) -> Option<RowImage> {
         let table = &self.replica.tables[index];
         let columns = &table.table.columns;
         if state.has_more || !is_plain(&row.clock) || converted(columns, &row, 0..columns.len()).is_some() {
-            return Decided::Singly(row);
+            return Some(row);
         }
         let old = match (state.values, state.clock) {
             (None, None) => None,
             (None, Some(clock)) if clock.is_deleted() => Some(RowImage { values: key.clone(), clock }),
             (Some(values), Some(clock)) if !clock.is_deleted() => Some(RowImage { values, clock }),
             // It came or went unseen, or has no clock yet.
-            _ => return Decided::Singly(row),
+            _ => return Some(row),
         };
         let cx = merge_context(self.replica, index, context, self.own, &[]);
         let outcome = match merge(old.as_ref(), &row, &cx) {
             Ok(merged) if merged.conflict.is_none() => merged.outcome,
-            _ => return Decided::Singly(row),
+            _ => return Some(row),
         };
         let (new, came) = match outcome {
-            Outcome::Keep => return Decided::Nothing,
+            Outcome::Keep => return None,
             Outcome::TakeRemote => (row, None),
-            Outcome::Store(image) if is_plain(&image.clock) => (image, Some(row)),
-            Outcome::Store(_) | Outcome::Issue { .. } => return Decided::Singly(row),
+            Outcome::Store(image) if is_plain(&image.clock) => (image, Some(Box::new(row))),
+            Outcome::Store(_) | Outcome::Issue { .. } => return Some(row),
         };
-        Decided::Change(Change { key, old, has_columns: state.has_columns, new, came })
+        changes.push(Change { key, old, has_columns: state.has_columns, new, came });
+        None
     }
 
     fn write_changes(&mut self, index: usize, changes: &[Change]) -> Result<(), Refusal> {
         let mut entries: Vec<KeyEntry<'_>> = Vec::with_capacity(changes.len());
+        let mut rewritten: Vec<&[Value]> = Vec::new();
         for Change { key, old, has_columns, new, .. } in changes {
             let table = &self.replica.tables[index];
             // Where columns came later than rows, a clock as it is read has entries that are not stored.
@@ -135,7 +126,7 @@ impl Work<'_> {
             let stays = |column: u16| new.clock.columns.iter().any(|(known, _)| *known == column);
             let stay = before.is_some_and(|before| before.columns.iter().all(|(column, _)| stays(*column)));
             if *has_columns && !stay {
-                drop_parts(self.conn, table, key)?;
+                rewritten.push(key);
             }
             let before = before.filter(|_| stay);
             let is_written =
@@ -151,6 +142,7 @@ impl Work<'_> {
                 }
             }
         }
+        drop_column_entries_of(self.conn, &self.replica.tables[index], &rewritten)?;
         put_entries(self.conn, self.replica, index, &entries)?;
         self.write_rows(index, changes)
     }
@@ -159,18 +151,11 @@ impl Work<'_> {
         let table = &self.replica.tables[index];
         // By what is to be done to them, so that each statement is looked for once.
         let mut updates: BTreeMap<Vec<usize>, Vec<&Change>> = BTreeMap::new();
-        let mut deletes = self.conn.prepare_cached(&table.sql.delete)?;
-        let mut inserts = self.conn.prepare_cached(&table.sql.insert)?;
+        let (mut deletes, mut inserts): (Vec<&[Value]>, Vec<&[Value]>) = Default::default();
         for change in changes {
             match (change.old.as_ref().filter(|old| is_there(old)), is_there(&change.new)) {
-                (None, true) => {
-                    bind_from(&mut inserts, 1, &change.new.values)?;
-                    inserts.raw_execute()?;
-                }
-                (Some(_), false) => {
-                    bind_from(&mut deletes, 1, &change.key)?;
-                    deletes.raw_execute()?;
-                }
+                (None, true) => inserts.push(&change.new.values),
+                (Some(_), false) => deletes.push(&change.key),
                 (Some(old), true) => {
                     let values = old.values.iter().zip(&change.new.values).enumerate();
                     let changed: Vec<usize> = values.filter(|(_, (old, new))| old != new).map(|(at, _)| at).collect();
@@ -180,6 +165,13 @@ impl Work<'_> {
                 }
                 (None, false) => {}
             }
+        }
+        // Rows that go make room for others in unique indexes.
+        table.many.delete.run(self.conn, &deletes)?;
+        let mut insert = self.conn.prepare_cached(&table.sql.insert)?;
+        for values in inserts {
+            bind_from(&mut insert, 1, values)?;
+            insert.raw_execute()?;
         }
         for (changed, changes) in updates {
             let width = table.table.key.len();

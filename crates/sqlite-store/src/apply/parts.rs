@@ -30,7 +30,7 @@ impl Work<'_> {
                 || table.shape.key.contains(&column)
         };
         let told: Vec<u16> = (0..).take(table.shape.columns.len()).filter(|column| !unsaid(*column)).collect();
-        let key: Vec<Value> = part.key(&table.shape).into_iter().cloned().collect();
+        let key: Vec<Value> = part.owned_key(&table.shape);
         // From here on it is what it was, the state of a row.
         let marked = part.clock.columns.iter_mut().filter(|(_, entry)| !entry.flags.contains(EntryFlags::ABSENT));
         marked.for_each(|(_, entry)| entry.flags = entry.flags.without(EntryFlags::SILENT));

@@ -99,7 +99,7 @@ impl Work<'_> {
             return Ok(false);
         }
         // Rows that were changed are mostly not alone.
-        let key: Vec<_> = rows[0].key(&table.shape).into_iter().cloned().collect();
+        let key: Vec<_> = rows[0].owned_key(&table.shape);
         if has_entry(self.conn, table, &key)? {
             return Ok(false);
         }

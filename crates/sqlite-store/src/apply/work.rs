@@ -105,7 +105,7 @@ impl<'a> Work<'a> {
             let reason = format!("column {:?} of {} has another type here", column.name, table.named());
             return Ok(self.park_row(index, &remote, (context, own), ParkedKind::Schema, reason)?);
         }
-        let key: Vec<Value> = remote.key(&table.shape).into_iter().cloned().collect();
+        let key: Vec<Value> = remote.owned_key(&table.shape);
         let mut lowered = None;
         if self.replica.waiting.rows > 0 {
             let wire = self.replica.tables[index].wire.clone();

@@ -155,7 +155,7 @@ impl Gathered {
 /// Each row once, as it was found last: it may have been written again between two transactions.
 fn newest(rows: Vec<RowImage>, table: &ReplicaTable) -> Vec<RowImage> {
     let key = |row: &RowImage| {
-        let key: Vec<Value> = row.key(&table.wire).into_iter().cloned().collect();
+        let key: Vec<Value> = row.owned_key(&table.wire);
         CanonicalKey::of(table, &key)
     };
     let last: HashMap<CanonicalKey, usize> = rows.iter().enumerate().map(|(place, row)| (key(row), place)).collect();

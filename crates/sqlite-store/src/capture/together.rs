@@ -11,7 +11,7 @@ use super::singly::{all_columns, capture_row};
 use super::{Gathered, give_row_entry};
 use crate::error::StoreError;
 use crate::replica::Replica;
-use crate::row_clock::{KeyEntry, drop_column_entries, put_entries, read_image};
+use crate::row_clock::{KeyEntry, drop_column_entries_of, put_entries, read_image};
 use crate::row_state::{RowState, read_states_within};
 use crate::triggers::mask_bit;
 
@@ -37,8 +37,14 @@ enum Plan {
     Singly,
 }
 
-/// An entry that is to be written: the row's place, and the number of the column, 0 for the row.
-type Written = (usize, u16, Entry);
+/// What is to be written in the clock of one table.
+#[derive(Default)]
+struct Writing {
+    /// The places of rows that were written as a whole: none of their columns has an entry of its own any more.
+    rewritten: Vec<usize>,
+    /// Entries: the row's place, and the number of the column, 0 for the row.
+    entries: Vec<(usize, u16, Entry)>,
+}
 
 impl<'a> Capturing<'a> {
     pub(super) const fn new(
@@ -71,18 +77,18 @@ impl<'a> Capturing<'a> {
             // Rows were read without their content.
             gathered.give_up();
         }
-        let mut written: BTreeMap<usize, Vec<Written>> = BTreeMap::new();
+        let mut writing: BTreeMap<usize, Writing> = BTreeMap::new();
         for (place, (row, state)) in rows.iter().zip(states).enumerate() {
             if row.is_nameless() {
                 continue;
             }
             let before = self.rows;
-            self.row((place, row), state, written.entry(row.table).or_default())?;
+            self.row((place, row), state, writing.entry(row.table).or_default())?;
             if self.rows > before {
                 self.replica.touched.insert(self.replica.tables[row.table].table.number);
             }
         }
-        written.into_iter().try_for_each(|(index, entries)| self.write(index, rows, &entries))
+        writing.into_iter().try_for_each(|(index, writing)| self.write(index, rows, &writing))
     }
 
     fn singly(&mut self, row: &Touched) -> Result<(), StoreError> {
@@ -112,7 +118,7 @@ impl<'a> Capturing<'a> {
         &mut self,
         (place, row): (usize, &Touched),
         state: Option<RowState>,
-        written: &mut Vec<Written>,
+        writing: &mut Writing,
     ) -> Result<(), StoreError> {
         let index = row.table;
         let Some(state) = state else { return self.singly(row) };
@@ -122,9 +128,9 @@ impl<'a> Capturing<'a> {
             Plan::Whole(flags) => {
                 let entry = self.next_entry(row, flags);
                 if state.has_columns {
-                    drop_column_entries(self.conn, &self.replica.tables[index], &row.key)?;
+                    writing.rewritten.push(place);
                 }
-                written.push((place, 0, entry));
+                writing.entries.push((place, 0, entry));
                 let values = state.values.unwrap_or_else(|| row.key.clone());
                 self.captured(index, RowImage { values, clock: RowClock::whole(entry) });
                 Ok(())
@@ -138,7 +144,7 @@ impl<'a> Capturing<'a> {
                 let mut image = RowImage { values: state.values.unwrap_or_default(), clock };
                 for column in columns {
                     let number = self.replica.tables[index].table.columns[usize::from(column)].number;
-                    written.push((place, number, entry));
+                    writing.entries.push((place, number, entry));
                     image.clock.set_entry(column, entry);
                 }
                 self.captured(index, image);
@@ -159,10 +165,12 @@ impl<'a> Capturing<'a> {
         Entry::new(timestamp, self.replica.next_dot(), flags)
     }
 
-    fn write(&mut self, index: usize, rows: &[Touched], written: &[Written]) -> Result<(), StoreError> {
-        let entries: Vec<KeyEntry<'_>> =
-            written.iter().map(|(place, column, entry)| (rows[*place].key.as_slice(), *column, *entry)).collect();
-        put_entries(self.conn, self.replica, index, &entries)
+    fn write(&mut self, index: usize, rows: &[Touched], writing: &Writing) -> Result<(), StoreError> {
+        let rewritten: Vec<&[Value]> = writing.rewritten.iter().map(|place| rows[*place].key.as_slice()).collect();
+        drop_column_entries_of(self.conn, &self.replica.tables[index], &rewritten)?;
+        let entries =
+            writing.entries.iter().map(|(place, column, entry)| (rows[*place].key.as_slice(), *column, *entry));
+        put_entries(self.conn, self.replica, index, &entries.collect::<Vec<KeyEntry<'_>>>())
     }
 }
 

@@ -79,7 +79,7 @@ fn keep_counted(
     counters.iter_mut().for_each(|(_, counter)| counter.bury(deletion));
     let missing: Vec<String> =
         counters.iter().map(|(column, _)| parked.shape.columns[usize::from(*column)].clone()).collect();
-    let values = parked.row.key(&parked.shape).into_iter().cloned().collect();
+    let values = parked.row.owned_key(&parked.shape);
     let row = RowImage { values, clock: RowClock { counters, ..RowClock::whole(deletion) } };
     let Parked { shape, own, kind, reason, at, .. } = parked;
     let (kind, reason) = (*kind, reason.clone());

@@ -238,7 +238,7 @@ fn context_of_row(
     let mut context = parked.context.clone();
     let table = &work.replica.tables[index];
     if progress.misnamed.tables.contains(&table.table.number) {
-        let key: Vec<_> = row.key(&table.shape).into_iter().cloned().collect();
+        let key: Vec<_> = row.owned_key(&table.shape);
         let local = work.local(index, &key)?;
         local.iter().flat_map(|local| local.clock.entries()).for_each(|entry| without(&mut context, entry));
     }
@@ -252,7 +252,7 @@ fn without(context: &mut VersionVector, entry: &Entry) {
 
 /// Whether the row here was written after the other one came to wait: who wrote it could know of that.
 fn written_since(work: &mut Work<'_>, index: usize, row: &RowImage, parked: &Parked) -> Result<bool, StoreError> {
-    let key: Vec<_> = row.key(&work.replica.tables[index].shape).into_iter().cloned().collect();
+    let key: Vec<_> = row.owned_key(&work.replica.tables[index].shape);
     let (local, own) = (local_state(work, index, &key)?, work.replica.own);
     let newer = |entry: &Entry| entry.dot.origin == own && entry.dot.sequence > parked.own.get(own);
     Ok(local.is_some_and(|local| local.clock.entries().any(newer)))
@@ -279,7 +279,7 @@ fn merge_columns(
     progress: &Progress,
 ) -> Result<bool, Stop> {
     let table = &work.replica.tables[index];
-    let key: Vec<_> = row.key(&table.shape).into_iter().cloned().collect();
+    let key: Vec<_> = row.owned_key(&table.shape);
     let columns: Vec<u16> = (0..)
         .zip(&table.wire.columns)
         .filter(|(_, name)| found.iter().any(|found| found.eq_ignore_ascii_case(name)))

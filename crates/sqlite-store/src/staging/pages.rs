@@ -196,7 +196,7 @@ impl Stage {
         let mut forget =
             conn.prepare_cached("DELETE FROM _sync_spool._sync_staged WHERE source = ?1 AND tbl = ?2 AND key = ?3")?;
         for row in std::mem::take(rows) {
-            let key: Vec<Value> = row.key(&table.shape).into_iter().cloned().collect();
+            let key: Vec<Value> = row.owned_key(&table.shape);
             let place = place(table, &key)?;
             let keyed: Option<i64> = find.query_row(params![source, number, place], |row| row.get(0)).optional()?;
             if keyed.is_some_and(|keyed| keyed >= batch) {

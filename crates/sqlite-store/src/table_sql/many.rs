@@ -1,14 +1,59 @@
 //! Statements on many rows at a time: SQLite then opens its cursors once, and the next row is mostly where the last one was.
 
-use replication::EntryFlags;
+use replication::{EntryFlags, Value};
+use rusqlite::Connection;
 
 use super::{TableSql, parameters};
+use crate::bind::bind_from;
 
 /// Rows that one statement writes.
 pub(crate) const AT_ONCE: usize = 32;
 
 /// Parameters that one statement may have, well below SQLite's own limit of 32,766.
 const PARAMETERS: usize = 8_192;
+
+/// A statement that is run for each of some keys.
+#[derive(Debug, Clone)]
+pub(crate) struct KeyedSql {
+    /// For one: `?1..` is the key.
+    one: String,
+    /// For [`AT_ONCE`]; none where keys have several columns, for which SQLite finds no way to use their index.
+    many: Option<String>,
+}
+
+impl KeyedSql {
+    /// `sql` begins the statement, `and` ends it, and between them goes which of the `keys` are meant.
+    fn new(sql: &str, keys: &[String], and: &str) -> Self {
+        let each = keys.iter().zip(1..).map(|(key, n)| format!("{key} = ?{n}")).collect::<Vec<_>>();
+        let many = match keys {
+            [key] => Some(format!("{sql} WHERE {key} IN ({}){and}", parameters(1, AT_ONCE))),
+            _ => None,
+        };
+        Self { one: format!("{sql} WHERE {}{and}", each.join(" AND ")), many }
+    }
+
+    /// Runs it for keys, no two of which are the same.
+    pub(crate) fn run(&self, conn: &Connection, keys: &[&[Value]]) -> rusqlite::Result<()> {
+        let mut keys = keys;
+        if let Some(sql) = &self.many {
+            let together = keys.chunks_exact(AT_ONCE);
+            keys = together.remainder();
+            for keys in together {
+                let mut statement = conn.prepare_cached(sql)?;
+                for (key, place) in keys.iter().zip(1..) {
+                    bind_from(&mut statement, place, key)?;
+                }
+                statement.raw_execute()?;
+            }
+        }
+        for key in keys {
+            let mut statement = conn.prepare_cached(&self.one)?;
+            bind_from(&mut statement, 1, key)?;
+            statement.raw_execute()?;
+        }
+        Ok(())
+    }
+}
 
 /// Their texts.
 #[derive(Debug, Clone)]
@@ -24,6 +69,10 @@ pub(crate) struct ManySql {
     pub(crate) insert: Option<String>,
     /// Writes [`AT_ONCE`] entries in place of what was there: for each its key, col, ts, origin, seq, flags.
     pub(crate) upsert_entries: String,
+    /// Deletes rows.
+    pub(crate) delete: KeyedSql,
+    /// Removes the entries of columns.
+    pub(crate) drop_columns: KeyedSql,
     /// See [`Self::states`].
     states: [[String; 2]; 2],
 }
@@ -53,6 +102,8 @@ impl ManySql {
                 sql.clock,
                 tuples(width + 5, "")
             ),
+            delete: KeyedSql::new(&format!("DELETE FROM {}", sql.table), &sql.key, ""),
+            drop_columns: KeyedSql::new(&format!("DELETE FROM {}", sql.clock), &clock_keys, " AND col > 0"),
             states: [1, AT_ONCE].map(|rows| [false, true].map(|content| sql.states(rows, content))),
         }
     }
