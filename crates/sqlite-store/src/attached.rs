@@ -351,8 +351,8 @@ impl Attachment {
     }
 
     /// Whether the file has a write-ahead log: whoever reads is in nobody's way then.
-    pub(crate) fn is_write_ahead(&self) -> bool {
-        write_lock::is_write_ahead(&self.conn)
+    pub(crate) fn is_write_ahead(&mut self) -> bool {
+        self.turns.is_write_ahead(&self.conn)
     }
 
     /// Lets go of a file that is no longer at its path, or is not to be written: what is there now is not touched.

@@ -66,16 +66,17 @@ const LAST_PAUSE: Duration = Duration::from_micros(200);
 /// How long the lock is waited for where the daemon is to stop.
 const HURRY: Duration = Duration::from_millis(500);
 
-/// Begins a write transaction on a connection with what it writes `first`; once the daemon is `closing`, it does not wait for long.
+/// Begins a write transaction on a connection, whose file has a log if `write_ahead` says so, with what it writes `first`; once the daemon is `closing`, it does not wait for long.
 ///
 /// # Errors
 /// SQLite's own, and no transaction has begun; busy if the lock could not be had within [`BUSY_TIMEOUT`].
 fn begin<T>(
-    conn: &Connection,
+    (conn, write_ahead): (&Connection, bool),
     closing: &Arc<AtomicBool>,
     mut first: impl FnMut(&Connection) -> rusqlite::Result<T>,
 ) -> Result<T, StoreError> {
-    patiently(conn, Some(closing), |with_log| {
+    let way = if write_ahead { Way::Log } else { Way::without_log(conn) };
+    patiently((conn, way), Some(closing), |with_log| {
         // With a write-ahead log the first write takes the lock as IMMEDIATE would, and leaves attached files alone, which that would
         // lock too.
         conn.prepare_cached(if with_log { "BEGIN" } else { "BEGIN EXCLUSIVE" })?.execute([])?;
@@ -96,7 +97,7 @@ pub(crate) fn transaction<'c>(
     closing: Option<&Arc<AtomicBool>>,
 ) -> Result<Transaction<'c>, StoreError> {
     let conn = &*conn;
-    patiently(conn, closing, |_| Transaction::new_unchecked(conn, TransactionBehavior::Exclusive))
+    patiently((conn, Way::of(conn)), closing, |_| Transaction::new_unchecked(conn, TransactionBehavior::Exclusive))
 }
 
 /// Whether another program holds the write lock now.
@@ -146,14 +147,13 @@ fn wait_on(_tries: i32) -> bool {
 
 /// Tries until it goes or it has been waited for long enough; `attempt` is told whether there is a write-ahead log.
 fn patiently<T>(
-    conn: &Connection,
+    (conn, mut way): (&Connection, Way),
     closing: Option<&Arc<AtomicBool>>,
     mut attempt: impl FnMut(bool) -> rusqlite::Result<T>,
 ) -> Result<T, StoreError> {
     let wait = Wait { begun: Instant::now(), closing: closing.cloned() };
     // SQLite's own waiting would hold what it has got so far, and would not hear of a stop.
     conn.busy_timeout(Duration::ZERO)?;
-    let mut way = Way::of(conn);
     let with_log = matches!(way, Way::Log);
     let result = loop {
         pulse::beat();
@@ -192,9 +192,10 @@ enum Way {
 impl Way {
     /// That of the file of a connection, as far as this has seen. What keeps it from being asked is met by the first try as well.
     fn of(conn: &Connection) -> Self {
-        if is_write_ahead(conn) {
-            return Self::Log;
-        }
+        if is_write_ahead(conn) { Self::Log } else { Self::without_log(conn) }
+    }
+
+    fn without_log(conn: &Connection) -> Self {
         // What has no file has no locks.
         let inode = conn.path().and_then(|path| std::fs::metadata(path).ok()).map_or(0, |file| file.ino());
         Self::Journal { inode, seen: Others::Unseen, blind: BLIND_PAUSES[0] }
@@ -237,7 +238,7 @@ impl Way {
 }
 
 /// Whether the file of a connection has a write-ahead log, as far as this has seen.
-pub(crate) fn is_write_ahead(conn: &Connection) -> bool {
+fn is_write_ahead(conn: &Connection) -> bool {
     let mode = conn
         .prepare_cached("PRAGMA main.journal_mode")
         .and_then(|mut journal| journal.query_row([], |row| Ok(row.get_ref(0)?.as_str()?.eq_ignore_ascii_case("wal"))));

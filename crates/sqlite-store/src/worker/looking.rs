@@ -99,9 +99,9 @@ impl Worker {
     /// much longer than it is meant to. Where there is a rollback journal it is paused all the same: whoever reads then is in the
     /// writer's way.
     pub(super) fn look_at_once(&mut self) {
-        let may = |attachment: &Attachment| !attachment.has_work() && attachment.is_write_ahead();
+        let may = |attachment: &mut Attachment| !attachment.has_work() && attachment.is_write_ahead();
         let alone = self.pace.is_steady() || Instant::now() < self.left_alone_until;
-        if !alone && self.retry_at.is_none() && self.attachment.as_ref().is_some_and(may) {
+        if !alone && self.retry_at.is_none() && self.attachment.as_mut().is_some_and(may) {
             self.look_by(Attachment::glance);
         }
     }

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use rusqlite::Connection;
 
-use super::begin;
+use super::{begin, is_write_ahead};
 use crate::error::StoreError;
 use crate::pulse;
 
@@ -22,7 +22,7 @@ const LONGEST_NAP: Duration = Duration::from_millis(10);
 /// How long others are let in. SQLite tries every 100 ms at the latest: whoever waits finds the lock free.
 const LEFT_FREE: Duration = Duration::from_millis(110);
 
-/// The daemon's turns with the write lock of one database: while it has much to do, others that wait for the lock get it after
+/// The daemon's turns with the write lock of one database, on one connection: while it has much to do, others that wait for the lock get it after
 /// [`TURN`] and the transaction that goes on then, at the latest.
 ///
 /// A daemon that leaves the lock free for half of the time or more never waits here: whoever tries often finds it free often.
@@ -32,11 +32,13 @@ pub(crate) struct Turns {
     used: Duration,
     begun: Option<Instant>,
     ended: Instant,
+    /// The file was seen to have a write-ahead log.
+    write_ahead: bool,
 }
 
 impl Default for Turns {
     fn default() -> Self {
-        Self { used: Duration::ZERO, begun: None, ended: Instant::now() }
+        Self { used: Duration::ZERO, begun: None, ended: Instant::now(), write_ahead: false }
     }
 }
 
@@ -55,9 +57,16 @@ impl Turns {
             pulse::beat();
             std::thread::sleep(self.pause_at(Instant::now()).min(LONGEST_NAP));
         }
-        let begun = begin(conn, closing, first)?;
+        let begun = begin((conn, self.is_write_ahead(conn)), closing, first)?;
         self.begin_at(Instant::now());
         Ok(begun)
+    }
+
+    /// Whether the connection's file has a write-ahead log: whoever reads is in nobody's way then. SQLite is asked until it says so: while
+    /// a connection to such a file is open, nobody gets the lock that it takes to give up the log.
+    pub(crate) fn is_write_ahead(&mut self, conn: &Connection) -> bool {
+        self.write_ahead = self.write_ahead || is_write_ahead(conn);
+        self.write_ahead
     }
 
     /// The transaction, if one had begun, has ended.
