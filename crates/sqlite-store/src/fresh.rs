@@ -18,8 +18,8 @@ use replication::{Batch, Origin, VersionVector};
 use self::held::{Budget, Held, Open, Packed};
 use crate::batch_read::BatchLimits;
 
-/// Bytes of rows that are kept as they are, of one database: some steps of publishing. None are where those of all databases take more
-/// than they may.
+/// Bytes of rows that are kept whatever becomes of older ones, of one database: some steps of publishing. None are where those of all
+/// databases take more than they may.
 const OPEN: usize = 1 << 20;
 
 /// Bytes of rows that the newest one may have and be kept as it is all the same.
@@ -44,7 +44,7 @@ const FEW_BYTES: usize = 64 << 10;
 static OF_PROCESS: Budget = Budget::new();
 
 /// What captures found one after the other, each leading on from where the one before it ends. The thread of the database adds to it
-/// and takes from it; sessions look.
+/// and takes from it; sessions look, and leave what they have packed in place of what it was.
 #[derive(Debug)]
 pub struct FreshChanges {
     chain: Mutex<Chain>,
@@ -121,7 +121,7 @@ impl FreshChanges {
             Held::Open(open) => open,
             Held::Packed(packed) => return Some(Arc::clone(&packed.batch)),
         };
-        // Others are not kept waiting for it.
+        // Who comes for others is not kept waiting for it.
         let packed = open.packed()?;
         let batch = Arc::clone(&packed.batch);
         self.chain().keep_packed(&open, packed);
@@ -139,7 +139,7 @@ impl FreshChanges {
         let (source, rows, bytes) = (batch.source, batch.row_count(), batch.size());
         let held = Held::open(batch, bytes, self.budget);
         self.chain().links.push_back(Link { source, from, to, rows, bytes, held, taken: 0 });
-        if bytes > NEWEST || self.budget.is_open_too_much() {
+        if bytes > NEWEST || self.budget.is_too_much() {
             self.pack();
         }
     }
@@ -151,7 +151,7 @@ impl FreshChanges {
             return;
         }
         for open in opened {
-            // Sessions are not kept waiting for it.
+            // Sessions that come for others are not kept waiting for it.
             match open.packed() {
                 Some(packed) => self.chain().keep_packed(&open, packed),
                 None => return self.clear(),
@@ -211,7 +211,7 @@ impl Chain {
 
     /// Lets go of what everybody has, and of what is too much, the oldest first; says what is to be packed.
     fn let_go(&mut self, budget: &Budget) -> Vec<Arc<Open>> {
-        let open_from = self.open_from(if budget.is_open_too_much() { 0 } else { OPEN });
+        let open_from = self.open_from(if budget.is_too_much() { 0 } else { OPEN });
         let (mut gone, in_all) = (0, budget.packed());
         let before = self.packed;
         let most = if self.last_taken.is_some() { PACKED } else { PACKED_AT_FIRST };
@@ -392,12 +392,31 @@ mod tests {
         let databases: Vec<_> = (0..100).map(|_| FreshChanges::within(&BUDGET)).collect();
         let batch = change(1, BYTES);
         databases.iter().for_each(|fresh| fresh.push(Some(batch.clone())));
-        assert!(!BUDGET.is_open_too_much());
+        assert!(!BUDGET.is_too_much());
         assert!(BUDGET.packed() <= Budget::PACKED);
         let taken = databases.iter().map(|fresh| fresh.unpacked_after(&at(0), (Some(ORIGIN), &at(1)), true, LIMITS));
         let taken: Vec<_> = taken.flatten().collect();
         assert!(taken.len() >= (Budget::OPEN + Budget::PACKED) / BYTES - 4, "{} are at hand", taken.len());
         assert!(taken.into_iter().all(|it| it == batch));
+        drop(databases);
+        assert_eq!(BUDGET.packed(), 0);
+    }
+
+    #[test]
+    fn many_databases_whose_changes_are_taken_at_once_keep_no_more_than_few() {
+        static BUDGET: Budget = Budget::new();
+        let databases: Vec<_> = (0..100).map(|_| FreshChanges::within(&BUDGET)).collect();
+        let mut taken = 0;
+        for n in 1..=5 {
+            for fresh in &databases {
+                fresh.push(Some(change(n, 200 << 10)));
+                let batch = fresh.unpacked_after(&at(n - 1), (Some(ORIGIN), &at(n)), true, LIMITS);
+                taken += usize::from(batch.is_some());
+                assert!(batch.is_none_or(|batch| batch == change(n, 200 << 10)));
+                assert!(BUDGET.packed() <= Budget::PACKED + Budget::OPEN, "{} bytes", BUDGET.packed());
+            }
+        }
+        assert!(taken > 100, "{taken} were at hand");
         drop(databases);
         assert_eq!(BUDGET.packed(), 0);
     }

@@ -315,7 +315,19 @@ pub(crate) fn drop_column_entries_of(
     table: &ReplicaTable,
     keys: &[&[Value]],
 ) -> Result<(), StoreError> {
-    Ok(table.many.drop_columns.run(conn, keys)?)
+    let mut singly = keys;
+    if let Some(sql) = &table.many.drop_columns {
+        let together = keys.chunks_exact(AT_ONCE);
+        singly = together.remainder();
+        for keys in together {
+            let mut statement = conn.prepare_cached(sql)?;
+            for (key, place) in keys.iter().zip(1..) {
+                bind_from(&mut statement, place, key)?;
+            }
+            statement.raw_execute()?;
+        }
+    }
+    singly.iter().try_for_each(|key| drop_column_entries(conn, table, key))
 }
 
 /// Removes all entries of a key but that of the row and what was counted.

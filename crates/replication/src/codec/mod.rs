@@ -85,7 +85,7 @@ pub enum CodecError {
 /// Puts a message into bytes.
 ///
 /// # Errors
-/// [`CodecError::Unencodable`] for what the format cannot hold: a name of more than 4 GiB.
+/// [`CodecError::Unencodable`] for what the format cannot hold: a name of more than 4 GiB, or of 128 KiB where rows are compressed.
 pub fn encode(envelope: &Envelope) -> Result<Encoded, CodecError> {
     let (from, to) = (envelope.from.as_str(), envelope.to.as_deref());
     let (kind, body) = match &envelope.message {

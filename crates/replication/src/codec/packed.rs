@@ -13,8 +13,8 @@ use crate::origin::Origin;
 use crate::row::Batch;
 use crate::version_vector::VersionVector;
 
-/// A [`Batch`] in the form in which it goes over links, in parts that each fit a message. Nothing is left out of it for a receiver:
-/// [`Batch::held`] is 0.
+/// A [`Batch`] in the form in which it goes over links, in parts that each fit a message. It is for receivers for which nothing is left
+/// out: [`Batch::held`] is not kept.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PackedBatch {
     /// As [`Batch::source`].

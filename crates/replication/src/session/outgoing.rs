@@ -179,7 +179,13 @@ impl Read {
         match self {
             Self::Open(batch) => too_large(batch, limit),
             Self::Packed(batch) if batch.largest_row() <= limit => None,
-            Self::Packed(batch) => too_large(&batch.unpack().ok()?, limit),
+            Self::Packed(batch) => match batch.unpack() {
+                Ok(batch) => too_large(&batch, limit),
+                Err(error) => {
+                    let text = format!("rows are too large to be sent: {error}");
+                    Some(Problem { code: ProblemCode::TooLarge, text, database: None, table: None })
+                }
+            },
         }
     }
 

@@ -167,7 +167,11 @@ impl Work<'_> {
             }
         }
         // Rows that go make room for others in unique indexes.
-        table.many.delete.run(self.conn, &deletes)?;
+        let mut delete = self.conn.prepare_cached(&table.sql.delete)?;
+        for key in deletes {
+            bind_from(&mut delete, 1, key)?;
+            delete.raw_execute()?;
+        }
         let mut insert = self.conn.prepare_cached(&table.sql.insert)?;
         for values in inserts {
             bind_from(&mut insert, 1, values)?;

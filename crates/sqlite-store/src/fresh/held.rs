@@ -3,11 +3,11 @@
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 
-use replication::Batch;
 use replication::codec::PackedBatch;
 use replication::session::PART_BYTES;
+use replication::{Batch, VersionVector};
 
-/// About how many bytes a packed one takes beside its rows.
+/// About how many bytes a packed one takes beside its rows and vectors.
 const AROUND: usize = 512;
 
 /// Bytes of the batches of all databases of a process.
@@ -28,9 +28,9 @@ impl Budget {
         Self { open: AtomicUsize::new(0), packed: AtomicUsize::new(0) }
     }
 
-    /// Whether more is kept as it is than may be.
-    pub(super) fn is_open_too_much(&self) -> bool {
-        self.open.load(Ordering::Relaxed) > Self::OPEN
+    /// Whether more is kept than may be, as it is or packed.
+    pub(super) fn is_too_much(&self) -> bool {
+        self.open.load(Ordering::Relaxed) > Self::OPEN || self.packed() > Self::PACKED
     }
 
     /// Bytes that packed ones take.
@@ -76,7 +76,8 @@ impl Open {
     pub(super) fn packed(&self) -> Option<Arc<Packed>> {
         let pack = || {
             let batch = PackedBatch::of(&self.batch, PART_BYTES).ok()?;
-            let bytes = batch.packed_size() + AROUND;
+            let vectors = [&batch.from, &batch.to, &batch.context].map(VersionVector::size);
+            let bytes = batch.packed_size() + vectors.iter().sum::<usize>() + AROUND;
             self.budget.packed.fetch_add(bytes, Ordering::Relaxed);
             Some(Arc::new(Packed { batch: Arc::new(batch), bytes, budget: self.budget }))
         };

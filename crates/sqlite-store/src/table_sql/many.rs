@@ -1,59 +1,14 @@
 //! Statements on many rows at a time: SQLite then opens its cursors once, and the next row is mostly where the last one was.
 
-use replication::{EntryFlags, Value};
-use rusqlite::Connection;
+use replication::EntryFlags;
 
 use super::{TableSql, parameters};
-use crate::bind::bind_from;
 
 /// Rows that one statement writes.
 pub(crate) const AT_ONCE: usize = 32;
 
 /// Parameters that one statement may have, well below SQLite's own limit of 32,766.
 const PARAMETERS: usize = 8_192;
-
-/// A statement that is run for each of some keys.
-#[derive(Debug, Clone)]
-pub(crate) struct KeyedSql {
-    /// For one: `?1..` is the key.
-    one: String,
-    /// For [`AT_ONCE`]; none where keys have several columns, for which SQLite finds no way to use their index.
-    many: Option<String>,
-}
-
-impl KeyedSql {
-    /// `sql` begins the statement, `and` ends it, and between them goes which of the `keys` are meant.
-    fn new(sql: &str, keys: &[String], and: &str) -> Self {
-        let each = keys.iter().zip(1..).map(|(key, n)| format!("{key} = ?{n}")).collect::<Vec<_>>();
-        let many = match keys {
-            [key] => Some(format!("{sql} WHERE {key} IN ({}){and}", parameters(1, AT_ONCE))),
-            _ => None,
-        };
-        Self { one: format!("{sql} WHERE {}{and}", each.join(" AND ")), many }
-    }
-
-    /// Runs it for keys, no two of which are the same.
-    pub(crate) fn run(&self, conn: &Connection, keys: &[&[Value]]) -> rusqlite::Result<()> {
-        let mut keys = keys;
-        if let Some(sql) = &self.many {
-            let together = keys.chunks_exact(AT_ONCE);
-            keys = together.remainder();
-            for keys in together {
-                let mut statement = conn.prepare_cached(sql)?;
-                for (key, place) in keys.iter().zip(1..) {
-                    bind_from(&mut statement, place, key)?;
-                }
-                statement.raw_execute()?;
-            }
-        }
-        for key in keys {
-            let mut statement = conn.prepare_cached(&self.one)?;
-            bind_from(&mut statement, 1, key)?;
-            statement.raw_execute()?;
-        }
-        Ok(())
-    }
-}
 
 /// Their texts.
 #[derive(Debug, Clone)]
@@ -69,10 +24,10 @@ pub(crate) struct ManySql {
     pub(crate) insert: Option<String>,
     /// Writes [`AT_ONCE`] entries in place of what was there: for each its key, col, ts, origin, seq, flags.
     pub(crate) upsert_entries: String,
-    /// Deletes rows.
-    pub(crate) delete: KeyedSql,
-    /// Removes the entries of columns.
-    pub(crate) drop_columns: KeyedSql,
+    /// Removes the entries of columns of [`AT_ONCE`] keys. None where keys have several columns, for which SQLite finds no way to use
+    /// their index. (What is in the application's own table is deleted key by key: where the statistics say that it is small, SQLite
+    /// would read all of it instead.)
+    pub(crate) drop_columns: Option<String>,
     /// See [`Self::states`].
     states: [[String; 2]; 2],
 }
@@ -102,8 +57,8 @@ impl ManySql {
                 sql.clock,
                 tuples(width + 5, "")
             ),
-            delete: KeyedSql::new(&format!("DELETE FROM {}", sql.table), &sql.key, ""),
-            drop_columns: KeyedSql::new(&format!("DELETE FROM {}", sql.clock), &clock_keys, " AND col > 0"),
+            drop_columns: (width == 1)
+                .then(|| format!("DELETE FROM {} WHERE k0 IN ({}) AND col > 0", sql.clock, parameters(1, AT_ONCE))),
             states: [1, AT_ONCE].map(|rows| [false, true].map(|content| sql.states(rows, content))),
         }
     }
@@ -192,4 +147,32 @@ impl TableSql {
 fn tuples(width: usize, end: &str) -> String {
     let tuple = |row: usize| format!("({}{end})", parameters(row * width + 1, width));
     (0..AT_ONCE).map(tuple).collect::<Vec<_>>().join(", ")
+}
+
+#[cfg(test)]
+mod tests {
+    use rusqlite::Connection;
+
+    use super::{AT_ONCE, parameters};
+
+    /// An application may have had the statistics taken when it had next to nothing.
+    #[test]
+    fn entries_are_found_by_their_keys_however_small_the_statistics_say_that_the_table_is() {
+        for kind in ["INTEGER", "TEXT COLLATE NOCASE", ""] {
+            for rows in [0, 1, 5, 100] {
+                let conn = Connection::open_in_memory().unwrap();
+                let clock = format!(
+                    "CREATE TABLE c (k0 {kind} NOT NULL, col INTEGER NOT NULL, ts, origin, seq, flags, more,
+                     PRIMARY KEY (k0, col)) WITHOUT ROWID; CREATE INDEX dot ON c (origin, seq);
+                     WITH RECURSIVE n(k) AS (SELECT 1 WHERE {rows} > 0 UNION ALL SELECT k + 1 FROM n WHERE k < {rows})
+                     INSERT INTO c SELECT k, 0, 1, 1, k, 0, NULL FROM n; ANALYZE"
+                );
+                conn.execute_batch(&clock).unwrap();
+                let sql = format!("DELETE FROM c WHERE k0 IN ({}) AND col > 0", parameters(1, AT_ONCE));
+                let mut plan = conn.prepare(&format!("EXPLAIN QUERY PLAN {sql}")).unwrap();
+                let way: String = plan.query_row([0; AT_ONCE], |row| row.get(3)).unwrap();
+                assert!(way.starts_with("SEARCH") && way.contains("k0=?"), "{kind}, {rows} rows: {way}");
+            }
+        }
+    }
 }
