@@ -320,6 +320,15 @@ impl TableRows {
 /// The place of a table in a batch, and which of its rows.
 pub(crate) type RowsOfTable = (usize, Range<usize>);
 
+/// Some rows of a batch, in its order.
+#[derive(Debug, Default)]
+pub(crate) struct Part {
+    pub(crate) rows: Vec<RowsOfTable>,
+    /// The [wire size](RowImage::wire_size) of all, and that of the largest.
+    pub(crate) bytes: usize,
+    pub(crate) largest: usize,
+}
+
 /// The delta of one snapshot of the sender's database: what a receiver at `from` lacks to be at `to`.
 ///
 /// Rows and vectors come from one read transaction. A receiver takes it whole or not at all.
@@ -358,28 +367,32 @@ impl Batch {
     }
 
     /// All of its rows.
-    pub(crate) fn whole(&self) -> Vec<RowsOfTable> {
-        (0..).zip(&self.tables).map(|(place, table)| (place, 0..table.rows.len())).collect()
+    pub(crate) fn whole(&self) -> Part {
+        let rows = (0..).zip(&self.tables).map(|(place, table)| (place, 0..table.rows.len()));
+        let sizes = self.tables.iter().flat_map(|table| &table.rows).map(RowImage::wire_size);
+        let (bytes, largest) = sizes.fold((0, 0), |(bytes, largest), size| (bytes + size, largest.max(size)));
+        Part { rows: rows.collect(), bytes, largest }
     }
 
     /// Its rows in parts of at most `limit` bytes, to within a row; at least one part, which may hold no row.
-    pub(crate) fn parts(&self, limit: usize) -> Vec<Vec<RowsOfTable>> {
-        let (mut parts, mut current, mut bytes) = (Vec::new(), Vec::new(), 0);
+    pub(crate) fn parts(&self, limit: usize) -> Vec<Part> {
+        let (mut parts, mut current) = (Vec::new(), Part::default());
         for (place, table) in self.tables.iter().enumerate() {
             let mut begin = 0;
             for (row, end) in table.rows.iter().zip(1..) {
-                bytes += row.wire_size();
-                if bytes >= limit {
-                    current.push((place, begin..end));
+                let size = row.wire_size();
+                (current.bytes, current.largest) = (current.bytes + size, current.largest.max(size));
+                if current.bytes >= limit {
+                    current.rows.push((place, begin..end));
                     parts.push(std::mem::take(&mut current));
-                    (bytes, begin) = (0, end);
+                    begin = end;
                 }
             }
             if begin < table.rows.len() {
-                current.push((place, begin..table.rows.len()));
+                current.rows.push((place, begin..table.rows.len()));
             }
         }
-        if !current.is_empty() || parts.is_empty() {
+        if !current.rows.is_empty() || parts.is_empty() {
             parts.push(current);
         }
         parts

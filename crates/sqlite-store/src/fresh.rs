@@ -139,7 +139,7 @@ impl FreshChanges {
         let (source, rows, bytes) = (batch.source, batch.row_count(), batch.size());
         let held = Held::open(batch, bytes, self.budget);
         self.chain().links.push_back(Link { source, from, to, rows, bytes, held, taken: 0 });
-        if bytes > NEWEST || self.budget.is_too_much() {
+        if bytes > NEWEST || self.budget.is_open_too_much() || self.budget.is_packed_too_much() {
             self.pack();
         }
     }
@@ -211,7 +211,9 @@ impl Chain {
 
     /// Lets go of what everybody has, and of what is too much, the oldest first; says what is to be packed.
     fn let_go(&mut self, budget: &Budget) -> Vec<Arc<Open>> {
-        let open_from = self.open_from(if budget.is_too_much() { 0 } else { OPEN });
+        // What is little is not why all keep too much.
+        let is_too_much = budget.is_open_too_much() || budget.is_packed_too_much() && self.packed > FEW_BYTES;
+        let open_from = self.open_from(if is_too_much { 0 } else { OPEN });
         let (mut gone, in_all) = (0, budget.packed());
         let before = self.packed;
         let most = if self.last_taken.is_some() { PACKED } else { PACKED_AT_FIRST };
@@ -392,7 +394,7 @@ mod tests {
         let databases: Vec<_> = (0..100).map(|_| FreshChanges::within(&BUDGET)).collect();
         let batch = change(1, BYTES);
         databases.iter().for_each(|fresh| fresh.push(Some(batch.clone())));
-        assert!(!BUDGET.is_too_much());
+        assert!(!BUDGET.is_open_too_much());
         assert!(BUDGET.packed() <= Budget::PACKED);
         let taken = databases.iter().map(|fresh| fresh.unpacked_after(&at(0), (Some(ORIGIN), &at(1)), true, LIMITS));
         let taken: Vec<_> = taken.flatten().collect();
@@ -417,7 +419,12 @@ mod tests {
             }
         }
         assert!(taken > 100, "{taken} were at hand");
-        drop(databases);
+        // Who keeps little keeps it.
+        let little = FreshChanges::within(&BUDGET);
+        little.push(Some(change(1, 1_000)));
+        little.push(Some(change(2, 1_000)));
+        assert_eq!(little.unpacked_after(&at(1), (Some(ORIGIN), &at(2)), true, LIMITS), Some(change(2, 1_000)));
+        drop((databases, little));
         assert_eq!(BUDGET.packed(), 0);
     }
 

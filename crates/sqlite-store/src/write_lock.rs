@@ -66,7 +66,8 @@ const LAST_PAUSE: Duration = Duration::from_micros(200);
 /// How long the lock is waited for where the daemon is to stop.
 const HURRY: Duration = Duration::from_millis(500);
 
-/// Begins a write transaction on a connection, whose file has a log if `write_ahead` says so, with what it writes `first`; once the daemon is `closing`, it does not wait for long.
+/// Begins a write transaction on a connection, whose file has a log if `write_ahead` says so, with what it writes `first`; once the
+/// daemon is `closing`, it does not wait for long.
 ///
 /// # Errors
 /// SQLite's own, and no transaction has begun; busy if the lock could not be had within [`BUSY_TIMEOUT`].

@@ -11,7 +11,7 @@ use crate::codec::rows::{
 use crate::codec::{CodecError, Limits};
 use crate::message::{Changes, Envelope, Message};
 use crate::origin::{MAX_ORIGINS, Origin};
-use crate::row::{Batch, RowImage, RowsOfTable, TableRows, TableShape};
+use crate::row::{Batch, Part, RowImage, RowsOfTable, TableRows, TableShape};
 use crate::version_vector::VersionVector;
 
 const TOO_LARGE: &str = "a value is larger than MessagePack can hold";
@@ -49,7 +49,7 @@ pub(super) fn encode(from: &str, to: Option<&str>, changes: &Changes) -> Result<
     let Changes { database, batch, part, last, rows } = changes;
     let marks = Marks { is_last: *last, held: rows.held, is_dropped: !rows.dropped.is_empty() };
     let head = encode_head((from, to), (database, *batch, *part), marks)?;
-    Body::of(encode_rows_of(rows, &rows.whole())?)?.message(Kind::Changes, &head)
+    Body::of(encode_rows_of(rows, &rows.whole())?).message(Kind::Changes, &head)
 }
 
 /// What comes before the rows of a part, and is meant for one receiver.
@@ -70,10 +70,9 @@ pub(super) fn encode_head(
 }
 
 /// Some rows of a batch with what is the same for whoever receives them.
-pub(super) fn encode_rows_of(batch: &Batch, part: &[RowsOfTable]) -> Result<Vec<u8>, CodecError> {
-    let rows = part.iter().flat_map(|(table, rows)| &batch.tables[*table].rows[rows.clone()]);
-    let mut body = Vec::with_capacity(1024 + rows.map(RowImage::wire_size).sum::<usize>());
-    write_rows_of(&mut body, batch, part, &origins_of(batch, part)).map_err(|_| CodecError::Unencodable(TOO_LARGE))?;
+pub(super) fn encode_rows_of(batch: &Batch, Part { rows, bytes, .. }: &Part) -> Result<Vec<u8>, CodecError> {
+    let mut body = Vec::with_capacity(1024 + bytes);
+    write_rows_of(&mut body, batch, rows, &origins_of(batch, rows)).map_err(|_| CodecError::Unencodable(TOO_LARGE))?;
     Ok(body)
 }
 

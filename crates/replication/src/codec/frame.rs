@@ -35,7 +35,7 @@ impl Kind {
 }
 
 pub(super) fn seal(kind: Kind, body: Vec<u8>) -> Result<Vec<u8>, CodecError> {
-    Body::of(body)?.message(kind, &[])
+    Body::of(body).message(kind, &[])
 }
 
 pub(super) fn open<'a>(bytes: &'a [u8], limits: &Limits) -> Result<(Kind, Cow<'a, [u8]>), CodecError> {
@@ -52,14 +52,14 @@ pub(super) enum Body<T> {
 }
 
 impl Body<Vec<u8>> {
-    pub(super) fn of(bytes: Vec<u8>) -> Result<Self, CodecError> {
+    pub(super) fn of(bytes: Vec<u8>) -> Self {
         if bytes.len() >= COMPRESS_FROM
             && let Ok(small) = zstd::bulk::compress(&bytes, 1)
             && small.len() + 4 < bytes.len()
         {
-            return Ok(Self::Zstd(small, bytes.len()));
+            return Self::Zstd(small, bytes.len());
         }
-        Ok(Self::Plain(bytes))
+        Self::Plain(bytes)
     }
 
     /// The same to be had by several.

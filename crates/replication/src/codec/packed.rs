@@ -44,20 +44,19 @@ impl PackedBatch {
     /// # Errors
     /// [`CodecError::Unencodable`] for a value that the format cannot hold.
     pub fn of(batch: &Batch, part_bytes: usize) -> Result<Self, CodecError> {
-        let rows = batch.tables.iter().flat_map(|table| &table.rows);
-        let largest_row = rows.map(crate::row::RowImage::wire_size).max().unwrap_or(0);
-        let parts = batch.parts(part_bytes).into_iter().map(|part| {
-            let rows = encode_rows_of(batch, &part)?;
-            let size = part.iter().flat_map(|(table, rows)| &batch.tables[*table].rows[rows.clone()]);
-            let size = size.map(crate::row::RowImage::wire_size).sum();
-            Ok(PackedPart { body: Body::of(rows)?.shared(), is_dropped: !batch.dropped.is_empty(), size })
+        let parts = batch.parts(part_bytes);
+        let largest_row = parts.iter().map(|part| part.largest).max().unwrap_or(0);
+        let is_dropped = !batch.dropped.is_empty();
+        let packed = parts.into_iter().map(|part| {
+            let body = Body::of(encode_rows_of(batch, &part)?).shared();
+            Ok(PackedPart { body, is_dropped, size: part.bytes })
         });
         Ok(Self {
             source: batch.source,
             from: batch.from.clone(),
             to: batch.to.clone(),
             context: batch.context.clone(),
-            parts: parts.collect::<Result<_, _>>()?,
+            parts: packed.collect::<Result<_, _>>()?,
             size: batch.size(),
             largest_row,
         })
@@ -77,11 +76,6 @@ impl PackedBatch {
             }
         }
         whole.ok_or(CodecError::Truncated)
-    }
-
-    /// As [`Batch::is_complete`].
-    pub fn is_complete(&self) -> bool {
-        self.to == self.context
     }
 
     /// As [`Batch::size`]: what it takes once it is unpacked.

@@ -24,25 +24,13 @@ pub(super) fn merge_columns(local: &RowImage, remote: &RowImage, cx: &MergeConte
     }
     let groups = Groups::of(local, remote, cx);
     if groups.all_is_remote() {
-        debug_assert_eq!(combine(local, remote, &vec![true; remote.values.len()], &groups), *remote);
+        debug_assert!({
+            let (from_remote, conflicting) = groups.chosen();
+            conflicting.is_empty() && combine(local, remote, &from_remote, &groups) == *remote
+        });
         return Ok(Merged::quiet(Outcome::TakeRemote));
     }
-    let mut from_remote = vec![false; remote.values.len()];
-    let mut conflicting = Vec::new();
-    for (index, take) in from_remote.iter_mut().enumerate() {
-        let column = column_number(index);
-        let (relation, newer) = groups.compared(column);
-        *take = match relation {
-            Relation::Same | Relation::Known => false,
-            Relation::Overwrite => true,
-            Relation::Concurrent => {
-                if local.values[index] != remote.values[index] && !is_counted(column, local, remote) {
-                    conflicting.push(column);
-                }
-                newer
-            }
-        };
-    }
+    let (from_remote, conflicting) = groups.chosen();
     let plain = combine(local, remote, &from_remote, &groups);
     if conflicting.is_empty() {
         return Ok(Merged::quiet(outcome_of(plain, local, remote)));
@@ -138,6 +126,26 @@ impl<'a> Groups<'a> {
             (Relation::Overwrite, _) => true,
             (Relation::Concurrent, newer) => newer,
         }
+    }
+
+    /// For each column whether the plain comparison takes the remote side's, and the columns that are in conflict.
+    fn chosen(&self) -> (Vec<bool>, Vec<u16>) {
+        let (local, remote) = (self.local, self.remote);
+        let mut conflicting = Vec::new();
+        let from_remote = (0..remote.values.len()).map(|index| {
+            let column = column_number(index);
+            match self.compared(column) {
+                (Relation::Same | Relation::Known, _) => false,
+                (Relation::Overwrite, _) => true,
+                (Relation::Concurrent, newer) => {
+                    if local.values[index] != remote.values[index] && !is_counted(column, local, remote) {
+                        conflicting.push(column);
+                    }
+                    newer
+                }
+            }
+        });
+        (from_remote.collect(), conflicting)
     }
 
     /// Whether what becomes of both is the remote row as it is, without a conflict: most changes of a row rest on all that is here. What

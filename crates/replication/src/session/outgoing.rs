@@ -6,7 +6,7 @@ use crate::codec::{PackedBatch, PackedPart};
 use crate::dot_set::DotSet;
 use crate::message::{Ack, Changes, Message, PackedChanges, Problem, ProblemCode, Want};
 use crate::origin::Origin;
-use crate::row::{Batch, RowsOfTable, TableRows};
+use crate::row::{Batch, Part, RowsOfTable, TableRows};
 use crate::session::channel::{Channel, InFlight};
 use crate::session::comparing::Comparing;
 use crate::session::{ReadOutcome, Session};
@@ -182,7 +182,9 @@ impl Read {
             Self::Packed(batch) => match batch.unpack() {
                 Ok(batch) => too_large(&batch, limit),
                 Err(error) => {
-                    let text = format!("rows are too large to be sent: {error}");
+                    let text = format!(
+                        "rows that were changed together cannot be sent together ({error}); nothing of this database goes to the peer until they are made smaller or deleted"
+                    );
                     Some(Problem { code: ProblemCode::TooLarge, text, database: None, table: None })
                 }
             },
@@ -231,12 +233,12 @@ fn split(batch: Batch, limit: usize) -> Vec<Batch> {
             (table, rows.into_iter())
         })
         .collect();
-    let mut part = |part: Vec<RowsOfTable>| {
+    let mut part = |part: Part| {
         let of_table = |(table, range): RowsOfTable| {
             let (like, rows) = &mut tables[table];
             TableRows { rows: rows.take(range.len()).collect(), ..like.clone() }
         };
-        let tables = part.into_iter().map(of_table).collect();
+        let tables = part.rows.into_iter().map(of_table).collect();
         let (from, to, context, dropped) = (from.clone(), to.clone(), context.clone(), dropped.clone());
         Batch { source, from, to, context, held, dropped, tables }
     };

@@ -28,9 +28,14 @@ impl Budget {
         Self { open: AtomicUsize::new(0), packed: AtomicUsize::new(0) }
     }
 
-    /// Whether more is kept than may be, as it is or packed.
-    pub(super) fn is_too_much(&self) -> bool {
-        self.open.load(Ordering::Relaxed) > Self::OPEN || self.packed() > Self::PACKED
+    /// Whether more is kept as it is than may be.
+    pub(super) fn is_open_too_much(&self) -> bool {
+        self.open.load(Ordering::Relaxed) > Self::OPEN
+    }
+
+    /// Whether more is kept packed than may be.
+    pub(super) fn is_packed_too_much(&self) -> bool {
+        self.packed() > Self::PACKED
     }
 
     /// Bytes that packed ones take.

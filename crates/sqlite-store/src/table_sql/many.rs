@@ -151,24 +151,38 @@ fn tuples(width: usize, end: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use rusqlite::Connection;
+    use replication::Origin;
 
-    use super::{AT_ONCE, parameters};
+    use super::{AT_ONCE, ManySql};
+    use crate::attach::attach;
+    use crate::connection::open;
+    use crate::table_sql::TableSql;
 
     /// An application may have had the statistics taken when it had next to nothing.
     #[test]
     fn entries_are_found_by_their_keys_however_small_the_statistics_say_that_the_table_is() {
-        for kind in ["INTEGER", "TEXT COLLATE NOCASE", ""] {
+        let folder = tempfile::tempdir().unwrap();
+        for (number, kind) in
+            ["INTEGER PRIMARY KEY", "TEXT COLLATE NOCASE PRIMARY KEY", "PRIMARY KEY"].iter().enumerate()
+        {
+            let path = folder.path().join(format!("{number}.db"));
+            rusqlite::Connection::open(&path)
+                .unwrap()
+                .execute_batch(&format!("CREATE TABLE t (id {kind}, n)"))
+                .unwrap();
+            let mut conn = open(&path).unwrap();
+            let attached = attach(&mut conn, Origin::from_bytes([1; 16]), "a").unwrap();
+            let sql = ManySql::new(&TableSql::new(&attached.schema.tables[0])).drop_columns.unwrap();
+            let clock = &attached.schema.tables[0].clock;
             for rows in [0, 1, 5, 100] {
-                let conn = Connection::open_in_memory().unwrap();
-                let clock = format!(
-                    "CREATE TABLE c (k0 {kind} NOT NULL, col INTEGER NOT NULL, ts, origin, seq, flags, more,
-                     PRIMARY KEY (k0, col)) WITHOUT ROWID; CREATE INDEX dot ON c (origin, seq);
+                let entries = format!(
+                    "DELETE FROM {clock};
                      WITH RECURSIVE n(k) AS (SELECT 1 WHERE {rows} > 0 UNION ALL SELECT k + 1 FROM n WHERE k < {rows})
-                     INSERT INTO c SELECT k, 0, 1, 1, k, 0, NULL FROM n; ANALYZE"
+                     INSERT INTO {clock} SELECT k, 0, 1, 1, k, 0, NULL FROM n; ANALYZE"
                 );
-                conn.execute_batch(&clock).unwrap();
-                let sql = format!("DELETE FROM c WHERE k0 IN ({}) AND col > 0", parameters(1, AT_ONCE));
+                conn.execute_batch(&entries).unwrap();
+                // Who opens a file reads what was found out about it.
+                let conn = open(&path).unwrap();
                 let mut plan = conn.prepare(&format!("EXPLAIN QUERY PLAN {sql}")).unwrap();
                 let way: String = plan.query_row([0; AT_ONCE], |row| row.get(3)).unwrap();
                 assert!(way.starts_with("SEARCH") && way.contains("k0=?"), "{kind}, {rows} rows: {way}");

@@ -22,8 +22,8 @@ const LONGEST_NAP: Duration = Duration::from_millis(10);
 /// How long others are let in. SQLite tries every 100 ms at the latest: whoever waits finds the lock free.
 const LEFT_FREE: Duration = Duration::from_millis(110);
 
-/// The daemon's turns with the write lock of one database, on connections of which one is open at any time: while it has much to do, others that wait for the lock get it after
-/// [`TURN`] and the transaction that goes on then, at the latest.
+/// The daemon's turns with the write lock of one database, on connections of which one is open at any time: while it has much to do,
+/// others that wait for the lock get it after [`TURN`] and the transaction that goes on then, at the latest.
 ///
 /// A daemon that leaves the lock free for half of the time or more never waits here: whoever tries often finds it free often.
 #[derive(Debug)]
