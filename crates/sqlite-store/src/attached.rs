@@ -18,6 +18,7 @@ mod restamp;
 mod resting;
 mod settling;
 mod sweeping;
+mod tidying;
 mod told;
 mod tombstones;
 mod transaction;
@@ -41,6 +42,7 @@ pub use identity::new_origin;
 use migrating::Migration;
 use records::Pruning;
 pub(crate) use resting::Before;
+use tidying::DotTidying;
 use tombstones::Tombstones;
 pub(crate) use tombstones::lately;
 
@@ -137,6 +139,7 @@ pub(crate) struct Attachment {
     conflicts: u64,
     pruning: Pruning,
     tombstones: Tombstones,
+    tidying: DotTidying,
     /// Counts the daemon's transactions on this file, as the file has it: another daemon on the same file, which the
     /// replica must follow, moves it too.
     generation: i64,
@@ -171,6 +174,7 @@ impl Attachment {
                 || self.forgetting.is_some()
                 || self.pruning.has_work()
                 || self.tombstones.has_work()
+                || self.tidying.has_work()
                 || self.foreign_keys.has_work(wall_millis())
         };
         self.more || (self.migrating().is_none() && rest())
@@ -249,6 +253,7 @@ impl Attachment {
             self.look_for_parents()?;
             self.prune_step()?;
             self.forget_deletions()?;
+            self.tidy_dots()?;
         }
         Ok(())
     }

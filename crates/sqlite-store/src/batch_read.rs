@@ -7,12 +7,13 @@ mod together;
 
 use std::collections::HashSet;
 
-use replication::{Batch, DotSet, Origin, RowImage, TableRows, Value, VersionVector};
+use replication::{Batch, Dot, DotSet, Origin, RowImage, TableRows, Value, VersionVector};
 use rusqlite::Connection;
 
-use lacking::{Lacking, LackingEntry, Place};
+use lacking::{LackingEntry, Place};
 use together::Together;
 
+use crate::capture::canonical_key;
 use crate::error::StoreError;
 use crate::large_reads::LargeRead;
 use crate::parked::{self, Beside, Parked};
@@ -46,7 +47,7 @@ struct Gathered<'a> {
     passed_on: Vec<TableRows>,
     /// Rows here beside which such rows wait: they have not taken those into account, or say nothing of their columns.
     beside: Vec<TableRows>,
-    /// The keys of rows that are done, by table.
+    /// The canonical keys of rows that are done, by table.
     seen: Vec<HashSet<Vec<Value>>>,
     seen_parked: HashSet<i64>,
     rows: usize,
@@ -65,6 +66,16 @@ impl Gathered<'_> {
     /// Whether the rows that come next are likely to be small, going by those before.
     fn are_small(&self) -> bool {
         self.rows > 0 && self.bytes / self.rows < SMALL
+    }
+
+    /// Whether a row is gathered already.
+    fn has_seen(&self, replica: &Replica, table: usize, key: &[Value]) -> bool {
+        self.seen[table].contains(&canonical_key(&replica.tables[table], key))
+    }
+
+    /// Takes note of a row. False if it is gathered already.
+    fn note_seen(&mut self, replica: &Replica, table: usize, key: &[Value]) -> bool {
+        self.seen[table].insert(canonical_key(&replica.tables[table], key))
     }
 
     const fn is_full(&self, limits: BatchLimits) -> bool {
@@ -137,68 +148,58 @@ fn read_origin(
     gathered: &mut Gathered<'_>,
 ) -> Result<u64, StoreError> {
     let Some(id) = replica.known_id(origin) else { return Ok(until) };
-    if after >= until {
-        return Ok(until);
-    }
-    let room = BatchLimits {
-        rows: limits.rows.saturating_sub(gathered.rows).max(1),
-        bytes: limits.bytes.saturating_sub(gathered.bytes).max(1),
-        ..limits
-    };
-    let mut lacking = Lacking::new(conn, replica, (origin, id), room, &mut gathered.place);
-    let end = lacking.find(after, until)?;
     let mut reached = after;
-    let mut entries = Together::new(conn, replica, lacking.entries);
-    while let Some(LackingEntry { sequence, place }) = entries.next(gathered)? {
-        if gathered.bytes > LARGE && gathered.place.is_none() {
-            gathered.place = Some(LargeRead::begin());
-        }
-        if sequence > end {
-            return Ok(reached);
-        }
-        gather(conn, replica, place, limits, gathered)?;
-        // A position may only stand between two sequences: entries of one dot go together.
-        let next = entries.peek();
-        if next.is_none_or(|next| next > sequence) {
-            reached = sequence;
-            if gathered.is_full(limits) {
-                let last = next.is_none() && end == until;
-                return Ok(if last { until } else { reached });
+    // Of what is found much may have been overwritten: then there is room for more.
+    while reached < until {
+        let room = BatchLimits { rows: limits.rows.saturating_sub(gathered.rows).max(1), ..limits };
+        let lacking = lacking::find(conn, replica, id, (reached, until), room)?;
+        let end = lacking.upto;
+        let mut entries = Together::new(conn, replica, lacking.entries);
+        while let Some(LackingEntry { sequence, place }) = entries.next(gathered)? {
+            if gathered.bytes > LARGE && gathered.place.is_none() {
+                gathered.place = Some(LargeRead::begin());
+            }
+            if sequence > end {
+                break;
+            }
+            gather(conn, replica, (Dot { origin, sequence }, place), limits, gathered)?;
+            // A position may only stand between two sequences: entries of one dot go together.
+            let next = entries.peek().filter(|next| *next <= end);
+            if next.is_none_or(|next| next > sequence) && gathered.is_full(limits) {
+                return Ok(if next.is_none() { end } else { sequence });
             }
         }
+        reached = end;
     }
-    Ok(end)
+    Ok(until)
 }
 
+/// Gathers the row of an entry, if that has not been overwritten.
 fn gather(
     conn: &Connection,
     replica: &Replica,
-    place: Place,
+    (dot, place): (Dot, Place),
     limits: BatchLimits,
     gathered: &mut Gathered<'_>,
 ) -> Result<(), StoreError> {
-    let (table, image) = match place {
-        // It has no other entry under which it might have been met.
-        Place::Read(table, _, image) => (table, Some(*image)),
-        Place::Found(table, key, image) => {
-            if !gathered.seen[table].insert(key) {
-                return Ok(());
-            }
-            (table, image.map(|image| *image))
-        }
+    let (table, key, image) = match place {
+        Place::Found(table, key, image) => (table, key, image.map(|image| *image)),
         Place::Table(table, key) => {
-            // Clock tables hold a key in one spelling, so its bytes tell rows apart.
-            if !gathered.seen[table].insert(key.clone()) {
+            if gathered.has_seen(replica, table, &key) {
                 return Ok(());
             }
-            (table, read_image(conn, replica, &replica.tables[table], &key)?)
+            let image = read_image(conn, replica, &replica.tables[table], &key)?;
+            (table, key, image)
         }
         Place::Parked(id) => {
             parked::read(conn, id)?.into_iter().for_each(|parked| pass_on(parked, gathered));
             return Ok(());
         }
     };
-    if let Some(image) = image {
+    let bears = |image: &RowImage| image.clock.entries().chain(&image.clock.rest).any(|entry| entry.dot == dot);
+    // What has taken the place of an entry has a dot of its own, under which the row is met if the peer lacks it.
+    let Some(image) = image.filter(bears) else { return Ok(()) };
+    if gathered.note_seen(replica, table, &key) {
         gathered.rows += 1;
         gathered.bytes += image.wire_size();
         if !limits.passed_on {

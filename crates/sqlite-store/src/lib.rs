@@ -30,6 +30,7 @@ mod conflict_record;
 mod conflicts;
 mod counting;
 mod database;
+mod dot_index;
 mod fail_point;
 mod fingerprints;
 mod fresh;

@@ -16,6 +16,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::attach::born_key;
 use crate::bind::value_at;
+use crate::dot_index::DotIndex;
 use crate::error::StoreError;
 use crate::foreign_keys;
 use crate::meta;
@@ -116,9 +117,6 @@ pub(crate) struct ReplicaTable {
     /// Columns that came later than the table, by their places, and what this database knew then: of rows that were written
     /// before, nobody here has written them.
     pub(crate) born: Vec<(u16, VersionVector)>,
-    /// For each origin, at least the highest sequence among the table's entries: tables that a peer lacks nothing of are
-    /// passed over without a query.
-    pub(crate) high: VersionVector,
 }
 
 impl ReplicaTable {
@@ -206,6 +204,8 @@ pub(crate) struct Replica {
     pub(crate) owed: VersionVector,
     /// Tombstones that are gone.
     pub(crate) dropped: Dropped,
+    /// Which rows bear which dots.
+    pub(crate) dots: DotIndex,
     /// Rows of peers that could not be taken in.
     pub(crate) waiting: Waiting,
     /// Numbers of tables in which rows have changed since it was last tried to merge what waits.
@@ -250,6 +250,7 @@ impl Replica {
             received: BTreeMap::new(),
             owed: VersionVector::new(),
             dropped: meta::read(conn, Dropped::KEY)?.unwrap_or_default(),
+            dots: DotIndex::load(conn)?,
             waiting: Waiting::default(),
             touched: BTreeSet::new(),
             schemas: Arc::new(node_schemas::load(conn)?),
@@ -262,20 +263,13 @@ impl Replica {
         replica.load_origins(conn, own_id)?;
         for table in &schema.tables {
             let sql = TableSql::new(table);
-            let mut high = VersionVector::new();
-            let mut statement = conn.prepare(&sql.clock_high)?;
-            for (id, origin) in &replica.origins {
-                let sequence: Option<i64> = statement.query_row([id], |r| r.get(0))?;
-                high.raise(*origin, sequence.unwrap_or(0).cast_unsigned());
-            }
-            drop(statement);
             let rules = rules.of(&table.name).clone();
             let columns = table.columns.iter().map(|column| rules.column(&column.name).cloned()).collect();
             let defaults = table.columns.iter().map(|column| default_of(conn, column)).collect();
             let born = born(conn, table)?;
             let (shape, wire, table) = (table.shape(), table.wire_shape(), table.clone());
             let many = ManySql::new(&sql);
-            replica.tables.push(ReplicaTable { table, sql, many, shape, wire, rules, defaults, columns, born, high });
+            replica.tables.push(ReplicaTable { table, sql, many, shape, wire, rules, defaults, columns, born });
         }
         replica.waiting = Waiting::load(conn)?;
         Ok(replica)
@@ -322,8 +316,11 @@ impl Replica {
 
     /// The names on the wire of tables in which this database's origin has issued something.
     pub(crate) fn issued(&self) -> BTreeSet<String> {
-        let issued = self.tables.iter().filter(|table| table.high.get(self.own) > 0);
-        issued.map(|table| table.wire.name.clone()).collect()
+        let issued = self.known_id(self.own).into_iter().flat_map(|id| self.dots.issued_by(id));
+        issued
+            .filter_map(|number| self.table_by_number(number))
+            .map(|index| self.tables[index].wire.name.clone())
+            .collect()
     }
 
     /// The source of the catch-up whose rows are all here and are to be merged.
@@ -430,7 +427,23 @@ impl Replica {
         }
         conn.prepare_cached("INSERT INTO main._sync_meta (key, value) VALUES ('clock', ?1) ON CONFLICT DO UPDATE SET value = excluded.value")?
             .execute([self.clock.last().raw()])?;
-        Ok(())
+        self.save_dots(conn)
+    }
+
+    /// Takes note that a row of the table with this index bears a dot.
+    pub(crate) fn add_dot(&mut self, index: usize, dot: Dot, key: &[Value]) -> Result<(), StoreError> {
+        self.dots.add(dot, self.tables[index].table.number, key)
+    }
+
+    /// Writes which rows bear which dots, as far as that is news.
+    pub(crate) fn save_dots(&mut self, conn: &Connection) -> Result<(), StoreError> {
+        if !self.dots.is_dirty() {
+            return Ok(());
+        }
+        let mut dots = std::mem::take(&mut self.dots);
+        let saved = dots.save(conn, |origin| self.origin_id(conn, origin));
+        self.dots = dots;
+        saved
     }
 
     /// The index of the table of this number.

@@ -252,9 +252,8 @@ fn put(
     entry: &Entry,
 ) -> Result<(), StoreError> {
     let id = replica.origin_id(conn, entry.dot.origin)?;
-    let table = &mut replica.tables[index];
-    table.high.raise(entry.dot.origin, entry.dot.sequence);
-    let mut statement = conn.prepare_cached(&table.sql.clock_put)?;
+    replica.add_dot(index, entry.dot, key)?;
+    let mut statement = conn.prepare_cached(&replica.tables[index].sql.clock_put)?;
     bind_from(&mut statement, 1, key)?;
     let next = key.len() + 1;
     statement.raw_bind_parameter(next, place)?;
@@ -281,9 +280,9 @@ pub(crate) fn put_entries(
     let rest = together.remainder();
     for entries in together {
         let mut ids = [0; AT_ONCE];
-        for (id, (_, _, entry)) in ids.iter_mut().zip(entries) {
+        for (id, (key, _, entry)) in ids.iter_mut().zip(entries) {
             *id = replica.origin_id(conn, entry.dot.origin)?;
-            replica.tables[index].high.raise(entry.dot.origin, entry.dot.sequence);
+            replica.add_dot(index, entry.dot, key)?;
         }
         let mut statement = conn.prepare_cached(&replica.tables[index].many.upsert_entries)?;
         let mut place = 1;

@@ -58,6 +58,35 @@ pub(crate) fn read_states_within(
     Ok(states)
 }
 
+/// Tells of each dot in the clocks of the rows of a table with these keys: the place of the row's key, the number of the origin, and the
+/// sequence.
+pub(crate) fn each_dot(
+    conn: &Connection,
+    replica: &Replica,
+    index: usize,
+    keys: &[&[Value]],
+    mut tell: impl FnMut(usize, i64, u64),
+) -> Result<(), StoreError> {
+    let together = keys.chunks_exact(AT_ONCE);
+    let rest = together.remainder().chunks(1);
+    let mut first = 0;
+    for keys in together.chain(rest) {
+        let sql = replica.tables[index].many.states(keys.len() > 1, false);
+        let mut statement = conn.prepare_cached(sql)?;
+        for (place, key) in keys.iter().enumerate() {
+            bind_from(&mut statement, place * key.len() + 1, key)?;
+        }
+        let mut lines = statement.raw_query();
+        while let Some(line) = lines.next()? {
+            if let Some(origin) = line.get::<_, Option<i64>>(4)? {
+                tell(first + usize::from(line.get::<_, u16>(0)?), origin, line.get::<_, i64>(5)?.cast_unsigned());
+            }
+        }
+        first += keys.len();
+    }
+    Ok(())
+}
+
 fn read_chunk(
     conn: &Connection,
     replica: &Replica,

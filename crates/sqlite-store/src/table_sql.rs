@@ -34,10 +34,11 @@ pub(crate) struct TableSql {
     pub(crate) clock_drop_column: String,
     /// The keys of all rows that have a row entry.
     pub(crate) clock_keys: String,
-    /// Entries of origin `?1` with sequences above `?2` up to `?3`: (seq, key columns…), by sequence.
-    pub(crate) clock_since: String,
-    /// The highest sequence of origin `?1`, NULL if none.
-    pub(crate) clock_high: String,
+    /// All entries by their dots: (origin, seq, key columns…).
+    pub(crate) clock_dots: String,
+    /// Gives the row entry of a key another dot, if it is the baseline's and has the dot that is expected: the key, then the numbers of
+    /// the origins as they are expected and as they are to be, and the sequences.
+    pub(crate) clock_exchange: String,
     /// One line if a row has the key.
     pub(crate) exists: String,
     /// All synced columns of the row with a key.
@@ -159,10 +160,16 @@ impl TableSql {
             clock_clear: format!("DELETE FROM {clock}"),
             clock_drop_column: format!("DELETE FROM {clock} WHERE col = ?1 OR col BETWEEN ?2 AND ?3"),
             clock_keys: format!("SELECT {clock_list} FROM {clock} WHERE col = 0"),
-            clock_since: format!(
-                "SELECT seq, {clock_list} FROM {clock} WHERE origin = ?1 AND seq > ?2 AND seq <= ?3 ORDER BY seq"
+            clock_dots: format!("SELECT origin, seq, {clock_list} FROM {clock} ORDER BY origin, seq"),
+            clock_exchange: format!(
+                "UPDATE {clock} SET origin = ?{}, seq = ?{} \
+                 WHERE {clock_match} AND col = 0 AND origin = ?{} AND seq = ?{} AND ts = {}",
+                width + 2,
+                width + 4,
+                width + 1,
+                width + 3,
+                Timestamp::BASELINE.raw()
             ),
-            clock_high: format!("SELECT max(seq) FROM {clock} WHERE origin = ?1"),
             exists: format!("SELECT 1 FROM {name} WHERE {key_match}"),
             row: format!("SELECT {list} FROM {name} WHERE {key_match}"),
             rowid: plain.map(|rowid| format!("SELECT {rowid} FROM {name} WHERE {key_match}")),

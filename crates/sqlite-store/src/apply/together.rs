@@ -1,7 +1,7 @@
 //! Writing rows that are new here together: most rows of a first contact are, and of a large import at a peer. What each becomes
 //! is decided as ever; rows of which anything else is to be done than writing them go one by one.
 
-use replication::{EntryFlags, Outcome, RowImage, VersionVector, merge};
+use replication::{EntryFlags, Outcome, RowImage, Value, VersionVector, merge};
 use rusqlite::Statement;
 
 use super::Stop;
@@ -63,13 +63,15 @@ impl Work<'_> {
                 return Ok(false);
             }
         }
-        let table = &mut self.replica.tables[index];
+        let places = self.replica.tables[index].shape.key.clone();
         for row in rows {
-            table.high.raise(row.clock.row.dot.origin, row.clock.row.dot.sequence);
+            let key: Vec<Value> = places.iter().map(|place| row.values[usize::from(*place)].clone()).collect();
+            self.replica.add_dot(index, row.clock.row.dot, &key)?;
         }
         self.applied.rows += rows.len();
         self.applied.written.inserted += rows.len() as u64;
-        self.replica.touched.insert(table.table.number);
+        let number = self.replica.tables[index].table.number;
+        self.replica.touched.insert(number);
         Ok(true)
     }
 

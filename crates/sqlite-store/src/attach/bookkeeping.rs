@@ -8,8 +8,8 @@ use crate::schema::Table;
 use crate::triggers;
 
 /// The form of our tables. A file with an earlier one is brought up to it; one with a later one is not touched. With the third came log
-/// rows that tell of two keys.
-const FORMAT: i64 = 3;
+/// rows that tell of two keys, with the fourth segments of dots in place of indexes over the clock tables.
+const FORMAT: i64 = 4;
 
 /// One of our tables.
 struct OwnTable {
@@ -22,7 +22,7 @@ struct OwnTable {
 }
 
 /// All our tables except the clock tables, of which each synced table has one.
-const TABLES: [OwnTable; 9] = [
+const TABLES: [OwnTable; 10] = [
     OwnTable {
         name: "_sync_meta",
         columns: "key, value",
@@ -75,6 +75,13 @@ const TABLES: [OwnTable; 9] = [
         columns: "origin, seq, parked",
         definition: "(origin INTEGER, seq INTEGER, parked INTEGER, PRIMARY KEY (origin, seq, parked)) WITHOUT ROWID",
         since: 2,
+    },
+    OwnTable {
+        // Which rows have entries of which dots: see the index of dots.
+        name: "_sync_dot",
+        columns: "id, origin, first, last, dots",
+        definition: "(id INTEGER PRIMARY KEY, origin INTEGER, first INTEGER, last INTEGER, dots BLOB)",
+        since: 4,
     },
     OwnTable {
         // Rows whose parents are not here.
@@ -130,6 +137,8 @@ pub(super) fn ensure(conn: &Connection) -> Result<bool, StoreError> {
         }
     }
     conn.execute_batch("CREATE INDEX IF NOT EXISTS main._sync_parked_key ON _sync_parked (tbl, key)")?;
+    // What is found by it is read without a look at the dots of others.
+    conn.execute_batch("CREATE INDEX IF NOT EXISTS main._sync_dot_last ON _sync_dot (origin, last, first)")?;
     // Records are counted and removed by their state and age, without a look at the rows that they hold.
     conn.execute_batch("CREATE INDEX IF NOT EXISTS main._sync_conflict_state ON _sync_conflict (state, at)")?;
     conn.execute(

@@ -2,6 +2,7 @@
 
 use rusqlite::{Connection, OptionalExtension};
 
+use crate::dot_index::DotIndex;
 use crate::error::StoreError;
 use crate::identifier::quote;
 use crate::schema::{Collation, Table};
@@ -17,6 +18,7 @@ pub(super) fn ensure(conn: &Connection, table: &Table) -> Result<bool, StoreErro
         )
         .optional()?;
     let name = quote(&table.clock);
+    let has_index = has_dot_index(conn, table.number)?;
     // A renamed table keeps its text but for the name.
     let fresh = match &stored {
         Some(stored) if stored.ends_with(&definition) => false,
@@ -29,11 +31,23 @@ pub(super) fn ensure(conn: &Connection, table: &Table) -> Result<bool, StoreErro
             true
         }
     };
-    conn.execute_batch(&format!(
-        "CREATE INDEX IF NOT EXISTS main.\"_sync_dot_{}\" ON {name} (origin, seq)",
-        table.number
-    ))?;
+    if has_index {
+        if !fresh {
+            DotIndex::take_over(conn, table)?;
+        }
+        conn.execute_batch(&format!("DROP INDEX IF EXISTS main.{}", quote(&dot_index_name(table.number))))?;
+    }
     Ok(fresh)
+}
+
+/// The index that clock tables of the first three forms had.
+fn dot_index_name(number: i64) -> String {
+    format!("_sync_dot_{number}")
+}
+
+fn has_dot_index(conn: &Connection, number: i64) -> Result<bool, StoreError> {
+    let sql = "SELECT 1 FROM main.sqlite_schema WHERE type = 'index' AND name = ?1";
+    Ok(conn.prepare_cached(sql)?.exists([dot_index_name(number)])?)
 }
 
 /// Gives a table of the first form the column that came with the second.

@@ -13,6 +13,7 @@ use super::identity::{self, Memory};
 use super::migrating::Migration;
 use super::records::Pruning;
 use super::resting::Before;
+use super::tidying::DotTidying;
 use super::tombstones::Tombstones;
 use super::{Attachment, settling, told};
 use crate::app_triggers;
@@ -128,6 +129,7 @@ impl Attachment {
             conflicts,
             pruning: Pruning::default(),
             tombstones,
+            tidying: DotTidying::default(),
             generation,
             lifts,
             last_progress: Instant::now(),

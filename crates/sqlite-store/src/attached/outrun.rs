@@ -18,6 +18,7 @@ use crate::apply::{Held, HeldKind};
 use crate::attach::born_key;
 use crate::bind::values_from;
 use crate::database::DatabaseEvent;
+use crate::dot_index::{self, DotRow};
 use crate::error::StoreError;
 use crate::fail_point::fail_point;
 use crate::identifier::quote;
@@ -35,6 +36,9 @@ const TIMES: usize = 4;
 
 /// The time in which an origin is left at most so often, in milliseconds.
 const WINDOW: i64 = 3_600_000;
+
+/// Rows that are issued again at a time.
+const ROWS: usize = 10_000;
 
 /// When origins were left, in `_sync_meta`.
 const LEFT: &str = "left";
@@ -152,6 +156,7 @@ pub(super) fn issue_again(
     let (before, issued) = (replica.own, replica.have.get(replica.own));
     let since = since.min(issued);
     let (old, new) = (replica.origin_id(conn, before)?, replica.origin_id(conn, origin)?);
+    issue_dots_again(conn, replica, (old, origin), since)?;
     for index in 0..replica.tables.len() {
         set_counted(conn, replica, index, (before, origin), since)?;
         let clock = quote(&replica.tables[index].table.clock);
@@ -174,6 +179,25 @@ pub(super) fn issue_again(
     conn.execute(sql, params![old, since.cast_signed()])?;
     conn.execute(sql, params![new, (issued - since).cast_signed()])?;
     Ok(())
+}
+
+/// The rows that bear the dots after a sequence of the origin with the number `old` will bear those of another.
+fn issue_dots_again(
+    conn: &Connection,
+    replica: &mut Replica,
+    (old, origin): (i64, Origin),
+    since: u64,
+) -> Result<(), StoreError> {
+    replica.save_dots(conn)?;
+    let (mut after, issued) = (since, replica.have.get(replica.own));
+    while after < issued {
+        let found = dot_index::find(conn, old, (after, issued), ROWS)?;
+        after = found.upto;
+        for DotRow { sequence, table, key } in found.rows {
+            replica.dots.add(Dot { origin, sequence: sequence - since }, table, &key)?;
+        }
+    }
+    replica.save_dots(conn)
 }
 
 /// The condition on a line of a clock table that it does not tell what the origin `?1` counted.

@@ -80,6 +80,7 @@ impl Attachment {
 
     fn commit(&mut self) -> Result<(), StoreError> {
         let settled = self.settle()?;
+        self.replica.save_dots(&self.conn)?;
         fail_point("transaction-before-commit");
         // It may fold the write-ahead log into the file.
         pulse::on_disk(&self.options.path, || self.conn.prepare_cached("COMMIT")?.execute([]))?;

@@ -48,7 +48,7 @@ impl<'a> Together<'a> {
             .iter_mut()
             .map(|entry| &mut entry.place)
             .filter(
-                |place| matches!(place, Place::Table(of, key) if *of == table && !gathered.seen[table].contains(key)),
+                |place| matches!(place, Place::Table(of, key) if *of == table && !gathered.has_seen(self.replica, table, key)),
             )
             .collect();
         if wanted.len() < 2 {

@@ -12,10 +12,11 @@ use rusqlite::{Connection, OptionalExtension, Row, params};
 
 use super::{Stage, unusable};
 use crate::bind::bind_from;
+use crate::dot_index::{self, DotRow};
 use crate::error::StoreError;
 use crate::fail_point::fail_point;
-use crate::identifier::quote;
 use crate::replica::Replica;
+use crate::table_sql::AT_ONCE;
 
 /// Ranges that are checked in one transaction: some thousands of rows.
 const CHECKED: usize = 32;
@@ -205,24 +206,24 @@ fn exchange(conn: &Connection, replica: &mut Replica, noted: &Noted) -> Result<(
     let Some(index) = replica.table_by_number(noted.table) else { return Ok(()) };
     let Exchange { ours, theirs, .. } = noted.exchange;
     let (old, new) = (replica.origin_id(conn, ours.origin)?, replica.origin_id(conn, theirs.origin)?);
-    let clock = quote(&replica.tables[index].table.clock);
-    let sql = format!(
-        "UPDATE main.{clock} SET origin = ?1, seq = seq + ?2 \
-         WHERE origin = ?3 AND seq BETWEEN ?4 AND ?5 AND col = 0 AND ts = ?6"
-    );
-    let shift = theirs.sequence.cast_signed() - ours.sequence.cast_signed();
     let (_, first, last) = noted.exchange.our_run();
-    conn.prepare_cached(&sql)?.execute(params![
-        new,
-        shift,
-        old,
-        first.cast_signed(),
-        last.cast_signed(),
-        Timestamp::BASELINE.raw()
-    ])?;
-    let (_, _, last) = noted.exchange.their_run();
-    replica.tables[index].high.raise(theirs.origin, last);
-    Ok(())
+    let mut after = first.saturating_sub(1);
+    while after < last {
+        let found = dot_index::find(conn, old, (after, last), AT_ONCE * AT_ONCE)?;
+        after = found.upto;
+        for DotRow { sequence, key, .. } in found.rows.into_iter().filter(|row| row.table == noted.table) {
+            let Some(dot) = noted.exchange.taken_by(Dot { origin: ours.origin, sequence }) else { continue };
+            let mut statement = conn.prepare_cached(&replica.tables[index].sql.clock_exchange)?;
+            bind_from(&mut statement, 1, &key)?;
+            for (place, number) in [old, new, sequence.cast_signed(), dot.sequence.cast_signed()].iter().enumerate() {
+                statement.raw_bind_parameter(key.len() + 1 + place, number)?;
+            }
+            if statement.raw_execute()? > 0 {
+                replica.add_dot(index, dot, &key)?;
+            }
+        }
+    }
+    replica.save_dots(conn)
 }
 
 /// Puts what other sources are to be exchanged with right: the rows have other dots now.

@@ -1,7 +1,5 @@
 //! Statements on many rows at a time: SQLite then opens its cursors once, and the next row is mostly where the last one was.
 
-use replication::EntryFlags;
-
 use super::{TableSql, parameters};
 
 /// Rows that one statement writes.
@@ -15,9 +13,6 @@ const PARAMETERS: usize = 8_192;
 pub(crate) struct ManySql {
     /// See [`Self::unpublished`].
     unpublished: [[String; 2]; 2],
-    /// As [`TableSql::clock_since`]: (seq, key columns…, NULL, …), or where the entry is all of the row's clock
-    /// (seq, key columns…, ts, flags, columns…).
-    pub(crate) rows_since: String,
     /// Writes the row entries of [`AT_ONCE`] rows that have none: for each its key, ts, origin, seq, flags.
     pub(crate) put_entries: String,
     /// Inserts [`AT_ONCE`] rows: all synced columns of each. None where they have too many.
@@ -40,7 +35,6 @@ impl ManySql {
         let columns = sql.columns.len();
         Self {
             unpublished: [false, true].map(|content| [false, true].map(|after| sql.unpublished(content, after))),
-            rows_since: sql.since(&clock_keys),
             put_entries: format!(
                 "INSERT INTO {} ({clock_list}, ts, origin, seq, flags, col) VALUES {}",
                 sql.clock,
@@ -118,27 +112,6 @@ impl TableSql {
             joined = self.joined("t", "c"),
             limit = if after { width + 1 } else { 1 },
             key_list = self.key_list,
-        )
-    }
-
-    fn since(&self, clock_keys: &[String]) -> String {
-        let keys: Vec<String> = clock_keys.iter().map(|key| format!("c.{key}")).collect();
-        let columns: Vec<String> = self.columns.iter().map(|column| format!("t.{column}")).collect();
-        // LEFT JOIN has the entries come first: they are few, and in the order that is wanted. Rows that are read otherwise are not
-        // looked for.
-        format!(
-            "SELECT c.seq, {keys}, CASE WHEN t.{first} IS NOT NULL THEN c.ts END, c.flags, {columns} \
-             FROM {clock} AS c LEFT JOIN {table} AS t ON c.col = 0 AND c.more IS NULL AND (c.flags & {deleted}) = 0 \
-             AND NOT EXISTS (SELECT 1 FROM {clock} AS o WHERE {others} AND o.col <> 0) AND {joined} \
-             WHERE c.origin = ?1 AND c.seq > ?2 AND c.seq <= ?3 ORDER BY c.seq",
-            keys = keys.join(", "),
-            deleted = EntryFlags::DELETED.bits(),
-            first = self.key.first().map_or("rowid", String::as_str),
-            clock = self.clock,
-            others = clock_keys.iter().map(|key| format!("o.{key} = c.{key}")).collect::<Vec<_>>().join(" AND "),
-            columns = columns.join(", "),
-            table = self.table,
-            joined = self.joined("t", "c"),
         )
     }
 }

@@ -74,7 +74,7 @@ fn a_table_that_comes_back_goes_on_with_its_entries() {
         assert_eq!((attached.rebuilt, attached.rewritten, db.table("t").number), (vec![1], vec![1], 1));
         assert_eq!(db.rows("SELECT k0, ts FROM _sync_clock_t"), ["1 5"]);
         assert_eq!(db.logged("DELETE FROM t WHERE id = 2"), ["delete t 2"]);
-        assert_eq!(db.detach().tables, 11);
+        assert_eq!(db.detach().tables, 12);
         assert!(db.rows("SELECT name FROM sqlite_schema WHERE name GLOB '_sync_*'").is_empty());
     });
 }
@@ -271,7 +271,7 @@ fn detached_as_if_it_had_never_been_attached() {
         assert_ne!(everything(&db), before.0);
         db.write("INSERT INTO t VALUES (2, 'b'); DELETE FROM t WHERE id = 2; ANALYZE");
         let detached = db.detach();
-        assert_eq!((detached.triggers, detached.tables), (8, 11));
+        assert_eq!((detached.triggers, detached.tables), (8, 12));
         assert_eq!(everything(&db), before.0);
         assert!(db.rows("SELECT tbl FROM sqlite_stat1 WHERE tbl GLOB '_sync_[^o]*'").is_empty());
         assert!(db.rows("SELECT * FROM pragma_integrity_check").contains(&"'ok'".to_owned()));
@@ -314,9 +314,9 @@ fn a_half_broken_attachment_is_reported_and_can_be_detached() {
 fn a_later_format_and_foreign_tables_are_left_alone() {
     let mut db = Sample::new(Writer::Shell, SCHEMA);
     db.attach();
-    db.write("UPDATE _sync_meta SET value = 4 WHERE key = 'format'");
+    db.write("UPDATE _sync_meta SET value = 5 WHERE key = 'format'");
     let refused = attach(&mut db.conn, Origin::from_bytes([1; 16]), "n").unwrap_err();
-    assert!(matches!(refused, StoreError::Format { found: 4, known: 3 }));
+    assert!(matches!(refused, StoreError::Format { found: 5, known: 4 }));
     let mut db = Sample::new(Writer::Shell, "CREATE TABLE _sync_log(message)");
     let before = everything(&db);
     let refused = attach(&mut db.conn, Origin::from_bytes([1; 16]), "n").unwrap_err();
@@ -339,13 +339,15 @@ fn a_file_of_the_first_form_is_brought_up_to_the_present_one() {
              CREATE TABLE _sync_clock_t (k0 INTEGER NOT NULL, col INTEGER NOT NULL, ts INTEGER NOT NULL, \
              origin INTEGER NOT NULL, seq INTEGER NOT NULL, flags INTEGER NOT NULL, PRIMARY KEY (k0, col)) WITHOUT ROWID; \
              INSERT INTO _sync_clock_t SELECT * FROM old; DROP TABLE old; DROP TABLE _sync_orphan; \
-             DROP TABLE _sync_parked_dot; UPDATE _sync_meta SET value = 1 WHERE key = 'format'",
+             DROP TABLE _sync_parked_dot; DROP TABLE _sync_dot; \
+             CREATE INDEX _sync_dot_1 ON _sync_clock_t (origin, seq); UPDATE _sync_meta SET value = 1 WHERE key = 'format'",
         )
         .unwrap();
     let attached = db.attach();
     assert!(!attached.created && attached.rebuilt.is_empty() && attached.rewritten.is_empty());
     assert_eq!(db.rows("SELECT * FROM _sync_clock_t"), ["1 0 5 0 1 0 NULL"]);
-    assert_eq!(db.rows("SELECT value FROM _sync_meta WHERE key = 'format'"), ["3"]);
+    assert_eq!(db.rows("SELECT value FROM _sync_meta WHERE key = 'format'"), ["4"]);
+    assert_eq!(db.rows("SELECT origin, first, last, hex(dots) FROM _sync_dot"), ["0 1 1 '04020202'"]);
     assert_eq!(everything(&db).len(), fresh.len());
 }
 

@@ -8,6 +8,7 @@ mod columns_apart;
 mod constraints;
 mod counters;
 mod counters_apart;
+mod dot_index;
 mod ending;
 mod foreign_keys;
 mod fresh;
