@@ -2,7 +2,7 @@
 //!
 //! An index of SQLite's over the clock tables would keep an entry for each dot in its place at all times, and to move one that is
 //! overwritten costs an update as much as the clock entry itself. So dots are only ever added here, as they are issued or applied: those
-//! of one origin in one transaction make a *segment*, a line of `_sync_dot`, and small transactions share one. A row that is written
+//! of one origin in one transaction make a *segment*, a line of `_sync_dot`, and small transactions share one, the origin's *open* segment. A row that is written
 //! again is in a later segment too; whoever reads asks the row's clock whether it still bears the dot. Every so often segments are
 //! [tidied](tidying): read, and written anew without what has been overwritten. (The same trade as that of log-structured merge trees:
 //! O'Neil et al., 1996.)
@@ -17,11 +17,11 @@ mod tidying;
 use std::collections::{BTreeMap, BTreeSet};
 
 use replication::{Dot, Origin, Value};
-use rusqlite::{Connection, params};
+use rusqlite::{Connection, OptionalExtension, params};
 
 pub(crate) use self::reading::find;
 pub(crate) use self::segment::DotRow;
-use self::segment::Segment;
+use self::segment::{Segment, rows_of};
 pub(crate) use self::tidying::{Growth, Tidying};
 
 use crate::bind::values_from;
@@ -57,8 +57,9 @@ pub(crate) struct DotIndex {
 /// The last segment of an origin.
 #[derive(Debug, Default)]
 struct Tail {
-    /// Its line, if there is one.
+    /// Its line, if there is one, and the first sequence that stands there.
     id: Option<i64>,
+    first: u64,
     segment: Segment,
     /// Whether there is more in it than the file has.
     is_dirty: bool,
@@ -158,22 +159,39 @@ impl DotIndex {
 
 impl Tail {
     fn save(&mut self, conn: &Connection, origin: i64) -> Result<(), StoreError> {
+        if self.id.is_none() {
+            self.go_on(conn, origin)?;
+        }
         let Segment { first, last, bytes, .. } = &self.segment;
-        let is_open = bytes.len() < SHARED;
+        let last = if bytes.len() < SHARED { OPEN } else { last.cast_signed() };
         match self.id {
-            None => {
-                self.id = Some(insert(conn, origin, &self.segment, if is_open { OPEN } else { last.cast_signed() })?)
-            }
-            Some(id) if is_open => {
-                conn.prepare_cached("UPDATE main._sync_dot SET first = ?2, dots = ?3 WHERE id = ?1")?
-                    .execute(params![id, first.cast_signed(), bytes])?;
+            None => self.id = Some(insert(conn, origin, &self.segment, last)?),
+            // SQLite writes an index over columns that are set, whether or not they are what they were.
+            Some(id) if last == OPEN && *first == self.first => {
+                conn.prepare_cached("UPDATE main._sync_dot SET dots = ?2 WHERE id = ?1")?
+                    .execute(params![id, bytes])?;
             }
             Some(id) => {
-                conn.prepare_cached("UPDATE main._sync_dot SET first = ?2, dots = ?3, last = ?4 WHERE id = ?1")?
-                    .execute(params![id, first.cast_signed(), bytes, last.cast_signed()])?;
+                conn.prepare_cached("UPDATE main._sync_dot SET first = ?2, last = ?3, dots = ?4 WHERE id = ?1")?
+                    .execute(params![id, first.cast_signed(), last, bytes])?;
             }
         }
+        self.first = self.segment.first;
         self.is_dirty = false;
+        Ok(())
+    }
+
+    /// Goes on with the open segment of the origin, if there is one: this is what comes after it.
+    fn go_on(&mut self, conn: &Connection, origin: i64) -> Result<(), StoreError> {
+        let sql = "SELECT id, dots FROM main._sync_dot WHERE origin = ?1 AND last = ?2";
+        let open = conn.prepare_cached(sql)?.query_row([origin, OPEN], |row| Ok((row.get(0)?, row.get(1)?)));
+        let Some((id, before)): Option<(i64, Vec<u8>)> = open.optional()? else { return Ok(()) };
+        let mut segment = Segment::default();
+        for DotRow { sequence, table, key } in rows_of(&before)?.into_iter().chain(rows_of(&self.segment.bytes)?) {
+            segment.add(sequence, table, &key)?;
+        }
+        // What stands there as the first is not asked for.
+        (self.id, self.first, self.segment) = (Some(id), 0, segment);
         Ok(())
     }
 }

@@ -252,7 +252,6 @@ fn put(
     entry: &Entry,
 ) -> Result<(), StoreError> {
     let id = replica.origin_id(conn, entry.dot.origin)?;
-    replica.add_dot(index, entry.dot, key)?;
     let mut statement = conn.prepare_cached(&replica.tables[index].sql.clock_put)?;
     bind_from(&mut statement, 1, key)?;
     let next = key.len() + 1;
@@ -262,8 +261,9 @@ fn put(
     statement.raw_bind_parameter(next + 3, entry.dot.sequence.cast_signed())?;
     statement.raw_bind_parameter(next + 4, entry.flags.bits())?;
     statement.raw_bind_parameter(next + 5, more)?;
-    statement.raw_execute()?;
-    Ok(())
+    // What was there is known to bear its dot.
+    let is_new = statement.raw_execute()? > 0;
+    if is_new { replica.add_dot(index, entry.dot, key) } else { Ok(()) }
 }
 
 /// An entry that is to be written under a key: `column` 0 is the row, else a column number of the registry.
@@ -329,11 +329,24 @@ pub(crate) fn drop_column_entries_of(
     singly.iter().try_for_each(|key| drop_column_entries(conn, table, key))
 }
 
-/// Removes all entries of a key but that of the row and what was counted.
-pub(crate) fn drop_parts(conn: &Connection, table: &ReplicaTable, key: &[Value]) -> Result<(), StoreError> {
-    let mut statement = conn.prepare_cached(&table.sql.clock_drop_parts)?;
+/// Removes the entries of a key but that of the row, what was counted, and those in some places: what stays is not told of anew.
+fn drop_parts_but(conn: &Connection, table: &ReplicaTable, key: &[Value], stay: &[i64]) -> Result<(), StoreError> {
+    let mut statement = conn.prepare_cached(&table.sql.clock_entries)?;
     bind_from(&mut statement, 1, key)?;
-    statement.raw_execute()?;
+    let mut lines = statement.raw_query();
+    let mut going = Vec::new();
+    while let Some(line) = lines.next()? {
+        let place: i64 = line.get(0)?;
+        if (place > 0 || place == REST_PLACE) && !stay.contains(&place) {
+            going.push(place);
+        }
+    }
+    for place in going {
+        let mut statement = conn.prepare_cached(&table.sql.clock_drop_place)?;
+        bind_from(&mut statement, 1, key)?;
+        statement.raw_bind_parameter(key.len() + 1, place)?;
+        statement.raw_execute()?;
+    }
     Ok(())
 }
 
@@ -346,19 +359,22 @@ pub(crate) fn put_clock(
     clock: &RowClock,
     had_columns: bool,
 ) -> Result<(), StoreError> {
+    let columns = &replica.tables[index].table.columns;
+    // Here the row entry speaks for all columns that have none of their own.
+    let spoken = unspoken(&replica.tables[index], clock).into_iter().map(|column| (column, clock.row));
+    let parts = clock.columns.iter().copied().chain(spoken);
+    let parts: Vec<(u16, Entry)> = parts.map(|(column, entry)| (columns[usize::from(column)].number, entry)).collect();
     if had_columns {
-        drop_parts(conn, &replica.tables[index], key)?;
+        let places = parts.iter().map(|(number, _)| i64::from(*number));
+        let stay: Vec<i64> = places.chain(clock.rest.map(|_| REST_PLACE)).collect();
+        drop_parts_but(conn, &replica.tables[index], key, &stay)?;
     }
     put_entry(conn, replica, index, key, 0, &clock.row)?;
     if let Some(rest) = &clock.rest {
         put_rest(conn, replica, index, key, rest)?;
     }
-    // Here the row entry speaks for all columns that have none of their own.
-    let spoken: Vec<(u16, Entry)> =
-        unspoken(&replica.tables[index], clock).into_iter().map(|column| (column, clock.row)).collect();
-    for (column, entry) in clock.columns.iter().chain(&spoken) {
-        let number = replica.tables[index].table.columns[usize::from(*column)].number;
-        put_entry(conn, replica, index, key, number, entry)?;
+    for (number, entry) in &parts {
+        put_entry(conn, replica, index, key, *number, entry)?;
     }
     for (column, counter) in &clock.counters {
         let number = replica.tables[index].table.columns[usize::from(*column)].number;

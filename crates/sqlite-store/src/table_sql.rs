@@ -18,7 +18,7 @@ use crate::triggers::default_value;
 pub(crate) struct TableSql {
     /// Entries of a key: (col, ts, origin, seq, flags), the row entry first.
     pub(crate) clock_entries: String,
-    /// Writes one entry: the key, then col, ts, origin, seq, flags.
+    /// Writes one entry, unless it is there: the key, then col, ts, origin, seq, flags, more.
     pub(crate) clock_put: String,
     /// One line if a key has a row entry.
     pub(crate) clock_exists: String,
@@ -28,6 +28,8 @@ pub(crate) struct TableSql {
     pub(crate) clock_drop_columns: String,
     /// The same, and what speaks for all other columns.
     pub(crate) clock_drop_parts: String,
+    /// Removes one of a key's entries: the key, then col.
+    pub(crate) clock_drop_place: String,
     /// Removes all entries.
     pub(crate) clock_clear: String,
     /// Removes the entries of column number `?1`, and those of its counters from `?2` to `?3`.
@@ -150,13 +152,16 @@ impl TableSql {
             clock_put: format!(
                 "INSERT INTO {clock} ({clock_list}, col, ts, origin, seq, flags, more) VALUES ({}) \
                  ON CONFLICT DO UPDATE SET ts = excluded.ts, origin = excluded.origin, seq = excluded.seq, \
-                 flags = excluded.flags, more = excluded.more",
+                 flags = excluded.flags, more = excluded.more \
+                 WHERE (ts, origin, seq, flags, more) IS NOT \
+                 (excluded.ts, excluded.origin, excluded.seq, excluded.flags, excluded.more)",
                 parameters(1, width + 6)
             ),
             clock_exists: format!("SELECT 1 FROM {clock} WHERE {clock_match} AND col = 0"),
             clock_drop: format!("DELETE FROM {clock} WHERE {clock_match}"),
             clock_drop_columns: format!("DELETE FROM {clock} WHERE {clock_match} AND col > 0"),
             clock_drop_parts: format!("DELETE FROM {clock} WHERE {clock_match} AND (col > 0 OR col = {REST_PLACE})"),
+            clock_drop_place: format!("DELETE FROM {clock} WHERE {clock_match} AND col = ?{}", width + 1),
             clock_clear: format!("DELETE FROM {clock}"),
             clock_drop_column: format!("DELETE FROM {clock} WHERE col = ?1 OR col BETWEEN ?2 AND ?3"),
             clock_keys: format!("SELECT {clock_list} FROM {clock} WHERE col = 0"),

@@ -3,6 +3,7 @@
 use replication::Origin;
 use rusqlite::{Connection, OptionalExtension, params};
 
+use super::clock_table;
 use crate::error::StoreError;
 use crate::schema::Table;
 use crate::triggers;
@@ -159,6 +160,9 @@ fn upgrade(conn: &Connection) -> Result<(), StoreError> {
     }
     for OwnTable { name, definition, .. } in TABLES.iter().filter(|table| table.since > found) {
         conn.execute_batch(&format!("DROP TABLE IF EXISTS main.{name}; CREATE TABLE main.{name}{definition}"))?;
+    }
+    if found < 4 {
+        clock_table::note_untold(conn)?;
     }
     Ok(())
 }

@@ -1,10 +1,13 @@
 //! The clock table of a synced table: its key columns compare as the table's own key does, and take the same values.
 
+use std::collections::BTreeSet;
+
 use rusqlite::{Connection, OptionalExtension};
 
 use crate::dot_index::DotIndex;
 use crate::error::StoreError;
 use crate::identifier::quote;
+use crate::meta;
 use crate::schema::{Collation, Table};
 
 /// Makes the clock table, or makes it anew where the table has got another key. True if it is new, hence empty.
@@ -18,7 +21,6 @@ pub(super) fn ensure(conn: &Connection, table: &Table) -> Result<bool, StoreErro
         )
         .optional()?;
     let name = quote(&table.clock);
-    let has_index = has_dot_index(conn, table.number)?;
     // A renamed table keeps its text but for the name.
     let fresh = match &stored {
         Some(stored) if stored.ends_with(&definition) => false,
@@ -31,23 +33,31 @@ pub(super) fn ensure(conn: &Connection, table: &Table) -> Result<bool, StoreErro
             true
         }
     };
-    if has_index {
-        if !fresh {
-            DotIndex::take_over(conn, table)?;
-        }
-        conn.execute_batch(&format!("DROP INDEX IF EXISTS main.{}", quote(&dot_index_name(table.number))))?;
-    }
+    take_over_dots(conn, table, fresh)?;
     Ok(fresh)
 }
 
-/// The index that clock tables of the first three forms had.
-fn dot_index_name(number: i64) -> String {
-    format!("_sync_dot_{number}")
+/// Where the file remembers of which tables, by their numbers, the index of dots does not tell yet: those that were there before it was.
+const UNTOLD: &str = "untold";
+
+/// Takes note of that: clock tables have an index of SQLite's instead.
+pub(super) fn note_untold(conn: &Connection) -> Result<(), StoreError> {
+    let mut statement = conn.prepare("SELECT id FROM main._sync_table")?;
+    let numbers = statement.query_map([], |row| row.get(0))?.collect::<rusqlite::Result<BTreeSet<i64>>>()?;
+    meta::write(conn, UNTOLD, &numbers)
 }
 
-fn has_dot_index(conn: &Connection, number: i64) -> Result<bool, StoreError> {
-    let sql = "SELECT 1 FROM main.sqlite_schema WHERE type = 'index' AND name = ?1";
-    Ok(conn.prepare_cached(sql)?.exists([dot_index_name(number)])?)
+/// Has the index of dots tell of a table that was there before it was, whenever that is synced again.
+fn take_over_dots(conn: &Connection, table: &Table, fresh: bool) -> Result<(), StoreError> {
+    let mut untold: BTreeSet<i64> = meta::read(conn, UNTOLD)?.unwrap_or_default();
+    if !untold.remove(&table.number) {
+        return Ok(());
+    }
+    if !fresh {
+        DotIndex::take_over(conn, table)?;
+    }
+    conn.execute_batch(&format!("DROP INDEX IF EXISTS main.\"_sync_dot_{}\"", table.number))?;
+    meta::write(conn, UNTOLD, &untold)
 }
 
 /// Gives a table of the first form the column that came with the second.

@@ -111,6 +111,24 @@ impl Attachment {
         done
     }
 
+    /// One transaction that reads the file as the replica knows it; none if another program has changed it.
+    pub(super) fn in_known_state<T>(
+        &self,
+        work: impl FnOnce(&Connection, &Replica) -> Result<T, StoreError>,
+    ) -> Result<Option<T>, StoreError> {
+        self.conn.execute_batch("BEGIN")?;
+        let known = self.schema_version().and_then(|version| {
+            Ok(version == self.replica.schema_version && generation::read(&self.conn)? == self.generation)
+        });
+        let done = match known {
+            Ok(true) => work(&self.conn, &self.replica).map(Some),
+            Ok(false) => Ok(None),
+            Err(error) => Err(error),
+        };
+        self.conn.execute_batch("ROLLBACK")?;
+        done
+    }
+
     /// Whether the replica is what the file holds, and nothing waits for capture or is left of a migration.
     fn is_clean(&self) -> Result<bool, StoreError> {
         Ok(self.migrated.is_done()

@@ -43,34 +43,33 @@ impl Attachment {
         if self.tidying.waits {
             return Ok(());
         }
-        let pass = match self.tidying.pass.take() {
+        let mut pass = match self.tidying.pass.take() {
             None if growth.is_due() => Tidying::begin(&self.conn)?,
             None => return Ok(()),
             Some(pass) => pass,
         };
-        self.tidying.pass = self.tidy_some(pass)?;
+        let finished = self.tidy_some(&mut pass);
         self.tidying.generation = Some(self.generation);
-        Ok(())
+        if !matches!(finished, Ok(true)) {
+            self.tidying.pass = Some(pass);
+        }
+        finished.map(drop)
     }
 
-    /// One step of a pass, which is given back unless it is finished.
-    fn tidy_some(&mut self, mut pass: Tidying) -> Result<Option<Tidying>, StoreError> {
-        let exchange = match self.in_snapshot(|conn, replica| pass.next(conn, replica)) {
-            Ok(exchange) => exchange,
-            // Another daemon has written to the file: that is seen to first.
-            Err(StoreError::Migrating) => return Ok(Some(pass)),
-            Err(error) => return Err(error),
+    /// One step of a pass. True if it is finished.
+    fn tidy_some(&mut self, pass: &mut Tidying) -> Result<bool, StoreError> {
+        let Some(exchange) = self.in_known_state(|conn, replica| pass.next(conn, replica))? else {
+            // Another program has changed the file: that is seen to first.
+            self.tidying.waits = true;
+            return Ok(false);
         };
         let Some(exchange) = exchange else {
             self.in_write(|conn, _| Tidying::finish(conn).map(|()| ((), true)))?;
-            return Ok(None);
+            return Ok(true);
         };
         if !exchange.is_empty() {
-            self.in_write(|conn, replica| {
-                let made = exchange.make(conn, replica)?;
-                Ok(((), made))
-            })?;
+            self.in_write(|conn, replica| exchange.make(conn, replica).map(|made| ((), made)))?;
         }
-        Ok(Some(pass))
+        Ok(false)
     }
 }

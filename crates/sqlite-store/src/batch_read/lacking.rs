@@ -46,8 +46,12 @@ pub(super) struct Lacking {
     pub(super) upto: u64,
 }
 
+/// How many are looked for at a time: where much has been overwritten a few would be none, and the rows of many may be large.
+const LEAST: usize = 256;
+const MOST: usize = 8_192;
+
 /// Finds the first entries of an origin, which has this number, with sequences above `after` up to `until`, in all tables, in their
-/// order: at least as many as there is room for if there are so many.
+/// order: some of them, if there are many.
 pub(super) fn find(
     conn: &Connection,
     replica: &Replica,
@@ -56,7 +60,7 @@ pub(super) fn find(
     room: BatchLimits,
 ) -> Result<Lacking, StoreError> {
     debug_assert!(!replica.dots.is_dirty(), "what is not written would not be found");
-    let found = dot_index::find(conn, id, (after, until), room.rows)?;
+    let found = dot_index::find(conn, id, (after, until), room.rows.clamp(LEAST, MOST))?;
     debug_assert!(
         tells_all(conn, replica, id, (after, found.upto), &found.rows)?,
         "a row bears a dot that the index does not tell of"

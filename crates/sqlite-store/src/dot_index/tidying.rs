@@ -6,7 +6,7 @@
 use rusqlite::{Connection, OptionalExtension};
 use serde::{Deserialize, Serialize};
 
-use super::segment::{DotRow, Segment, SegmentReader};
+use super::segment::{DotRow, Segment, rows_of};
 use super::{FULL, insert};
 use crate::error::StoreError;
 use crate::meta;
@@ -103,13 +103,12 @@ impl Tidying {
             if !before.is_empty() && bytes > AT_A_TIME {
                 break;
             }
-            let sql = "SELECT dots FROM main._sync_dot WHERE id = ?1";
-            let dots: Option<Vec<u8>> = conn.prepare_cached(sql)?.query_row([line.id], |row| row.get(0)).optional()?;
+            // Another daemon on the same file may have tidied it, and its number may be that of another line by now.
+            let sql = "SELECT dots FROM main._sync_dot WHERE id = ?1 AND origin = ?2";
+            let dots: Option<Vec<u8>> =
+                conn.prepare_cached(sql)?.query_row([line.id, origin], |row| row.get(0)).optional()?;
             if let Some(dots) = dots {
-                let mut reader = SegmentReader::new(&dots);
-                while let Some(row) = reader.next()? {
-                    rows.push(row.unpacked()?);
-                }
+                rows.extend(rows_of(&dots)?);
                 before.push((line.id, dots));
             }
             self.lines.pop();
@@ -151,8 +150,8 @@ impl Exchange {
     /// as it is.
     pub(crate) fn make(&self, conn: &Connection, replica: &mut Replica) -> Result<bool, StoreError> {
         for (id, dots) in &self.before {
-            let sql = "SELECT 1 FROM main._sync_dot WHERE id = ?1 AND dots = ?2";
-            if !conn.prepare_cached(sql)?.exists((id, dots))? {
+            let sql = "SELECT 1 FROM main._sync_dot WHERE id = ?1 AND origin = ?2 AND dots = ?3";
+            if !conn.prepare_cached(sql)?.exists((id, self.origin, dots))? {
                 return Ok(false);
             }
         }

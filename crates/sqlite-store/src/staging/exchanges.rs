@@ -211,7 +211,10 @@ fn exchange(conn: &Connection, replica: &mut Replica, noted: &Noted) -> Result<(
     while after < last {
         let found = dot_index::find(conn, old, (after, last), AT_ONCE * AT_ONCE)?;
         after = found.upto;
-        for DotRow { sequence, key, .. } in found.rows.into_iter().filter(|row| row.table == noted.table) {
+        // The table may have had another key before.
+        let width = replica.tables[index].table.key.len();
+        let is_of = |row: &DotRow| row.table == noted.table && row.key.len() == width;
+        for DotRow { sequence, key, .. } in found.rows.into_iter().filter(is_of) {
             let Some(dot) = noted.exchange.taken_by(Dot { origin: ours.origin, sequence }) else { continue };
             let mut statement = conn.prepare_cached(&replica.tables[index].sql.clock_exchange)?;
             bind_from(&mut statement, 1, &key)?;
