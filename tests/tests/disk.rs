@@ -160,6 +160,13 @@ fn a_full_disk_under_the_state_folder_does_not_stop_sync() {
         let mut it = Scenery::new(scene, "WAL")?;
         it.start()?;
         it.others_go_on(1)?;
+        // To attach a file the daemon needs the folder.
+        it.scene.eventually("both are attached", || {
+            it.nodes.iter().try_for_each(|node| {
+                check_equal!(node.database_status("here")?["state"].as_str(), Some("attached"));
+                Ok(())
+            })
+        })?;
         it.machine.disk(DiskFault::Full, "/state/")?;
         it.write_much(0, 1)?;
         it.write_much(1, 1_001)?;
