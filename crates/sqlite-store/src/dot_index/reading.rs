@@ -178,4 +178,21 @@ mod tests {
         let large: Vec<_> = (1..=100).map(|n| (0, n, 0, n == 100)).collect();
         assert_eq!(lines(&written(&large, 1500).0), 10);
     }
+
+    #[test]
+    fn who_opens_the_file_goes_on_with_the_open_line() {
+        let (conn, _) = written(&[(0, 5, 0, true)], 1);
+        for sequence in [6, 7, 3, 8] {
+            let mut index = DotIndex::load(&conn).unwrap();
+            let dot = Dot { origin: Origin::from_bytes([0; 16]), sequence };
+            index.add(dot, 1, &[Value::Integer(sequence.cast_signed())]).unwrap();
+            index.save(&conn, |_| Ok(0)).unwrap();
+        }
+        let line = conn.query_row("SELECT count(*), min(first) FROM _sync_dot", [], |row| {
+            Ok((row.get::<_, i64>(0)?, row.get::<_, i64>(1)?))
+        });
+        assert_eq!(line.unwrap(), (1, 3));
+        let found = find(&conn, 0, (0, 10), 10).unwrap();
+        assert_eq!(found.rows.iter().map(|row| row.sequence).collect::<Vec<_>>(), [3, 5, 6, 7, 8]);
+    }
 }
