@@ -2,10 +2,10 @@
 //!
 //! An index of SQLite's over the clock tables would keep an entry for each dot in its place at all times, and to move one that is
 //! overwritten costs an update as much as the clock entry itself. So dots are only ever added here, as they are issued or applied: those
-//! of one origin in one transaction make a *segment*, a line of `_sync_dot`, and small transactions share one, the origin's *open* segment. A row that is written
-//! again is in a later segment too; whoever reads asks the row's clock whether it still bears the dot. Every so often segments are
-//! [tidied](tidying): read, and written anew without what has been overwritten. (The same trade as that of log-structured merge trees:
-//! O'Neil et al., 1996.)
+//! of one origin in one transaction make a *segment*, a line of `_sync_dot`, and small transactions share one, the origin's *open*
+//! segment. A row that is written again is in a later segment too; whoever reads asks the row's clock whether it still bears the dot.
+//! Every so often segments are [tidied](tidying): read, and written anew without what has been overwritten. (The same trade as that of
+//! log-structured merge trees: O'Neil et al., 1996.)
 //!
 //! Invariant: each dot in a clock table, with a sequence of 1 or more, is in a segment with the key of its row. What is in a segment may
 //! not be in a clock table any more, or its table may be gone.

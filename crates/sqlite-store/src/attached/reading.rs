@@ -89,11 +89,7 @@ impl Attachment {
         self.check_not_migrating(&[])?;
         self.finish_interrupted()?;
         self.conn.execute_batch("BEGIN")?;
-        let known = self.schema_version().and_then(|version| {
-            let generation = generation::read(&self.conn)?;
-            Ok(version == self.replica.schema_version && generation == self.generation)
-        });
-        let done = match known {
+        let done = match self.knows_file() {
             Ok(true) => work(&self.conn, &mut self.replica),
             Ok(false) => Err(StoreError::Migrating),
             Err(error) => Err(error),
@@ -117,10 +113,7 @@ impl Attachment {
         work: impl FnOnce(&Connection, &Replica) -> Result<T, StoreError>,
     ) -> Result<Option<T>, StoreError> {
         self.conn.execute_batch("BEGIN")?;
-        let known = self.schema_version().and_then(|version| {
-            Ok(version == self.replica.schema_version && generation::read(&self.conn)? == self.generation)
-        });
-        let done = match known {
+        let done = match self.knows_file() {
             Ok(true) => work(&self.conn, &self.replica).map(Some),
             Ok(false) => Ok(None),
             Err(error) => Err(error),
@@ -131,9 +124,11 @@ impl Attachment {
 
     /// Whether the replica is what the file holds, and nothing waits for capture or is left of a migration.
     fn is_clean(&self) -> Result<bool, StoreError> {
-        Ok(self.migrated.is_done()
-            && !has_log(&self.conn)?
-            && self.schema_version()? == self.replica.schema_version
-            && generation::read(&self.conn)? == self.generation)
+        Ok(self.migrated.is_done() && !has_log(&self.conn)? && self.knows_file()?)
+    }
+
+    /// Whether the replica is what the file holds.
+    fn knows_file(&self) -> Result<bool, StoreError> {
+        Ok(self.schema_version()? == self.replica.schema_version && generation::read(&self.conn)? == self.generation)
     }
 }

@@ -25,7 +25,7 @@ const URGENT: i64 = 4;
 /// Bytes of segments that are tidied at a time, to within one: some thousands of rows.
 const AT_A_TIME: i64 = 8 << 10;
 
-/// One in so many rows that has been overwritten is left where it is.
+/// Where less than one row in so many has been overwritten, and no line is saved, segments stay as they are.
 const WORTHWHILE: usize = 8;
 
 /// What the last pass left.

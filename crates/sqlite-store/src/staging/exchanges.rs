@@ -16,10 +16,12 @@ use crate::dot_index::{self, DotRow};
 use crate::error::StoreError;
 use crate::fail_point::fail_point;
 use crate::replica::Replica;
-use crate::table_sql::AT_ONCE;
 
 /// Ranges that are checked in one transaction: some thousands of rows.
 const CHECKED: usize = 32;
+
+/// Rows whose dots are exchanged that are looked for at a time.
+const FOUND: usize = 8_192;
 
 pub(super) const TABLE: &str = "
     -- Dots that are exchanged when a catch-up is complete: those of the rows of a table in a range of keys.
@@ -209,7 +211,7 @@ fn exchange(conn: &Connection, replica: &mut Replica, noted: &Noted) -> Result<(
     let (_, first, last) = noted.exchange.our_run();
     let mut after = first.saturating_sub(1);
     while after < last {
-        let found = dot_index::find(conn, old, (after, last), AT_ONCE * AT_ONCE)?;
+        let found = dot_index::find(conn, old, (after, last), FOUND)?;
         after = found.upto;
         // The table may have had another key before.
         let width = replica.tables[index].table.key.len();
