@@ -35,7 +35,7 @@ use replication::Selection;
 use rusqlite::Connection;
 use rusqlite::config::DbConfig;
 
-use folding::Folding;
+use folding::Folder;
 use fresh::{Found, Fresh};
 use identity::Memory;
 pub use identity::new_origin;
@@ -151,7 +151,7 @@ pub(crate) struct Attachment {
     /// What peers' changes wrote since it was last asked for.
     written: RowCounts,
     fresh: Fresh,
-    folding: Folding,
+    folder: Folder,
     /// The generation, and the sequence of its own changes, up to which all is known to be on the disk.
     put_down: Option<(i64, u64)>,
 }
@@ -367,7 +367,8 @@ impl Attachment {
     }
 
     /// Closes the connection; where it is the file's last, SQLite folds the WAL into it.
-    pub(crate) fn close(self) {
+    pub(crate) fn close(mut self) {
+        self.end_folding();
         close(&self.options.path, self.conn);
     }
 }

@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use rusqlite::{Connection, OptionalExtension as _};
 
-use super::folding::Folding;
+use super::folding::Folder;
 use super::fresh::Fresh;
 use super::identity::{self, Memory};
 use super::migrating::Migration;
@@ -75,6 +75,8 @@ impl Attachment {
         file: FileIdentity,
         closing: Arc<AtomicBool>,
     ) -> Result<Self, StoreError> {
+        // The daemon folds the log when its transactions are over.
+        conn.pragma_update(None, "wal_autocheckpoint", 0)?;
         conn.set_prepared_statement_cache_capacity(64 + 20 * attached.schema.tables.len());
         let triggers = app_triggers::install_temp_copies(&conn, &attached.schema, &options.attach.triggers)?;
         let foreign_keys = ForeignKeys::watch(&conn, &attached.schema)?;
@@ -136,7 +138,7 @@ impl Attachment {
             staged: 0,
             written: RowCounts::default(),
             fresh: Fresh::default(),
-            folding: Folding::default(),
+            folder: Folder::default(),
             put_down: None,
         })
     }

@@ -123,7 +123,8 @@ impl Attachment {
     }
 
     /// Closes the file, to be opened again.
-    pub(crate) fn close_for_now(self) -> Before {
+    pub(crate) fn close_for_now(mut self) -> Before {
+        self.end_folding();
         let fresh = self.fresh();
         let before = Before {
             file: self.file,

@@ -87,6 +87,7 @@ impl Attachment {
         fail_point("transaction-committed");
         self.generation += 1;
         self.settled(settled);
+        self.fold_ahead();
         Ok(())
     }
 
@@ -161,6 +162,7 @@ impl Attachment {
         let fresh = Self::over(self.options.clone(), conn, &attached, self.file, Arc::clone(&self.closing))?;
         let (memory, opened_at) = (self.memory.take(), self.opened_at);
         let (turns, told_ahead) = (std::mem::take(&mut self.turns), self.told_ahead);
+        self.end_folding();
         *self = fresh;
         (self.memory, self.opened_at, self.turns, self.told_ahead) = (memory, opened_at, turns, told_ahead);
         self.publishing = publishing.map(|_| Publishing::default());

@@ -83,7 +83,7 @@ impl Worker {
         self.look();
         if self.changed.is_some_and(|at| at.elapsed() >= FOLD_AFTER) {
             let forgotten = self.attachment.as_mut().is_some_and(Attachment::forget_fresh);
-            if self.attachment.as_ref().is_some_and(Attachment::fold) && forgotten {
+            if self.attachment.as_mut().is_some_and(Attachment::fold) && forgotten {
                 self.changed = None;
             }
         }
@@ -113,7 +113,6 @@ impl Worker {
             return;
         }
         let looked = self.follow_orders().and_then(|()| self.with_attachment(look));
-        let log_rows = looked.as_ref().map_or(0, |looked| looked.log_rows);
         match looked {
             Ok(looked) if looked.quiet && self.retry_at.is_none() && !self.told_waiting => {
                 self.note_pace(looked.log_rows);
@@ -154,7 +153,6 @@ impl Worker {
         if !self.attachment.as_ref().is_some_and(Attachment::is_gathering) {
             self.announce();
         }
-        self.fold_ahead(log_rows);
         self.remember();
     }
 
@@ -181,15 +179,6 @@ impl Worker {
     fn listen_again(&mut self) {
         self.watching = self.watching || self.file_watch.listen(&self.options.path, &self.wake);
         self.recheck = 0;
-    }
-
-    /// Spares applications that write steadily the work of folding the write-ahead log.
-    fn fold_ahead(&mut self, log_rows: usize) {
-        if let Some(attachment) = self.attachment.as_mut().filter(|_| self.pace.is_steady()) {
-            let begun = Instant::now();
-            attachment.fold_ahead(log_rows);
-            self.left_alone_until += begun.elapsed();
-        }
     }
 
     /// Leaves applications alone after a transaction for which the lock was held for so long.
