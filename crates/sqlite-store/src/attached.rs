@@ -1,6 +1,6 @@
 //! One attached database file: its connection, its replica, and the transactions on them.
 //!
-//! Used by the database's thread only. Every write goes through one place: the write lock, schema unchanged, log
+//! Used by the database's thread only, but for the folding of a log. Every write goes through one place: the write lock, schema unchanged, log
 //! captured, then the work; the replica in memory is loaded again whenever a transaction does not commit.
 
 mod folding;
@@ -89,6 +89,8 @@ pub(crate) struct Looked {
 /// An open, attached database.
 pub(crate) struct Attachment {
     options: DatabaseOptions,
+    /// Before the connection, which then is the last one to be closed wherever this is dropped.
+    folder: Folder,
     conn: Connection,
     replica: Replica,
     file: FileIdentity,
@@ -151,7 +153,6 @@ pub(crate) struct Attachment {
     /// What peers' changes wrote since it was last asked for.
     written: RowCounts,
     fresh: Fresh,
-    folder: Folder,
     /// The generation, and the sequence of its own changes, up to which all is known to be on the disk.
     put_down: Option<(i64, u64)>,
 }

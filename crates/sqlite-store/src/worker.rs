@@ -148,6 +148,10 @@ impl Worker {
             pulse::beat();
             let command = line.commands.recv_timeout(self.pause());
             if self.is_closing() || matches!(command, Ok(Command::Close)) {
+                // It may hold the lock that is needed for the last transaction.
+                if let Some(attachment) = &mut self.attachment {
+                    attachment.end_folding();
+                }
                 // What is not remembered makes the next start a little less able to tell an older copy.
                 let _ = self.with_attachment(Attachment::remember);
                 // Without it a power cut before the next start costs the database a new origin.

@@ -1,10 +1,12 @@
 //! The write-ahead log is folded into the file: by whoever writes last, or by the daemon.
 //!
 //! Folding waits for the disk, for twenty milliseconds now and then. So it is done by a thread [aside], on a connection of its own,
-//! while the database's thread captures and applies: who folds keeps readers and writers out of nothing.
+//! while the database's thread captures and applies: who folds is in nobody's way, but for the last few pages of a log that is to be begun
+//! anew, while which nobody writes.
 
 mod aside;
 
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use aside::Aside;
@@ -25,16 +27,12 @@ const FOLDED_BETWEEN: i64 = 1_000;
 /// Pages that are not folded yet from which on the daemon does it aside where its own transactions are large.
 const FOLDED_BEHIND: i64 = 3_000;
 
-/// Pages in the log from which on all that is left of it is folded before the next transaction, which then begins it anew. 32 MiB with
-/// pages of 4 KiB.
+/// Pages in the log from which on all that is left of it is folded before the next large transaction, which begins it anew if nobody reads
+/// an old state of it. 32 MiB with pages of 4 KiB.
 const FOLDED_AT_ONCE: i64 = 8_000;
 
 /// Rows written for each page, their clocks and all else included, up to which transactions are small. Large ones write tens of them.
 const SMALL: u64 = 4;
-
-/// After how many transactions, or rows written in them, it is asked how long the log is. A long one is asked for after each, until it is
-/// begun anew.
-const ASKED_AFTER: (u32, u64) = (16, 64);
 
 /// How long the lock is tried for, to fold what came in while the most of it was folded.
 const TRIED_FOR: Duration = Duration::from_millis(2);
@@ -55,13 +53,10 @@ const SLOWLY: u32 = 10;
 #[derive(Debug, Default)]
 pub(super) struct Folder {
     aside: Aside,
-    /// Transactions since it was last asked how long the log is.
-    transactions: u32,
-    /// What was found then.
     asked: Asked,
 }
 
-/// What was written until it was asked how long the log is.
+/// What was written by the end of the transaction before.
 #[derive(Debug, Default, Clone, Copy)]
 struct Asked {
     /// Rows, by the daemon's connection.
@@ -72,7 +67,7 @@ struct Asked {
     pages: i64,
 }
 
-/// What was written in between.
+/// What was written since.
 #[derive(Debug, Clone, Copy)]
 struct Written {
     rows: u64,
@@ -109,31 +104,29 @@ impl Attachment {
         matches!(folded, Ok(0))
     }
 
-    /// After a transaction of the daemon: folds the log where it has become long, or has it folded aside.
+    /// After a transaction of the daemon: folds the log where it has become long, or has it folded aside. Who stops folds it anyhow.
     pub(super) fn fold_ahead(&mut self) {
-        let Self { conn, folder, options, file, replica, .. } = self;
-        folder.transactions += 1;
-        let rows = conn.total_changes();
-        let asked = folder.asked;
-        let is_long = asked.pages >= FOLDED_AHEAD;
-        let are_few = folder.transactions < ASKED_AFTER.0 && rows.saturating_sub(asked.rows) < ASKED_AFTER.1;
-        if are_few && !is_long {
+        let Self { conn, folder, options, file, replica, closing, .. } = self;
+        if closing.load(Ordering::Relaxed) {
             return;
         }
-        // What cannot be asked, or folded, now is after the next transactions.
+        // What cannot be asked, or folded, now is after the next transaction.
         let Ok(log) = Log::folded_by(conn, "NOOP") else { return };
-        let now = Asked { rows, issued: replica.have.get(replica.own), pages: log.pages };
-        folder.transactions = 0;
-        folder.asked = now;
-        match log.is_due(asked.until(now)) {
-            None => {}
-            Some(Fold::AtOnce) => drop(pulse::on_disk(&options.path, || Log::folded_by(conn, "PASSIVE"))),
-            Some(aside) => folder.aside.fold(&options.path, *file, aside),
+        let now = Asked { rows: conn.total_changes(), issued: replica.have.get(replica.own), pages: log.pages };
+        let due = log.is_due(std::mem::replace(&mut folder.asked, now).until(now));
+        let at_once = due == Some(Fold::AtOnce);
+        let aside = due.filter(|_| !at_once).is_none_or(|due| folder.aside.fold(&options.path, *file, due));
+        if at_once || (!aside && log.is_long()) {
+            pulse::on_disk(&options.path, || {
+                // It would be in the way.
+                folder.aside.end();
+                drop(Log::folded_by(conn, "PASSIVE"));
+            });
         }
     }
 
-    /// Ends the folding aside, so that this connection is the daemon's only one to the file.
-    pub(super) fn end_folding(&mut self) {
+    /// Ends the folding aside: whoever closes a file after that closes the daemon's last connection that writes to it.
+    pub(crate) fn end_folding(&mut self) {
         let Self { folder, options, .. } = self;
         if folder.aside.is_begun() {
             pulse::on_disk(&options.path, || folder.aside.end());
@@ -142,7 +135,7 @@ impl Attachment {
 }
 
 impl Asked {
-    /// What was written until it was asked again.
+    /// What was written until now.
     fn until(self, now: Self) -> Written {
         // With fewer pages it was begun anew.
         let before = if now.pages < self.pages { 0 } else { self.pages };
@@ -192,8 +185,8 @@ impl Folding {
     }
 }
 
-/// Folds a log, what was written meanwhile too: at last under the lock, where that is fast. It is busy where somebody was ahead of it, and
-/// not where somebody reads an old state.
+/// Folds a log, what was written meanwhile too: at last under the lock, where that is fast. It is busy where somebody wrote or folded at
+/// the same time.
 fn fold_all(conn: &Connection) -> rusqlite::Result<Log> {
     for _ in 0..ROUNDS {
         let begun = Instant::now();
@@ -233,15 +226,20 @@ impl Log {
     fn is_due(&self, written: Written) -> Option<Fold> {
         let is_small = u64::try_from(written.pages).is_ok_and(|pages| written.rows <= SMALL * pages);
         let left = self.pages - self.folded;
-        if left > 0 && self.pages >= FOLDED_AT_ONCE {
-            Some(Fold::AtOnce)
-        } else if is_small {
+        if is_small {
             (self.pages >= FOLDED_AHEAD).then_some(Fold::Ahead)
+        } else if left > 0 && self.is_long() {
+            Some(Fold::AtOnce)
         } else if written.captured {
             (left > 0 && self.pages >= FOLDED_BETWEEN).then_some(Fold::AtOnce)
         } else {
             (left >= FOLDED_BEHIND).then_some(Fold::Behind)
         }
+    }
+
+    /// Whether it is folded by whoever can.
+    const fn is_long(&self) -> bool {
+        self.pages >= FOLDED_AT_ONCE
     }
 
     /// The log after it was folded in this way.
@@ -258,7 +256,6 @@ mod tests {
     use std::path::Path;
 
     use super::*;
-    use crate::state::FileIdentity;
 
     /// The daemon's connection to a file, and that of an application that folds nothing.
     fn opened(folder: &Path, journal: &str) -> (Connection, Connection) {
@@ -345,6 +342,7 @@ mod tests {
         assert_eq!(log(2 * FOLDED_BEHIND, FOLDED_BEHIND + 1).is_due(many), None);
         assert_eq!(log(FOLDED_AT_ONCE, FOLDED_BEHIND).is_due(many), Some(Fold::AtOnce));
         assert_eq!(log(FOLDED_AT_ONCE, FOLDED_AT_ONCE).is_due(many), None);
+        assert_eq!(log(FOLDED_AT_ONCE, FOLDED_BEHIND).is_due(few), Some(Fold::Ahead), "only so it is begun anew");
         let captured = Written { captured: true, ..many };
         assert_eq!(log(FOLDED_BETWEEN, 0).is_due(captured), Some(Fold::AtOnce));
         assert_eq!(log(FOLDED_BETWEEN - 1, 0).is_due(captured), None);
@@ -359,29 +357,6 @@ mod tests {
         assert_eq!((written.rows, written.captured, written.pages), (20, false, 100));
         let written = before.until(Asked { rows: 30, issued: 8, pages: 40 });
         assert_eq!((written.captured, written.pages), (true, 40), "the log was begun anew");
-    }
-
-    #[test]
-    fn a_log_is_folded_aside_until_that_is_ended_and_not_where_another_file_is_there() {
-        let folder = tempfile::tempdir().unwrap();
-        let (daemon, application) = opened(folder.path(), "WAL");
-        let path = folder.path().join("shop.db");
-        let file = FileIdentity::of(&path).unwrap();
-        let mut aside = Aside::default();
-        for fold in [Fold::Ahead, Fold::Behind] {
-            write(&application, FOLDED_AHEAD);
-            aside.fold(&path, file, fold);
-            aside.end();
-            let log = Log::folded_by(&daemon, "NOOP").unwrap();
-            assert_eq!((log.folded, log.is_busy), (log.pages, false), "{fold:?}");
-        }
-        write(&application, FOLDED_AHEAD);
-        std::fs::rename(&path, folder.path().join("old.db")).unwrap();
-        std::fs::copy(folder.path().join("old.db"), &path).unwrap();
-        aside.fold(&path, file, Fold::Ahead);
-        aside.end();
-        assert!(Log::folded_by(&daemon, "NOOP").unwrap().folded < FOLDED_AHEAD);
-        assert!(folder.path().join("shop.db-wal").exists());
     }
 
     #[test]

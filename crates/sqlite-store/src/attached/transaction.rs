@@ -82,7 +82,7 @@ impl Attachment {
         let settled = self.settle()?;
         self.replica.save_dots(&self.conn)?;
         fail_point("transaction-before-commit");
-        // It may fold the write-ahead log into the file.
+        // Without a write-ahead log it waits for the disk.
         pulse::on_disk(&self.options.path, || self.conn.prepare_cached("COMMIT")?.execute([]))?;
         fail_point("transaction-committed");
         self.generation += 1;

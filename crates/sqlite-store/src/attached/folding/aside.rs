@@ -1,8 +1,11 @@
 //! The thread that folds the log of one file, beside the thread of its database.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use rusqlite::Connection;
 use rusqlite::config::DbConfig;
@@ -11,35 +14,45 @@ use super::{Fold, Folding, Log};
 use crate::connection;
 use crate::state::FileIdentity;
 
-/// The thread, if there is one: it begins with the first log that is to be folded, and ends when nothing has happened for a second.
+/// How long the thread waits for another log to fold.
+const LINGERS: Duration = Duration::from_secs(1);
+
+/// The thread, if there is one: it begins with the first log that is to be folded, and ends when none was for a while.
 #[derive(Debug, Default)]
 pub(super) struct Aside(Option<Running>);
 
 #[derive(Debug)]
 struct Running {
     orders: SyncSender<Fold>,
+    /// Nothing more is to be folded.
+    ended: Arc<AtomicBool>,
     thread: JoinHandle<()>,
 }
 
 impl Aside {
-    /// Has the log of a file folded, soon. What cannot be folded is folded by the next one who tries.
-    pub(super) fn fold(&mut self, path: &Path, file: FileIdentity, fold: Fold) {
-        if self.0.is_none() {
-            self.0 = start(path.to_owned(), file);
-        }
-        let sent = self.0.as_ref().map(|running| running.orders.try_send(fold));
-        if let Some(Err(TrySendError::Disconnected(_))) = sent {
+    /// Has the log of a file folded, soon; false if there is nobody to do it. What cannot be folded is folded by the next one who tries.
+    pub(super) fn fold(&mut self, path: &Path, file: FileIdentity, fold: Fold) -> bool {
+        // It may have ended, or ends just now; then it begins again.
+        for _ in 0..2 {
+            let Some(running) = self.0.take().or_else(|| start(path.to_owned(), file)) else { return false };
+            let sent = running.orders.try_send(fold);
+            self.0 = Some(running);
+            if !matches!(sent, Err(TrySendError::Disconnected(_))) {
+                return true;
+            }
             self.end();
         }
+        false
     }
 
     pub(super) const fn is_begun(&self) -> bool {
         self.0.is_some()
     }
 
-    /// Ends it, when what it folds is folded.
+    /// Ends it, when what it folds just now is folded.
     pub(super) fn end(&mut self) {
-        if let Some(Running { orders, thread }) = self.0.take() {
+        if let Some(Running { orders, ended, thread }) = self.0.take() {
+            ended.store(true, Ordering::Relaxed);
             drop(orders);
             // It has nothing to tell.
             let _ = thread.join();
@@ -56,16 +69,23 @@ impl Drop for Aside {
 fn start(path: PathBuf, file: FileIdentity) -> Option<Running> {
     // One order that waits: what is written while a log is folded may be as much again.
     let (orders, received) = sync_channel(1);
-    let name = "fold".to_owned();
-    let thread = std::thread::Builder::new().name(name).spawn(move || serve(&path, file, &received)).ok()?;
-    Some(Running { orders, thread })
+    let ended = Arc::new(AtomicBool::new(false));
+    let is_ended = Arc::clone(&ended);
+    let serve = move || serve((&path, file), &received, &is_ended);
+    let thread = std::thread::Builder::new().name("fold".to_owned()).spawn(serve).ok()?;
+    Some(Running { orders, ended, thread })
 }
 
-fn serve(path: &Path, file: FileIdentity, orders: &Receiver<Fold>) {
-    let Some(conn) = open(path, file) else { return };
+fn serve((path, file): (&Path, FileIdentity), orders: &Receiver<Fold>, ended: &AtomicBool) {
+    let is_there = || FileIdentity::of(path).is_ok_and(|now| now == file);
+    let Some(conn) = is_there().then(|| open(path)).flatten() else { return };
     let mut folding = Folding::default();
-    while let Ok(fold) = orders.recv() {
-        // What fails, fails for the database's thread as well, which tells of it.
+    while let Ok(fold) = orders.recv_timeout(LINGERS) {
+        // What is of another file now is not to be folded into this one: it may have the same log by name.
+        if ended.load(Ordering::Relaxed) || !is_there() {
+            return;
+        }
+        // What fails is tried again by the next order.
         let _ = match fold {
             Fold::Ahead => folding.fold_ahead(&conn),
             Fold::Behind | Fold::AtOnce => Log::folded_by(&conn, "PASSIVE").map(drop),
@@ -73,10 +93,92 @@ fn serve(path: &Path, file: FileIdentity, orders: &Receiver<Fold>) {
     }
 }
 
-/// A connection to this very file.
-fn open(path: &Path, file: FileIdentity) -> Option<Connection> {
+/// A connection that, where it is the last one, leaves the log to the next who opens the file.
+fn open(path: &Path) -> Option<Connection> {
     let conn = connection::open(path).ok()?;
-    // Where it is the last one, the file is none of ours any more.
     conn.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true).ok()?;
-    (FileIdentity::of(path).ok()? == file).then_some(conn)
+    Some(conn)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Instant;
+
+    use super::super::{FOLDED_AHEAD, FOLDED_BEHIND};
+    use super::*;
+
+    const DEADLINE: Duration = Duration::from_secs(60);
+
+    fn await_that(mut is_so: impl FnMut() -> bool) {
+        let begun = Instant::now();
+        while !is_so() {
+            assert!(begun.elapsed() < DEADLINE);
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+
+    /// A file with a log of some pages, which nobody folds but whoever is asked to.
+    fn written(path: &Path) -> Connection {
+        let conn = Connection::open(path).unwrap();
+        conn.query_row("PRAGMA journal_mode = WAL", [], |_| Ok(())).unwrap();
+        conn.query_row("PRAGMA wal_autocheckpoint = 0", [], |_| Ok(())).unwrap();
+        conn.execute_batch("PRAGMA synchronous = OFF; CREATE TABLE t (n)").unwrap();
+        write(&conn);
+        conn
+    }
+
+    fn write(conn: &Connection) {
+        for n in 0..FOLDED_AHEAD {
+            conn.execute("INSERT INTO t VALUES (?1)", [n]).unwrap();
+        }
+    }
+
+    fn log(conn: &Connection) -> Log {
+        Log::folded_by(conn, "NOOP").unwrap()
+    }
+
+    #[test]
+    fn a_log_is_folded_aside_and_again_after_that_has_ended() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("shop.db");
+        let conn = written(&path);
+        let file = FileIdentity::of(&path).unwrap();
+        let mut aside = Aside::default();
+        for fold in [Fold::Ahead, Fold::Behind, Fold::Ahead] {
+            write(&conn);
+            assert!(log(&conn).pages < FOLDED_BEHIND && log(&conn).folded < log(&conn).pages);
+            assert!(aside.fold(&path, file, fold) && aside.is_begun());
+            await_that(|| log(&conn).folded == log(&conn).pages);
+            if fold == Fold::Behind {
+                aside.end();
+                assert!(!aside.is_begun());
+            }
+        }
+        let lingers = |aside: &Aside| aside.0.as_ref().is_some_and(|running| !running.thread.is_finished());
+        await_that(|| !lingers(&aside));
+        write(&conn);
+        assert!(aside.fold(&path, file, Fold::Ahead));
+        await_that(|| log(&conn).folded == log(&conn).pages);
+    }
+
+    #[test]
+    fn the_log_of_a_file_that_is_replaced_is_left_alone() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("shop.db");
+        let conn = written(&path);
+        let file = FileIdentity::of(&path).unwrap();
+        let mut aside = Aside::default();
+        assert!(aside.fold(&path, file, Fold::Behind));
+        await_that(|| log(&conn).folded == log(&conn).pages);
+        write(&conn);
+        let folded = log(&conn).folded;
+        std::fs::rename(&path, folder.path().join("old.db")).unwrap();
+        // While it is at work, and when it begins.
+        for _ in 0..2 {
+            assert!(aside.fold(&path, file, Fold::Behind));
+            await_that(|| aside.0.as_ref().is_none_or(|running| running.thread.is_finished()));
+            assert_eq!(log(&conn).folded, folded);
+        }
+        assert!(!path.exists() && folder.path().join("shop.db-wal").exists());
+    }
 }
