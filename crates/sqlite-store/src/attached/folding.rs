@@ -185,8 +185,8 @@ impl Folding {
     }
 }
 
-/// Folds a log, what was written meanwhile too: at last under the lock, where that is fast. It is busy where somebody wrote or folded at
-/// the same time.
+/// Folds a log, what was written meanwhile too: at last under the lock, where that is fast. It is busy where it is worth another try soon:
+/// somebody else folded it at the same time, or there was more to write than is to be waited for under the lock.
 fn fold_all(conn: &Connection) -> rusqlite::Result<Log> {
     for _ in 0..ROUNDS {
         let begun = Instant::now();
@@ -206,7 +206,8 @@ fn fold_all(conn: &Connection) -> rusqlite::Result<Log> {
     loop {
         let all = Log::folded_by(conn, "FULL")?;
         if !all.is_busy || begun.elapsed() > TRIED_FOR {
-            return Ok(all);
+            // Each try keeps others from writing for a moment, and whoever reads an old state now may do so for long.
+            return Ok(Log { is_busy: false, ..all });
         }
         std::thread::yield_now();
     }
