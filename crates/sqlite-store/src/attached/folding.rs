@@ -1,8 +1,8 @@
 //! The write-ahead log is folded into the file: by whoever writes last, or by the daemon.
 //!
 //! Folding waits for the disk, for twenty milliseconds now and then. So it is done by a thread [aside], on a connection of its own,
-//! while the database's thread captures and applies: who folds is in nobody's way, but for the last few pages of a log that is to be begun
-//! anew, while which nobody writes.
+//! while the database's thread captures and applies: who folds is in nobody's way, except with the last few pages of a log that is to be
+//! begun anew: while these are folded nobody writes.
 
 mod aside;
 
@@ -186,7 +186,7 @@ impl Folding {
 }
 
 /// Folds a log, what was written meanwhile too: at last under the lock, where that is fast. It is busy where it is worth another try soon:
-/// somebody else folded it at the same time, or there was more to write than is to be waited for under the lock.
+/// somebody else folded it at the same time, or the disk was too slow for the rest to be folded under the lock.
 fn fold_all(conn: &Connection) -> rusqlite::Result<Log> {
     for _ in 0..ROUNDS {
         let begun = Instant::now();

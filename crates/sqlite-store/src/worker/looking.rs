@@ -246,4 +246,45 @@ mod tests {
         }
         database.close().await;
     }
+
+    /// The application folds nothing, and no poll finds the file quiet: the daemon alone has its log begun anew.
+    async fn is_begun_anew_where_each_transaction_writes(rows: u64, at_most: u64) {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("shop.db");
+        let conn = Connection::open(&path).unwrap();
+        conn.query_row("PRAGMA journal_mode = WAL", [], |_| Ok(())).unwrap();
+        conn.query_row("PRAGMA wal_autocheckpoint = 0", [], |_| Ok(())).unwrap();
+        conn.execute_batch("PRAGMA synchronous = OFF; CREATE TABLE item (id INTEGER PRIMARY KEY, name TEXT)").unwrap();
+        let watch = Arc::new(FileWatch::new().unwrap());
+        let (sender, _events) = mpsc::channel(256);
+        let options = DatabaseOptions { poll_interval: Duration::from_secs(86_400), ..options(&path) };
+        let database = Database::start(options, watch, sender).unwrap();
+        await_changes(&database, 0).await;
+        let pages = || conn.query_row("PRAGMA main.wal_checkpoint(NOOP)", [], |row| row.get::<_, i64>(1)).unwrap();
+        let (mut last, mut before, mut anew, mut transactions) = (0, 0, 0, 0);
+        while anew < 3 {
+            assert!(transactions < at_most, "{anew} times, and {before} pages");
+            conn.execute_batch("BEGIN").unwrap();
+            for id in last + 1..=last + rows {
+                conn.execute("INSERT INTO item VALUES (?1, 'some name')", [id.cast_signed()]).unwrap();
+            }
+            conn.execute_batch("COMMIT").unwrap();
+            (last, transactions) = (last + rows, transactions + 1);
+            await_changes(&database, last).await;
+            let now = pages();
+            anew += u32::from(now < before);
+            before = now;
+        }
+        database.close().await;
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_log_of_small_transactions_is_begun_anew() {
+        is_begun_anew_where_each_transaction_writes(1, 3_000).await;
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_log_of_large_transactions_is_begun_anew() {
+        is_begun_anew_where_each_transaction_writes(2_000, 300).await;
+    }
 }

@@ -104,6 +104,8 @@ fn open(path: &Path) -> Option<Connection> {
 mod tests {
     use std::time::Instant;
 
+    use tempfile::TempDir;
+
     use super::super::{FOLDED_AHEAD, FOLDED_BEHIND};
     use super::*;
 
@@ -118,67 +120,85 @@ mod tests {
     }
 
     /// A file with a log of some pages, which nobody folds but whoever is asked to.
-    fn written(path: &Path) -> Connection {
-        let conn = Connection::open(path).unwrap();
-        conn.query_row("PRAGMA journal_mode = WAL", [], |_| Ok(())).unwrap();
-        conn.query_row("PRAGMA wal_autocheckpoint = 0", [], |_| Ok(())).unwrap();
-        conn.execute_batch("PRAGMA synchronous = OFF; CREATE TABLE t (n)").unwrap();
-        write(&conn);
-        conn
+    struct File {
+        folder: TempDir,
+        path: PathBuf,
+        identity: FileIdentity,
+        conn: Connection,
+        aside: Aside,
     }
 
-    fn write(conn: &Connection) {
-        for n in 0..FOLDED_AHEAD {
-            conn.execute("INSERT INTO t VALUES (?1)", [n]).unwrap();
+    impl File {
+        fn new() -> Self {
+            let folder = tempfile::tempdir().unwrap();
+            let path = folder.path().join("shop.db");
+            let conn = Connection::open(&path).unwrap();
+            conn.query_row("PRAGMA journal_mode = WAL", [], |_| Ok(())).unwrap();
+            conn.query_row("PRAGMA wal_autocheckpoint = 0", [], |_| Ok(())).unwrap();
+            conn.execute_batch("PRAGMA synchronous = OFF; CREATE TABLE t (n)").unwrap();
+            let identity = FileIdentity::of(&path).unwrap();
+            let file = Self { folder, path, identity, conn, aside: Aside::default() };
+            file.write();
+            file
         }
-    }
 
-    fn log(conn: &Connection) -> Log {
-        Log::folded_by(conn, "NOOP").unwrap()
+        fn write(&self) {
+            for n in 0..FOLDED_AHEAD {
+                self.conn.execute("INSERT INTO t VALUES (?1)", [n]).unwrap();
+            }
+            assert!(self.log().pages < FOLDED_BEHIND && self.log().folded < self.log().pages);
+        }
+
+        fn log(&self) -> Log {
+            Log::folded_by(&self.conn, "NOOP").unwrap()
+        }
+
+        fn fold(&mut self, fold: Fold) -> bool {
+            self.aside.fold(&self.path, self.identity, fold)
+        }
+
+        /// Asks until the log is folded: who ends just now may not have heard it.
+        fn until_folded(&mut self, fold: Fold) {
+            await_that(|| {
+                self.fold(fold);
+                self.log().folded == self.log().pages
+            });
+        }
+
+        fn until_ended(&self) {
+            await_that(|| self.aside.0.as_ref().is_none_or(|running| running.thread.is_finished()));
+        }
     }
 
     #[test]
     fn a_log_is_folded_aside_and_again_after_that_has_ended() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("shop.db");
-        let conn = written(&path);
-        let file = FileIdentity::of(&path).unwrap();
-        let mut aside = Aside::default();
-        for fold in [Fold::Ahead, Fold::Behind, Fold::Ahead] {
-            write(&conn);
-            assert!(log(&conn).pages < FOLDED_BEHIND && log(&conn).folded < log(&conn).pages);
-            assert!(aside.fold(&path, file, fold) && aside.is_begun());
-            await_that(|| log(&conn).folded == log(&conn).pages);
-            if fold == Fold::Behind {
-                aside.end();
-                assert!(!aside.is_begun());
-            }
-        }
-        let lingers = |aside: &Aside| aside.0.as_ref().is_some_and(|running| !running.thread.is_finished());
-        await_that(|| !lingers(&aside));
-        write(&conn);
-        assert!(aside.fold(&path, file, Fold::Ahead));
-        await_that(|| log(&conn).folded == log(&conn).pages);
+        let mut file = File::new();
+        file.until_folded(Fold::Ahead);
+        file.write();
+        file.until_folded(Fold::Behind);
+        assert!(file.aside.is_begun());
+        file.aside.end();
+        assert!(!file.aside.is_begun());
+        file.write();
+        file.until_folded(Fold::Ahead);
+        file.until_ended();
+        file.write();
+        file.until_folded(Fold::Ahead);
     }
 
     #[test]
     fn the_log_of_a_file_that_is_replaced_is_left_alone() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("shop.db");
-        let conn = written(&path);
-        let file = FileIdentity::of(&path).unwrap();
-        let mut aside = Aside::default();
-        assert!(aside.fold(&path, file, Fold::Behind));
-        await_that(|| log(&conn).folded == log(&conn).pages);
-        write(&conn);
-        let folded = log(&conn).folded;
-        std::fs::rename(&path, folder.path().join("old.db")).unwrap();
+        let mut file = File::new();
+        file.until_folded(Fold::Behind);
+        file.write();
+        let folded = file.log().folded;
+        std::fs::rename(&file.path, file.folder.path().join("old.db")).unwrap();
         // While it is at work, and when it begins.
         for _ in 0..2 {
-            assert!(aside.fold(&path, file, Fold::Behind));
-            await_that(|| aside.0.as_ref().is_none_or(|running| running.thread.is_finished()));
-            assert_eq!(log(&conn).folded, folded);
+            file.fold(Fold::Behind);
+            file.until_ended();
+            assert_eq!(file.log().folded, folded);
         }
-        assert!(!path.exists() && folder.path().join("shop.db-wal").exists());
+        assert!(!file.path.exists() && file.folder.path().join("shop.db-wal").exists());
     }
 }
